@@ -1,0 +1,214 @@
+//! The effective configuration: every value known, checked, in units the code computes with.
+
+mod secret;
+
+pub use secret::Secret;
+
+use ipnet::IpNet;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Where a configuration came from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// No file was named: the development configuration.
+    Development,
+    File(PathBuf),
+}
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub origin: Origin,
+    pub smtp: Smtp,
+    pub routes: Vec<Arc<Route>>,
+    pub forward: Forward,
+    pub memory: Memory,
+    pub store: Store,
+    pub dns: Dns,
+    pub admin: Admin,
+    pub log: Log,
+    pub shutdown: Shutdown,
+}
+
+/// `[smtp]`; sizes in octets.
+#[derive(Clone, Debug)]
+pub struct Smtp {
+    pub listen: Vec<SocketAddr>,
+    pub hostname: String,
+    pub max_message_size: u64,
+    pub max_header_size: u64,
+    pub max_received: u32,
+    pub max_recipients: usize,
+    pub max_connections: usize,
+    pub max_connections_per_ip: usize,
+    pub max_messages_per_connection: u32,
+    pub max_errors: u32,
+    pub bare_newline: BareNewline,
+    pub command_timeout: Duration,
+    pub data_timeout: Duration,
+    pub message_timeout: Duration,
+    /// Octets per second, averaged over 60 s.
+    pub min_data_rate: u64,
+    pub proxy_protocol_from: Vec<IpNet>,
+    /// Rings; never 0 here.
+    pub threads: usize,
+    pub tls: Option<Tls>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BareNewline {
+    Reject,
+    Normalize,
+}
+
+/// `[smtp.tls]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    pub certificate: PathBuf,
+    pub private_key: PathBuf,
+    pub require: bool,
+    pub min_version: TlsVersion,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsVersion {
+    V1_2,
+    V1_3,
+}
+
+/// One `[[route]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    pub name: String,
+    /// Globs with `*`, as written.
+    pub recipients: Vec<String>,
+    /// Without userinfo.
+    pub url: url::Url,
+    /// The whole `Authorization` value made of the URL's percent-decoded userinfo.
+    pub authorization: Option<Secret>,
+    pub format: Format,
+    pub attachments: Attachments,
+    pub timeout: Duration,
+    /// Forwarders this route may hold; never 0 here.
+    pub max_concurrency: usize,
+    pub defer_statuses: Vec<u16>,
+    pub headers: Vec<(String, Secret)>,
+    /// As written, `whsec_` and base64.
+    pub signing_secrets: Vec<Secret>,
+    /// Without userinfo.
+    pub authorize_url: Option<url::Url>,
+    /// As `authorization`, of `authorize_url`.
+    pub authorize_authorization: Option<Secret>,
+    pub verify: Verify,
+    pub ca_certificate: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    Json,
+    Multipart,
+    Raw,
+    Rfc822,
+    Rails,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Attachments {
+    Embed,
+    Metadata,
+}
+
+/// Which checks of the sender a route wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Verify {
+    pub spf: bool,
+    pub dkim: bool,
+    pub dmarc: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Forward {
+    pub workers: usize,
+    /// Jobs waiting per route.
+    pub queue: usize,
+    pub breaker: Breaker,
+    /// Empty: the key kept beside the store.
+    pub id_secret: Secret,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Breaker {
+    /// 0: off.
+    pub failures: u32,
+    pub cooldown: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct Memory {
+    pub body_budget: u64,
+    pub per_ip_share: f64,
+}
+
+#[derive(Clone, Debug)]
+pub struct Store {
+    pub path: PathBuf,
+    pub retention: Duration,
+    pub max_size: u64,
+    pub redact: Redact,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct Redact {
+    pub subject: bool,
+    pub sender_ip: bool,
+    pub response_body: bool,
+}
+
+#[derive(Clone, Debug)]
+pub struct Dns {
+    /// Empty: the system's.
+    pub servers: Vec<SocketAddr>,
+    pub timeout: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct Admin {
+    pub listen: AdminListen,
+    pub token: Option<Secret>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AdminListen {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+#[derive(Clone, Debug)]
+pub struct Log {
+    pub level: LogLevel,
+    pub format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    Auto,
+    Journald,
+    Text,
+    Json,
+}
+
+#[derive(Clone, Debug)]
+pub struct Shutdown {
+    pub grace: Duration,
+}

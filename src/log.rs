@@ -1,0 +1,1 @@
+//! Log lines: journald, text or JSON; the only place that formats them.

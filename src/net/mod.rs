@@ -1,0 +1,1 @@
+//! (lead or admin fills this)

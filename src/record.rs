@@ -1,0 +1,68 @@
+//! The metadata record: the only thing that is kept of a message.
+
+use serde::Serialize;
+
+/// A record's id: a ULID, 26 characters, rising in time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RecordId(pub u128);
+
+/// What became of a message, as the endpoint said (or did not say).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    Delivered,
+    Rejected,
+    Deferred,
+}
+
+/// The endpoint's answer as recorded; status 0 where there was none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct ServerResponse {
+    pub status: u16,
+    /// At most the first 2 KiB, valid UTF-8.
+    pub body: String,
+    pub content_type: Option<String>,
+}
+
+/// One record, with the contract's field names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Record {
+    pub id: RecordId,
+    /// When the end of data arrived.
+    pub date: jiff::Timestamp,
+    pub sender_ip: String,
+    pub message_id: Option<String>,
+    pub sender: String,
+    pub recipients: Vec<String>,
+    pub subject: Option<String>,
+    pub server_response: ServerResponse,
+    pub processing_time_us: u64,
+    pub queue_us: u64,
+    pub forward_us: u64,
+    pub store_us: u64,
+    pub outcome: Outcome,
+    pub reply: String,
+    pub size: u64,
+    pub tls: Option<String>,
+    pub route: String,
+    pub webhook_id: String,
+}
+
+impl std::fmt::Display for RecordId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&ulid::Ulid(self.0).to_string())
+    }
+}
+
+impl std::str::FromStr for RecordId {
+    type Err = ulid::DecodeError;
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        ulid::Ulid::from_string(s).map(|u| Self(u.0))
+    }
+}
+
+impl Serialize for RecordId {
+    fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.collect_str(self)
+    }
+}
