@@ -22,6 +22,9 @@ pub struct ServerResponse {
     /// At most the first 2 KiB, valid UTF-8.
     pub body: String,
     pub content_type: Option<String>,
+    /// `Retry-After`, as the endpoint sent it; absent in JSON where there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retry_after: Option<String>,
 }
 
 /// One record, with the contract's field names.
