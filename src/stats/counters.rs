@@ -1,0 +1,146 @@
+//! Counters and gauges: plain atomics, grouped as `/stats` shows them. Nothing here fails or logs.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A number that only rises.
+#[derive(Default)]
+pub struct Counter(AtomicU64);
+
+impl Counter {
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that rises and falls.
+#[derive(Default)]
+pub struct Gauge(AtomicU64);
+
+impl Gauge {
+    pub fn add(&self, n: u64) {
+        self.0.fetch_add(n, Ordering::Relaxed);
+    }
+    pub fn sub(&self, n: u64) {
+        self.0.fetch_sub(n, Ordering::Relaxed);
+    }
+    pub fn set(&self, n: u64) {
+        self.0.store(n, Ordering::Relaxed);
+    }
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Default)]
+pub struct Connections {
+    pub open: Gauge,
+    pub accepted: Counter,
+    pub refused_total_limit: Counter,
+    pub refused_per_ip_limit: Counter,
+}
+
+#[derive(Default)]
+pub struct Recipients {
+    pub accepted: Counter,
+    pub refused_no_route: Counter,
+    pub refused_other_route: Counter,
+    pub refused_authorization: Counter,
+}
+
+#[derive(Default)]
+pub struct Messages {
+    pub delivered: Counter,
+    pub rejected: Counter,
+    pub deferred: Counter,
+    /// Set by the store.
+    pub undelivered: Gauge,
+    pub replies_lost: Counter,
+    pub refused_size: Counter,
+    pub refused_memory: Counter,
+    pub refused_queue: Counter,
+    pub refused_breaker: Counter,
+    pub refused_store: Counter,
+    pub refused_bare_newline: Counter,
+    pub refused_loop: Counter,
+}
+
+impl Messages {
+    /// The refusals with the names they have in `/stats` and `/metrics`, in the contract's order.
+    pub fn refused(&self) -> [(&'static str, u64); 7] {
+        [
+            ("size", self.refused_size.get()),
+            ("memory", self.refused_memory.get()),
+            ("queue", self.refused_queue.get()),
+            ("breaker", self.refused_breaker.get()),
+            ("store", self.refused_store.get()),
+            ("bare_newline", self.refused_bare_newline.get()),
+            ("loop", self.refused_loop.get()),
+        ]
+    }
+}
+
+/// Set by `forward`.
+#[derive(Default)]
+pub struct ForwarderGauges {
+    pub workers: Gauge,
+    pub started: Gauge,
+    pub busy: Gauge,
+    pub queued: Gauge,
+}
+
+/// Set by `store`.
+#[derive(Default)]
+pub struct StoreGauges {
+    pub records: Gauge,
+    pub file_bytes: Gauge,
+    pub commits: Counter,
+    pub degraded: Gauge,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum BreakerState {
+    #[default]
+    Closed,
+    HalfOpen,
+    Open,
+}
+
+impl BreakerState {
+    pub const ALL: [Self; 3] = [Self::Closed, Self::HalfOpen, Self::Open];
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::HalfOpen => "half_open",
+            Self::Open => "open",
+        }
+    }
+}
+
+/// One route's; lives over reloads by the route's name.
+#[derive(Default)]
+pub struct RouteStats {
+    pub delivered: Counter,
+    pub rejected: Counter,
+    pub deferred: Counter,
+    pub busy: Gauge,
+    pub queued: Gauge,
+    breaker: AtomicU64,
+}
+
+impl RouteStats {
+    pub fn set_breaker(&self, state: BreakerState) {
+        self.breaker.store(state as u64, Ordering::Relaxed);
+    }
+    pub fn breaker(&self) -> BreakerState {
+        match self.breaker.load(Ordering::Relaxed) {
+            0 => BreakerState::Closed,
+            1 => BreakerState::HalfOpen,
+            _ => BreakerState::Open,
+        }
+    }
+}

@@ -1,0 +1,389 @@
+//! HDR histograms per stage and per route: a shard per recording thread, collected into windows by whoever reads.
+//!
+//! A thread records into its own shard. The shard's lock is the thread's own but for the two pointer moves with which a
+//! reader takes the interval out, so recording never waits for a reader's arithmetic. The collector adds what it took to a
+//! ring of six 10-second slots (the window `1m`) and to the histogram since the start (`total`).
+//! Durations beyond an hour count as an hour. Nothing here logs.
+
+use hdrhistogram::{Counter as Count, Histogram};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// 1 h in microseconds: the top of every histogram.
+const HIGHEST_US: u64 = 3_600_000_000;
+/// The contract's precision for stages.
+const STAGE_DIGITS: u8 = 3;
+/// A route's histograms take 13 KiB instead of 92, so that hundreds of routes stay affordable.
+const ROUTE_DIGITS: u8 = 2;
+pub(super) const SLOT: Duration = Duration::from_secs(10);
+/// Slots in the window `1m`.
+const SLOTS: usize = 6;
+
+/// A stage of the contract; microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    Total,
+    Receive,
+    Queue,
+    Forward,
+    Store,
+    TlsHandshake,
+    Session,
+}
+
+impl Stage {
+    /// In the contract's order.
+    pub const ALL: [Self; 7] = [Self::Total, Self::Receive, Self::Queue, Self::Forward, Self::Store, Self::TlsHandshake, Self::Session];
+
+    /// The contract's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Total => "total",
+            Self::Receive => "receive",
+            Self::Queue => "queue",
+            Self::Forward => "forward",
+            Self::Store => "store",
+            Self::TlsHandshake => "tls_handshake",
+            Self::Session => "session",
+        }
+    }
+
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|stage| stage.name() == name)
+    }
+}
+
+/// Over which time a histogram looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Window {
+    /// The last minute, sliding in steps of 10 s.
+    Minute,
+    /// Since the daemon started.
+    Total,
+}
+
+impl Window {
+    /// The contract's name.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Minute => "1m",
+            Self::Total => "total",
+        }
+    }
+
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        [Self::Minute, Self::Total].into_iter().find(|window| window.name() == name)
+    }
+}
+
+/// A histogram with the exact sum of its durations.
+#[derive(Clone)]
+pub struct Durations<T: Count> {
+    pub histogram: Histogram<T>,
+    pub sum_us: u64,
+}
+
+impl<T: Count> Durations<T> {
+    #[expect(clippy::expect_used, reason = "constant bounds and digits; a wrong constant fails every test")]
+    pub(super) fn new(digits: u8) -> Self {
+        let histogram = Histogram::new_with_bounds(1, HIGHEST_US, digits).expect("valid bounds");
+        Self { histogram, sum_us: 0 }
+    }
+
+    pub(super) fn record(&mut self, us: u64) {
+        self.histogram.saturating_record(us);
+        self.sum_us = self.sum_us.saturating_add(us.min(HIGHEST_US));
+    }
+
+    /// Adds over counter widths, which `Histogram::add` does not; same bounds and digits on both sides.
+    fn add(&mut self, other: &Durations<u32>)
+    where
+        T: From<u32>,
+    {
+        for step in other.histogram.iter_recorded() {
+            self.histogram.saturating_record_n(step.value_iterated_to(), T::from(step.count_at_value()));
+        }
+        self.sum_us = self.sum_us.saturating_add(other.sum_us);
+    }
+
+    fn clear(&mut self) {
+        if !self.histogram.is_empty() {
+            self.histogram.reset();
+        }
+        self.sum_us = 0;
+    }
+
+    #[must_use]
+    pub fn mean_us(&self) -> f64 {
+        if self.histogram.is_empty() {
+            return 0.0;
+        }
+        #[expect(clippy::cast_precision_loss, reason = "a mean of three digits")]
+        let mean = self.sum_us as f64 / self.histogram.len() as f64;
+        mean
+    }
+}
+
+/// What one thread recorded since the last collection. Histograms are made at their first use.
+#[derive(Default)]
+struct Interval {
+    stages: [Option<Box<Durations<u32>>>; Stage::ALL.len()],
+    routes: BTreeMap<Box<str>, Durations<u32>>,
+}
+
+impl Interval {
+    fn record(&mut self, stage: Stage, us: u64) {
+        if let Some(durations) = self.stages.get_mut(stage as usize) {
+            durations.get_or_insert_with(|| Box::new(Durations::new(STAGE_DIGITS))).record(us);
+        }
+    }
+
+    fn clear(&mut self) {
+        self.stages.iter_mut().flatten().for_each(|stage| stage.clear());
+        // A route that was idle for one interval gives its memory back, so that routes of old configurations do not stay.
+        self.routes.retain(|_, route| !route.histogram.is_empty());
+        self.routes.values_mut().for_each(Durations::clear);
+    }
+}
+
+type Shard = Mutex<Interval>;
+
+/// Records durations for one thread; cheap, never waits for a reader.
+pub struct Recorder {
+    shard: Arc<Shard>,
+}
+
+impl Recorder {
+    pub fn record(&self, stage: Stage, us: u64) {
+        self.shard.lock().unwrap_or_else(PoisonError::into_inner).record(stage, us);
+    }
+
+    /// The forward stage, and the same of one route.
+    pub fn record_forward(&self, route: &str, us: u64) {
+        let mut interval = self.shard.lock().unwrap_or_else(PoisonError::into_inner);
+        interval.record(Stage::Forward, us);
+        if let Some(durations) = interval.routes.get_mut(route) {
+            durations.record(us);
+        } else {
+            let mut durations = Durations::new(ROUTE_DIGITS);
+            durations.record(us);
+            interval.routes.insert(route.into(), durations);
+        }
+    }
+}
+
+/// One kind of duration over both windows.
+struct Windows {
+    digits: u8,
+    /// A slot without durations holds nothing.
+    slots: [Option<Box<Durations<u32>>>; SLOTS],
+    total: Durations<u64>,
+}
+
+impl Windows {
+    fn new(digits: u8) -> Self {
+        Self { digits, slots: Default::default(), total: Durations::new(digits) }
+    }
+
+    fn add(&mut self, slot: usize, durations: &Durations<u32>) {
+        if durations.histogram.is_empty() {
+            return;
+        }
+        self.total.add(durations);
+        if let Some(slot) = self.slots.get_mut(slot) {
+            slot.get_or_insert_with(|| Box::new(Durations::new(self.digits))).add(durations);
+        }
+    }
+
+    fn read(&self, window: Window) -> Durations<u64> {
+        match window {
+            Window::Total => self.total.clone(),
+            Window::Minute => {
+                let mut sum = Durations::new(self.digits);
+                self.slots.iter().flatten().for_each(|slot| sum.add(slot));
+                sum
+            }
+        }
+    }
+}
+
+/// What readers share: all shards, all windows.
+pub(super) struct Latency {
+    started: Instant,
+    shards: Mutex<Vec<(Arc<Shard>, Interval)>>,
+    collected: Mutex<Collected>,
+}
+
+struct Collected {
+    stages: [Windows; Stage::ALL.len()],
+    routes: BTreeMap<Box<str>, Windows>,
+    /// Number of the current slot since the start.
+    slot: u64,
+}
+
+impl Latency {
+    pub(super) fn new(started: Instant) -> Self {
+        let collected = Collected { stages: std::array::from_fn(|_| Windows::new(STAGE_DIGITS)), routes: BTreeMap::new(), slot: 0 };
+        Self { started, shards: Mutex::default(), collected: Mutex::new(collected) }
+    }
+
+    pub(super) fn recorder(&self) -> Recorder {
+        let shard = Arc::<Shard>::default();
+        let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        shards.push((Arc::clone(&shard), Interval::default()));
+        Recorder { shard }
+    }
+
+    /// Takes in what all threads recorded, and moves the window on to `now`. `minute` is called at each whole minute since
+    /// the start with that minute's durations per stage.
+    pub(super) fn collect(&self, now: Instant, mut minute: impl FnMut(u64, &[Durations<u64>])) {
+        let mut collected = self.collected.lock().unwrap_or_else(PoisonError::into_inner);
+        let slot = now.saturating_duration_since(self.started).as_secs() / SLOT.as_secs();
+        collected.advance(slot, &mut minute);
+        let mut shards = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        shards.retain_mut(|(shard, spare)| {
+            // The recording thread is gone when ours is the last handle; asked before the swap, so that nothing is missed.
+            let alive = Arc::strong_count(shard) > 1;
+            std::mem::swap(&mut *shard.lock().unwrap_or_else(PoisonError::into_inner), spare);
+            collected.add(spare);
+            spare.clear();
+            alive
+        });
+    }
+
+    pub(super) fn stage(&self, stage: Stage, window: Window) -> Durations<u64> {
+        let collected = self.collected.lock().unwrap_or_else(PoisonError::into_inner);
+        collected.stages.get(stage as usize).map_or_else(|| Durations::new(STAGE_DIGITS), |windows| windows.read(window))
+    }
+
+    pub(super) fn route(&self, route: &str, window: Window) -> Durations<u64> {
+        let collected = self.collected.lock().unwrap_or_else(PoisonError::into_inner);
+        collected.routes.get(route).map_or_else(|| Durations::new(ROUTE_DIGITS), |windows| windows.read(window))
+    }
+}
+
+impl Collected {
+    fn advance(&mut self, slot: u64, minute: &mut impl FnMut(u64, &[Durations<u64>])) {
+        let slots = SLOTS as u64;
+        while self.slot < slot {
+            let next = self.slot + 1;
+            if next.is_multiple_of(slots) {
+                let ended: Vec<_> = self.stages.iter().map(|windows| windows.read(Window::Minute)).collect();
+                minute(next / slots, &ended);
+            }
+            self.slot = next;
+            for windows in self.stages.iter_mut().chain(self.routes.values_mut()) {
+                if let Some(oldest) = windows.slots.get_mut(position(next)) {
+                    *oldest = None;
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, interval: &Interval) {
+        let slot = position(self.slot);
+        for (windows, durations) in self.stages.iter_mut().zip(&interval.stages) {
+            if let Some(durations) = durations {
+                windows.add(slot, durations);
+            }
+        }
+        for (route, durations) in &interval.routes {
+            let windows = self.routes.entry(route.clone()).or_insert_with(|| Windows::new(ROUTE_DIGITS));
+            windows.add(slot, durations);
+        }
+    }
+}
+
+/// Where a slot lies in the ring.
+fn position(slot: u64) -> usize {
+    usize::try_from(slot % SLOTS as u64).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn minute(latency: &Latency, stage: Stage) -> u64 {
+        latency.stage(stage, Window::Minute).histogram.len()
+    }
+
+    #[test]
+    fn a_minute_slides_and_the_total_stays() {
+        let start = Instant::now();
+        let latency = Latency::new(start);
+        let recorder = latency.recorder();
+        let mut minutes = Vec::new();
+        for second in 0..200 {
+            recorder.record(Stage::Total, 1000 + second);
+            latency.collect(start + Duration::from_secs(second), |number, stages| minutes.push((number, stages[0].histogram.len())));
+            assert!(minute(&latency, Stage::Total) <= 60, "second {second}");
+        }
+        assert!(minute(&latency, Stage::Total) > 50);
+        assert_eq!(latency.stage(Stage::Total, Window::Total).histogram.len(), 200);
+        assert_eq!(minutes, [(1, 60), (2, 60), (3, 60)]);
+        latency.collect(start + Duration::from_secs(100_000), |_, _| ());
+        assert_eq!(minute(&latency, Stage::Total), 0);
+        assert_eq!(latency.stage(Stage::Total, Window::Total).histogram.len(), 200);
+    }
+
+    #[test]
+    fn the_sum_is_exact_and_the_top_saturates() {
+        let latency = Latency::new(Instant::now());
+        let recorder = latency.recorder();
+        for us in [1, 2, 1_234_567, u64::MAX] {
+            recorder.record(Stage::Session, us);
+        }
+        latency.collect(Instant::now(), |_, _| ());
+        let read = latency.stage(Stage::Session, Window::Minute);
+        assert_eq!(read.sum_us, 1 + 2 + 1_234_567 + HIGHEST_US);
+        assert_eq!(read.histogram.len(), 4);
+        assert!(read.histogram.equivalent(read.histogram.max(), HIGHEST_US));
+    }
+
+    #[test]
+    fn routes_have_their_own_and_count_towards_the_stage() {
+        let latency = Latency::new(Instant::now());
+        let recorder = latency.recorder();
+        recorder.record_forward("a", 1000);
+        recorder.record_forward("b", 2000);
+        recorder.record_forward("b", 2000);
+        latency.collect(Instant::now(), |_, _| ());
+        assert_eq!(latency.route("a", Window::Minute).histogram.len(), 1);
+        assert_eq!(latency.route("b", Window::Total).histogram.len(), 2);
+        assert_eq!(latency.route("none", Window::Total).histogram.len(), 0);
+        assert_eq!(minute(&latency, Stage::Forward), 3);
+    }
+
+    #[test]
+    fn a_recorder_that_is_gone_leaves_its_durations_and_no_shard() {
+        let latency = Latency::new(Instant::now());
+        let threads: Vec<_> = (0..4)
+            .map(|_| {
+                let recorder = latency.recorder();
+                std::thread::spawn(move || (0..10_000).for_each(|us| recorder.record(Stage::Queue, us)))
+            })
+            .collect();
+        while threads.iter().any(|thread| !thread.is_finished()) {
+            latency.collect(Instant::now(), |_, _| ());
+        }
+        threads.into_iter().for_each(|thread| thread.join().unwrap());
+        latency.collect(Instant::now(), |_, _| ());
+        assert_eq!(minute(&latency, Stage::Queue), 40_000);
+        assert!(latency.shards.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn names_of_the_contract() {
+        for stage in Stage::ALL {
+            assert_eq!(Stage::from_name(stage.name()), Some(stage));
+        }
+        assert_eq!(Stage::from_name("tls-handshake"), None);
+        assert_eq!(Window::from_name("1m"), Some(Window::Minute));
+        assert_eq!(Window::from_name("5m"), None);
+    }
+}
