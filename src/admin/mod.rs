@@ -1,1 +1,191 @@
-//! (lead or admin fills this)
+//! The admin listener: stats, metrics, the record log and the page, on a thread of its own with its own tokio runtime, never
+//! on a ring. It reads gauges and records and hands work to the store; mail does not wait for it, and the thread runs at a
+//! lower priority than the rings. Logs what it refuses at `debug` and a thread that cannot start as an error of [`start`].
+
+mod answer;
+mod curl;
+mod export;
+mod guard;
+mod health;
+mod inspector;
+mod listener;
+mod live;
+mod page;
+mod parts;
+mod query;
+mod records;
+
+use crate::config::{Config, Origin};
+use crate::message::Budget;
+use crate::stats::{Ready, Stats};
+use crate::store::Store;
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::extract::DefaultBodyLimit;
+use axum::routing::{get, post};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, watch};
+
+/// A JSON body of ours (`/forget`) has no reason to be longer.
+const MAX_JSON_BODY: usize = 64 * 1024;
+/// Blocking calls into the store at once; more wait.
+const STORE_CALLS: usize = 4;
+/// How long a request waits for its turn at the store.
+const STORE_WAIT: Duration = Duration::from_secs(10);
+/// Unfinished blocking calls (an erasure) get this long when the daemon stops.
+const STOP_WAIT: Duration = Duration::from_secs(5);
+/// Behind the rings and forwarders when all want the processor.
+const NICENESS: i32 = 10;
+
+/// What the listener reads from.
+pub struct Deps {
+    pub config: Arc<ArcSwap<Config>>,
+    pub stats: Arc<Stats>,
+    pub store: Arc<Store>,
+    pub ready: Arc<Ready>,
+    pub budget: Arc<Budget>,
+}
+
+/// A bound, listening socket.
+pub enum AdminSocket {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
+
+/// The running listener.
+pub struct Handle {
+    stop: watch::Sender<bool>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Handle {
+    /// Closes the socket and every connection.
+    pub fn stop(self) {
+        self.stop.send_replace(true);
+        if self.thread.join().is_err() {
+            tracing::error!("the admin thread ended with a panic");
+        }
+    }
+}
+
+/// Everything a request can see.
+struct App {
+    deps: Deps,
+    page: page::Page,
+    inspector: inspector::Inspector,
+    live: live::Live,
+    store_calls: Semaphore,
+}
+
+impl App {
+    /// Whether the daemon runs the development configuration, whose inspector is open then.
+    fn development(&self) -> bool {
+        self.deps.config.load().origin == Origin::Development
+    }
+
+    /// The budget's numbers, where every reader of the stats finds them.
+    fn refresh_gauges(&self) {
+        self.deps.stats.body_bytes.set(self.deps.budget.held());
+        self.deps.stats.body_budget_bytes.set(self.deps.budget.limit());
+    }
+
+    /// Runs a blocking call into the store, a few at a time.
+    async fn store<T: Send + 'static>(
+        &self,
+        call: impl FnOnce(&Store) -> Result<T, crate::store::StoreError> + Send + 'static,
+    ) -> Result<T, answer::Problem> {
+        let Ok(Ok(_turn)) = tokio::time::timeout(STORE_WAIT, self.store_calls.acquire()).await else {
+            return Err(answer::Problem::unavailable("the store is busy with other requests; try again"));
+        };
+        let store = Arc::clone(&self.deps.store);
+        match tokio::task::spawn_blocking(move || call(&store)).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "the store did not answer the admin listener");
+                Err(answer::Problem::internal(error.to_string()))
+            }
+            Err(_) => Err(answer::Problem::internal("the store's call ended with a panic")),
+        }
+    }
+}
+
+/// Starts the listener's thread.
+pub fn start(deps: Deps, socket: AdminSocket) -> std::io::Result<Handle> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2 * STORE_CALLS).build()?;
+    let socket = {
+        let _context = runtime.enter();
+        listener::Socket::new(socket)?
+    };
+    let (stop, mut stopped) = watch::channel(false);
+    let thread = std::thread::Builder::new().name("admin".into()).spawn(move || {
+        yield_to_mail();
+        let app = Arc::new(App {
+            page: page::Page::new(),
+            inspector: inspector::Inspector::default(),
+            live: live::Live::default(),
+            store_calls: Semaphore::new(STORE_CALLS),
+            deps,
+        });
+        let router = router(&app);
+        runtime.block_on(async {
+            tokio::select! {
+                () = listener::serve(socket, &router) => {}
+                () = live::pump(&app) => {}
+                () = tick(&app) => {}
+                _ = stopped.wait_for(|stop| *stop) => {}
+            }
+        });
+        runtime.shutdown_timeout(STOP_WAIT);
+    })?;
+    Ok(Handle { stop, thread })
+}
+
+/// Each second: windows and minutes end in time also when nobody reads.
+async fn tick(app: &App) {
+    let mut second = tokio::time::interval(Duration::from_secs(1));
+    second.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        second.tick().await;
+        app.refresh_gauges();
+        app.deps.stats.collect();
+    }
+}
+
+/// Lowers this thread's priority, and that of the blocking threads it starts. It runs as well without.
+fn yield_to_mail() {
+    // SAFETY: takes three integers; on Linux `who` 0 is the calling thread.
+    #[expect(unsafe_code, reason = "no safe wrapper has setpriority for one thread")]
+    let result = unsafe { nix::libc::setpriority(nix::libc::PRIO_PROCESS, 0, NICENESS) };
+    if result != 0 {
+        tracing::debug!("the admin thread keeps its priority");
+    }
+}
+
+fn router(app: &Arc<App>) -> Router {
+    Router::new()
+        .route("/", get(page::page))
+        .route("/stats", get(health::stats))
+        .route("/series", get(health::series))
+        .route("/metrics", get(health::metrics))
+        .route("/healthz", get(health::healthz))
+        .route("/readyz", get(health::readyz))
+        .route("/histograms/{stage}", get(health::histogram))
+        .route("/records", get(records::list))
+        .route("/records/live", get(live::live))
+        .route("/records/{id}", get(records::one))
+        .route("/records/{id}/attempts", get(records::attempts))
+        .route("/undelivered", get(records::undelivered))
+        .route("/export", get(export::export))
+        .route("/forget", post(records::forget))
+        .route("/inspector", post(inspector::take).get(inspector::to_page))
+        .route("/inspector/{status}", post(inspector::take_with_status))
+        .route("/inspector/requests", get(inspector::list))
+        .route("/inspector/requests/{number}", get(inspector::one))
+        .route("/inspector/requests/{number}/body", get(inspector::body))
+        .fallback(answer::not_found)
+        .method_not_allowed_fallback(answer::method_not_allowed)
+        .layer(DefaultBodyLimit::max(MAX_JSON_BODY))
+        .layer(axum::middleware::from_fn_with_state(Arc::clone(app), guard::guard))
+        .with_state(Arc::clone(app))
+}

@@ -1,0 +1,76 @@
+//! Numbers and states: `/healthz`, `/readyz`, `/stats`, `/series`, `/metrics`, `/histograms`. Reads only; fails with 400 or
+//! 404 for a stage, window or format there is not.
+
+use super::App;
+use super::answer::{self, Problem};
+use crate::stats::{OPENMETRICS, Process, Stage, Window};
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+pub(super) async fn healthz() -> Response {
+    answer::plain("ok\n")
+}
+
+pub(super) async fn readyz(State(app): State<Arc<App>>) -> Response {
+    let state = app.deps.ready.state();
+    // The store's own state decides as well, whether or not anybody has told the daemon's.
+    let reason = state.reason().or_else(|| (!app.deps.store.writable()).then_some("degraded: the store cannot be written"));
+    match reason {
+        None => answer::plain("ready\n"),
+        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, answer::plain(format!("{reason}\n"))).into_response(),
+    }
+}
+
+pub(super) async fn stats(State(app): State<Arc<App>>) -> Response {
+    app.refresh_gauges();
+    answer::json(&app.deps.stats.snapshot())
+}
+
+pub(super) async fn series(State(app): State<Arc<App>>) -> Response {
+    answer::json(&app.deps.stats.series_json())
+}
+
+pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
+    app.refresh_gauges();
+    let text = app.deps.stats.openmetrics(process(&app));
+    ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response()
+}
+
+/// `window` is `1m` (the default) or `total`, `format` is `json` (the default) or `hgrm`.
+pub(super) async fn histogram(
+    State(app): State<Arc<App>>,
+    Path(stage): Path<String>,
+    Query(wanted): Query<HashMap<String, String>>,
+) -> Result<Response, Problem> {
+    let stages = || Stage::ALL.map(Stage::name).join(", ");
+    let stage = Stage::from_name(&stage).ok_or_else(|| Problem::not_found(format!("no such stage; there are {}", stages())))?;
+    let wanted = |key: &str, default: &'static str| wanted.get(key).cloned().unwrap_or_else(|| default.to_owned());
+    let window = Window::from_name(&wanted("window", "1m")).ok_or_else(|| Problem::bad_request("window is 1m or total"))?;
+    match wanted("format", "json").as_str() {
+        "json" => Ok(answer::json(&app.deps.stats.histogram_json(stage, window))),
+        "hgrm" => Ok(answer::plain(app.deps.stats.histogram_text(stage, window))),
+        _ => Err(Problem::bad_request("format is json or hgrm")),
+    }
+}
+
+/// What the kernel says about this process; what it does not say is left out.
+fn process(app: &App) -> Process {
+    use nix::sys::resource::{UsageWho, getrusage};
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let resident_kib = resident.and_then(|rest| rest.trim().strip_suffix("kB")).and_then(|kib| kib.trim().parse::<u64>().ok());
+    let cpu_seconds = getrusage(UsageWho::RUSAGE_SELF).ok().map(|usage| {
+        let (user, system) = (usage.user_time(), usage.system_time());
+        #[expect(clippy::cast_precision_loss, reason = "seconds of processor time")]
+        let seconds = (user.tv_sec() + system.tv_sec()) as f64 + (user.tv_usec() + system.tv_usec()) as f64 / 1e6;
+        seconds
+    });
+    let open_fds = std::fs::read_dir("/proc/self/fd").ok().map(|entries| entries.count() as u64);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok().map(|since| since.as_secs_f64());
+    let start_unix_seconds = now.map(|now| now - app.deps.stats.started.elapsed().as_secs_f64());
+    Process { resident_bytes: resident_kib.map(|kib| kib * 1024), cpu_seconds, open_fds, start_unix_seconds }
+}

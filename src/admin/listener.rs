@@ -1,0 +1,184 @@
+//! Accepts admin connections and serves HTTP/1.1 on each, all of it bounded: connections, header time, header size, and the
+//! time a client may leave an answer unread. Logs accept errors at `warn`; a broken connection is nobody's concern.
+
+use super::AdminSocket;
+use axum::{Extension, Router};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use std::future::Future as _;
+use std::io;
+use std::net::IpAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, Sleep};
+
+/// Room for the live views ([`super::live::MAX_CLIENTS`]) and everything else.
+const MAX_CONNECTIONS: usize = 1536;
+/// For a request's header to come, and for an idle connection to be kept.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
+/// A client that takes no octet for so long is cut.
+const WRITE_STALL: Duration = Duration::from_secs(20);
+/// What the kernel buffers for a client that does not read.
+const SEND_BUFFER: usize = 128 * 1024;
+const READ_BUFFER: usize = 32 * 1024;
+/// After an accept error, which is mostly a want of descriptors.
+const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// Where a request came in.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Arrival {
+    Tcp { local: IpAddr, peer_is_loopback: bool },
+    Unix,
+}
+
+impl Arrival {
+    /// From this machine.
+    pub(super) fn is_local(self) -> bool {
+        match self {
+            Self::Unix => true,
+            Self::Tcp { local, peer_is_loopback } => local.is_loopback() && peer_is_loopback,
+        }
+    }
+}
+
+/// The listening socket, on the runtime.
+pub(super) enum Socket {
+    Tcp(tokio::net::TcpListener),
+    Unix(tokio::net::UnixListener),
+}
+
+impl Socket {
+    pub(super) fn new(socket: AdminSocket) -> io::Result<Self> {
+        match socket {
+            AdminSocket::Tcp(listener) => {
+                listener.set_nonblocking(true)?;
+                Ok(Self::Tcp(tokio::net::TcpListener::from_std(listener)?))
+            }
+            AdminSocket::Unix(listener) => {
+                listener.set_nonblocking(true)?;
+                Ok(Self::Unix(tokio::net::UnixListener::from_std(listener)?))
+            }
+        }
+    }
+
+    async fn accept(&self) -> io::Result<(Stream, Arrival)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                socket2::SockRef::from(&stream).set_send_buffer_size(SEND_BUFFER)?;
+                let local = stream.local_addr()?.ip().to_canonical();
+                Ok((Stream::Tcp(stream), Arrival::Tcp { local, peer_is_loopback: peer.ip().to_canonical().is_loopback() }))
+            }
+            Self::Unix(listener) => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Stream::Unix(stream), Arrival::Unix))
+            }
+        }
+    }
+}
+
+/// Serves until it is dropped. A connection over the limit is closed at once.
+pub(super) async fn serve(socket: Socket, router: &Router) {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let (stream, arrival) = match socket.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::warn!(%error, "admin connection not accepted");
+                tokio::time::sleep(BACK_OFF).await;
+                continue;
+            }
+        };
+        let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
+            tracing::debug!("admin connection closed: too many are open");
+            continue;
+        };
+        let service = TowerToHyperService::new(router.clone().layer(Extension(arrival)));
+        let connection = hyper::server::conn::http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEADER_TIMEOUT)
+            .max_buf_size(READ_BUFFER)
+            .serve_connection(TokioIo::new(Unstalled { stream, stalled: None }), service);
+        tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "admin connection ended");
+            }
+            drop(place);
+        });
+    }
+}
+
+enum Stream {
+    Tcp(tokio::net::TcpStream),
+    Unix(tokio::net::UnixStream),
+}
+
+/// A stream whose writes fail when the peer takes nothing for [`WRITE_STALL`].
+struct Unstalled {
+    stream: Stream,
+    /// Runs while a write waits.
+    stalled: Option<Pin<Box<Sleep>>>,
+}
+
+impl Unstalled {
+    /// Passes on a write's result; one that waits gets a deadline.
+    fn with_deadline(&mut self, context: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if result.is_ready() {
+            self.stalled = None;
+            return result;
+        }
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + WRITE_STALL)));
+        ready!(stalled.as_mut().poll(context));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Unstalled {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_read(context, into),
+            Stream::Unix(stream) => Pin::new(stream).poll_read(context, into),
+        }
+    }
+}
+
+impl AsyncWrite for Unstalled {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        let result = match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write(context, octets),
+            Stream::Unix(stream) => Pin::new(stream).poll_write(context, octets),
+        };
+        self.with_deadline(context, result)
+    }
+
+    fn poll_write_vectored(mut self: Pin<&mut Self>, context: &mut Context<'_>, slices: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        let result = match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+            Stream::Unix(stream) => Pin::new(stream).poll_write_vectored(context, slices),
+        };
+        self.with_deadline(context, result)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_flush(context),
+            Stream::Unix(stream) => Pin::new(stream).poll_flush(context),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.stream {
+            Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
+            Stream::Unix(stream) => Pin::new(stream).poll_shutdown(context),
+        }
+    }
+}

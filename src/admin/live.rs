@@ -1,0 +1,148 @@
+//! `GET /records/live`: server-sent events, one per record, as they are committed.
+//!
+//! Records are rendered once, whatever the number of clients, and go out in chunks at most ten times a second. What all
+//! clients together are sent is bounded: beyond it, and to a client that does not read, records are left out and an event
+//! `skipped` says so (the reader then asks `/records`). So a thousand clients cost mail nothing.
+
+use super::App;
+use super::answer::Problem;
+use crate::record::Record;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
+
+/// Live views at once; one more gets a 503.
+pub(super) const MAX_CLIENTS: usize = 1200;
+const BETWEEN_CHUNKS: Duration = Duration::from_millis(100);
+/// A comment after so much silence, so that a dead connection is noticed at both ends.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+/// Octets per chunk, for all clients together: 100 MiB a second.
+const MAX_OCTETS_PER_CHUNK: usize = 10 * 1024 * 1024;
+/// Chunks that a client may be behind.
+const CHUNKS_BEHIND: usize = 32;
+
+/// The clients' end of the stream.
+pub(super) struct Live {
+    chunks: broadcast::Sender<Bytes>,
+    clients: Arc<AtomicUsize>,
+}
+
+impl Default for Live {
+    fn default() -> Self {
+        Self { chunks: broadcast::Sender::new(CHUNKS_BEHIND), clients: Arc::default() }
+    }
+}
+
+/// Counted as long as it lives.
+struct Client(Arc<AtomicUsize>);
+
+impl Client {
+    fn new(clients: &Arc<AtomicUsize>) -> Option<Self> {
+        let joined = clients.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < MAX_CLIENTS).then_some(n + 1));
+        joined.ok().map(|_| Self(Arc::clone(clients)))
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+pub(super) async fn live(State(app): State<Arc<App>>) -> Result<Response, Problem> {
+    let Some(client) = Client::new(&app.live.clients) else {
+        return Err(Problem::unavailable("too many live views are open"));
+    };
+    let receiver = app.live.chunks.subscribe();
+    // The comment goes out at once and tells the client that it is connected.
+    let hello = Some(Bytes::from_static(b"retry: 2000\n: connected\n\n"));
+    let events = futures_util::stream::unfold((receiver, client, hello), async |(mut receiver, client, hello)| {
+        let chunk = match hello {
+            Some(hello) => hello,
+            None => match receiver.recv().await {
+                Ok(chunk) => chunk,
+                Err(RecvError::Lagged(_)) => skipped(None),
+                Err(RecvError::Closed) => return None,
+            },
+        };
+        Some((Ok::<_, std::convert::Infallible>(chunk), (receiver, client, None)))
+    });
+    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::HeaderName::from_static("x-accel-buffering"), "no")];
+    Ok((headers, Body::from_stream(events)).into_response())
+}
+
+/// Takes records from the store and hands chunks to all clients; runs until it is dropped.
+pub(super) async fn pump(app: &App) {
+    let mut records = app.deps.store.subscribe();
+    loop {
+        let chunk = match tokio::time::timeout(HEARTBEAT, records.recv()).await {
+            Err(_) => Bytes::from_static(b": still here\n\n"),
+            Ok(Ok(first)) => {
+                let mut batch = Batch::new(app.live.clients.load(Ordering::Relaxed));
+                batch.push(&first);
+                batch.drain(&mut records);
+                batch.finish()
+            }
+            Ok(Err(RecvError::Lagged(n))) => skipped(Some(n)),
+            // The store was closed: the daemon ends soon. Nothing else to do here, and `start` waits for more than this.
+            Ok(Err(RecvError::Closed)) => return std::future::pending().await,
+        };
+        // No client is no error.
+        if app.live.chunks.send(chunk).is_ok() {
+            tokio::time::sleep(BETWEEN_CHUNKS).await;
+        }
+    }
+}
+
+/// Events under way to a chunk.
+struct Batch {
+    text: String,
+    max: usize,
+    /// Nobody listens: nothing is rendered.
+    idle: bool,
+    left_out: u64,
+}
+
+impl Batch {
+    fn new(clients: usize) -> Self {
+        Self { text: String::new(), max: MAX_OCTETS_PER_CHUNK / clients.max(1), idle: clients == 0, left_out: 0 }
+    }
+
+    fn push(&mut self, record: &Record) {
+        if self.idle || self.text.len() >= self.max {
+            self.left_out += 1;
+            return;
+        }
+        // JSON has no line ends of its own outside of strings, and escapes them there: one data line is the whole record.
+        let json = serde_json::to_string(record).unwrap_or_default();
+        self.text.push_str(&format!("id: {}\ndata: {json}\n\n", record.id));
+    }
+
+    fn drain(&mut self, records: &mut broadcast::Receiver<Arc<Record>>) {
+        loop {
+            match records.try_recv() {
+                Ok(record) => self.push(&record),
+                Err(TryRecvError::Lagged(n)) => self.left_out += n,
+                Err(TryRecvError::Empty | TryRecvError::Closed) => return,
+            }
+        }
+    }
+
+    fn finish(self) -> Bytes {
+        let mut octets = self.text.into_bytes();
+        if self.left_out > 0 {
+            octets.extend_from_slice(&skipped(Some(self.left_out)));
+        }
+        octets.into()
+    }
+}
+
+/// Records that are in the log but not in this stream.
+fn skipped(records: Option<u64>) -> Bytes {
+    format!("event: skipped\ndata: {}\n\n", serde_json::json!({ "records": records })).into()
+}

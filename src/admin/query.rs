@@ -1,0 +1,157 @@
+//! The filters of `/records` as they stand in a URL. A filter that is unknown or malformed is a 400 that names it: silently
+//! left out it would show records that were not asked for.
+
+use super::answer::Problem;
+use crate::record::{Outcome, RecordId};
+use crate::store::Query;
+use jiff::{SignedDuration, Timestamp};
+
+const DEFAULT_LIMIT: usize = 100;
+const MAX_LIMIT: usize = 1000;
+
+/// A page of records, or all attempts at one message.
+#[derive(Debug)]
+pub(super) enum Wanted {
+    Page(Query),
+    Attempts(String),
+}
+
+pub(super) fn parse(pairs: Vec<(String, String)>, now: Timestamp) -> Result<Wanted, Problem> {
+    let mut query = Query { limit: DEFAULT_LIMIT, ..Query::default() };
+    let mut webhook_id = None;
+    for (key, value) in pairs {
+        // A form sends its empty fields too.
+        if value.is_empty() && key != "sender" {
+            continue;
+        }
+        match key.as_str() {
+            "since" => query.since = Some(time(&key, &value, now)?),
+            "until" => query.until = Some(time(&key, &value, now)?),
+            "sender" => query.sender = Some(value),
+            "recipient" => query.recipient = Some(value),
+            "message_id" | "message-id" => query.message_id = Some(value),
+            "outcome" => query.outcome = Some(outcome(&value)?),
+            "undelivered" => query.undelivered = boolean(&key, &value)?,
+            "text" => query.text = Some(value),
+            "cursor" => query.cursor = Some(id(&value)?),
+            "webhook_id" => webhook_id = Some(value),
+            "limit" => query.limit = limit(&value)?,
+            _ => return Err(Problem::bad_request(format!("there is no filter named {:?}", short(&key)))),
+        }
+    }
+    Ok(webhook_id.map_or(Wanted::Page(query), Wanted::Attempts))
+}
+
+pub(super) fn id(text: &str) -> Result<RecordId, Problem> {
+    text.parse().map_err(|_| Problem::bad_request("a record's id has 26 letters and digits (a ULID)"))
+}
+
+fn outcome(text: &str) -> Result<Outcome, Problem> {
+    match text {
+        "delivered" => Ok(Outcome::Delivered),
+        "rejected" => Ok(Outcome::Rejected),
+        "deferred" => Ok(Outcome::Deferred),
+        _ => Err(Problem::bad_request("outcome is delivered, rejected or deferred")),
+    }
+}
+
+fn boolean(key: &str, text: &str) -> Result<bool, Problem> {
+    match text {
+        "true" | "1" => Ok(true),
+        "false" | "0" => Ok(false),
+        _ => Err(Problem::bad_request(format!("{key} is true or false"))),
+    }
+}
+
+fn limit(text: &str) -> Result<usize, Problem> {
+    match text.parse() {
+        Ok(limit @ 1..=MAX_LIMIT) => Ok(limit),
+        _ => Err(Problem::bad_request(format!("limit is a number from 1 to {MAX_LIMIT}"))),
+    }
+}
+
+/// A moment, or how long ago (`1h`, `30m`, `7d`).
+fn time(key: &str, text: &str, now: Timestamp) -> Result<Timestamp, Problem> {
+    if let Ok(moment) = text.parse() {
+        return Ok(moment);
+    }
+    let wrong = || Problem::bad_request(format!("{key} is a moment as 2026-01-31T12:00:00Z, or a time ago as 30m, 1h or 7d"));
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at_checked(digits).ok_or_else(wrong)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" | "min" => 60,
+        "h" => 3600,
+        "d" => 86400,
+        "w" => 7 * 86400,
+        _ => return Err(wrong()),
+    };
+    let seconds = number.parse::<i64>().ok().and_then(|number| number.checked_mul(seconds)).ok_or_else(wrong)?;
+    now.checked_sub(SignedDuration::from_secs(seconds)).map_err(|_| wrong())
+}
+
+fn short(key: &str) -> String {
+    key.chars().take(40).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn page(pairs: &[(&str, &str)]) -> Result<Query, String> {
+        let pairs = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+        match parse(pairs, "2026-11-24T12:00:00Z".parse().unwrap()) {
+            Ok(Wanted::Page(query)) => Ok(query),
+            Ok(Wanted::Attempts(id)) => Err(format!("attempts of {id}")),
+            Err(problem) => Err(problem.sentence),
+        }
+    }
+
+    #[test]
+    fn filters() {
+        let query = page(&[
+            ("since", "1h"),
+            ("until", "2026-11-24T11:59:59Z"),
+            ("sender", ""),
+            ("recipient", "a@b"),
+            ("message-id", "<x@y>"),
+            ("outcome", "deferred"),
+            ("undelivered", "true"),
+            ("text", "Hello"),
+            ("limit", "7"),
+            ("cursor", "01ARZ3NDEKTSV4RRFFQ69G5FAV"),
+        ])
+        .unwrap();
+        assert_eq!(query.since.unwrap().to_string(), "2026-11-24T11:00:00Z");
+        assert_eq!(query.until.unwrap().to_string(), "2026-11-24T11:59:59Z");
+        assert_eq!(query.sender.as_deref(), Some(""));
+        assert_eq!(query.recipient.as_deref(), Some("a@b"));
+        assert_eq!(query.message_id.as_deref(), Some("<x@y>"));
+        assert_eq!(query.outcome, Some(Outcome::Deferred));
+        assert!(query.undelivered);
+        assert_eq!((query.text.as_deref(), query.limit), (Some("Hello"), 7));
+        assert_eq!(query.cursor.unwrap().to_string(), "01ARZ3NDEKTSV4RRFFQ69G5FAV");
+    }
+
+    #[test]
+    fn what_is_not_a_filter_is_named() {
+        let table = [
+            ("since", "yesterday", "since is a moment"),
+            ("since", "99999999999999999999h", "since is a moment"),
+            ("since", "9223372036854775807d", "since is a moment"),
+            ("until", "1 fortnight", "until is a moment"),
+            ("until", "ü", "until is a moment"),
+            ("outcome", "lost", "outcome is"),
+            ("undelivered", "perhaps", "undelivered is"),
+            ("limit", "0", "limit is"),
+            ("limit", "1001", "limit is"),
+            ("cursor", "x", "a record's id"),
+            ("colour", "red", "no filter named \"colour\""),
+        ];
+        for (key, value, expected) in table {
+            let error = page(&[(key, value)]).unwrap_err();
+            assert!(error.contains(expected), "{key}={value}: {error}");
+        }
+        assert_eq!(page(&[("webhook_id", "msg_1")]).unwrap_err(), "attempts of msg_1");
+    }
+}

@@ -1,0 +1,100 @@
+//! The record log: `/records`, one record, its message's attempts, `/undelivered`, `/forget`. Every call into the store runs on a
+//! blocking thread; JSON is rendered there too. Logs an erasure without its address.
+
+use super::App;
+use super::answer::{self, Problem};
+use super::query::{self, Wanted};
+use crate::record::Record;
+use crate::store::{Page, StoreError};
+use axum::body::Bytes;
+use axum::extract::{Path, Query, State};
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// `{"records": [...], "cursor": ...}`.
+#[derive(Serialize)]
+struct Records<'a> {
+    records: &'a [Record],
+    cursor: Option<crate::record::RecordId>,
+}
+
+fn rendered(page: &Page) -> Result<String, StoreError> {
+    Ok(render(&Records { records: &page.records, cursor: page.cursor }))
+}
+
+/// A record has no map with keys that are not text and no failing serializer, so that this cannot fail.
+fn render(value: &impl Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
+}
+
+pub(super) async fn list(State(app): State<Arc<App>>, Query(pairs): Query<Vec<(String, String)>>) -> Result<Response, Problem> {
+    answer_query(&app, pairs).await
+}
+
+/// `/records?undelivered=true` by a name of its own.
+pub(super) async fn undelivered(
+    State(app): State<Arc<App>>,
+    Query(mut pairs): Query<Vec<(String, String)>>,
+) -> Result<Response, Problem> {
+    pairs.push(("undelivered".into(), "true".into()));
+    answer_query(&app, pairs).await
+}
+
+async fn answer_query(app: &App, pairs: Vec<(String, String)>) -> Result<Response, Problem> {
+    let text = match query::parse(pairs, jiff::Timestamp::now())? {
+        Wanted::Page(query) => app.store(move |store| store.query(&query).and_then(|page| rendered(&page))).await?,
+        Wanted::Attempts(webhook_id) => app.store(move |store| attempts_of(store, &webhook_id)).await?,
+    };
+    Ok(answer::json_text(text))
+}
+
+fn attempts_of(store: &crate::store::Store, webhook_id: &str) -> Result<String, StoreError> {
+    store.attempts(webhook_id).and_then(|records| rendered(&Page { records, cursor: None }))
+}
+
+pub(super) async fn one(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, Problem> {
+    let id = query::id(&id)?;
+    let text = app.store(move |store| Ok(store.record(id)?.map(|record| render(&record)))).await?;
+    text.map(answer::json_text).ok_or_else(no_record)
+}
+
+/// Every attempt at the message of this record, oldest first.
+pub(super) async fn attempts(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, Problem> {
+    let id = query::id(&id)?;
+    let text = app
+        .store(move |store| match store.record(id)? {
+            Some(record) => attempts_of(store, &record.webhook_id).map(Some),
+            None => Ok(None),
+        })
+        .await?;
+    text.map(answer::json_text).ok_or_else(no_record)
+}
+
+fn no_record() -> Problem {
+    Problem::not_found("no record has this id")
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Forget {
+    address: String,
+}
+
+pub(super) async fn forget(State(app): State<Arc<App>>, body: Bytes) -> Result<Response, Problem> {
+    let Forget { address } = serde_json::from_slice(&body).map_err(|_| Problem::bad_request("send {\"address\": \"a@example.com\"}"))?;
+    let address = address_of(&address)?;
+    let records = app.store(move |store| store.forget(&address)).await?;
+    tracing::info!(records, "an address was erased from the store");
+    Ok(answer::json(&serde_json::json!({ "records": records })))
+}
+
+/// An address must be something: the empty one stands for every null reverse-path.
+pub(super) fn address_of(text: &str) -> Result<String, Problem> {
+    let address = text.trim();
+    let address = address.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).unwrap_or(address);
+    if address.is_empty() {
+        return Err(Problem::bad_request("address is empty"));
+    }
+    Ok(address.to_owned())
+}
