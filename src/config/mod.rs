@@ -1,7 +1,26 @@
 //! The effective configuration: every value known, checked, in units the code computes with.
+//!
+//! `file` is the file as written, `load` makes it effective section by section (`smtp`, `route`, `other`) within
+//! `limits`, `files` reads what it names, `effective` prints it. Nothing here logs; all fail with a one-line [`ConfigError`].
 
+pub mod development;
+mod effective;
+mod error;
+mod file;
+pub mod files;
+pub mod hostname;
+pub mod limits;
+mod load;
+mod other;
+mod route;
 mod secret;
+mod smtp;
+#[cfg(test)]
+mod tests;
+pub mod unit;
 
+pub use effective::Values;
+pub use error::{ConfigError, Place};
 pub use secret::Secret;
 
 use ipnet::IpNet;
@@ -30,6 +49,10 @@ pub struct Config {
     pub admin: Admin,
     pub log: Log,
     pub shutdown: Shutdown,
+    /// What is allowed but can hardly be meant; one line each, for `check` and the log.
+    pub warnings: Vec<String>,
+    /// Every value with its origin, for [`Config::effective_text`].
+    pub values: Values,
 }
 
 /// `[smtp]`; sizes in octets.

@@ -1,0 +1,100 @@
+//! The files that a configuration names: certificates, keys, roots. Read by `check`, at the start and at a reload, so
+//! that a pair that does not belong together is an operator's line and not a failed handshake.
+
+use super::error::{ConfigError, Place};
+use super::{Config, Tls};
+use rustls::pki_types::pem::{self, PemObject as _};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
+use std::path::Path;
+
+/// Reads every file that the configuration names and checks that it can be used.
+pub fn check_files(config: &Config) -> Result<(), ConfigError> {
+    if let Some(tls) = &config.smtp.tls {
+        certified_key(tls).map_err(|error| error.at(config, "[smtp.tls]", 0))?;
+    }
+    for (index, route) in config.routes.iter().enumerate() {
+        if let Some(path) = &route.ca_certificate {
+            certificates(path, "ca_certificate").map_err(|error| error.at(config, "[[route]]", index))?;
+        }
+    }
+    Ok(())
+}
+
+/// What is wrong with a file, before it is known where the configuration names it.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    #[error("{path}: {source}")]
+    Unreadable { key: &'static str, path: String, source: std::io::Error },
+    #[error("{path}: {what}; {mend}")]
+    Unusable { key: &'static str, path: String, what: String, mend: &'static str },
+}
+
+impl FileError {
+    fn at(self, config: &Config, header: &str, index: usize) -> ConfigError {
+        let (Self::Unreadable { key, .. } | Self::Unusable { key, .. }) = &self;
+        let place = config.place_of(header, index, key);
+        match self {
+            Self::Unreadable { path, source, .. } => ConfigError::NamedFile { place, file: path.into(), source },
+            Self::Unusable { path, what, mend, .. } => place.invalid(format!("{path}: {what}"), mend),
+        }
+    }
+}
+
+/// The chain and its private key, once it is sure that they belong together.
+pub fn certified_key(tls: &Tls) -> Result<CertifiedKey, FileError> {
+    let chain = certificates(&tls.certificate, "certificate")?;
+    let unusable = |what: String, mend| FileError::Unusable {
+        key: "private_key",
+        path: tls.private_key.display().to_string(),
+        what,
+        mend,
+    };
+    let octets = read(&tls.private_key, "private_key")?;
+    let key = match PrivateKeyDer::from_pem_slice(&octets) {
+        Ok(key) => key,
+        Err(pem::Error::NoItemsFound) => {
+            return Err(unusable("holds no private key".to_owned(), "name the PEM file with BEGIN PRIVATE KEY, without a passphrase"));
+        }
+        Err(error) => return Err(unusable(format!("is no PEM: {error}"), "name the PEM file of the private key")),
+    };
+    CertifiedKey::from_der(chain, key, &rustls::crypto::aws_lc_rs::default_provider()).map_err(|error| match error {
+        rustls::Error::InconsistentKeys(_) => {
+            unusable(format!("does not belong to {}", tls.certificate.display()), "name the key that the certificate was made for")
+        }
+        other => unusable(format!("cannot be used: {other}"), "make a key of type RSA (2048 to 8192 bits), P-256, P-384 or Ed25519"),
+    })
+}
+
+/// The certificates of a PEM file; at least one.
+pub fn certificates(path: &Path, key: &'static str) -> Result<Vec<CertificateDer<'static>>, FileError> {
+    let mend = "name a PEM file with BEGIN CERTIFICATE, the server's own first";
+    let unusable = |what: String| FileError::Unusable { key, path: path.display().to_string(), what, mend };
+    let octets = read(path, key)?;
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&octets).collect();
+    let chain = chain.map_err(|error| unusable(format!("is no PEM: {error}")))?;
+    if chain.is_empty() {
+        return Err(unusable("holds no certificate".to_owned()));
+    }
+    for certificate in &chain {
+        rustls::server::ParsedCertificate::try_from(certificate)
+            .map_err(|error| unusable(format!("holds a certificate that cannot be read: {error}")))?;
+    }
+    Ok(chain)
+}
+
+fn read(path: &Path, key: &'static str) -> Result<Vec<u8>, FileError> {
+    std::fs::read(path).map_err(|source| FileError::Unreadable { key, path: path.display().to_string(), source })
+}
+
+impl Config {
+    /// Where a key stands; the `index`-th table of that header.
+    pub(super) fn place_of(&self, header: &str, index: usize, key: &str) -> Place {
+        let file = match &self.origin {
+            super::Origin::Development => super::development::NAME.to_owned(),
+            super::Origin::File(path) => path.display().to_string(),
+        };
+        let dotted = format!("{}.{key}", header.trim_matches(['[', ']']));
+        Place { file, line: self.values.line(header, index, key), key: dotted }
+    }
+}

@@ -1,0 +1,118 @@
+//! From a file to the effective [`Config`]: sections in their order, then what only several values together can show.
+//!
+//! Reads the configuration file and the files that `*_file` keys name; the certificates are `files`' matter.
+
+use super::effective::Values;
+use super::error::{ConfigError, Place};
+use super::file::{Keys, Section, Source};
+use super::{Config, Origin, development, other, route, smtp, unit};
+use std::path::Path;
+
+const KEYS: Keys =
+    Keys { texts: &[], others: &["smtp", "route", "forward", "memory", "store", "dns", "admin", "log", "shutdown"] };
+
+impl Config {
+    /// The configuration of a file, or the development configuration.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let Some(path) = path else {
+            return Self::parse(Origin::Development, development::TEXT);
+        };
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { file: path.to_owned(), source })?;
+        Self::parse(Origin::File(path.to_owned()), &text)
+    }
+
+    /// The configuration written in a text; `origin` names it in errors.
+    pub fn parse(origin: Origin, text: &str) -> Result<Self, ConfigError> {
+        let name = match &origin {
+            Origin::Development => development::NAME.to_owned(),
+            Origin::File(path) => path.display().to_string(),
+        };
+        let source = Source { name, text: text.to_owned() };
+        let tree = source.parse()?;
+        let root = Section::root(&source, tree.get_ref(), &KEYS)?;
+
+        // Unknown keys anywhere come before wrong values, so all sections are opened first.
+        let mut smtp_section = root.table("smtp", &smtp::KEYS)?;
+        let mut tls_section = smtp_section.table("tls", &smtp::TLS_KEYS)?;
+        let mut route_sections = root.tables("route", &route::KEYS)?;
+        let mut forward_section = root.table("forward", &other::FORWARD_KEYS)?;
+        let mut breaker_section = forward_section.table("breaker", &other::BREAKER_KEYS)?;
+        let mut memory_section = root.table("memory", &other::MEMORY_KEYS)?;
+        let mut store_section = root.table("store", &other::STORE_KEYS)?;
+        let mut dns_section = root.table("dns", &other::DNS_KEYS)?;
+        let mut admin_section = root.table("admin", &other::ADMIN_KEYS)?;
+        let mut log_section = root.table("log", &other::LOG_KEYS)?;
+        let mut shutdown_section = root.table("shutdown", &other::SHUTDOWN_KEYS)?;
+
+        let mut warnings = Vec::new();
+        let tls = smtp::read_tls(&mut tls_section)?;
+        let smtp = smtp::read(&mut smtp_section, tls)?;
+        let forward = other::forward(&mut forward_section, &mut breaker_section)?;
+        if route_sections.is_empty() {
+            let place = Place { file: source.name.clone(), line: None, key: "route".to_owned() };
+            return Err(place.invalid(
+                "no [[route]] is configured, so no mail could be taken",
+                "write a [[route]] with recipients = [\"*@example.com\"] and url = \"https://app.example.com/inbound\"",
+            ));
+        }
+        let routes = route::read_all(&mut route_sections, forward.workers, &mut warnings)?;
+        let memory = other::memory(&mut memory_section)?;
+        let store = other::store(&mut store_section)?;
+        let dns = other::dns(&mut dns_section)?;
+        let admin = other::admin(&mut admin_section)?;
+        let log = other::log(&mut log_section)?;
+        let shutdown = other::shutdown(&mut shutdown_section)?;
+
+        let mut sections = vec![smtp_section, tls_section];
+        sections.extend(route_sections);
+        sections.extend([forward_section, breaker_section, memory_section, store_section, dns_section]);
+        sections.extend([admin_section, log_section, shutdown_section]);
+        let values = Values(sections.into_iter().map(Section::into_block).collect());
+        let mut config = Self { origin, smtp, routes, forward, memory, store, dns, admin, log, shutdown, warnings, values };
+        config.weigh();
+        Ok(config)
+    }
+
+    /// What is allowed, but can hardly be meant.
+    fn weigh(&mut self) {
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_precision_loss,
+            clippy::cast_sign_loss,
+            reason = "a share of the budget is not larger than it; an octet more or less does not matter"
+        )]
+        let share = (self.memory.body_budget as f64 * self.memory.per_ip_share) as u64;
+        if share < self.smtp.max_message_size {
+            self.warnings.push(format!(
+                "one sender may hold {} of memory (memory.body_budget x memory.per_ip_share), so messages up to \
+                 smtp.max_message_size {} can never be taken; raise memory.body_budget",
+                unit::show_size(share),
+                unit::show_size(self.smtp.max_message_size)
+            ));
+        }
+        if self.smtp.max_header_size > self.smtp.max_message_size {
+            self.warnings.push("smtp.max_header_size is larger than smtp.max_message_size, which ends first; lower it".to_owned());
+        }
+        for route in &self.routes {
+            if route.max_concurrency > self.forward.workers {
+                self.warnings.push(format!(
+                    "route {} may hold {} forwarders, but there are {}; raise forward.workers",
+                    route.name, route.max_concurrency, self.forward.workers
+                ));
+            }
+            let plain = route.url.scheme() == "http" && !is_this_machine(&route.url);
+            if plain && (route.authorization.is_some() || !route.headers.is_empty()) {
+                self.warnings.push(format!("route {} sends credentials over http, where others can read them; use https", route.name));
+            }
+        }
+    }
+}
+
+fn is_this_machine(url: &url::Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    }
+}

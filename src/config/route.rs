@@ -1,0 +1,291 @@
+//! `[[route]]`: where mail for some recipients goes, and how.
+
+use super::error::ConfigError;
+use super::file::{Found, Keys, Section, quoted, unknown_word};
+use super::{Attachments, Format, Route, Secret, Verify, limits, smtp};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use std::collections::HashSet;
+use std::sync::Arc;
+use url::Url;
+
+pub(super) const KEYS: Keys = Keys {
+    texts: &[
+        "name",
+        "recipients",
+        "url",
+        "format",
+        "attachments",
+        "timeout",
+        "signing_secret",
+        "authorize_url",
+        "verify",
+        "ca_certificate",
+    ],
+    others: &["max_concurrency", "defer_statuses", "headers"],
+};
+
+/// Request headers that the daemon or HTTP itself sets.
+const OUR_HEADERS: &[&str] = &[
+    "accept-encoding",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "expect",
+    "host",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+    "user-agent",
+    "webhook-id",
+    "webhook-signature",
+    "webhook-timestamp",
+];
+
+/// All routes in their order; `workers` are shared out where a route does not say how many it may hold.
+pub(super) fn read_all(
+    sections: &mut [Section<'_>],
+    workers: usize,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Arc<Route>>, ConfigError> {
+    let share = workers.checked_div(sections.len()).unwrap_or(workers).max(1);
+    let mut names = HashSet::new();
+    let mut routes = Vec::new();
+    for (index, section) in sections.iter_mut().enumerate() {
+        let name = name(section, index)?;
+        if !names.insert(name.value.clone()) {
+            return Err(name.invalid(format!("a route before this one is named {:?} as well", name.value), "give each route a name of its own"));
+        }
+        routes.push(Arc::new(read(section, name.value, share, warnings)?));
+    }
+    Ok(routes)
+}
+
+fn read(section: &mut Section<'_>, name: String, share: usize, warnings: &mut Vec<String>) -> Result<Route, ConfigError> {
+    let recipients = recipients(section)?;
+    let Some(written) = section.secret("url")? else {
+        return Err(section.missing("url", "\"https://app.example.com/inbound\""));
+    };
+    let (url, authorization) = endpoint(section, "url", &written)?;
+    let format = section.choice(
+        "format",
+        &[
+            ("json", Format::Json),
+            ("multipart", Format::Multipart),
+            ("raw", Format::Raw),
+            ("rfc822", Format::Rfc822),
+            ("rails", Format::Rails),
+        ],
+        Format::Json,
+    )?;
+    let attachments =
+        section.choice("attachments", &[("embed", Attachments::Embed), ("metadata", Attachments::Metadata)], Attachments::Embed)?;
+    let timeout = section.duration("timeout", limits::ROUTE_TIMEOUT)?;
+    let mut max_concurrency: usize = section.count("max_concurrency", limits::MAX_CONCURRENCY)?;
+    if max_concurrency == 0 {
+        max_concurrency = share;
+        section.show("max_concurrency", share.to_string());
+    }
+    let defer_statuses = section.numbers("defer_statuses", limits::DEFER_STATUSES, limits::DEFER_STATUSES_DEFAULT)?;
+    let headers = headers(section, authorization.is_some())?;
+    let signing_secrets = signing_secrets(section, &name, warnings)?;
+    let (authorize_url, authorize_authorization) = match section.secret("authorize_url")? {
+        Some(written) => {
+            let (url, authorization) = endpoint(section, "authorize_url", &written)?;
+            (Some(url), authorization)
+        }
+        None => (None, None),
+    };
+    let verify = verify(section)?;
+    let ca_certificate = match section.text_if_present("ca_certificate")? {
+        Some(found) => Some(smtp::path(&found)?),
+        None => None,
+    };
+    Ok(Route {
+        name,
+        recipients,
+        url,
+        authorization,
+        format,
+        attachments,
+        timeout,
+        max_concurrency,
+        defer_statuses,
+        headers,
+        signing_secrets,
+        authorize_url,
+        authorize_authorization,
+        verify,
+        ca_certificate,
+    })
+}
+
+fn name(section: &mut Section<'_>, index: usize) -> Result<Found<String>, ConfigError> {
+    let name = section.text("name", &format!("route-{}", index + 1))?;
+    let fits = |octet: u8| octet.is_ascii_alphanumeric() || b"-_.".contains(&octet);
+    if name.value.is_empty() || name.value.len() > limits::ROUTE_NAME_OCTETS || !name.value.bytes().all(fits) {
+        return Err(name.invalid(
+            format!("{:?} is no route name", name.value),
+            format!("write 1 to {} letters, digits, '-', '_' or '.'", limits::ROUTE_NAME_OCTETS),
+        ));
+    }
+    Ok(name)
+}
+
+fn recipients(section: &mut Section<'_>) -> Result<Vec<String>, ConfigError> {
+    let list = section.texts("recipients", &[])?;
+    let mend = "write recipients = [\"*@example.com\"], or [\"*\"] for every address";
+    if list.value.is_empty() {
+        return Err(list.invalid("is missing or empty", mend));
+    }
+    for item in &list.value {
+        if item.value.is_empty() || item.value.chars().any(|c| c.is_whitespace() || c.is_control()) {
+            return Err(item.invalid(format!("{:?} can match no address", item.value), mend));
+        }
+    }
+    Ok(list.value.into_iter().map(|item| item.value).collect())
+}
+
+/// A URL without its userinfo, and the `Authorization` value made of that.
+fn endpoint(section: &mut Section<'_>, key: &str, found: &Found<String>) -> Result<(Url, Option<Secret>), ConfigError> {
+    // The text may hold a password, so no error shows it.
+    let mend = "write https://host/path";
+    let mut url = Url::parse(&found.value).map_err(|error| found.invalid(format!("is no URL: {error}"), mend))?;
+    if !matches!(url.scheme(), "http" | "https") {
+        return Err(found.invalid(format!("the scheme is {:?}", url.scheme()), "write an http:// or https:// URL"));
+    }
+    if url.fragment().is_some() {
+        return Err(found.invalid("has a fragment, which is never sent", "leave out the part from # on (write %23 for a # in a password)"));
+    }
+    let userinfo = if url.username().is_empty() && url.password().is_none() {
+        None
+    } else {
+        let mut user = percent_decoded(url.username());
+        // RFC 7617 2: the first colon ends the user-id.
+        if user.contains(&b':') {
+            return Err(found.invalid("the user name has a colon, which Basic authentication cannot carry", "choose another user name"));
+        }
+        user.push(b':');
+        user.extend(percent_decoded(url.password().unwrap_or_default()));
+        Some(Secret::new(format!("Basic {}", BASE64_STANDARD.encode(user))))
+    };
+    if url.set_username("").is_err() || url.set_password(None).is_err() {
+        return Err(found.invalid("has no host", mend));
+    }
+    let shown = match (&userinfo, url.as_str().split_once("://")) {
+        (Some(_), Some((scheme, rest))) => format!("{scheme}://(secret)@{rest}"),
+        _ => url.to_string(),
+    };
+    section.show(key, quoted(&shown));
+    Ok((url, userinfo))
+}
+
+/// RFC 3986 2.1; a `%` without two digits behind it stands for itself.
+fn percent_decoded(text: &str) -> Vec<u8> {
+    let mut octets = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&octet, behind)) = rest.split_first() {
+        let escaped = match (octet, behind) {
+            (b'%', [high, low, ..]) => char::from(*high).to_digit(16).zip(char::from(*low).to_digit(16)),
+            _ => None,
+        };
+        match escaped.and_then(|(high, low)| u8::try_from(high * 16 + low).ok()) {
+            Some(decoded) => {
+                octets.push(decoded);
+                rest = behind.get(2..).unwrap_or_default();
+            }
+            None => {
+                octets.push(octet);
+                rest = behind;
+            }
+        }
+    }
+    octets
+}
+
+fn headers(section: &mut Section<'_>, has_userinfo: bool) -> Result<Vec<(String, Secret)>, ConfigError> {
+    let mut headers: Vec<(String, Secret)> = Vec::new();
+    for (name, value) in section.free_texts("headers")? {
+        let lower = name.to_ascii_lowercase();
+        // RFC 9110 5.6.2: a token.
+        let token = |octet: u8| octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&octet);
+        if name.is_empty() || !name.bytes().all(token) {
+            return Err(value.invalid(format!("{name:?} is no header name"), "write letters, digits and hyphens, as in X-Tenant"));
+        }
+        if OUR_HEADERS.contains(&lower.as_str()) || lower.starts_with("mailsluice-") {
+            return Err(value.invalid("the daemon sets this header itself", "choose another name"));
+        }
+        if lower == "authorization" && has_userinfo {
+            return Err(value.invalid("the url has credentials as well", "keep one of the two"));
+        }
+        if headers.iter().any(|(other, _)| other.eq_ignore_ascii_case(&name)) {
+            return Err(value.invalid("this header is there twice", "keep one of them"));
+        }
+        let visible = |octet: u8| octet == b'\t' || octet == b' ' || octet.is_ascii_graphic();
+        if !value.value.bytes().all(visible) || value.value.trim() != value.value {
+            return Err(value.invalid(
+                "the value has characters that a header cannot carry",
+                "write printable ASCII on one line, without space at its ends",
+            ));
+        }
+        headers.push((name, Secret::new(value.value)));
+    }
+    Ok(headers)
+}
+
+fn signing_secrets(section: &mut Section<'_>, route: &str, warnings: &mut Vec<String>) -> Result<Vec<Secret>, ConfigError> {
+    let mut secrets = Vec::new();
+    for found in section.secrets("signing_secret")? {
+        let mend = "write whsec_ and base64, as made by: echo whsec_$(openssl rand -base64 32)";
+        let Some(encoded) = found.value.strip_prefix("whsec_") else {
+            return Err(found.invalid("a secret does not start with whsec_", mend));
+        };
+        let Ok(key) = BASE64_STANDARD.decode(encoded) else {
+            return Err(found.invalid("a secret is not base64 behind whsec_", mend));
+        };
+        if key.is_empty() {
+            return Err(found.invalid("a secret is empty behind whsec_", mend));
+        }
+        if key.len() < limits::SIGNING_SECRET_OCTETS {
+            warnings.push(format!(
+                "{}: a secret of route {route} has {} octets; {mend} (Standard Webhooks asks for at least {})",
+                found.place,
+                key.len(),
+                limits::SIGNING_SECRET_OCTETS
+            ));
+        }
+        secrets.push(Secret::new(found.value));
+    }
+    Ok(secrets)
+}
+
+fn verify(section: &mut Section<'_>) -> Result<Verify, ConfigError> {
+    let mut verify = Verify::default();
+    for found in section.texts("verify", &[])?.value {
+        match found.value.as_str() {
+            "spf" => verify.spf = true,
+            "dkim" => verify.dkim = true,
+            "dmarc" => verify.dmarc = true,
+            other => return Err(unknown_word(&found.place, other, &["spf", "dkim", "dmarc"])),
+        }
+    }
+    Ok(verify)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn percent_decoding() {
+        let table: &[(&str, &[u8])] =
+            &[("", b""), ("plain", b"plain"), ("se%40cret", b"se@cret"), ("%e4%C3", b"\xe4\xc3"), ("100%", b"100%"), ("%4", b"%4"), ("%zz", b"%zz")];
+        for (text, expected) in table {
+            assert_eq!(percent_decoded(text), *expected, "{text:?}");
+        }
+    }
+}

@@ -1,0 +1,263 @@
+//! The configuration as an operator meets it: broken files and the line they give, good files and what they mean.
+
+use super::*;
+use proptest::prelude::*;
+use std::path::Path;
+
+const ROUTE: &str = "[[route]]\nrecipients = [\"*\"]\nurl = \"https://app.example.com/in\"\n";
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(Origin::File("test.toml".into()), text)
+}
+
+fn load_and_check(path: &Path) -> Result<Config, ConfigError> {
+    let config = Config::load(Some(path))?;
+    files::check_files(&config)?;
+    Ok(config)
+}
+
+/// `tests/configs/*.toml`: the first line is `# error: ` and what stands behind the file's name.
+#[test]
+fn each_broken_file_gives_its_line() {
+    let folder = Path::new("tests/configs");
+    let mut failures = String::new();
+    let mut files = 0;
+    for entry in std::fs::read_dir(folder).expect("the folder is there") {
+        let path = entry.expect("it can be listed").path();
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        files += 1;
+        let text = std::fs::read_to_string(&path).expect("a file in the folder");
+        let expected = text.lines().next().and_then(|line| line.strip_prefix("# error:")).expect("the first line says the error");
+        let expected = format!("{}{}", path.display(), expected.trim_start());
+        let got = load_and_check(&path).map_or_else(|error| error.to_string(), |_| "no error".to_owned());
+        assert!(!got.contains("hidden"), "{}: the error shows a secret: {got}", path.display());
+        assert!(!got.contains('\n'), "{}: more than one line: {got}", path.display());
+        if got != expected {
+            failures.push_str(&format!("expected {expected}\ngot      {got}\n"));
+        }
+    }
+    assert!(files > 70, "only {files} files were found");
+    assert!(failures.is_empty(), "\n{failures}");
+}
+
+#[test]
+fn a_file_that_is_not_there() {
+    let error = Config::load(Some(Path::new("tests/configs/none"))).expect_err("it is not there");
+    assert_eq!(error.to_string(), "tests/configs/none: cannot be read: No such file or directory (os error 2); create it or correct the path");
+}
+
+#[test]
+fn the_development_configuration() {
+    let config = Config::load(None).expect("it is ours");
+    assert_eq!(config.origin, Origin::Development);
+    assert_eq!(config.smtp.listen, ["127.0.0.1:2525".parse().expect("an address")]);
+    assert_eq!(config.admin.listen, AdminListen::Tcp("127.0.0.1:8025".parse().expect("an address")));
+    assert_eq!(config.store.path, Path::new("./mailsluice-data/records.redb"));
+    assert_eq!(config.warnings, Vec::<String>::new());
+    let [route] = config.routes.as_slice() else { panic!("one route") };
+    assert_eq!((route.name.as_str(), route.url.as_str()), ("inspector", "http://127.0.0.1:8025/inspector"));
+    assert_eq!((route.recipients.as_slice(), route.format), (["*".to_owned()].as_slice(), Format::Json));
+}
+
+/// The contract's defaults, each by its value.
+#[test]
+fn the_defaults() {
+    let config = parse(&format!("[smtp]\nhostname = \"mx.example.com\"\n{ROUTE}")).expect("good");
+    let smtp = &config.smtp;
+    let seconds = Duration::from_secs;
+    assert_eq!(smtp.listen, ["[::]:25".parse().expect("an address")]);
+    assert_eq!((smtp.max_message_size, smtp.max_header_size), (25 << 20, 256 << 10));
+    assert_eq!((smtp.max_received, smtp.max_recipients, smtp.max_errors), (100, 100, 10));
+    assert_eq!((smtp.max_connections, smtp.max_connections_per_ip, smtp.max_messages_per_connection), (10_000, 100, 100));
+    assert_eq!((smtp.command_timeout, smtp.data_timeout, smtp.message_timeout), (seconds(300), seconds(180), seconds(600)));
+    assert_eq!((smtp.bare_newline, smtp.min_data_rate), (BareNewline::Reject, 256));
+    assert!(smtp.proxy_protocol_from.is_empty() && smtp.tls.is_none() && smtp.threads > 0);
+    let [route] = config.routes.as_slice() else { panic!("one route") };
+    assert_eq!((route.name.as_str(), route.timeout, route.max_concurrency), ("route-1", seconds(30), 512));
+    assert_eq!((route.format, route.attachments), (Format::Json, Attachments::Embed));
+    assert_eq!(route.defer_statuses, [408, 425, 429]);
+    assert!(route.headers.is_empty() && route.signing_secrets.is_empty() && route.authorize_url.is_none());
+    assert!(route.authorization.is_none() && route.ca_certificate.is_none() && route.verify == Verify::default());
+    assert_eq!((config.forward.workers, config.forward.queue), (512, 256));
+    assert_eq!(config.forward.breaker, Breaker { failures: 20, cooldown: seconds(10) });
+    assert!(config.forward.id_secret.is_empty());
+    assert_eq!((config.memory.body_budget, config.memory.per_ip_share), (256 << 20, 0.25));
+    assert_eq!(config.store.path, Path::new("/var/lib/mailsluice/records.redb"));
+    assert_eq!((config.store.retention, config.store.max_size), (seconds(30 * 86_400), 4 << 30));
+    assert_eq!(config.store.redact, Redact::default());
+    assert_eq!((config.dns.servers.len(), config.dns.timeout), (0, seconds(5)));
+    assert_eq!(config.admin.listen, AdminListen::Tcp("127.0.0.1:8025".parse().expect("an address")));
+    assert_eq!((config.log.level, config.log.format), (LogLevel::Info, LogFormat::Auto));
+    assert_eq!(config.shutdown.grace, seconds(30));
+    assert_eq!(config.warnings, Vec::<String>::new());
+}
+
+#[test]
+fn a_full_file() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let file = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).expect("it can be written");
+        path.display().to_string()
+    };
+    let text = format!(
+        r#"
+[smtp]
+listen = ["0.0.0.0:25", "[::1]:0", "[::1]:0"]
+hostname_file = "{hostname}"
+proxy_protocol_from = ["10.0.0.0/8", "fd00::1"]
+threads = 3
+bare_newline = "normalize"
+
+[[route]]
+name = "tickets"
+recipients_file = "{recipients}"
+url_file = "{url}"
+format = "rfc822"
+attachments = "metadata"
+defer_statuses = []
+signing_secret_file = "{secrets}"
+authorize_url = "https://ask:me@app.example.com/authorize.json"
+verify = ["spf", "dmarc"]
+headers = {{ X-Tenant = "42", X-Key_file = "{key}" }}
+
+[[route]]
+recipients = ["*"]
+url = "http://127.0.0.1:3000/"
+max_concurrency = 7
+
+[forward]
+workers = 9
+breaker = {{ failures = 0, cooldown = "1m" }}
+id_secret_file = "{key}"
+
+[memory]
+per_ip_share = 1
+
+[store]
+redact = ["subject", "response_body"]
+
+[dns]
+servers = ["9.9.9.9", "[::1]:5353"]
+
+[admin]
+listen = "[::]:8025"
+token_file = "{key}"
+"#,
+        hostname = file("hostname", "mx.example.com\n"),
+        recipients = file("recipients", "*@a.example\n\n  b@b.example \n"),
+        url = file("url", "https://us%3fer:se%40cret@app.example.com/in?x=1\n"),
+        secrets = file("secrets", "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\nwhsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD\n"),
+        key = file("key", "k3y-of-all\n"),
+    );
+    let config = parse(&text).expect("good");
+    assert_eq!(config.smtp.listen.len(), 3);
+    assert_eq!(config.smtp.hostname, "mx.example.com");
+    assert_eq!(config.smtp.threads, 3);
+    assert_eq!(config.smtp.proxy_protocol_from, ["10.0.0.0/8".parse().expect("a network"), "fd00::1/128".parse().expect("a network")]);
+    let [tickets, rest] = config.routes.as_slice() else { panic!("two routes") };
+    assert_eq!(tickets.recipients, ["*@a.example", "b@b.example"]);
+    assert_eq!(tickets.url.as_str(), "https://app.example.com/in?x=1");
+    assert_eq!(tickets.authorization.as_ref().map(Secret::expose), Some("Basic dXM/ZXI6c2VAY3JldA=="));
+    assert_eq!(tickets.authorize_url.as_ref().map(url::Url::as_str), Some("https://app.example.com/authorize.json"));
+    assert_eq!(tickets.authorize_authorization.as_ref().map(Secret::expose), Some("Basic YXNrOm1l"));
+    assert_eq!(tickets.verify, Verify { spf: true, dkim: false, dmarc: true });
+    assert_eq!(tickets.signing_secrets.len(), 2);
+    assert_eq!(tickets.headers, [("X-Tenant".to_owned(), Secret::new("42")), ("X-Key".to_owned(), Secret::new("k3y-of-all"))]);
+    assert!(tickets.defer_statuses.is_empty());
+    assert_eq!((tickets.max_concurrency, rest.max_concurrency), (4, 7));
+    assert_eq!((rest.name.as_str(), config.forward.breaker.failures), ("route-2", 0));
+    assert_eq!(config.dns.servers, ["9.9.9.9:53".parse().expect("an address"), "[::1]:5353".parse().expect("an address")]);
+    assert_eq!(config.admin.token.as_ref().map(Secret::expose), Some("k3y-of-all"));
+    let everything = format!("{config:?}\n{}", config.effective_text());
+    for secret in ["k3y", "se%40cret", "se@cret", "dXM/", "YXNr", "ask:me", "MfKQ9", "C2FVs"] {
+        assert!(!everything.contains(secret), "{secret} shows in {everything}");
+    }
+}
+
+#[test]
+fn the_effective_text_has_each_origin_and_reads_back() {
+    let text = format!(
+        "[smtp]\nhostname = \"mx.example.com\"\nthreads = 2\nmax_message_size = \"1024KiB\"\n{ROUTE}headers = {{ X-A = \"1\" }}\n"
+    );
+    let config = parse(&text).expect("good");
+    let shown = config.effective_text();
+    for line in ["hostname = \"mx.example.com\"", "threads = 2", "max_message_size = \"1MiB\"", "[[route]]", "[forward.breaker]", "headers = { X-A = \"(secret)\" }"] {
+        assert!(shown.lines().any(|shown| shown.split("  #").next().is_some_and(|shown| shown.trim_end() == line)), "{line} is not in\n{shown}");
+    }
+    let origin = |key: &str| {
+        let line = shown.lines().find(|line| line.starts_with(&format!("{key} = ")));
+        line.and_then(|line| line.rsplit("  # ").next()).unwrap_or_default().to_owned()
+    };
+    assert_eq!(origin("hostname"), "line 2");
+    assert_eq!(origin("max_message_size"), "line 4");
+    assert_eq!(origin("url"), "line 7");
+    assert_eq!(origin("max_errors"), "default");
+    let again = parse(&shown).expect("it reads back");
+    let values = |text: &str| text.lines().map(|line| line.split("  #").next().unwrap_or_default().trim_end().to_owned()).collect::<Vec<_>>();
+    assert_eq!(values(&again.effective_text()), values(&shown));
+}
+
+#[test]
+fn what_can_hardly_be_meant_is_a_warning() {
+    let table = [
+        ("[memory]\nbody_budget = \"32MiB\"", "smtp.max_message_size"),
+        ("[smtp]\nmax_message_size = \"64KiB\"", "smtp.max_header_size"),
+        ("[forward]\nworkers = 2", "route-1 may hold 4 forwarders"),
+    ];
+    for (lines, expected) in table {
+        let config = parse(&format!("{lines}\n{ROUTE}max_concurrency = 4\n")).expect("good");
+        assert!(config.warnings.iter().any(|warning| warning.contains(expected)), "{expected}: {:?}", config.warnings);
+    }
+    let plain = "[[route]]\nrecipients = [\"*\"]\nurl = \"http://u:p@app.example.com/\"\nsigning_secret = [\"whsec_aGlkZGVu\"]\n";
+    let warnings = parse(plain).expect("good").warnings.join("\n");
+    assert!(warnings.contains("use https") && warnings.contains("6 octets"), "{warnings}");
+}
+
+#[test]
+fn a_pair_of_certificate_and_key() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let write = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).expect("it can be written");
+    let one = rcgen::generate_simple_self_signed(["mx.example.com".to_owned()]).expect("a certificate");
+    let other = rcgen::generate_simple_self_signed(["mx.example.com".to_owned()]).expect("a certificate");
+    write("one.pem", &one.cert.pem());
+    write("one.key", &one.signing_key.serialize_pem());
+    write("other.key", &other.signing_key.serialize_pem());
+    write("empty.pem", "");
+    write("broken.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    let table = [
+        ("one.pem", "one.key", None),
+        ("one.pem", "other.key", Some("does not belong to")),
+        ("one.key", "one.key", Some("holds no certificate")),
+        ("one.pem", "one.pem", Some("holds no private key")),
+        ("empty.pem", "one.key", Some("holds no certificate")),
+        ("broken.pem", "one.key", Some("cannot be read")),
+        ("one.pem", "none.key", Some("No such file")),
+    ];
+    for (certificate, key, expected) in table {
+        let folder = folder.path().display();
+        let text = format!("[smtp.tls]\ncertificate = \"{folder}/{certificate}\"\nprivate_key = \"{folder}/{key}\"\n{ROUTE}");
+        let got = files::check_files(&parse(&text).expect("good")).map_err(|error| error.to_string());
+        match (expected, got) {
+            (None, Ok(())) => {}
+            (Some(expected), Err(got)) => {
+                assert!(got.contains(expected), "{certificate} {key}: {got}");
+                let line = if expected.contains("certificate") || certificate == "broken.pem" { 2 } else { 3 };
+                assert!(got.starts_with(&format!("test.toml:{line}: smtp.tls.")), "{certificate} {key}: {got}");
+            }
+            (expected, got) => panic!("{certificate} {key}: expected {expected:?}, got {got:?}"),
+        }
+    }
+}
+
+proptest! {
+    /// Whatever is written, the answer is a configuration or one line.
+    #[test]
+    fn no_text_is_a_panic(text in "([a-z_\\[\\]=\" \\n0-9.{}]{0,40}|\\[\\[route\\]\\]\\n|url = |\"https://x\"\\n|[^\\x00]{0,8}){0,12}") {
+        if let Err(error) = parse(&text) {
+            prop_assert!(!error.to_string().contains('\n'), "{}", error);
+        }
+    }
+}
