@@ -8,19 +8,6 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use std::path::Path;
 
-/// Reads every file that the configuration names and checks that it can be used.
-pub fn check_files(config: &Config) -> Result<(), ConfigError> {
-    if let Some(tls) = &config.smtp.tls {
-        certified_key(tls).map_err(|error| error.at(config, "[smtp.tls]", 0))?;
-    }
-    for (index, route) in config.routes.iter().enumerate() {
-        if let Some(path) = &route.ca_certificate {
-            certificates(path, "ca_certificate").map_err(|error| error.at(config, "[[route]]", index))?;
-        }
-    }
-    Ok(())
-}
-
 /// What is wrong with a file, before it is known where the configuration names it.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
@@ -88,6 +75,19 @@ fn read(path: &Path, key: &'static str) -> Result<Vec<u8>, FileError> {
 }
 
 impl Config {
+    /// Reads every file that the configuration names and checks that it can be used.
+    pub fn check_files(&self) -> Result<(), ConfigError> {
+        if let Some(tls) = &self.smtp.tls {
+            certified_key(tls).map_err(|error| error.at(self, "[smtp.tls]", 0))?;
+        }
+        for (index, route) in self.routes.iter().enumerate() {
+            if let Some(path) = &route.ca_certificate {
+                certificates(path, "ca_certificate").map_err(|error| error.at(self, "[[route]]", index))?;
+            }
+        }
+        Ok(())
+    }
+
     /// Where a key stands; the `index`-th table of that header.
     pub(super) fn place_of(&self, header: &str, index: usize, key: &str) -> Place {
         let file = match &self.origin {

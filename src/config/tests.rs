@@ -12,7 +12,7 @@ fn parse(text: &str) -> Result<Config, ConfigError> {
 
 fn load_and_check(path: &Path) -> Result<Config, ConfigError> {
     let config = Config::load(Some(path))?;
-    files::check_files(&config)?;
+    config.check_files()?;
     Ok(config)
 }
 
@@ -239,7 +239,7 @@ fn a_pair_of_certificate_and_key() {
     for (certificate, key, expected) in table {
         let folder = folder.path().display();
         let text = format!("[smtp.tls]\ncertificate = \"{folder}/{certificate}\"\nprivate_key = \"{folder}/{key}\"\n{ROUTE}");
-        let got = files::check_files(&parse(&text).expect("good")).map_err(|error| error.to_string());
+        let got = parse(&text).expect("good").check_files().map_err(|error| error.to_string());
         match (expected, got) {
             (None, Ok(())) => {}
             (Some(expected), Err(got)) => {
