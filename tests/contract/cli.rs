@@ -1,0 +1,165 @@
+//! The command line: exit codes, and what the client commands say.
+
+use crate::support::client::deliver;
+use crate::support::daemon::{cli, command};
+use crate::support::process::{Process, run};
+use crate::support::{Answer, Config, Daemon, Endpoint, PATIENCE, messages};
+use nix::sys::signal::Signal;
+
+#[test]
+fn usage_errors_are_64() {
+    for arguments in [&["--nonsense"][..], &["records", "--since"], &["nonsense"], &["export"], &["forget"], &["records", "--outcome", "lost"]] {
+        let finished = cli(arguments);
+        assert_eq!(finished.code, Some(64), "{arguments:?}: {finished:?}");
+        assert!(!finished.err.is_empty());
+    }
+    for arguments in [&["--help"][..], &["--version"], &["records", "--help"]] {
+        let out = cli(arguments).ok();
+        assert!(out.contains("mailsluice"), "{out}");
+    }
+}
+
+#[test]
+fn a_missing_configuration_file_is_named() {
+    for command in ["check", "serve", "doctor"] {
+        let finished = cli(&[command, "--config", "/does/not/exist.toml"]);
+        assert!(matches!(finished.code, Some(78 | 66 | 74 | 77)), "{command}: {finished:?}");
+        assert!(format!("{}{}", finished.err, finished.out).contains("/does/not/exist.toml"), "{command}: {finished:?}");
+    }
+}
+
+#[test]
+fn nothing_at_the_admin_address_is_69() {
+    for arguments in [&["stats"][..], &["records"], &["export", "--address", "a@b.test"], &["forget", "--address", "a@b.test"]] {
+        let finished = run(command().args(arguments).args(["--admin", "http://127.0.0.1:9"]), PATIENCE);
+        assert_eq!(finished.code, Some(69), "{arguments:?}: {finished:?}");
+        assert_eq!(finished.err.trim_end().lines().count(), 1, "{finished:?}");
+    }
+}
+
+#[test]
+fn a_port_in_use_is_69() {
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(Config::to(&endpoint));
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("c.toml");
+    let config = Config::to(&endpoint).set("smtp.listen", vec![daemon.smtp().to_string()]).set("store.path", dir.path().join("s.redb").to_str().unwrap());
+    std::fs::write(&file, config.text()).unwrap();
+    let finished = cli(&["serve", "--config", file.to_str().unwrap()]);
+    assert_eq!(finished.code, Some(69), "{finished:?}");
+    assert!(format!("{}{}", finished.out, finished.err).contains(&daemon.smtp().to_string()), "{finished:?}");
+}
+
+#[test]
+fn a_second_daemon_on_the_same_store_is_refused() {
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(Config::to(&endpoint));
+    let file = daemon.dir().join("second.toml");
+    let config = Config::to(&endpoint).set("store.path", daemon.dir().join("records.redb").to_str().unwrap());
+    std::fs::write(&file, config.text()).unwrap();
+    let finished = cli(&["serve", "--config", file.to_str().unwrap()]);
+    assert!(matches!(finished.code, Some(69 | 73 | 74)), "{finished:?}");
+    assert!(format!("{}{}", finished.out, finished.err).contains("records.redb"), "{finished:?}");
+    deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("x", "text")).starts("250 ");
+}
+
+#[test]
+fn stats_and_records() {
+    let endpoint = Endpoint::in_turn(vec![Answer::status(200), Answer::status(500)]);
+    let daemon = Daemon::start(Config::to(&endpoint));
+    for n in 0..4 {
+        deliver(daemon.smtp(), "alice@sender.test", &["bob@example.test"], &messages::simple(&format!("subject{n}"), "text"));
+    }
+    let stats: serde_json::Value = serde_json::from_str(&daemon.cli(&["stats", "--json"]).ok()).unwrap();
+    assert_eq!((&stats["messages"]["delivered"], &stats["messages"]["deferred"]), (&1.into(), &3.into()));
+    let text = daemon.cli(&["stats"]).ok();
+    assert!(text.contains("delivered") && !text.contains('\x1b'), "{text}");
+    let table = daemon.cli(&["records"]).ok();
+    for part in ["subject0", "subject3", "alice@sender.test", "bob@example.test", "delivered", "deferred"] {
+        assert!(table.contains(part), "{part}: {table}");
+    }
+    let lines = daemon.cli(&["records", "--json", "--outcome", "deferred", "--since", "1h", "--limit", "2"]).ok();
+    let records: Vec<serde_json::Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(records.len(), 2);
+    assert!(records.iter().all(|record| record["outcome"] == "deferred"));
+    assert_eq!(daemon.cli(&["records", "--undelivered", "--json"]).ok().lines().count(), 3);
+    assert_eq!(daemon.cli(&["records", "--sender", "nobody@x.test", "--json"]).ok(), "");
+}
+
+#[test]
+fn a_hostile_subject_does_not_reach_the_terminal() {
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(Config::to(&endpoint));
+    let message = "Subject: =?utf-8?Q?=1B[31mred=07=0Dover=E2=80=AE?=\r\n\r\n".as_bytes();
+    deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], message).starts("250 ");
+    let table = daemon.cli(&["records"]).ok();
+    assert!(!table.chars().any(|c| (c.is_control() && c != '\n') || c == '\u{202e}'), "{table:?}");
+}
+
+#[test]
+fn follow_prints_each_record_as_it_comes() {
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(Config::to(&endpoint));
+    let mut follow = command();
+    follow.args(["records", "--follow", "--json", "--admin"]).arg(daemon.admin_url());
+    let follow = Process::start(&mut follow);
+    let mut n = 0;
+    // Until it listens; then every one.
+    crate::support::eventually("the first line", || {
+        deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple(&format!("probe{n}"), "text"));
+        n += 1;
+        (!follow.lines.all().is_empty()).then_some(())
+    });
+    deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("followed", "text"));
+    follow.lines.wait_for("followed", |line| {
+        let record: serde_json::Value = serde_json::from_str(line).ok()?;
+        (record["subject"] == "followed").then_some(())
+    });
+}
+
+#[test]
+fn send_submits_files_and_a_sample() {
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(Config::to(&endpoint));
+    let server = daemon.smtp().to_string();
+    cli(&["send", "--server", &server]).ok();
+    assert!(!endpoint.only().body.is_empty());
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("m.eml");
+    std::fs::write(&file, "Subject: from a file\n\n.dot\nlast\n").unwrap();
+    cli(&["send", "--server", &server, "--to", "x@example.test", "--from", "y@sender.test", file.to_str().unwrap(), file.to_str().unwrap()]).ok();
+    let requests = endpoint.wait_for(3);
+    assert_eq!(requests[1].body, b"Subject: from a file\r\n\r\n.dot\r\nlast\r\n");
+    assert_eq!(requests[1].field("mailsluice-mail-from"), "y@sender.test");
+    assert_eq!(requests[1].field("mailsluice-rcpt-to"), "x@example.test");
+}
+
+#[test]
+fn send_tells_what_the_server_said() {
+    let endpoint = Endpoint::always(Answer::text(422, "not this one"));
+    let daemon = Daemon::start(Config::to(&endpoint));
+    let finished = cli(&["send", "--server", &daemon.smtp().to_string()]);
+    assert!(finished.code.is_some_and(|code| code != 0), "{finished:?}");
+    assert!(format!("{}{}", finished.out, finished.err).contains("not this one"), "{finished:?}");
+}
+
+/// What `cargo run --release` starts, on its own ports: one test only, as they are fixed.
+#[test]
+fn the_development_configuration_works_by_itself() {
+    let _turn = crate::support::turn::shared();
+    let dir = tempfile::tempdir().unwrap();
+    let mut command = command();
+    command.current_dir(dir.path());
+    let mut process = Process::start(&mut command);
+    process.lines.wait_for("the addresses", |line| line.contains("8025").then_some(()));
+    let admin = crate::support::admin::Admin::new("127.0.0.1:8025");
+    crate::support::eventually("readiness", || admin.try_get("/readyz").is_ok_and(|r| r.status == 200).then_some(()));
+    let said = process.lines.text();
+    assert!(said.contains("127.0.0.1:2525") && said.contains("http://127.0.0.1:8025"), "{said}");
+    deliver("127.0.0.1:2525".parse().unwrap(), "a@sender.test", &["anyone@anywhere.test"], &messages::simple("hello", "text")).starts("250 ");
+    assert_eq!(admin.stat("messages.delivered"), 1);
+    assert_eq!(admin.records("")[0]["subject"], "hello");
+    assert!(dir.path().join("mailsluice-data").is_dir());
+    process.signal(Signal::SIGTERM);
+    assert_eq!(process.wait(PATIENCE).code(), Some(0));
+}

@@ -1,0 +1,1 @@
+//! The transcripts of `tests/dialogs`, over real sockets.

@@ -1,0 +1,146 @@
+//! `RCPT TO`: routes, and the authorization callback.
+
+use crate::support::{Answer, Client, Config, Daemon, Endpoint, Gate, messages};
+use std::time::{Duration, Instant};
+
+fn two_routes(first: &Endpoint, second: &Endpoint) -> Config {
+    Config::without_routes()
+        .route("tickets", &["*@tickets.example.test", "support+*@example.test"], &first.url("/tickets"))
+        .of_route("format", "rfc822")
+        .route("rest", &["*@example.test", "postmaster"], &second.url("/rest"))
+        .of_route("format", "rfc822")
+}
+
+#[test]
+fn the_first_route_that_matches_gets_the_message() {
+    let (tickets, rest) = (Endpoint::ok(), Endpoint::ok());
+    let daemon = Daemon::start(two_routes(&tickets, &rest));
+    let mut client = Client::connect(daemon.smtp());
+    client.ehlo();
+    for (to, at_tickets) in [
+        ("1@tickets.example.test", true),
+        ("SUPPORT+42@EXAMPLE.TEST", true),
+        ("support@example.test", false),
+        ("anyone@example.test", false),
+        ("postmaster", false),
+    ] {
+        tickets.clear();
+        rest.clear();
+        client.transaction("a@sender.test", &[to]);
+        client.data(&messages::simple("x", "text")).starts("250 ");
+        assert_eq!((tickets.count(), rest.count()), if at_tickets { (1, 0) } else { (0, 1) }, "{to}");
+    }
+    assert_eq!(daemon.admin.stat("recipients.accepted"), 5);
+}
+
+#[test]
+fn no_route_and_another_route() {
+    let (tickets, rest) = (Endpoint::ok(), Endpoint::ok());
+    let daemon = Daemon::start(two_routes(&tickets, &rest));
+    let mut client = Client::connect(daemon.smtp());
+    client.ehlo();
+    client.expect("MAIL FROM:<a@sender.test>", "250 ");
+    client.expect("RCPT TO:<x@elsewhere.test>", "550 5.1.1 ");
+    client.expect("DATA", "5");
+    client.expect("RCPT TO:<1@tickets.example.test>", "250 ");
+    client.expect("RCPT TO:<x@example.test>", "452 4.5.3 ");
+    client.expect("RCPT TO:<2@tickets.example.test>", "250 ");
+    client.data(&messages::simple("x", "text")).starts("250 ");
+    assert_eq!((tickets.count(), rest.count()), (1, 0));
+    let recipients = daemon.admin.records("").remove(0)["recipients"].clone();
+    assert_eq!(recipients, serde_json::json!(["1@tickets.example.test", "2@tickets.example.test"]));
+    assert_eq!(daemon.admin.stat("recipients.refused.no_route"), 1);
+    assert_eq!(daemon.admin.stat("recipients.refused.other_route"), 1);
+}
+
+#[test]
+fn too_many_recipients() {
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(Config::to(&endpoint).set("smtp.max_recipients", 2));
+    let mut client = Client::connect(daemon.smtp());
+    client.envelope("a@sender.test", &["1@example.test", "2@example.test"]);
+    client.expect("RCPT TO:<3@example.test>", "452 4.5.3 ");
+    client.data(&messages::simple("x", "text")).starts("250 ");
+}
+
+#[test]
+fn the_callback_decides() {
+    let authorizer = Endpoint::with(|request| {
+        let body = String::from_utf8_lossy(&request.body).into_owned();
+        let to = |name: &str| body.contains(&format!("to={name}%40example.test"));
+        if to("yes") {
+            Answer::status(204)
+        } else if to("no") {
+            Answer::text(404, "no such mailbox\r\n250 forged")
+        } else if to("quiet") {
+            Answer::status(403)
+        } else if to("broken") {
+            Answer::status(500)
+        } else {
+            Answer::Reset(Vec::new())
+        }
+    })
+    .start();
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(Config::to(&endpoint).of_route("authorize_url", authorizer.url("/authorize")));
+    let mut client = Client::connect(daemon.smtp());
+    client.ehlo();
+    client.expect("MAIL FROM:<alice@sender.test> SIZE=1234", "250 ");
+    let refused = client.expect("RCPT TO:<no@example.test>", "550 5.7.1 no such mailbox");
+    assert_eq!(refused.lines.len(), 1);
+    client.expect("RCPT TO:<quiet@example.test>", "550 5.7.1 ");
+    client.expect("RCPT TO:<broken@example.test>", "450 4.3.0 ");
+    client.expect("RCPT TO:<gone@example.test>", "450 4.3.0 ");
+    client.expect("RCPT TO:<yes@example.test>", "250 ");
+    client.data(&messages::simple("x", "text")).starts("250 ");
+    assert_eq!(endpoint.count(), 1);
+    let asked = authorizer.requests();
+    assert_eq!((asked[0].method.as_str(), asked[0].target.as_str()), ("POST", "/authorize"));
+    assert_eq!(asked[0].field("content-type"), "application/x-www-form-urlencoded");
+    let form = String::from_utf8(asked[0].body.clone()).unwrap();
+    let mut pairs: Vec<(String, String)> = url::form_urlencoded::parse(form.as_bytes()).into_owned().collect();
+    pairs.sort();
+    let expected = [("from", "alice@sender.test"), ("helo_domain", "client.test"), ("remote_ip", "127.0.0.1"), ("size", "1234"), ("to", "no@example.test")];
+    assert_eq!(pairs, expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
+    // The refusals of the endpoint, not its failures.
+    assert_eq!(daemon.admin.stat("recipients.accepted"), 1);
+    assert!(daemon.admin.stat("recipients.refused.authorization") >= 2);
+}
+
+#[test]
+fn the_callback_as_json() {
+    let authorizer = Endpoint::ok();
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(Config::to(&endpoint).of_route("authorize_url", authorizer.url("/authorize.json?key=1")));
+    let mut client = Client::connect(daemon.smtp());
+    client.envelope("alice@sender.test", &["bob@example.test"]);
+    let asked = authorizer.only();
+    assert!(asked.field("content-type").starts_with("application/json"));
+    let json = asked.json();
+    assert_eq!((&json["to"], &json["from"], &json["helo_domain"]), (&"bob@example.test".into(), &"alice@sender.test".into(), &"client.test".into()));
+    assert_eq!(json["remote_ip"], "127.0.0.1");
+    assert!(json.get("size").is_none(), "none was declared: {json}");
+}
+
+#[test]
+fn a_callback_that_hangs_defers_and_holds_up_nobody_else() {
+    let gate = Gate::default();
+    let authorizer = Endpoint::always(Answer::Behind(gate.clone(), Box::new(Answer::status(200))));
+    let endpoint = Endpoint::ok();
+    let config = Config::without_routes()
+        .route("asked", &["*@asked.test"], &endpoint.url("/asked"))
+        .of_route("authorize_url", authorizer.url("/authorize"))
+        .route("free", &["*@free.test"], &endpoint.url("/free"));
+    let daemon = Daemon::start(config);
+    let mut waiting = Client::connect(daemon.smtp());
+    waiting.ehlo();
+    waiting.expect("MAIL FROM:<a@sender.test>", "250 ");
+    waiting.send("RCPT TO:<x@asked.test>\r\n");
+    let asked = Instant::now();
+    authorizer.wait_for(1);
+    crate::support::client::deliver(daemon.smtp(), "a@sender.test", &["y@free.test"], &messages::simple("x", "text")).starts("250 ");
+    assert!(asked.elapsed() < Duration::from_secs(4), "another route waited for the callback");
+    waiting.reply().starts("450 4.3.0 ");
+    assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
+    gate.open();
+}

@@ -1,0 +1,118 @@
+//! SIGHUP re-reads the configuration without dropping a connection; a bad file changes nothing.
+
+use crate::support::client::deliver;
+use crate::support::load::{self, Load};
+use crate::support::{Answer, Client, Config, Daemon, Endpoint, Gate, eventually, messages, turn};
+use nix::sys::signal::Signal;
+use std::sync::atomic::AtomicBool;
+
+/// Waits until a new connection shows the effect.
+#[track_caller]
+fn takes_effect(daemon: &Daemon, to: &str, endpoint: &Endpoint) {
+    eventually("the new route", || {
+        let mut client = Client::connect(daemon.smtp());
+        client.ehlo();
+        client.expect("MAIL FROM:<a@sender.test>", "250 ");
+        let known = client.command(&format!("RCPT TO:<{to}>")).code == 250;
+        known.then(|| client.data(&messages::simple("x", "text")).starts("250 ").code)
+    });
+    assert!(endpoint.count() > 0);
+}
+
+#[test]
+fn routes_change_and_sessions_go_on() {
+    let (old, new) = (Endpoint::ok(), Endpoint::ok());
+    let config = |endpoint: &Endpoint, to: &str| Config::without_routes().route("r", &[to], &endpoint.url("/in")).of_route("format", "rfc822");
+    let mut daemon = Daemon::start(config(&old, "*@old.test"));
+    let mut session = Client::connect(daemon.smtp());
+    session.ehlo();
+    daemon.reload(config(&new, "*@new.test"));
+    takes_effect(&daemon, "x@new.test", &new);
+    // The open session follows, or at least goes on.
+    session.expect("MAIL FROM:<a@sender.test>", "250 ");
+    session.expect("RCPT TO:<x@new.test>", "250 ");
+    session.data(&messages::simple("x", "text")).starts("250 ");
+    session.quit();
+    assert_eq!((old.count(), daemon.stop().code), (0, Some(0)));
+}
+
+#[test]
+fn a_message_under_way_keeps_its_route() {
+    let gate = Gate::default();
+    let old = Endpoint::always(Answer::Behind(gate.clone(), Box::new(Answer::status(200))));
+    let new = Endpoint::ok();
+    let config = |endpoint: &Endpoint, to: &str| Config::without_routes().route("r", &[to], &endpoint.url("/in"));
+    let mut daemon = Daemon::start(config(&old, "*@old.test"));
+    let mut session = Client::connect(daemon.smtp());
+    session.envelope("a@sender.test", &["x@old.test"]);
+    session.expect("DATA", "354 ");
+    session.send(crate::support::client::stuffed(&messages::simple("x", "text")));
+    old.wait_for(1);
+    daemon.reload(config(&new, "*@new.test"));
+    takes_effect(&daemon, "x@new.test", &new);
+    gate.open();
+    session.reply().starts("250 2.0.0 Ok: ");
+}
+
+#[test]
+fn a_bad_file_changes_nothing() {
+    let endpoint = Endpoint::ok();
+    let mut daemon = Daemon::start(Config::to(&endpoint));
+    let bad = [
+        "[smtp\nlisten = 3".to_owned(),
+        Config::to(&endpoint).text().replace("hostname", "hostnam"),
+        Config::to(&endpoint).of_route("format", "xml").text(),
+        Config::to(&endpoint).of_route("ca_certificate", "/does/not/exist.pem").text(),
+        String::new(),
+    ];
+    for (n, text) in bad.iter().enumerate() {
+        std::fs::write(daemon.config_file(), text).unwrap();
+        daemon.signal(Signal::SIGHUP);
+        // Logged, with the file's name.
+        eventually("the log to say so", || {
+            let errors = daemon.events().iter().filter(|event| event["level"] == "ERROR" && event.to_string().contains("mailsluice.toml")).count();
+            (errors > n).then_some(())
+        });
+        deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("x", "text")).starts("250 ");
+    }
+    assert!(daemon.running());
+    assert_eq!(endpoint.count(), bad.len());
+}
+
+#[test]
+fn limits_change() {
+    let endpoint = Endpoint::ok();
+    let mut daemon = Daemon::start(Config::to(&endpoint));
+    daemon.reload(Config::to(&endpoint).set("smtp.max_message_size", "1MiB").set("smtp.hostname", "renamed.test"));
+    eventually("the new size", || {
+        let mut client = Client::connect_silently(daemon.smtp());
+        let banner = client.reply();
+        let ehlo = client.ehlo();
+        let new = ehlo.lines.iter().any(|line| line.ends_with("SIZE 1048576"));
+        (new && banner.text().starts_with("220 renamed.test ")).then_some(())
+    });
+}
+
+#[test]
+fn reload_under_load_loses_nothing() {
+    let _turn = turn::alone();
+    let endpoint = Endpoint::ok();
+    let mut daemon = Daemon::start(Config::to(&endpoint));
+    let load = Load { per_connection: 10, ..Load::new(daemon.smtp(), 1500) };
+    let outcome = std::thread::scope(|scope| {
+        let stop = AtomicBool::new(false);
+        let running = scope.spawn(move || load::run(&load, &stop));
+        let mut count = 0;
+        while !running.is_finished() {
+            daemon.reload(Config::to(&endpoint).set("smtp.max_errors", 10 + count % 5));
+            count += 1;
+            let seen = endpoint.count();
+            eventually("more messages, or the end", || (endpoint.count() > seen + 40 || running.is_finished()).then_some(()));
+        }
+        assert!(count > 5, "{count} reloads");
+        running.join().unwrap()
+    });
+    assert_eq!(outcome.count(Some(250)), 1500, "{:?}", outcome.replies.values().collect::<std::collections::BTreeSet<_>>());
+    assert_eq!((outcome.refused_connections, outcome.broken_connections), (0, 0));
+    assert_eq!(endpoint.count(), 1500);
+}

@@ -1,0 +1,17 @@
+//! Against programs that others wrote. `tests/test.sh` installs them, and skips a group by its name where one cannot be had.
+
+mod postfix;
+mod python;
+mod swaks;
+
+use std::path::PathBuf;
+
+/// A program of a peer.
+#[track_caller]
+fn program(name: &str) -> PathBuf {
+    ["/usr/bin", "/usr/sbin", "/usr/lib/postfix/sbin"]
+        .iter()
+        .map(|dir| PathBuf::from(dir).join(name))
+        .find(|path| path.exists())
+        .unwrap_or_else(|| panic!("{name} is not installed: tests/test.sh installs what the tests need"))
+}

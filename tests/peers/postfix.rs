@@ -1,0 +1,165 @@
+//! Postfix as the sending server: relays to the daemon, keeps a message on a 4xx, delivers it later, bounces on a 5xx.
+
+use crate::support::certificates::Authority;
+use crate::support::process::{Process, run};
+use crate::support::{Answer, Config, Daemon, Endpoint, PATIENCE, eventually};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU16, Ordering};
+use tempfile::TempDir;
+
+/// A Postfix of our own: its configuration, queue and data in one directory, nothing listening but its pickup.
+struct Postfix {
+    master: Process,
+    dir: TempDir,
+}
+
+impl Postfix {
+    fn start(relay: SocketAddr, extra: &str) -> Self {
+        let dir = tempfile::Builder::new().prefix("postfix").tempdir_in("/var/tmp").unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::os::unix::fs::chown(dir.path(), Some(0), Some(0)).unwrap();
+        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        for name in ["config", "queue", "data"] {
+            std::fs::create_dir(at(name)).unwrap();
+        }
+        let owner = uid_of("postfix");
+        std::os::unix::fs::chown(at("data"), Some(owner), None).unwrap();
+        let main = format!(
+            "compatibility_level = 3.6\nqueue_directory = {queue}\ndata_directory = {data}\ncommand_directory = /usr/sbin\n\
+             daemon_directory = /usr/lib/postfix/sbin\nmail_owner = postfix\nsetgid_group = postdrop\nmyhostname = sender.test\n\
+             mydestination =\nlocal_recipient_maps =\nrelayhost = [{ip}]:{port}\ninet_interfaces = loopback-only\ninet_protocols = ipv4\n\
+             maillog_file = {log}\nmaillog_file_prefixes = /var/tmp\nminimal_backoff_time = 1s\nmaximal_backoff_time = 2s\n\
+             queue_run_delay = 1s\nsmtp_dns_support_level = disabled\nalias_maps =\nalias_database =\n{extra}\n",
+            queue = at("queue").display(),
+            data = at("data").display(),
+            log = at("log").display(),
+            ip = relay.ip(),
+            port = relay.port(),
+        );
+        std::fs::write(at("config/main.cf"), main).unwrap();
+        let services = "pickup unix n - n 60 1 pickup\ncleanup unix n - n - 0 cleanup\nqmgr unix n - n 300 1 qmgr\n\
+            tlsmgr unix - - n 1000? 1 tlsmgr\nrewrite unix - - n - - trivial-rewrite\nbounce unix - - n - 0 bounce\n\
+            defer unix - - n - 0 bounce\ntrace unix - - n - 0 bounce\nsmtp unix - - n - - smtp\nrelay unix - - n - - smtp\n\
+            error unix - - n - - error\nretry unix - - n - - error\ndiscard unix - - n - - discard\nscache unix - - n - 1 scache\n\
+            postlog unix-dgram n - n - 1 postlogd\nshowq unix n - n - - showq\nflush unix n - n 1000? 0 flush\n";
+        std::fs::write(at("config/master.cf"), services).unwrap();
+        let config = at("config");
+        run(Command::new(super::program("postfix")).arg("-c").arg(&config).args(["set-permissions"]), PATIENCE);
+        let checked = run(Command::new(super::program("postfix")).arg("-c").arg(&config).arg("check"), PATIENCE);
+        assert_eq!(checked.code, Some(0), "{checked:?}");
+        let master = Process::start(Command::new("/usr/lib/postfix/sbin/master").arg("-c").arg(&config).arg("-d").env("MAIL_CONFIG", &config));
+        eventually("the queue manager", || at("queue/private/rewrite").exists().then_some(()));
+        Self { master, dir }
+    }
+
+    /// Puts a message into its queue.
+    #[track_caller]
+    fn submit(&self, subject: &str) {
+        let file = self.dir.path().join("message");
+        std::fs::write(&file, format!("From: alice@sender.test\nTo: bob@example.test\nSubject: {subject}\n\n.a line with a dot\n\u{e9}\nlast\n")).unwrap();
+        let mut command = Command::new(super::program("sendmail"));
+        command.arg("-C").arg(self.config()).args(["-f", "alice@sender.test", "bob@example.test"]);
+        let mut child = command.stdin(std::fs::File::open(&file).unwrap()).spawn().unwrap();
+        assert!(child.wait().unwrap().success());
+    }
+
+    fn config(&self) -> std::path::PathBuf {
+        self.dir.path().join("config")
+    }
+
+    fn log(&self) -> String {
+        std::fs::read_to_string(self.dir.path().join("log")).unwrap_or_default()
+    }
+
+    /// Waits for a line of its log that has all these parts.
+    #[track_caller]
+    fn wait_for(&self, parts: &[&str]) {
+        let found = || self.log().lines().any(|line| parts.iter().all(|part| line.contains(part))).then_some(());
+        let begun = std::time::Instant::now();
+        while found().is_none() {
+            assert!(begun.elapsed() < PATIENCE, "no line with {parts:?} in\n{}", self.log());
+            crate::support::wait::tick();
+        }
+    }
+
+    /// Messages in its queue.
+    fn queued(&self) -> usize {
+        let count = |name: &str| walk(&self.dir.path().join("queue").join(name));
+        ["maildrop", "incoming", "active", "deferred"].into_iter().map(count).sum()
+    }
+}
+
+impl Drop for Postfix {
+    fn drop(&mut self) {
+        // The master takes its children with it.
+        self.master.signal(nix::sys::signal::Signal::SIGTERM);
+        let _ = self.master.wait(PATIENCE);
+    }
+}
+
+fn walk(dir: &Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(dir) else { return 0 };
+    entries.flatten().map(|entry| if entry.path().is_dir() { walk(&entry.path()) } else { 1 }).sum()
+}
+
+fn uid_of(name: &str) -> u32 {
+    nix::unistd::User::from_name(name).unwrap().unwrap_or_else(|| panic!("no user {name}: tests/test.sh installs Postfix")).uid.as_raw()
+}
+
+#[test]
+fn delivers_now_later_and_never() {
+    let status = Arc::new(AtomicU16::new(200));
+    let script = Arc::clone(&status);
+    let endpoint = Endpoint::with(move |_| Answer::text(script.load(Ordering::Relaxed), "as told")).start();
+    let daemon = Daemon::start(Config::to(&endpoint));
+    let postfix = Postfix::start(daemon.smtp(), "");
+    postfix.submit("now");
+    endpoint.wait_for(1);
+    postfix.wait_for(&["status=sent (250 2.0.0 Ok: "]);
+    let body = String::from_utf8(endpoint.only().body.clone()).unwrap();
+    assert!(body.contains("Subject: now\r\n") && body.contains("\r\n.a line with a dot\r\né\r\nlast\r\n"), "{body}");
+
+    status.store(503, Ordering::Relaxed);
+    postfix.submit("later");
+    postfix.wait_for(&["status=deferred", "450 4.3.0 as told"]);
+    assert!(postfix.queued() > 0, "kept by the sender");
+    assert_eq!(daemon.admin.stat("messages.undelivered"), 1);
+    status.store(200, Ordering::Relaxed);
+    eventually("the queue to run empty", || (postfix.queued() == 0).then_some(()));
+    let attempts: Vec<String> = endpoint.requests().iter().skip(1).map(|request| request.field("webhook-id").to_owned()).collect();
+    assert!(attempts.len() >= 2 && attempts.iter().all(|id| *id == attempts[0]), "{attempts:?}");
+    assert_eq!(daemon.admin.stat("messages.undelivered"), 0);
+
+    // While the daemon is away, the message waits; then it comes.
+    let down = daemon.kill();
+    postfix.submit("while away");
+    postfix.wait_for(&["status=deferred", "onnection refused"]);
+    let daemon = down.restart();
+    eventually("the queue to run empty", || (postfix.queued() == 0).then_some(()));
+    assert_eq!(daemon.admin.records("outcome=delivered")[0]["subject"], "while away");
+
+    status.store(422, Ordering::Relaxed);
+    postfix.submit("never");
+    postfix.wait_for(&["status=bounced", "554 5.7.1 as told"]);
+}
+
+#[test]
+fn with_mandatory_tls() {
+    let endpoint = Endpoint::ok();
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let authority = Authority::new();
+    let files = authority.issue_into(dir.path(), "mx", &["mx.test", "127.0.0.1"]);
+    let config = Config::to(&endpoint)
+        .set("smtp.tls.certificate", files.certificate.to_str().unwrap())
+        .set("smtp.tls.private_key", files.key.to_str().unwrap())
+        .set("smtp.tls.require", true);
+    let daemon = Daemon::start_in(dir, config);
+    let postfix = Postfix::start(daemon.smtp(), "smtp_tls_security_level = encrypt\nsmtp_tls_loglevel = 1");
+    postfix.submit("secret");
+    postfix.wait_for(&["status=sent (250 2.0.0 Ok: "]);
+    assert!(postfix.log().contains("TLSv1.3"), "{}", postfix.log());
+    assert!(daemon.admin.records("")[0]["tls"].as_str().unwrap().starts_with("TLSv1.3 "));
+}

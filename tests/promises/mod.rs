@@ -1,0 +1,8 @@
+//! The four promises, with faults injected.
+
+mod bounded;
+mod confidential;
+mod delivered;
+mod recorded;
+
+pub(crate) use confidential::files_with;

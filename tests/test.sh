@@ -1,0 +1,73 @@
+#!/usr/bin/env bash
+# The one test command. Installs the real peers of tests/peers.list that are missing (as root, on Debian), builds, runs every test.
+# What could not be had is named before the run, and the tests that need it are skipped by name, so that the runner counts them.
+# `tests/test.sh NAME` runs only tests whose name contains NAME. MAILSLUICE_TEST_FULL=1 takes the big sizes.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+peers=target/peers
+venv=$peers/venv
+mkdir -p "$peers"
+log=$peers/install.log
+: >"$log"
+
+installed() { [ "$(dpkg-query -W -f='${Status}' "$1" 2>/dev/null || true)" = "install ok installed" ]; }
+
+# Debian packages, in one go if possible and one by one if not; no service is started by its installation.
+apt_install() {
+    command -v apt-get >/dev/null || return 1
+    [ "$(id -u)" = 0 ] || return 1
+    local policy=/usr/sbin/policy-rc.d made=
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' >"$policy" && chmod +x "$policy" && made=1
+    fi
+    export DEBIAN_FRONTEND=noninteractive
+    local get=(apt-get -y -q --no-install-recommends -o Dpkg::Options::=--force-confold install)
+    "${get[@]}" "$@" </dev/null >>"$log" 2>&1 ||
+        { apt-get -q update </dev/null >>"$log" 2>&1 || true
+          "${get[@]}" "$@" </dev/null >>"$log" 2>&1; } ||
+        for package in "$@"; do "${get[@]}" "$package" </dev/null >>"$log" 2>&1 || true; done
+    [ -z "$made" ] || rm -f "$policy"
+}
+
+wanted() { awk -v kind="$1" '$1 == kind { print $2 }' tests/peers.list; }
+
+missing=()
+for package in $(wanted apt); do installed "$package" || missing+=("$package"); done
+if [ ${#missing[@]} -gt 0 ]; then
+    echo "tests: installing ${missing[*]}"
+    apt_install "${missing[@]}" || true
+fi
+
+modules=$(wanted pip)
+if ! cmp -s <(echo "$modules") "$venv/installed" && /usr/bin/python3 -c 'import ensurepip' 2>>"$log"; then
+    echo "tests: installing" $modules
+    rm -rf "$venv"
+    if /usr/bin/python3 -m venv "$venv" >>"$log" 2>&1; then
+        # One by one if not together, so that one that cannot be had does not cost the others.
+        "$venv/bin/pip" install -q --disable-pip-version-check $modules >>"$log" 2>&1 ||
+            for module in $modules; do "$venv/bin/pip" install -q --disable-pip-version-check "$module" >>"$log" 2>&1 || true; done
+        echo "$modules" >"$venv/installed"
+    fi
+fi
+
+# Which groups of tests have to be skipped?
+skip=()
+absent=()
+while read -r kind name group; do
+    case $kind in
+    apt) installed "$name" && continue ;;
+    pip) [ -x "$venv/bin/pip" ] && "$venv/bin/pip" show -q "${name%%==*}" >/dev/null 2>&1 && continue ;;
+    *) continue ;;
+    esac
+    absent+=("$kind $name")
+    [ "$group" = - ] || skip+=(--skip "peers::$group::")
+done <tests/peers.list
+for thing in "${absent[@]}"; do
+    echo "tests: NOT AVAILABLE: $thing (see $log): what needs it is skipped" >&2
+done
+
+# Tests wait for sockets and disks more than they compute: more of them at once than there are cores. Each daemon has its own directory and
+# ports, and the tests that measure take a turn of their own.
+[ -z "${PEERS_ONLY:-}" ] || exit 0
+cargo test --locked --lib --bins --test main -- --test-threads=6 "${skip[@]}" "$@"

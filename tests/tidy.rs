@@ -1,0 +1,163 @@
+//! What holds of the sources themselves: imports point one way, one folder names the ring, the map names what is there.
+
+use std::path::{Path, PathBuf};
+
+/// Who may name whom, of our own modules (ARCHITECTURE.md has the same table). Every module may name itself.
+const IMPORTS: &[(&str, &[&str])] = &[
+    ("envelope", &[]),
+    ("message", &[]),
+    ("record", &[]),
+    ("ring", &[]),
+    ("log", &["config"]),
+    ("config", &[]),
+    ("stats", &["config", "record"]),
+    ("smtp", &["envelope"]),
+    ("route", &["config", "envelope"]),
+    ("verify", &["config", "envelope", "message", "stats", "log"]),
+    ("store", &["record", "config", "stats", "log"]),
+    ("forward", &["message", "envelope", "config", "stats", "verify", "log"]),
+    ("delivery", &["forward", "store", "route", "verify", "smtp", "message", "envelope", "record", "stats", "config", "log"]),
+    ("net", &["ring", "smtp", "envelope", "message", "delivery", "stats", "config", "log"]),
+    ("admin", &["store", "stats", "record", "config", "log"]),
+    ("daemon", &[
+        "net", "admin", "delivery", "ring", "forward", "store", "route", "verify", "smtp", "message", "envelope", "record", "stats", "config", "log",
+    ]),
+    ("cli", &["daemon", "config", "record", "stats", "log", "store", "ring"]),
+];
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// Every file below a folder with this extension.
+fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(files(&path, extension));
+        } else if path.extension().is_some_and(|e| e == extension) {
+            found.push(path);
+        }
+    }
+    found.sort();
+    found
+}
+
+/// The top-level module that a source file belongs to.
+fn module(file: &Path) -> String {
+    let inside = file.strip_prefix(root().join("src")).unwrap();
+    inside.components().next().unwrap().as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned()
+}
+
+/// Code without its comments, line by line, with line numbers.
+fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
+    text.lines().enumerate().map(|(n, line)| (n + 1, line.split("//").next().unwrap())).filter(|(_, line)| !line.trim().is_empty())
+}
+
+#[test]
+fn imports_point_one_way() {
+    let mut wrong = Vec::new();
+    for file in files(&root().join("src"), "rs") {
+        let module = module(&file);
+        if matches!(module.as_str(), "main" | "lib") {
+            continue;
+        }
+        let Some((_, allowed)) = IMPORTS.iter().find(|(name, _)| *name == module) else {
+            wrong.push(format!("{}: module {module} is not in the table", file.display()));
+            continue;
+        };
+        let text = std::fs::read_to_string(&file).unwrap();
+        for (n, line) in code(&text) {
+            for after in line.split("crate::").skip(1) {
+                let names = match after.strip_prefix('{') {
+                    Some(list) => list.split(['}', ',']).map(|name| name.split("::").next().unwrap().trim().to_owned()).collect(),
+                    None => vec![after.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap().to_owned()],
+                };
+                for name in names {
+                    let known = IMPORTS.iter().any(|(module, _)| *module == name);
+                    if known && name != module && !allowed.contains(&name.as_str()) {
+                        wrong.push(format!("{}:{n}: {module} names {name}", file.display()));
+                    }
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn only_the_ring_names_io_uring() {
+    let mut wrong = Vec::new();
+    for file in files(&root().join("src"), "rs") {
+        if module(&file) == "ring" {
+            continue;
+        }
+        let text = std::fs::read_to_string(&file).unwrap();
+        for (n, line) in code(&text) {
+            if line.contains("tokio_uring") || line.contains("io_uring::") {
+                wrong.push(format!("{}:{n}: {line}", file.display()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn every_file_says_what_it_is() {
+    let mut wrong = Vec::new();
+    for dir in ["src", "tests", "benches"] {
+        let dir = root().join(dir);
+        for file in if dir.exists() { files(&dir, "rs") } else { Vec::new() } {
+            let text = std::fs::read_to_string(&file).unwrap();
+            if !text.starts_with("//!") && !text.starts_with("#![no_main]") {
+                wrong.push(file.display().to_string());
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "no `//!` on top: {wrong:?}");
+}
+
+/// Words that mark what is not finished.
+#[test]
+fn nothing_is_left_for_later() {
+    let words = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X:"), concat!("todo", "!("), concat!("unimplemented", "!("), concat!("HA", "CK:")];
+    let mut wrong = Vec::new();
+    for dir in ["src", "tests"] {
+        for file in files(&root().join(dir), "rs") {
+            let text = std::fs::read_to_string(&file).unwrap();
+            for (n, line) in text.lines().enumerate() {
+                if words.iter().any(|word| line.contains(word)) {
+                    wrong.push(format!("{}:{}: {line}", file.display(), n + 1));
+                }
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+/// Paths in backquotes that look like ours exist.
+#[test]
+fn the_documents_name_files_that_are_there() {
+    let mut wrong = Vec::new();
+    let mut seen = 0;
+    for document in ["ARCHITECTURE.md", "README.md", "SECURITY.md", "CHANGELOG.md"] {
+        let Ok(text) = std::fs::read_to_string(root().join(document)) else {
+            wrong.push(format!("{document} is missing"));
+            continue;
+        };
+        for name in text.split('`').skip(1).step_by(2) {
+            let ours = ["src/", "tests/", "packaging/", "systemd/", "benches/", ".ci/"].iter().any(|dir| name.starts_with(dir));
+            if !ours || name.contains([' ', '*', '<', '{', '…']) {
+                continue;
+            }
+            seen += 1;
+            let path = name.split([':', '#']).next().unwrap();
+            if !root().join(path).exists() {
+                wrong.push(format!("{document} names {path}"));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(seen > 20, "only {seen} paths in the documents");
+}
