@@ -1,29 +1,319 @@
 //! One message in memory: contiguous, grown without a copy once it is large, counted in the budget by its lease.
+//!
+//! Up to 256 KiB it lives in a plain allocation, behind that in an anonymous map: `mremap` moves page tables, not
+//! octets, and pages that no octet has reached are not resident. Nothing is ever zeroed by us. The copies there are:
+//! the two re-allocations below 256 KiB, and the move from there into the map. Logs nothing; where there is no room,
+//! in the budget or in the machine, the answer is [`OverBudget`] and the body is as it was.
 
 use super::{Lease, OverBudget};
+use memmap2::{Advice, MmapMut, RemapOptions};
+
+const KIB: usize = 1024;
+/// Sizes of the plain allocation: most messages need the first only.
+const HEAP_STEPS: [usize; 3] = [16 * KIB, 64 * KIB, 256 * KIB];
+/// A map grows by half of itself, within these bounds, so that little is held beyond what is filled.
+const MAP_STEP_MIN: usize = 256 * KIB;
+const MAP_STEP_MAX: usize = 4 * KIB * KIB;
+const PAGE: usize = 4 * KIB;
 
 /// A message's octets. Has no `Debug` that shows them, is not `Clone`, is freed (and its lease given back) on drop.
-pub struct Body { _todo: () }
+pub struct Body {
+    // Dropped in this order: the budget never says that memory is free while it is not.
+    room: Room,
+    lease: Lease,
+}
+
+enum Room {
+    /// Filled up to the vector's length.
+    Heap(Vec<u8>),
+    Map {
+        map: MmapMut,
+        /// Octets filled; never more than the map is long.
+        len: usize,
+    },
+}
 
 impl Body {
-    pub fn new(_lease: Lease) -> Self { todo!() }
+    #[must_use]
+    pub fn new(lease: Lease) -> Self {
+        Self { room: Room::Heap(Vec::new()), lease }
+    }
+
     /// Octets filled.
-    pub fn len(&self) -> usize { todo!() }
-    pub fn is_empty(&self) -> bool { self.len() == 0 }
-    pub fn octets(&self) -> &[u8] { todo!() }
+    #[must_use]
+    pub fn len(&self) -> usize {
+        match &self.room {
+            Room::Heap(octets) => octets.len(),
+            Room::Map { len, .. } => *len,
+        }
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    #[must_use]
+    pub fn octets(&self) -> &[u8] {
+        match &self.room {
+            Room::Heap(octets) => octets,
+            Room::Map { map, len } => map.get(..*len).unwrap_or_default(),
+        }
+    }
+
     /// The filled octets, for un-stuffing in place.
-    pub fn octets_mut(&mut self) -> &mut [u8] { todo!() }
+    pub fn octets_mut(&mut self) -> &mut [u8] {
+        match &mut self.room {
+            Room::Heap(octets) => octets,
+            Room::Map { map, len } => map.get_mut(..*len).unwrap_or_default(),
+        }
+    }
+
     /// Makes room for `more` octets behind the filled ones; growth is paid to the budget as it comes.
-    pub fn reserve(&mut self, _more: usize) -> Result<(), OverBudget> { todo!() }
+    pub fn reserve(&mut self, more: usize) -> Result<(), OverBudget> {
+        if more <= self.spare() {
+            return Ok(());
+        }
+        let needed = self.len().checked_add(more).ok_or(OverBudget)?;
+        let wanted = self.next_capacity(needed);
+        if self.grow(wanted).is_ok() {
+            return Ok(());
+        }
+        // The comfortable step does not fit any more; what is needed may.
+        let least = round_up(needed);
+        if least < wanted { self.grow(least) } else { Err(OverBudget) }
+    }
+
     /// Writable octets behind the filled ones.
-    pub fn spare(&self) -> usize { todo!() }
+    #[must_use]
+    pub fn spare(&self) -> usize {
+        self.capacity().saturating_sub(self.len())
+    }
+
     /// Start of the spare octets; valid until the next call that takes `&mut self`, also when the `Body` value is moved.
-    pub fn spare_ptr(&mut self) -> *mut u8 { todo!() }
+    pub fn spare_ptr(&mut self) -> *mut u8 {
+        match &mut self.room {
+            Room::Heap(octets) => octets.spare_capacity_mut().as_mut_ptr().cast(),
+            // SAFETY: `len` is never more than the map's length, so the result is within the map or one past its end.
+            Room::Map { map, len } => unsafe { map.as_mut_ptr().add(*len) },
+        }
+    }
+
     /// # Safety
     /// The first `n` spare octets have been written.
-    pub unsafe fn advance(&mut self, _n: usize) { todo!() }
-    pub fn truncate(&mut self, _len: usize) { todo!() }
+    pub unsafe fn advance(&mut self, n: usize) {
+        assert!(n <= self.spare(), "more octets said to be written than there was room for");
+        match &mut self.room {
+            Room::Heap(octets) => {
+                let len = octets.len() + n;
+                // SAFETY: within the capacity by the line above, and written by the caller's promise.
+                unsafe { octets.set_len(len) }
+            }
+            Room::Map { len, .. } => *len += n,
+        }
+    }
+
+    /// Forgets what is filled behind `len`.
+    pub fn truncate(&mut self, new_len: usize) {
+        match &mut self.room {
+            Room::Heap(octets) => octets.truncate(new_len),
+            Room::Map { len, .. } => *len = new_len.min(*len),
+        }
+    }
+
     /// Copies octets in (pipelined data that came with the commands; TLS plaintext).
-    pub fn extend(&mut self, _octets: &[u8]) -> Result<(), OverBudget> { todo!() }
-    pub fn lease(&self) -> &Lease { todo!() }
+    pub fn extend(&mut self, more: &[u8]) -> Result<(), OverBudget> {
+        self.reserve(more.len())?;
+        match &mut self.room {
+            Room::Heap(octets) => octets.extend_from_slice(more),
+            Room::Map { map, len } => {
+                let end = *len + more.len();
+                map.get_mut(*len..end).ok_or(OverBudget)?.copy_from_slice(more);
+                *len = end;
+            }
+        }
+        Ok(())
+    }
+
+    #[must_use]
+    pub fn lease(&self) -> &Lease {
+        &self.lease
+    }
+
+    fn capacity(&self) -> usize {
+        match &self.room {
+            Room::Heap(octets) => octets.capacity(),
+            Room::Map { map, .. } => map.len(),
+        }
+    }
+
+    fn next_capacity(&self, needed: usize) -> usize {
+        if let Room::Heap(_) = self.room
+            && let Some(step) = HEAP_STEPS.into_iter().find(|step| *step >= needed)
+        {
+            return step;
+        }
+        let capacity = self.capacity();
+        let step = (capacity / 2).clamp(MAP_STEP_MIN, MAP_STEP_MAX);
+        round_up(needed.max(capacity.saturating_add(step)))
+    }
+
+    /// Pays first, then grows; gives the difference back if the machine refuses.
+    fn grow(&mut self, capacity: usize) -> Result<(), OverBudget> {
+        let held = self.lease.held();
+        self.lease.resize(capacity as u64)?;
+        let grown = if capacity <= HEAP_STEPS[2] { self.grow_heap(capacity) } else { self.grow_map(capacity) };
+        if grown.is_err() {
+            self.lease.resize(held)?;
+        }
+        grown
+    }
+
+    fn grow_heap(&mut self, capacity: usize) -> Result<(), OverBudget> {
+        match &mut self.room {
+            Room::Heap(octets) => {
+                octets.try_reserve_exact(capacity.saturating_sub(octets.len())).map_err(|_| OverBudget)
+            }
+            Room::Map { .. } => Err(OverBudget),
+        }
+    }
+
+    fn grow_map(&mut self, capacity: usize) -> Result<(), OverBudget> {
+        match &mut self.room {
+            Room::Heap(octets) => {
+                let mut map = MmapMut::map_anon(capacity).map_err(|_| OverBudget)?;
+                // Promise 2: not in a core dump. A kernel without this advice still has RLIMIT_CORE 0 set by the daemon.
+                if let Err(error) = map.advise(Advice::DontDump) {
+                    tracing::debug!(%error, "a message's memory may be dumped");
+                }
+                // The one copy a large message sees.
+                map.get_mut(..octets.len()).ok_or(OverBudget)?.copy_from_slice(octets);
+                self.room = Room::Map { len: octets.len(), map };
+                Ok(())
+            }
+            Room::Map { map, .. } => {
+                // SAFETY: no reference into the map is alive, since `self` is borrowed mutably; raw pointers from
+                // `spare_ptr` are void by its documentation. The map is anonymous, so it cannot be shorter than it says.
+                unsafe { map.remap(capacity, RemapOptions::new().may_move(true)) }.map_err(|_| OverBudget)
+            }
+        }
+    }
+}
+
+/// To whole pages.
+fn round_up(octets: usize) -> usize {
+    octets.checked_next_multiple_of(PAGE).unwrap_or(octets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Budget, OverBudget};
+    use super::{Body, KIB};
+    use proptest::prelude::*;
+
+    fn body(budget: u64) -> (std::sync::Arc<Budget>, Body) {
+        let budget = Budget::new(budget, 1.0);
+        let body = Body::new(budget.lease(&budget.share()));
+        (budget, body)
+    }
+
+    fn write(body: &mut Body, octets: &[u8]) {
+        let at = body.spare_ptr();
+        assert!(octets.len() <= body.spare());
+        // SAFETY: there is room for them by the line above, and they are written before they count.
+        unsafe {
+            std::ptr::copy_nonoverlapping(octets.as_ptr(), at, octets.len());
+            body.advance(octets.len());
+        }
+    }
+
+    #[test]
+    fn is_send_and_costs_nothing_while_empty() {
+        fn send(_: &impl Send) {}
+        let (budget, body) = body(1);
+        send(&body);
+        assert_eq!((body.len(), body.spare(), budget.held()), (0, 0, 0));
+        assert!(body.is_empty() && body.octets().is_empty());
+    }
+
+    #[test]
+    fn grows_from_heap_to_map_with_its_octets_and_its_charge() {
+        let (budget, mut body) = body(64 * 1024 * 1024);
+        let block: Vec<u8> = (0..7919_u32).map(|n| n.to_le_bytes()[0]).collect();
+        let mut expected = Vec::new();
+        while expected.len() < 6_000_000 {
+            body.extend(&block).unwrap();
+            expected.extend_from_slice(&block);
+            assert_eq!(body.lease().held(), (body.len() + body.spare()) as u64);
+            assert_eq!(budget.held(), body.lease().held());
+        }
+        assert!(body.octets() == expected);
+        assert!(budget.held() <= 6_000_000 / 10 * 15, "held {}", budget.held());
+        body.octets_mut()[5_000_000] = b'!';
+        body.truncate(5_000_001);
+        assert_eq!((body.len(), body.octets().last()), (5_000_001, Some(&b'!')));
+        drop(body);
+        assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn the_spare_octets_stay_where_they_are_when_the_body_moves() {
+        for size in [10, 3 * 1024 * KIB] {
+            let (_, mut body) = body(64 * 1024 * 1024);
+            body.reserve(size).unwrap();
+            let before = body.spare_ptr();
+            let mut moved = Box::new(body);
+            assert_eq!(moved.spare_ptr(), before);
+            write(&mut moved, b"octets");
+            assert_eq!(moved.octets(), b"octets");
+        }
+    }
+
+    #[test]
+    fn a_refusal_leaves_the_body_whole_and_the_exact_need_is_tried() {
+        let (budget, mut body) = body(300 * 1024);
+        let block = vec![b'x'; 200 * KIB];
+        body.extend(&block).unwrap();
+        // The step would be 512 KiB; 280 KiB still fit.
+        body.extend(&vec![b'y'; 80 * KIB]).unwrap();
+        assert_eq!(body.len(), 280 * KIB);
+        let held = budget.held();
+        assert_eq!(body.extend(&vec![b'z'; 80 * KIB]), Err(OverBudget));
+        assert_eq!(body.reserve(usize::MAX), Err(OverBudget));
+        assert_eq!((body.len(), budget.held()), (280 * KIB, held));
+        assert_eq!(body.octets().last(), Some(&b'y'));
+    }
+
+    #[test]
+    fn an_impossible_map_gives_its_charge_back() {
+        let (budget, mut body) = body(u64::MAX);
+        body.extend(b"kept").unwrap();
+        let held = budget.held();
+        assert_eq!(body.reserve(isize::MAX as usize / 2), Err(OverBudget));
+        assert_eq!((body.octets(), budget.held()), (&b"kept"[..], held));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn is_a_vector_that_counts(steps in proptest::collection::vec((0_u8..4, 0_usize..200_000), 1..20)) {
+            let (budget, mut body) = body(u64::MAX);
+            let mut reference = Vec::new();
+            for (kind, size) in steps {
+                let octets: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
+                match kind {
+                    0 => body.reserve(size).unwrap(),
+                    1 => { body.truncate(size); reference.truncate(size); }
+                    2 => { body.extend(&octets).unwrap(); reference.extend_from_slice(&octets); }
+                    _ => {
+                        body.reserve(size).unwrap();
+                        write(&mut body, &octets);
+                        reference.extend_from_slice(&octets);
+                    }
+                }
+                prop_assert!(body.octets() == reference);
+                prop_assert!(body.len() as u64 + body.spare() as u64 == budget.held());
+            }
+        }
+    }
 }

@@ -1,34 +1,222 @@
 //! The memory that bodies and rendered requests may hold, in all and for one address.
+//!
+//! Two counters, no lock: a lease takes from its share and then from the whole, or from neither. Logs nothing;
+//! fails only with [`OverBudget`], which the session answers with `452 4.3.1`.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+// The counters guard no other memory, so every access may be relaxed: the sums are exact in any order.
+const ORDER: Ordering = Ordering::Relaxed;
 
 /// The whole daemon's budget (`[memory] body_budget`), octets.
-pub struct Budget { _todo: () }
+pub struct Budget {
+    limit: AtomicU64,
+    share_limit: AtomicU64,
+    held: AtomicU64,
+}
 
 /// What one address (IPv6: one /64) holds of it; made by the connection limiter at accept, shared by its connections.
-pub struct Share { _todo: () }
+pub struct Share {
+    held: AtomicU64,
+}
 
 /// A part of the budget that is held; given back on drop.
-pub struct Lease { _todo: () }
+pub struct Lease {
+    budget: Arc<Budget>,
+    share: Arc<Share>,
+    held: u64,
+}
 
-#[derive(Debug, PartialEq, Eq)]
+/// The budget, or the address's share of it, has no room for this.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("memory budget exhausted")]
 pub struct OverBudget;
 
 impl Budget {
-    pub fn new(_octets: u64, _per_ip_share: f64) -> Arc<Self> { todo!() }
+    #[must_use]
+    pub fn new(octets: u64, per_ip_share: f64) -> Arc<Self> {
+        let budget = Self { limit: AtomicU64::new(0), share_limit: AtomicU64::new(0), held: AtomicU64::new(0) };
+        budget.set_limits(octets, per_ip_share);
+        Arc::new(budget)
+    }
+
     /// At reload; what is held stays held.
-    pub fn set_limits(&self, _octets: u64, _per_ip_share: f64) { todo!() }
-    pub fn held(&self) -> u64 { todo!() }
-    pub fn limit(&self) -> u64 { todo!() }
-    pub fn share(self: &Arc<Self>) -> Arc<Share> { todo!() }
+    pub fn set_limits(&self, octets: u64, per_ip_share: f64) {
+        self.limit.store(octets, ORDER);
+        self.share_limit.store(fraction(octets, per_ip_share), ORDER);
+    }
+
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.held.load(ORDER)
+    }
+
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        self.limit.load(ORDER)
+    }
+
+    #[must_use]
+    pub fn share(self: &Arc<Self>) -> Arc<Share> {
+        Arc::new(Share { held: AtomicU64::new(0) })
+    }
+
     /// An empty lease on this budget and that share.
-    pub fn lease(self: &Arc<Self>, _share: &Arc<Share>) -> Lease { todo!() }
+    #[must_use]
+    pub fn lease(self: &Arc<Self>, share: &Arc<Share>) -> Lease {
+        Lease { budget: Arc::clone(self), share: Arc::clone(share), held: 0 }
+    }
+}
+
+impl Share {
+    /// What all leases on this share hold together.
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.held.load(ORDER)
+    }
 }
 
 impl Lease {
-    /// Holds `octets` in all from now on (more or less than before).
-    pub fn resize(&mut self, _octets: u64) -> Result<(), OverBudget> { todo!() }
-    pub fn held(&self) -> u64 { todo!() }
+    /// Holds `octets` in all from now on (more or less than before). On failure it holds what it held.
+    pub fn resize(&mut self, octets: u64) -> Result<(), OverBudget> {
+        if octets > self.held {
+            let more = octets - self.held;
+            take(&self.share.held, more, self.budget.share_limit.load(ORDER))?;
+            if let Err(over) = take(&self.budget.held, more, self.budget.limit.load(ORDER)) {
+                self.share.held.fetch_sub(more, ORDER);
+                return Err(over);
+            }
+        } else if octets < self.held {
+            let less = self.held - octets;
+            self.budget.held.fetch_sub(less, ORDER);
+            self.share.held.fetch_sub(less, ORDER);
+        }
+        self.held = octets;
+        Ok(())
+    }
+
+    #[must_use]
+    pub fn held(&self) -> u64 {
+        self.held
+    }
+
     /// A second, empty lease on the same budget and share (for a rendered request).
-    pub fn sibling(&self) -> Self { todo!() }
+    #[must_use]
+    pub fn sibling(&self) -> Self {
+        self.budget.lease(&self.share)
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if self.held > 0 {
+            self.budget.held.fetch_sub(self.held, ORDER);
+            self.share.held.fetch_sub(self.held, ORDER);
+        }
+    }
+}
+
+/// Adds to a counter unless that would pass its limit.
+fn take(held: &AtomicU64, more: u64, limit: u64) -> Result<(), OverBudget> {
+    let mut now = held.load(ORDER);
+    loop {
+        let then = now.checked_add(more).filter(|then| *then <= limit).ok_or(OverBudget)?;
+        match held.compare_exchange_weak(now, then, ORDER, ORDER) {
+            Ok(_) => return Ok(()),
+            Err(changed) => now = changed,
+        }
+    }
+}
+
+/// The part of `octets` that one address may hold. A share that is no number counts as the whole.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "the factor is within 0 and 1, so the product is within u64; an octet more or less does not matter"
+)]
+fn fraction(octets: u64, share: f64) -> u64 {
+    if share.is_nan() {
+        return octets;
+    }
+    ((octets as f64 * share.clamp(0.0, 1.0)) as u64).min(octets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Budget, OverBudget};
+    use std::sync::Arc;
+
+    #[test]
+    fn the_share_and_the_whole_are_limits_and_nothing_leaks_from_a_refusal() {
+        let budget = Budget::new(1000, 0.25);
+        let share = budget.share();
+        let mut lease = budget.lease(&share);
+        assert_eq!(lease.resize(250), Ok(()));
+        assert_eq!(lease.resize(251), Err(OverBudget));
+        assert_eq!((lease.held(), budget.held(), share.held()), (250, 250, 250));
+
+        let mut sibling = lease.sibling();
+        assert_eq!(sibling.resize(1), Err(OverBudget), "siblings have one share");
+        assert_eq!(lease.resize(200), Ok(()));
+        assert_eq!(sibling.resize(50), Ok(()));
+
+        let others: Vec<_> = (0..3)
+            .map(|_| {
+                let mut lease = budget.lease(&budget.share());
+                assert_eq!(lease.resize(250), Ok(()));
+                lease
+            })
+            .collect();
+        let fifth = budget.share();
+        let mut late = budget.lease(&fifth);
+        assert_eq!(late.resize(1), Err(OverBudget), "the whole is taken");
+        assert_eq!(fifth.held(), 0, "a refusal by the whole gives the share back");
+        drop(others);
+        assert_eq!(late.resize(250), Ok(()));
+        drop((lease, sibling, late));
+        assert_eq!((budget.held(), share.held()), (0, 0));
+    }
+
+    #[test]
+    fn new_limits_leave_what_is_held() {
+        let budget = Budget::new(1000, 1.0);
+        let mut lease = budget.lease(&budget.share());
+        assert_eq!(lease.resize(900), Ok(()));
+        budget.set_limits(100, 0.5);
+        assert_eq!(lease.resize(901), Err(OverBudget));
+        assert_eq!(lease.resize(899), Ok(()), "less is always granted");
+        drop(lease);
+        assert_eq!((budget.held(), budget.limit()), (0, 100));
+    }
+
+    #[test]
+    fn a_sum_beyond_u64_is_over_the_budget() {
+        let budget = Budget::new(u64::MAX, 1.0);
+        let share = budget.share();
+        let (mut one, mut two) = (budget.lease(&share), budget.lease(&share));
+        assert_eq!(one.resize(u64::MAX), Ok(()));
+        assert_eq!(two.resize(1), Err(OverBudget));
+        assert_eq!(two.held(), 0);
+    }
+
+    #[test]
+    fn threads_never_pass_the_limit_and_leave_nothing_behind() {
+        let budget = Budget::new(64, 1.0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                let budget = Arc::clone(&budget);
+                scope.spawn(move || {
+                    let mut lease = budget.lease(&budget.share());
+                    for size in 0..2000 {
+                        if lease.resize(size % 40).is_ok() {
+                            assert!(budget.held() <= 64);
+                        }
+                    }
+                });
+            }
+        });
+        assert_eq!(budget.held(), 0);
+    }
 }

@@ -2,6 +2,9 @@
 
 pub mod body;
 pub mod budget;
+pub mod charset;
+pub mod encoded_word;
+mod guard;
 pub mod header;
 
 pub use body::Body;
