@@ -1,31 +1,238 @@
-//! SPF, DKIM and DMARC results for the envelope; never a decision.
+//! SPF (RFC 7208), DKIM (RFC 6376) and DMARC (RFC 9989) results for the envelope; never a decision.
+//!
+//! DNS is asked on a thread of its own; SPF starts while the message still comes, DKIM and DMARC run on the forwarder's
+//! thread. Each is bounded by `[dns] timeout`, in look-ups and in number at once. A check that was cut off says
+//! `temperror`; one that was not asked for is absent. Logs nothing of a message; fails only at start.
 
-use crate::config::Dns;
+mod results;
+mod voids;
+
+pub use results::{SpfResult, Verification};
+
+use crate::config::{self, Dns};
+use crate::envelope::Envelope;
+use mail_auth::hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
+use mail_auth::hickory_resolver::system_conf::read_system_conf;
+use mail_auth::spf::verify::SpfParameters;
+use mail_auth::{AuthenticatedMessage, MessageAuthenticator, Parameters, SpfOutput, dmarc::verify::DmarcParameters};
 use std::net::IpAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use tokio::sync::oneshot;
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, oneshot};
+use voids::Voids;
 
-/// `envelope.spf`.
-#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
-pub struct SpfResult {
-    /// One of `none neutral pass fail softfail temperror permerror`.
-    pub result: &'static str,
-    pub domain: String,
-}
-
-/// Results of the checks a route asked for; a check that was not made is `None`.
-#[derive(Clone, Debug, Default)]
-pub struct Verification {
-    pub spf: Option<SpfResult>,
-    pub dkim: Option<serde_json::Value>,
-    pub dmarc: Option<serde_json::Value>,
-}
+/// SPF checks under way at once; more are answered `temperror`.
+const SPF_CHECKS_MAX: usize = 1024;
+/// Signatures looked at in one message: each costs a look-up and a hash of the body.
+const DKIM_SIGNATURES_MAX: usize = 10;
+/// Answers kept by the resolver for their time to live.
+const CACHE_ENTRIES: u64 = 8192;
 
 /// Asks the DNS, on a thread of its own.
-pub struct Verifier { _todo: () }
+pub struct Verifier {
+    runtime: Handle,
+    authenticator: MessageAuthenticator,
+    hostname: String,
+    timeout: Duration,
+    spf_checks: Arc<Semaphore>,
+}
 
 impl Verifier {
-    pub fn start(_dns: &Dns, _hostname: &str) -> Result<Arc<Self>, String> { todo!() }
-    /// Starts an SPF check of MAIL FROM (of HELO for the null reverse-path); never blocks.
-    pub fn spf(&self, _ip: IpAddr, _helo: &str, _reverse_path: &str) -> oneshot::Receiver<SpfResult> { todo!() }
+    /// # Errors
+    /// The system's resolver configuration cannot be read, or there is no thread to be had.
+    pub fn start(dns: &Dns, hostname: &str) -> Result<Arc<Self>, String> {
+        let (config, options) = resolver(dns)?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| format!("cannot start the DNS thread: {error}"))?;
+        let handle = runtime.handle().clone();
+        let authenticator = {
+            let _inside = handle.enter();
+            MessageAuthenticator::new(config, options).map_err(|error| format!("[dns]: no resolver: {error}"))?
+        };
+        std::thread::Builder::new()
+            .name("dns".to_owned())
+            .spawn(move || runtime.block_on(std::future::pending::<()>()))
+            .map_err(|error| format!("cannot start the DNS thread: {error}"))?;
+        Ok(Arc::new(Self {
+            runtime: handle,
+            authenticator,
+            hostname: hostname.to_owned(),
+            timeout: dns.timeout,
+            spf_checks: Arc::new(Semaphore::new(SPF_CHECKS_MAX)),
+        }))
+    }
+
+    /// Starts an SPF check of MAIL FROM (of HELO for the null reverse-path, RFC 7208 section 2.4); never blocks.
+    pub fn spf(&self, ip: IpAddr, helo: &str, reverse_path: &str) -> oneshot::Receiver<SpfResult> {
+        let (sender, receiver) = oneshot::channel();
+        let domain = reverse_path.rsplit_once('@').map_or(helo, |(_, domain)| domain).to_owned();
+        let Ok(permit) = Arc::clone(&self.spf_checks).try_acquire_owned() else {
+            // The receiver is in the caller's hand.
+            drop(sender.send(SpfResult { result: "temperror", domain }));
+            return receiver;
+        };
+        let authenticator = self.authenticator.clone();
+        let (helo, reverse_path) = (helo.to_owned(), reverse_path.to_owned());
+        let (hostname, timeout) = (self.hostname.clone(), self.timeout);
+        self.runtime.spawn(async move {
+            let check = check_spf(&authenticator, ip, &helo, &reverse_path, &hostname);
+            let result = match tokio::time::timeout(timeout, check).await {
+                Ok(output) => results::spf(&output),
+                Err(_) => SpfResult { result: "temperror", domain },
+            };
+            drop(permit);
+            // The message may be gone by now.
+            drop(sender.send(result));
+        });
+        receiver
+    }
+
+    /// All the checks a route asks for, until `[dns] timeout` or the deadline. Blocks: called on a forwarder's thread.
+    #[must_use]
+    pub fn check(
+        &self,
+        wanted: config::Verify,
+        envelope: &Envelope,
+        message: &[u8],
+        spf: Option<oneshot::Receiver<SpfResult>>,
+        deadline: Instant,
+    ) -> Verification {
+        let deadline = deadline.min(Instant::now() + self.timeout);
+        let spf = if wanted.spf || wanted.dmarc {
+            Some(self.wait_for_spf(envelope, spf, deadline))
+        } else {
+            None
+        };
+        let mut verification = Verification::default();
+        if wanted.dkim || wanted.dmarc {
+            // The parser and the verifier work on what a stranger sent: their panic is a result that could not be had.
+            let checked = catch_unwind(AssertUnwindSafe(|| {
+                self.runtime.block_on(self.check_message(wanted, envelope, message, spf.as_ref(), deadline))
+            }));
+            verification = checked.unwrap_or_else(|_| results::cut_off(wanted, envelope, spf.as_ref()));
+        }
+        verification.spf = if wanted.spf { spf } else { None };
+        verification
+    }
+
+    fn wait_for_spf(
+        &self,
+        envelope: &Envelope,
+        pending: Option<oneshot::Receiver<SpfResult>>,
+        deadline: Instant,
+    ) -> SpfResult {
+        let pending =
+            pending.unwrap_or_else(|| self.spf(envelope.peer.ip, &envelope.helo, &envelope.reverse_path));
+        let waited = self.runtime.block_on(async { tokio::time::timeout_at(deadline.into(), pending).await });
+        match waited {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) | Err(_) => SpfResult { result: "temperror", domain: results::mail_from_domain(envelope) },
+        }
+    }
+
+    async fn check_message(
+        &self,
+        wanted: config::Verify,
+        envelope: &Envelope,
+        message: &[u8],
+        spf: Option<&SpfResult>,
+        deadline: Instant,
+    ) -> Verification {
+        let Some(mut parsed) = AuthenticatedMessage::parse(message) else {
+            return results::unparsed(wanted, envelope, spf);
+        };
+        parsed.dkim_headers.truncate(DKIM_SIGNATURES_MAX);
+        let checks = async {
+            let dkim = self.authenticator.verify_dkim(&parsed).await;
+            let dmarc = match spf {
+                Some(spf) if wanted.dmarc => Some(self.check_dmarc(envelope, &parsed, &dkim, spf).await),
+                _ => None,
+            };
+            Verification {
+                spf: None,
+                dkim: wanted.dkim.then(|| results::dkim(&dkim)),
+                dmarc: dmarc.zip(spf).map(|(output, spf)| results::dmarc(&output, &dkim, spf)),
+            }
+        };
+        match tokio::time::timeout_at(deadline.into(), checks).await {
+            Ok(verification) => verification,
+            Err(_) => results::cut_off(wanted, envelope, spf),
+        }
+    }
+
+    async fn check_dmarc(
+        &self,
+        envelope: &Envelope,
+        parsed: &AuthenticatedMessage<'_>,
+        dkim: &[mail_auth::DkimOutput<'_>],
+        spf: &SpfResult,
+    ) -> mail_auth::DmarcOutput {
+        let domain = results::mail_from_domain(envelope);
+        let spf_output = SpfOutput::new(domain.clone()).with_result(results::spf_word(spf.result));
+        self.authenticator
+            .verify_dmarc(DmarcParameters {
+                message: parsed,
+                dkim_output: dkim,
+                dkim2_output: None,
+                rfc5321_mail_from_domain: &domain,
+                spf_output: &spf_output,
+            })
+            .await
+    }
+}
+
+async fn check_spf(
+    authenticator: &MessageAuthenticator,
+    ip: IpAddr,
+    helo: &str,
+    reverse_path: &str,
+    hostname: &str,
+) -> SpfOutput {
+    let voids = Voids::default();
+    let parameters = if reverse_path.is_empty() {
+        SpfParameters::verify_ehlo(ip, helo, hostname)
+    } else {
+        SpfParameters::verify_mail_from(ip, helo, hostname, reverse_path)
+    };
+    let parameters = Parameters::new(parameters)
+        .with_mx_cache(&voids)
+        .with_ipv4_cache(&voids)
+        .with_ipv6_cache(&voids)
+        .with_ptr_cache(&voids);
+    let output = authenticator.check_host(parameters).await;
+    // RFC 7208 section 4.6.4: more than two look-ups without an answer are an error of the record.
+    if voids.over_limit() && output.result() != mail_auth::SpfResult::TempError {
+        return output.with_result(mail_auth::SpfResult::PermError);
+    }
+    output
+}
+
+fn resolver(dns: &Dns) -> Result<(ResolverConfig, ResolverOpts), String> {
+    let (config, mut options) = if dns.servers.is_empty() {
+        // A box without resolv.conf still takes mail; checks then say temperror.
+        read_system_conf().unwrap_or_else(|error| {
+            tracing::debug!(%error, "no /etc/resolv.conf: set dns.servers if a route verifies senders");
+            (ResolverConfig::from_name_servers(Vec::new()), ResolverOpts::default())
+        })
+    } else {
+        let servers = dns.servers.iter().map(|server| {
+            let mut udp = ConnectionConfig::udp();
+            let mut tcp = ConnectionConfig::tcp();
+            udp.port = server.port();
+            tcp.port = server.port();
+            NameServerConfig::new(server.ip(), true, vec![udp, tcp])
+        });
+        (ResolverConfig::from_name_servers(servers.collect()), ResolverOpts::default())
+    };
+    options.timeout = (dns.timeout / 2).max(Duration::from_millis(100));
+    options.attempts = 1;
+    options.cache_size = CACHE_ENTRIES;
+    // Names of mail are absolute: no search list, no hosts file.
+    options.ndots = 0;
+    options.use_hosts_file = mail_auth::hickory_resolver::config::ResolveHosts::Never;
+    Ok((config, options))
 }
