@@ -40,18 +40,25 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
     ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response()
 }
 
-/// `window` is `1m` (the default) or `total`, `format` is `json` (the default) or `hgrm`.
+/// `window` is `1m` (the default) or `total`, `format` is `json` (the default) or `hgrm`. `counts=false` leaves out what the page
+/// does not draw.
 pub(super) async fn histogram(
     State(app): State<Arc<App>>,
     Path(stage): Path<String>,
-    Query(wanted): Query<HashMap<String, String>>,
+    Query(params): Query<HashMap<String, String>>,
 ) -> Result<Response, Problem> {
     let stages = || Stage::ALL.map(Stage::name).join(", ");
     let stage = Stage::from_name(&stage).ok_or_else(|| Problem::not_found(format!("no such stage; there are {}", stages())))?;
-    let wanted = |key: &str, default: &'static str| wanted.get(key).cloned().unwrap_or_else(|| default.to_owned());
+    let wanted = |key: &str, default: &'static str| params.get(key).cloned().unwrap_or_else(|| default.to_owned());
     let window = Window::from_name(&wanted("window", "1m")).ok_or_else(|| Problem::bad_request("window is 1m or total"))?;
     match wanted("format", "json").as_str() {
-        "json" => Ok(answer::json(&app.deps.stats.histogram_json(stage, window))),
+        "json" => {
+            let mut value = app.deps.stats.histogram_json(stage, window);
+            if let (Some("false"), Some(value)) = (params.get("counts").map(String::as_str), value.as_object_mut()) {
+                value.remove("counts");
+            }
+            Ok(answer::json(&value))
+        }
         "hgrm" => Ok(answer::plain(app.deps.stats.histogram_text(stage, window))),
         _ => Err(Problem::bad_request("format is json or hgrm")),
     }

@@ -1,0 +1,117 @@
+
+// Elements, text and numbers. Whatever comes from a message goes through shown(): always a text node, isolated from the
+// direction of the text around it, with every invisible or control character written out.
+
+const byId = (id) => document.getElementById(id);
+
+function element(name, attributes, ...children) {
+  const made = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes ?? {})) {
+    if (value === false || value === null || value === undefined) continue;
+    if (key.startsWith("on")) made.addEventListener(key.slice(2), value);
+    else made.setAttribute(key, value === true ? "" : value);
+  }
+  made.append(...children);
+  return made;
+}
+
+function drawing(name, attributes, ...children) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes ?? {})) made.setAttribute(key, value);
+  made.append(...children);
+  return made;
+}
+
+// C0 and C1 controls, soft hyphen, bidi and zero-width controls, line separators, tags.
+const INVISIBLE = /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb]|[\u{e0000}-\u{e007f}]/u;
+const INVISIBLE_BUT_LINES = /(?![\n\t])(?:[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb]|[\u{e0000}-\u{e007f}])/u;
+
+function shown(text, lines = false) {
+  const isolated = element("bdi", { dir: "auto" });
+  let rest = lines ? text.replaceAll("\r\n", "\n") : text;
+  const invisible = lines ? INVISIBLE_BUT_LINES : INVISIBLE;
+  for (let found = invisible.exec(rest); found; found = invisible.exec(rest)) {
+    const code = found[0].codePointAt(0).toString(16).toUpperCase().padStart(4, "0");
+    isolated.append(rest.slice(0, found.index), element("span", { class: "control" }, `U+${code}`));
+    rest = rest.slice(found.index + found[0].length);
+  }
+  isolated.append(rest);
+  return isolated;
+}
+
+const absent = (text) => element("span", { class: "absent" }, text);
+
+function number(value) {
+  return value.toLocaleString("en", { maximumFractionDigits: 0 }).replaceAll(",", "\u2009");
+}
+
+function threeDigits(value) {
+  if (value >= 100) return value.toFixed(0);
+  return value >= 10 ? value.toFixed(1) : value.toFixed(2);
+}
+
+function duration(us) {
+  if (us < 1000) return `${Math.round(us)}\u202fµs`;
+  if (us < 1e6) return `${threeDigits(us / 1e3)}\u202fms`;
+  if (us < 6e7) return `${threeDigits(us / 1e6)}\u202fs`;
+  return `${threeDigits(us / 6e7)}\u202fmin`;
+}
+
+function octets(count) {
+  if (count < 1024) return `${count}\u202fB`;
+  for (const unit of ["KiB", "MiB", "GiB"]) {
+    count /= 1024;
+    if (count < 1024) return `${threeDigits(count)}\u202f${unit}`;
+  }
+  return `${threeDigits(count / 1024)}\u202fTiB`;
+}
+
+const perSecond = (rate) => (rate > 0 && rate < 100 ? rate.toFixed(1) : number(Math.round(rate)));
+
+function since(seconds) {
+  const days = Math.floor(seconds / 86400), hours = Math.floor(seconds / 3600) % 24, minutes = Math.floor(seconds / 60) % 60;
+  if (days) return `${days} d ${hours} h`;
+  return hours ? `${hours} h ${minutes} min` : minutes ? `${minutes} min` : `${Math.floor(seconds)} s`;
+}
+
+// A record's moment in the reader's own time; the day too when it is not today.
+function clock(date) {
+  const moment = new Date(date);
+  const time = moment.toLocaleTimeString("en-GB");
+  const text = moment.toDateString() === new Date().toDateString() ? time : `${moment.toLocaleDateString("en-GB", { day: "numeric", month: "short" })} ${time.slice(0, 5)}`;
+  return element("time", { datetime: date, title: date }, text);
+}
+
+function set(id, text) {
+  const node = byId(id);
+  if (node.textContent !== text) node.textContent = text;
+}
+
+function announce(text) {
+  byId("announce").textContent = text;
+}
+
+// Asks the daemon. Throws Refused with the daemon's own sentence, or a TypeError when there is no connection.
+class Refused extends Error {
+  constructor(status, sentence) {
+    super(sentence);
+    this.status = status;
+  }
+}
+
+const session = {
+  get token() { return sessionStorage.getItem("token"); },
+  set token(token) { token ? sessionStorage.setItem("token", token) : sessionStorage.removeItem("token"); },
+};
+
+function ask(path, signal) {
+  const headers = session.token ? { Authorization: `Bearer ${session.token}` } : {};
+  return fetch(path, { headers, signal, credentials: "omit" });
+}
+
+async function askJson(path, signal) {
+  const response = await ask(path, signal);
+  const value = await response.json().catch(() => ({}));
+  if (!response.ok) throw new Refused(response.status, value.error ?? `The daemon answered ${response.status}.`);
+  return value;
+}

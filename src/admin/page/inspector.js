@@ -1,0 +1,120 @@
+
+// The inspector of the development configuration: the last requests, one of them readably.
+
+const inspector = { open: document.documentElement.dataset.inspector === "true", shown: null, newest: 0 };
+
+async function loadRequests() {
+  if (!inspector.open) return;
+  const { requests } = await askJson("/inspector/requests");
+  const list = byId("requests");
+  if (!requests.length) {
+    list.replaceChildren(element("li", { class: "blank" }, "No request yet."));
+    byId("request").replaceChildren(element("p", { class: "blank" }, "Send a message with ", element("code", {}, "mailsluice send"), " and read here what an endpoint gets."));
+    return;
+  }
+  // The newest is shown until the reader chooses another.
+  const follow = inspector.shown === null || inspector.shown === inspector.newest;
+  const focused = list.contains(document.activeElement) ? document.activeElement.dataset.number : null;
+  inspector.newest = requests[0].number;
+  if (follow && inspector.shown !== inspector.newest) await showRequest(inspector.newest);
+  list.replaceChildren(...requests.map(requestItem));
+  if (focused) list.querySelector(`[data-number="${focused}"]`)?.focus({ preventScroll: true });
+}
+
+function requestItem(request) {
+  const button = element("button", { type: "button", "data-number": request.number, "aria-current": request.number === inspector.shown && "true", onclick: () => showRequest(request.number) },
+    element("span", {}, clock(request.date)),
+    element("span", {}, shown((request.content_type ?? "no type").split(";")[0])),
+    element("span", { class: "status" }, `${request.status}  ${octets(request.size)}`));
+  return element("li", {}, button);
+}
+
+async function showRequest(wanted) {
+  inspector.shown = wanted;
+  for (const button of byId("requests").querySelectorAll("button")) {
+    button.dataset.number === String(wanted) ? button.setAttribute("aria-current", "true") : button.removeAttribute("aria-current");
+  }
+  try {
+    byId("request").replaceChildren(...requestOf(await askJson(`/inspector/requests/${wanted}`)));
+  } catch (error) {
+    byId("request").replaceChildren(element("p", { class: "problem" }, error instanceof Refused ? error.message : "No connection to the daemon."));
+  }
+}
+
+function requestOf(request) {
+  const copy = element("button", { type: "button" }, "Copy");
+  copy.addEventListener("click", () => copyText(request.curl, copy));
+  const nodes = [
+    element("h3", {}, "Send it again"),
+    element("div", { class: "curl" }, element("pre", { tabindex: 0, "aria-label": "curl line" }, shown(request.curl)), copy),
+  ];
+  if (request.truncated) nodes.push(element("p", { class: "note" }, `The inspector kept the first ${octets(1024 * 1024)} of ${octets(request.size)}.`));
+  for (const part of request.parts) nodes.push(...partOf(part, request.parts.length === 1));
+  nodes.push(element("h3", {}, `POST ${request.path}, answered ${request.status}`), facts(request.headers.map(([name, value]) => [name, shown(value)])));
+  return nodes;
+}
+
+function partOf(part, only) {
+  if (only) {
+    const json = parsed(part);
+    if (json) return jsonParts(json);
+  }
+  const title = element("h3", {}, only ? "Body" : shown(part.name ?? "unnamed"));
+  const about = [part.file_name && shown(part.file_name), part.content_type && shown(part.content_type), octets(part.size)].filter(Boolean);
+  const note = element("p", { class: "note" });
+  about.forEach((node, i) => note.append(i ? ", " : "", node));
+  if (part.text === null) return [title, note];
+  const short = !only && part.size < 200 && !part.content_type;
+  return short ? [title, element("p", {}, shown(part.text))] : [title, note, element("pre", { tabindex: 0 }, shown(part.text, true)), ...(part.cut ? [element("p", { class: "note" }, "Cut here.")] : [])];
+}
+
+function parsed(part) {
+  if (!part.text || part.cut || !/json/i.test(part.content_type ?? "")) return null;
+  try {
+    const value = JSON.parse(part.text);
+    return typeof value === "object" && value !== null && !Array.isArray(value) ? value : null;
+  } catch {
+    return null;
+  }
+}
+
+// A message as JSON, field by field: tables for what has names, the texts as texts.
+function jsonParts(value) {
+  const nodes = [];
+  for (const [name, field] of Object.entries(value)) {
+    nodes.push(element("h3", {}, shown(name)));
+    if (typeof field === "string") nodes.push(field ? element("pre", { tabindex: 0 }, shown(field, true)) : element("p", {}, absent("empty")));
+    else if (Array.isArray(field)) nodes.push(...(field.length ? field.map((item) => (typeof item === "object" && item ? facts(fields(item)) : element("p", {}, shown(String(item))))) : [element("p", {}, absent("none"))]));
+    else if (typeof field === "object" && field) nodes.push(facts(fields(field)));
+    else nodes.push(element("p", {}, String(field)));
+  }
+  return nodes;
+}
+
+function fields(item) {
+  return Object.entries(item).map(([name, value]) => {
+    const values = Array.isArray(value) ? value : [value];
+    const cell = element("span", { class: "lines" });
+    for (const one of values) {
+      const text = typeof one === "string" ? one : JSON.stringify(one);
+      cell.append(element("span", {}, text === "" ? absent("empty") : shown(text.length > 2000 ? `${text.slice(0, 120)} … ${number(text.length)} characters` : text)));
+    }
+    return [shown(name), values.length ? cell : absent("none")];
+  });
+}
+
+async function copyText(text, button) {
+  try {
+    await navigator.clipboard.writeText(text);
+  } catch {
+    // Without a secure context there is no clipboard: select it, so that one key copies it.
+    const range = document.createRange();
+    range.selectNodeContents(button.previousElementSibling);
+    getSelection().removeAllRanges();
+    getSelection().addRange(range);
+    return announce("Selected: copy it with your keyboard.");
+  }
+  button.textContent = "Copied";
+  announce("Copied");
+  setTimeout(() => (button.textContent = "Copy"), 2000);
+}
