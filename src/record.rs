@@ -31,7 +31,8 @@ pub struct ServerResponse {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Record {
     pub id: RecordId,
-    /// When the end of data arrived.
+    /// When the end of data arrived; RFC 3339 with microseconds in JSON.
+    #[serde(serialize_with = "microseconds")]
     pub date: jiff::Timestamp,
     pub sender_ip: String,
     pub message_id: Option<String>,
@@ -51,6 +52,10 @@ pub struct Record {
     pub webhook_id: String,
 }
 
+fn microseconds<S: serde::Serializer>(date: &jiff::Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{date:.6}"))
+}
+
 impl std::fmt::Display for RecordId {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&ulid::Ulid(self.0).to_string())
@@ -67,5 +72,38 @@ impl std::str::FromStr for RecordId {
 impl Serialize for RecordId {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(self)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_has_the_names_and_shapes_of_the_contract() {
+        let record = Record {
+            id: "01ARZ3NDEKTSV4RRFFQ69G5FAV".parse().unwrap(),
+            date: "2026-11-24T20:00:00Z".parse().unwrap(),
+            sender_ip: "192.0.2.1".into(),
+            message_id: None,
+            sender: String::new(),
+            recipients: vec!["a@example.com".into()],
+            subject: Some("Grüße".into()),
+            server_response: ServerResponse { status: 0, body: String::new(), content_type: None, retry_after: None },
+            processing_time_us: 4,
+            queue_us: 1,
+            forward_us: 2,
+            store_us: 1,
+            outcome: Outcome::Deferred,
+            reply: "450 4.4.1 Later".into(),
+            size: 7,
+            tls: None,
+            route: "tickets".into(),
+            webhook_id: "w".into(),
+        };
+        assert_eq!(
+            serde_json::to_string(&record).unwrap(),
+            r#"{"id":"01ARZ3NDEKTSV4RRFFQ69G5FAV","date":"2026-11-24T20:00:00.000000Z","sender_ip":"192.0.2.1","message_id":null,"sender":"","recipients":["a@example.com"],"subject":"Grüße","server_response":{"status":0,"body":"","content_type":null},"processing_time_us":4,"queue_us":1,"forward_us":2,"store_us":1,"outcome":"deferred","reply":"450 4.4.1 Later","size":7,"tls":null,"route":"tickets","webhook_id":"w"}"#
+        );
     }
 }

@@ -1,73 +1,302 @@
 //! The records on disk: one redb file, one writer thread, group commit.
+//!
+//! - `commit.rs` is the writer: it alone changes the store, answers after fsync, and keeps the store usable through faults;
+//! - `forget.rs` is the janitor: erasing, and the daily rewrite that makes expired records leave the file;
+//! - readers (`query.rs`) use short transactions of their own, from any thread that may block.
+//!
+//! Whatever the disk does, nothing here panics or waits for ever: while nothing can be recorded, `writable` is false, and a record that
+//! could not be made durable is a log line (promise 3). Only the fields of a `Record` can get here (promise 2).
+
+mod commit;
+mod disk;
+mod encoding;
+mod error;
+mod forget;
+mod id;
+mod open;
+mod query;
+mod redact;
+mod retention;
+mod rewrite;
+mod schema;
+mod shared;
+mod tables;
+#[cfg(test)]
+mod tests;
+
+pub use disk::{Disk, FileStat, FileSystem, Lock};
+pub use error::{CommitFailed, StoreError};
+/// What a simulated disk implements for one file.
+pub use redb::StorageBackend;
 
 use crate::config;
 use crate::record::{Outcome, Record, RecordId};
 use crate::stats::Stats;
-use std::sync::Arc;
+use commit::{Message, Pending, Work, Writer};
+use crossbeam_channel::{Sender, TrySendError};
+use error::Fault;
+use forget::{Errand, Janitor};
+use open::Files;
+use redact::Address;
+use schema::IndexKey;
+use shared::{Shared, now_ms};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, oneshot};
+
+/// Records that may wait for the writer. More than the connections that can each have one under way; a full channel is answered
+/// like a failed commit, and `writable` says no when three quarters of it are taken.
+const QUEUE: usize = 16_384;
+const QUEUE_HIGH: usize = QUEUE / 4 * 3;
 
 /// Filters of a query; all must match. Times are inclusive `since`, exclusive `until`.
 #[derive(Clone, Debug, Default)]
 pub struct Query {
     pub since: Option<jiff::Timestamp>,
     pub until: Option<jiff::Timestamp>,
+    /// The whole address, in any letter case; empty for the null reverse-path.
     pub sender: Option<String>,
     pub recipient: Option<String>,
+    /// With or without its `<>`.
     pub message_id: Option<String>,
     pub outcome: Option<Outcome>,
+    /// Only the latest record of each message that no endpoint has taken or refused.
     pub undelivered: bool,
     /// Substring of subject, sender, recipient, Message-ID or response text, any letter case (the page's search box).
     pub text: Option<String>,
     /// Records before this one (newest first).
     pub cursor: Option<RecordId>,
-    /// At most 1000.
+    /// At most 1000; 0 is 100.
     pub limit: usize,
 }
 
-/// One page, newest first.
+/// One page, newest first. A search that took long may give a short or an empty page with a cursor: go on until there is none.
+#[derive(Debug)]
 pub struct Page {
     pub records: Vec<Record>,
     /// For the next page, if there may be one.
     pub cursor: Option<RecordId>,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum StoreError {
-    #[error("{0}")]
-    Todo(String),
+/// A message that no endpoint has taken or refused.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Undelivered {
+    pub attempts: u64,
+    pub first_seen: jiff::Timestamp,
+    pub last_seen: jiff::Timestamp,
+    /// The latest attempt; its id is the cursor for what comes after it.
+    pub record: Record,
+}
+
+/// A point in the store's long works, for tests that look at the files there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A rewrite has copied the store; the writer has still to bring the last changes after.
+    Copied,
+    /// The new file is complete and durable beside the old one.
+    Synced,
+    /// The new file stands under the store's name; the directory is not synced yet.
+    Renamed,
+}
+
+/// How the store paces itself; the defaults are what a daemon uses.
+#[derive(Clone)]
+pub struct Tuning {
+    /// How long octets of expired records may stay in the file after they went; well below the day that is promised.
+    pub rewrite_after: Duration,
+    /// Between looks at whether that time is over.
+    pub housekeeping: Duration,
+    /// Called at each step, by the thread that takes it.
+    pub at_step: Option<Arc<dyn Fn(Step) + Send + Sync>>,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self { rewrite_after: Duration::from_secs(12 * 3600), housekeeping: Duration::from_secs(60), at_step: None }
+    }
+}
+
+impl Tuning {
+    fn reach(&self, step: Step) {
+        if let Some(at_step) = &self.at_step {
+            at_step(step);
+        }
+    }
 }
 
 /// Handle to the store; shared by all threads.
-pub struct Store { _todo: () }
+pub struct Store {
+    shared: Arc<Shared>,
+    writer: Sender<Message>,
+    janitor: Sender<Errand>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
 
 impl Store {
     /// Opens or creates; an unreadable file is set aside. `Err` is an operator's line and an exit code in the caller.
-    pub fn open(_config: &config::Store, _stats: &Arc<Stats>) -> Result<Arc<Self>, StoreError> { todo!() }
-    pub fn reload(&self, _config: &config::Store) { todo!() }
+    pub fn open(config: &config::Store, stats: &Arc<Stats>) -> Result<Arc<Self>, StoreError> {
+        Self::open_on(Arc::new(FileSystem), config, stats, Tuning::default())
+    }
+
+    /// `open` on another disk, or at another pace.
+    pub fn open_on(disk: Arc<dyn Disk>, config: &config::Store, stats: &Arc<Stats>, tuning: Tuning) -> Result<Arc<Self>, StoreError> {
+        let files = Files { disk, path: config.path.clone() };
+        let path = || config.path.clone();
+        let failed = |fault: Fault| match fault {
+            Fault::Locked => StoreError::Locked(path()),
+            Fault::Newer(found) => StoreError::Newer { path: path(), found, known: schema::STORE_VERSION },
+            other => StoreError::Failed { path: path(), what: other.to_string() },
+        };
+        let lock = files.lock().map_err(failed)?;
+        files.remove_leftovers().map_err(|source| StoreError::Io { path: path(), source })?;
+        let id_secret = files.secret(".id-secret").map_err(failed)?;
+        let index_key = IndexKey(files.secret(".index-key").map_err(failed)?);
+        let opened = open::open(&files, index_key).map_err(failed)?;
+        let ids = id::Ids::new(opened.state.newest_id, open::random().map_err(failed)?);
+        stats.store.records.set(opened.records);
+        stats.store.file_bytes.set(opened.stat.length);
+        stats.messages.undelivered.set(opened.undelivered);
+        let (state, stat) = (opened.state, opened.stat);
+        let shared = Arc::new(Shared::new(files, index_key, id_secret, ids, Arc::clone(stats), config.clone(), opened.database, state, tuning));
+        let (writer, messages) = crossbeam_channel::bounded(QUEUE);
+        let (janitor, errands) = crossbeam_channel::unbounded();
+        let mut threads = Vec::new();
+        let work = Writer::new(Arc::clone(&shared), messages, lock, stat, state);
+        threads.push(start("store-writer", move || work.run()).map_err(|source| StoreError::Io { path: path(), source })?);
+        let work = Janitor { shared: Arc::clone(&shared), errands, writer: writer.clone(), not_before: Instant::now() };
+        threads.push(start("store-janitor", move || work.run()).map_err(|source| StoreError::Io { path: path(), source })?);
+        Ok(Arc::new(Self { shared, writer, janitor, threads: Mutex::new(threads) }))
+    }
+
+    /// Takes over what may change at run time; the path is what it was at the start.
+    pub fn reload(&self, config: &config::Store) {
+        if config.path != self.shared.files.path {
+            tracing::warn!(path = %config.path.display(), "store.path takes effect at the next start");
+        }
+        self.shared.settings.store(Arc::new(config.clone()));
+    }
+
     /// False while nothing can be recorded: mail is answered `452 4.3.1`.
-    pub fn writable(&self) -> bool { todo!() }
+    #[must_use]
+    pub fn writable(&self) -> bool {
+        self.shared.writable() && self.writer.len() < QUEUE_HIGH
+    }
+
+    /// Why nothing can be recorded at present, for `/readyz`.
+    #[must_use]
+    pub fn trouble(&self) -> Option<String> {
+        (!self.shared.writable()).then(|| self.shared.trouble())
+    }
+
     /// The key of Webhook-Id kept beside the store, 32 octets, made once.
-    pub fn id_secret(&self) -> [u8; 32] { todo!() }
+    #[must_use]
+    pub fn id_secret(&self) -> [u8; 32] {
+        self.shared.id_secret
+    }
+
     /// Rising over restarts and clock steps; cheap.
-    pub fn next_id(&self) -> RecordId { todo!() }
+    #[must_use]
+    pub fn next_id(&self) -> RecordId {
+        self.shared.ids.next(now_ms())
+    }
+
     /// Hands the record to the writer; answers after fsync. Never blocks. The record is redacted as configured; the error carries
     /// nothing: the store has then written the redacted record as its log line (promise 3).
-    pub fn commit(&self, _record: Record) -> oneshot::Receiver<Result<(), CommitFailed>> { todo!() }
-    /// Reads one page; blocking, short read transaction: never on a ring thread.
-    pub fn query(&self, _query: &Query) -> Result<Page, StoreError> { todo!() }
-    pub fn record(&self, _id: RecordId) -> Result<Option<Record>, StoreError> { todo!() }
+    ///
+    /// The caller fills `queue_us`, `forward_us` and `processing_time_us` up to this call; `store_us` is added here.
+    pub fn commit(&self, mut record: Record) -> oneshot::Receiver<Result<(), CommitFailed>> {
+        // What is stored, shown and logged is the same instant.
+        record.date = jiff::Timestamp::from_microsecond(record.date.as_microsecond()).unwrap_or(record.date);
+        redact::configured(&mut record, self.shared.settings.load().redact);
+        let (answer, receiver) = oneshot::channel();
+        let pending = Box::new(Pending { record, handed_over: Instant::now(), answer });
+        if let Err(TrySendError::Full(message) | TrySendError::Disconnected(message)) = self.writer.try_send(Message::Record(pending))
+            && let Message::Record(pending) = message
+        {
+            commit::fail(vec![*pending]);
+        }
+        receiver
+    }
+
+    /// Reads one page; blocking, short read transactions: never on a ring thread.
+    pub fn query(&self, query: &Query) -> Result<Page, StoreError> {
+        query::query(&self.shared, query)
+    }
+
+    pub fn record(&self, id: RecordId) -> Result<Option<Record>, StoreError> {
+        query::record(&self.shared, id)
+    }
+
     /// All attempts at one message, oldest first, at most 1000.
-    pub fn attempts(&self, _webhook_id: &str) -> Result<Vec<Record>, StoreError> { todo!() }
-    /// Every record naming the address, in pages like `query`.
-    pub fn export(&self, _address: &str, _cursor: Option<RecordId>) -> Result<Page, StoreError> { todo!() }
+    pub fn attempts(&self, webhook_id: &str) -> Result<Vec<Record>, StoreError> {
+        query::attempts(&self.shared, webhook_id)
+    }
+
+    /// Messages that no endpoint has taken or refused, by their latest attempt, newest first.
+    pub fn undelivered(&self, cursor: Option<RecordId>, limit: usize) -> Result<Vec<Undelivered>, StoreError> {
+        query::undelivered(&self.shared, cursor, limit)
+    }
+
+    /// Every record naming the address, in pages like `query`: as sender or recipient, or anywhere in a text.
+    pub fn export(&self, address: &str, cursor: Option<RecordId>) -> Result<Page, StoreError> {
+        let address = Address::new(address).ok_or_else(|| StoreError::NotAnAddress(address.to_owned()))?;
+        query::export(&self.shared, address, cursor)
+    }
+
     /// Erases the address; returns when it is absent from every file of the store. Blocking.
-    pub fn forget(&self, _address: &str) -> Result<u64, StoreError> { todo!() }
+    pub fn forget(&self, address: &str) -> Result<u64, StoreError> {
+        let address = Address::new(address).ok_or_else(|| StoreError::NotAnAddress(address.to_owned()))?;
+        self.errand(|done| Errand::Forget { address, done })
+    }
+
+    /// Rewrites the file now, so that nothing but live records is left in it. Blocking.
+    pub fn rewrite(&self) -> Result<(), StoreError> {
+        self.errand(|done| Errand::Rewrite { done })
+    }
+
+    fn errand<T>(&self, errand: impl FnOnce(Sender<Result<T, StoreError>>) -> Errand) -> Result<T, StoreError> {
+        let (done, answer) = crossbeam_channel::bounded(1);
+        self.janitor.send(errand(done)).map_err(|_| StoreError::Closed)?;
+        answer.recv().map_err(|_| StoreError::Closed)?
+    }
+
     /// Each record after its commit, for the live view.
-    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Record>> { todo!() }
+    #[must_use]
+    pub fn subscribe(&self) -> broadcast::Receiver<Arc<Record>> {
+        self.shared.live.subscribe()
+    }
+
+    /// Damaged records that were met since the start.
+    #[must_use]
+    pub fn unreadable(&self) -> u64 {
+        self.shared.unreadable.load(Ordering::Relaxed)
+    }
+
     /// Commits what is queued and ends the writer.
-    pub fn close(&self) { todo!() }
+    pub fn close(&self) {
+        self.shared.stopping.store(true, Ordering::Release);
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
+        // Sending fails where a thread has ended already, which is what is wanted.
+        self.janitor.send(Errand::Close).unwrap_or(());
+        self.writer.send(Message::Work(Work::Close)).unwrap_or(());
+        for thread in threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the store panicked");
+            }
+        }
+    }
 }
 
-/// The record could not be made durable; it stands in the log.
-#[derive(Debug)]
-pub struct CommitFailed;
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// A thread that logs where the one that starts it logs.
+fn start(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+    let log = tracing::dispatcher::get_default(Clone::clone);
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || tracing::dispatcher::with_default(&log, work))
+}

@@ -1,0 +1,429 @@
+//! The writer: the one thread that changes the store. Records are committed many per fsync; retention, erasing and the swap to a
+//! rewritten file are done by it too, in slices between batches, so that mail never waits for more than one slice.
+//!
+//! A record's `store_us` cannot hold the time of its own fsync, since it is written before: it is the time from `Store::commit`
+//! to the transaction plus the time that the commit before took. The same is added to `processing_time_us`.
+//!
+//! Logs an error when the store cannot be used and a line when it can again. A record whose commit fails is one error line with the
+//! whole record, redacted as configured, in the field `record` (promise 3).
+
+use super::disk::{FileStat, Lock};
+use super::error::{CommitFailed, Fault, guarded};
+use super::open;
+use super::redact::Address;
+use super::schema::{Change, State};
+use super::tables::Tables;
+use super::shared::Shared;
+use crate::record::Record;
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
+use redb::Database;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::oneshot;
+
+/// Records in one transaction, and how long they are gathered while more of them stand in line.
+const BATCH: usize = 512;
+const GATHER: Duration = Duration::from_millis(2);
+/// Between looks at the disk, at what has expired, and at a store that could not be used; the last doubles.
+const TICK: Duration = Duration::from_secs(1);
+const RETRY_FIRST: Duration = Duration::from_millis(100);
+const RETRY_MOST: Duration = Duration::from_secs(5);
+/// So many damages without a successful commit between them, and the file is given up.
+const DAMAGES: u32 = 3;
+
+/// One record on its way.
+pub(super) struct Pending {
+    pub(super) record: Record,
+    pub(super) handed_over: Instant,
+    pub(super) answer: oneshot::Sender<Result<(), CommitFailed>>,
+}
+
+/// What the writer is asked to do.
+pub(super) enum Message {
+    Record(Box<Pending>),
+    Work(Work),
+}
+
+pub(super) enum Work {
+    /// Erases addresses from records; answers how many of the records changed. Damaged records are removed: nobody can tell
+    /// what they name.
+    Erase { ids: Vec<u128>, addresses: Vec<Address>, done: Sender<Result<u64, Fault>> },
+    /// From now on keeps what changes, for the rewrite.
+    Watch { done: Sender<Result<(), Fault>> },
+    /// Takes the rewritten file in place of the present one.
+    Swap { database: Database, done: Sender<Result<(), Fault>> },
+    Close,
+}
+
+/// Why nothing can be recorded at present.
+struct Trouble {
+    retry_at: Instant,
+    wait: Duration,
+    reopen: bool,
+}
+
+pub(super) struct Writer {
+    pub(super) shared: Arc<Shared>,
+    messages: Receiver<Message>,
+    lock: Option<Lock>,
+    lock_identity: Option<(u64, u64)>,
+    pub(super) stat: FileStat,
+    pub(super) state: State,
+    trouble: Option<Trouble>,
+    damages: u32,
+    last_commit: Duration,
+    next_tick: Instant,
+    /// Something was removed since the rewrite that is under way began.
+    pub(super) removed: bool,
+    /// Where a pass over the expired records goes on.
+    pub(super) pass: Option<u128>,
+}
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>, messages: Receiver<Message>, lock: Lock, stat: FileStat, state: State) -> Self {
+        let lock_identity = shared.files.disk.stat(&shared.files.beside(".lock")).ok().map(|stat| stat.identity);
+        Self {
+            shared,
+            messages,
+            lock: Some(lock),
+            lock_identity,
+            stat,
+            state,
+            trouble: None,
+            damages: 0,
+            last_commit: Duration::ZERO,
+            next_tick: Instant::now(),
+            removed: false,
+            pass: None,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        loop {
+            let going_on = match self.messages.recv_timeout(self.idle()) {
+                Ok(Message::Record(first)) => self.gather(first),
+                Ok(Message::Work(work)) => self.work(work),
+                Err(RecvTimeoutError::Timeout) => true,
+                Err(RecvTimeoutError::Disconnected) => false,
+            };
+            if !going_on {
+                break;
+            }
+            self.chores();
+        }
+        self.refuse_rest();
+        // Closes the file properly, so that the next start has nothing to check.
+        *self.shared.database_mut() = None;
+    }
+
+    fn idle(&self) -> Duration {
+        match &self.trouble {
+            Some(trouble) => trouble.retry_at.saturating_duration_since(Instant::now()),
+            None if self.pass.is_some() => Duration::ZERO,
+            None => self.next_tick.saturating_duration_since(Instant::now()),
+        }
+    }
+
+    fn gather(&mut self, first: Box<Pending>) -> bool {
+        let until = Instant::now() + GATHER;
+        let mut batch = vec![*first];
+        let mut work = None;
+        while batch.len() < BATCH && Instant::now() < until {
+            match self.messages.try_recv() {
+                Ok(Message::Record(next)) => batch.push(*next),
+                Ok(Message::Work(next)) => {
+                    work = Some(next);
+                    break;
+                }
+                Err(_) => break,
+            }
+        }
+        self.commit(batch);
+        work.is_none_or(|work| self.work(work))
+    }
+
+    fn commit(&mut self, mut batch: Vec<Pending>) {
+        if self.trouble.is_none()
+            && let Err(fault) = self.look_at_disk()
+        {
+            self.degrade(&fault);
+        }
+        if self.trouble.is_some() {
+            return fail(batch);
+        }
+        let begun = Instant::now();
+        let erasing = self.shared.erasing();
+        for Pending { record, handed_over, .. } in &mut batch {
+            let waited = microseconds(begun.saturating_duration_since(*handed_over) + self.last_commit);
+            record.store_us = record.store_us.saturating_add(waited);
+            record.processing_time_us = record.processing_time_us.saturating_add(waited);
+            for address in &erasing {
+                address.erase(record);
+            }
+        }
+        let written = self.write(|tables| batch.iter().try_for_each(|pending| Ok(tables.insert(&pending.record)?)));
+        match written {
+            Ok(()) => {
+                self.last_commit = begun.elapsed();
+                self.damages = 0;
+                self.shared.stats.store.commits.add(1);
+                for Pending { record, answer, .. } in batch {
+                    // Nobody may be waiting any more: the client is gone.
+                    answer.send(Ok(())).unwrap_or(());
+                    self.shared.show(record);
+                }
+            }
+            Err(fault) => {
+                fail(batch);
+                self.degrade(&fault);
+            }
+        }
+    }
+
+    /// One transaction, durable when this returns `Ok`.
+    pub(super) fn write<T>(&mut self, work: impl FnOnce(&mut Tables<'_>) -> Result<T, Fault>) -> Result<T, Fault> {
+        let shared = Arc::clone(&self.shared);
+        let state = State { newest_id: shared.ids.newest().max(self.state.newest_id), ..self.state };
+        let (result, state, changes, records, undelivered) = guarded(|| {
+            let database = shared.database();
+            let database = database.as_ref().ok_or(Fault::Closing)?;
+            let txn = database.begin_write().map_err(redb::Error::from)?;
+            let mut tables = Tables::open(&txn, shared.index_key, state)?;
+            let result = work(&mut tables)?;
+            let (records, undelivered) = (tables.records()?, tables.undelivered()?);
+            let (state, changes) = tables.finish()?;
+            txn.commit().map_err(redb::Error::from)?;
+            Ok((result, state, changes, records, undelivered))
+        })?;
+        self.state = state;
+        self.shared.set_state(state);
+        self.shared.note(&changes);
+        self.count(records, undelivered);
+        Ok(result)
+    }
+
+    fn count(&mut self, records: u64, undelivered: u64) {
+        let stats = &self.shared.stats;
+        stats.store.records.set(records);
+        stats.messages.undelivered.set(undelivered);
+        stats.store.file_bytes.set(self.stat.length);
+    }
+
+    /// Whether the file is still where it was, and the disk has room for another commit.
+    fn look_at_disk(&mut self) -> Result<(), Fault> {
+        let stat = self.shared.files.stat().map_err(|error| match error.kind() {
+            std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => Fault::Lost,
+            _ => Fault::from(error),
+        })?;
+        if stat.identity != self.stat.identity {
+            return Err(Fault::Lost);
+        }
+        self.stat = stat;
+        self.room()
+    }
+
+    fn work(&mut self, work: Work) -> bool {
+        match work {
+            Work::Close => return false,
+            Work::Erase { ids, addresses, done } => answer(&done, self.unless_in_trouble(|writer| writer.erase(&ids, &addresses))),
+            Work::Watch { done } => answer(&done, self.unless_in_trouble(|writer| {
+                writer.shared.watch();
+                writer.removed = false;
+                Ok(())
+            })),
+            Work::Swap { database, done } => answer(&done, self.unless_in_trouble(|writer| writer.swap(database))),
+        }
+        true
+    }
+
+    fn unless_in_trouble<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, Fault>) -> Result<T, Fault> {
+        if self.trouble.is_some() {
+            return Err(Fault::Io(self.shared.trouble()));
+        }
+        let result = work(self);
+        if let Err(fault @ (Fault::Full(_) | Fault::Damaged(_) | Fault::Io(_) | Fault::Lost)) = &result {
+            self.degrade(fault);
+        }
+        result
+    }
+
+    fn erase(&mut self, ids: &[u128], addresses: &[Address]) -> Result<u64, Fault> {
+        self.write(|tables| {
+            let mut changed = 0;
+            for id in ids {
+                match tables.record(*id)? {
+                    None => {}
+                    Some(Err(_)) => {
+                        tracing::error!(record = %crate::record::RecordId(*id), "a damaged record was removed: what it names cannot be told");
+                        tables.remove(*id)?;
+                    }
+                    Some(Ok(old)) => {
+                        let mut new = old.clone();
+                        // Every address has its turn: no short cut.
+                        if addresses.iter().fold(false, |any, address| address.erase(&mut new) | any) {
+                            tables.replace(&old, &new)?;
+                            changed += 1;
+                        }
+                    }
+                }
+            }
+            super::retention::note_stale(&mut tables.state);
+            Ok(changed)
+        })
+    }
+
+    fn chores(&mut self) {
+        let now = Instant::now();
+        if let Some(trouble) = &self.trouble {
+            if now >= trouble.retry_at {
+                self.recover();
+            }
+            return;
+        }
+        if self.pass.is_none() && now < self.next_tick && !self.too_large() {
+            return;
+        }
+        if now >= self.next_tick {
+            self.next_tick = now + TICK;
+            let looked = self.look_at_disk();
+            if let Err(fault) = looked {
+                return self.degrade(&fault);
+            }
+            self.keep_ballast();
+        }
+        if let Err(fault) = self.expire() {
+            self.degrade(&fault);
+        }
+    }
+
+    fn degrade(&mut self, fault: &Fault) {
+        if matches!(fault, Fault::Damaged(_)) {
+            self.damages = self.damages.saturating_add(1);
+        }
+        self.pass = None;
+        // Space can be looked at with the file open; after any error of the file itself redb wants it opened anew.
+        let reopen = !matches!(fault, Fault::Full(what) if what == super::retention::LOW);
+        self.shared.set_trouble(Some(fault.to_string()));
+        tracing::error!(store = %self.shared.files.path.display(), reason = %fault, "the store cannot be used: mail is answered 452 until it can");
+        self.trouble = Some(Trouble { retry_at: Instant::now() + RETRY_FIRST, wait: RETRY_FIRST, reopen });
+    }
+
+    fn recover(&mut self) {
+        let Some(mut trouble) = self.trouble.take() else { return };
+        let recovered = self.reopen(trouble.reopen).and_then(|()| {
+            trouble.reopen = false;
+            self.make_room()
+        });
+        match recovered {
+            Ok(()) => {
+                self.shared.set_trouble(None);
+                tracing::warn!(store = %self.shared.files.path.display(), "the store can be used again");
+            }
+            Err(fault) => {
+                if matches!(fault, Fault::Damaged(_)) {
+                    self.damages = self.damages.saturating_add(1);
+                }
+                trouble.reopen |= !matches!(&fault, Fault::Full(what) if what == super::retention::LOW);
+                trouble.wait = (trouble.wait * 2).min(RETRY_MOST);
+                trouble.retry_at = Instant::now() + trouble.wait;
+                self.shared.set_trouble(Some(fault.to_string()));
+                self.trouble = Some(trouble);
+            }
+        }
+    }
+
+    /// Drops the database and opens it again; a lost directory is made anew, a file that stays damaged is set aside.
+    fn reopen(&mut self, needed: bool) -> Result<(), Fault> {
+        if !needed && self.shared.database().is_some() {
+            return Ok(());
+        }
+        let shared = Arc::clone(&self.shared);
+        let files = &shared.files;
+        match files.disk.can_write(&files.path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound && error.kind() != std::io::ErrorKind::NotADirectory => {
+                // Not to be opened anyhow: what is open can still be read.
+                return Err(error.into());
+            }
+            Ok(()) | Err(_) => {}
+        }
+        shared.unwatch();
+        // A database that panicked may do so again when it is closed.
+        guarded(|| {
+            *shared.database_mut() = None;
+            Ok(())
+        })
+        .unwrap_or(());
+        self.lock_again()?;
+        files.remove_leftovers()?;
+        files.keep_secret(".id-secret", &shared.id_secret)?;
+        files.keep_secret(".index-key", &shared.index_key.0)?;
+        if self.damages >= DAMAGES && files.stat().is_ok() {
+            open::set_aside(files, "it was found damaged again and again while in use")?;
+            self.damages = 0;
+        }
+        let opened = open::open(files, shared.index_key)?;
+        shared.ids.raise(opened.state.newest_id);
+        self.stat = opened.stat;
+        self.state = opened.state;
+        shared.set_state(opened.state);
+        self.count(opened.records, opened.undelivered);
+        *shared.database_mut() = Some(opened.database);
+        Ok(())
+    }
+
+    /// The lock's file may have been removed with its directory, and then it keeps nobody away.
+    fn lock_again(&mut self) -> Result<(), Fault> {
+        let files = &self.shared.files;
+        let path = files.beside(".lock");
+        let identity = files.disk.stat(&path).ok().map(|stat| stat.identity);
+        if self.lock.is_none() || identity.is_none() || identity != self.lock_identity {
+            self.lock = None;
+            self.lock = Some(files.lock()?);
+            self.lock_identity = files.disk.stat(&path).ok().map(|stat| stat.identity);
+        }
+        Ok(())
+    }
+
+    fn refuse_rest(&mut self) {
+        let rest = self.messages.try_iter().filter_map(|message| match message {
+            Message::Record(pending) => Some(*pending),
+            Message::Work(_) => None,
+        });
+        fail(rest.collect());
+    }
+}
+
+/// A record that is not durable: its log line is what promise 3 leaves of it.
+pub(super) fn fail(batch: Vec<Pending>) {
+    for Pending { record, answer, .. } in batch {
+        log_record(&record);
+        answer.send(Err(CommitFailed)).unwrap_or(());
+    }
+}
+
+fn log_record(record: &Record) {
+    match serde_json::to_string(record) {
+        Ok(record) => tracing::error!(record, "the record could not be stored: this line is what there is of it"),
+        Err(error) => tracing::error!(id = %record.id, %error, "the record could not be stored, nor written here"),
+    }
+}
+
+/// Asks the writer and waits for its answer.
+pub(super) fn ask<T>(writer: &Sender<Message>, work: impl FnOnce(Sender<Result<T, Fault>>) -> Work) -> Result<T, Fault> {
+    let (done, answer) = crossbeam_channel::bounded(1);
+    writer.send(Message::Work(work(done))).map_err(|_| Fault::Closing)?;
+    answer.recv().map_err(|_| Fault::Closing)?
+}
+
+fn answer<T>(done: &Sender<T>, result: T) {
+    if done.send(result).is_err() {
+        tracing::debug!("nobody waits for the store's answer any more");
+    }
+}
+
+pub(super) fn microseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// For the rewrite: applied in the order of the transactions.
+pub(super) type Changes = Vec<Change>;

@@ -1,0 +1,112 @@
+//! What can go wrong in the store: for an operator or a caller (`StoreError`), and inside it (`Fault`).
+
+use crate::record::RecordId;
+use std::io;
+use std::path::PathBuf;
+
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    #[error("store {}: in use by another process; stop it, or set store.path to another file", .0.display())]
+    Locked(PathBuf),
+    #[error("store {}: written by a newer mailsluice (version {found}, this one knows {known}); install that version again, or set store.path to another file", .path.display())]
+    Newer { path: PathBuf, found: u32, known: u32 },
+    #[error("store {}: {source}; make it a place where the daemon may write, or set store.path to another one", .path.display())]
+    Io { path: PathBuf, source: io::Error },
+    #[error("store {}: {what}", .path.display())]
+    Failed { path: PathBuf, what: String },
+    /// Nothing can be recorded at present; it mends itself when the cause is gone.
+    #[error("the store cannot be used at present: {0}")]
+    Degraded(String),
+    #[error("record {0} is damaged and cannot be read")]
+    Unreadable(RecordId),
+    #[error("the store could not be read: {0}")]
+    Damaged(String),
+    #[error("erasing needs {needed} octets of free space for a new store file, there are {free}; nothing was changed")]
+    NoSpace { needed: u64, free: u64 },
+    #[error("{0:?} is no address")]
+    NotAnAddress(String),
+    #[error("the store is closed")]
+    Closed,
+}
+
+impl StoreError {
+    /// For several callers who wait for the same work.
+    pub(super) fn copy(&self) -> Self {
+        match self {
+            Self::NoSpace { needed, free } => Self::NoSpace { needed: *needed, free: *free },
+            Self::Degraded(what) => Self::Degraded(what.clone()),
+            Self::Damaged(what) => Self::Damaged(what.clone()),
+            Self::Closed => Self::Closed,
+            other => Self::Damaged(other.to_string()),
+        }
+    }
+}
+
+/// The record could not be made durable; it stands in the log.
+#[derive(Debug, thiserror::Error)]
+#[error("the record could not be made durable")]
+pub struct CommitFailed;
+
+/// Why a transaction or an opening failed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    #[error("no space left: {0}")]
+    Full(String),
+    #[error("damaged: {0}")]
+    Damaged(String),
+    #[error("{0}")]
+    Io(String),
+    /// The file under the store's name is not the one that is open.
+    #[error("the store's file was removed or replaced from outside")]
+    Lost,
+    #[error("written by a newer version ({0})")]
+    Newer(u32),
+    #[error("in use by another process")]
+    Locked,
+    #[error("the store was opened anew while it was being rewritten")]
+    Void,
+    #[error("closing")]
+    Closing,
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full(error.to_string()),
+            // redb's answers to a file that is none of its own, or cut short.
+            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Self::Damaged(error.to_string()),
+            _ => Self::Io(error.to_string()),
+        }
+    }
+}
+
+impl From<redb::Error> for Fault {
+    fn from(error: redb::Error) -> Self {
+        use redb::Error as E;
+        match error {
+            E::Io(error) => Self::from(error),
+            E::Corrupted(_)
+            | E::RepairAborted
+            | E::ValueTooLarge(_)
+            | E::TableTypeMismatch { .. }
+            | E::TypeDefinitionChanged { .. }
+            | E::TableIsMultimap(_)
+            | E::TableIsNotMultimap(_)
+            | E::TableDoesNotExist(_)
+            | E::TableExists(_) => Self::Damaged(error.to_string()),
+            _ => Self::Io(error.to_string()),
+        }
+    }
+}
+
+impl Fault {
+    /// redb panics on some damaged files; that is damage as well.
+    pub(super) fn panicked() -> Self {
+        Self::Damaged("the database panicked".to_owned())
+    }
+}
+
+/// Runs something that redb may panic in.
+pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|_| Err(Fault::panicked()))
+}

@@ -1,0 +1,91 @@
+//! Record ids: ULIDs that rise over restarts and when the clock is set back. Logs nothing, cannot fail.
+
+use crate::record::RecordId;
+use std::sync::{Mutex, PoisonError};
+
+/// A ULID is 48 bits of milliseconds above 80 random bits.
+const RANDOM_BITS: u32 = 80;
+
+/// Gives out ids. One short lock for each; random octets are drawn once per millisecond at most.
+pub(super) struct Ids {
+    newest: Mutex<u128>,
+    seed: [u8; 32],
+}
+
+impl Ids {
+    /// Ids will be above `newest`, the greatest that the store remembers.
+    pub(super) fn new(newest: u128, seed: [u8; 32]) -> Self {
+        Self { newest: Mutex::new(newest), seed }
+    }
+
+    pub(super) fn next(&self, clock_ms: u64) -> RecordId {
+        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = u128::from(clock_ms);
+        *newest = if now > milliseconds(*newest) {
+            (now << RANDOM_BITS) | self.random(clock_ms)
+        } else {
+            // The same millisecond, or the clock went back: the next number. It may run over into the
+            // milliseconds, which is still a rising id.
+            newest.saturating_add(1)
+        };
+        RecordId(*newest)
+    }
+
+    /// The greatest id given out so far: kept in the store, so that it also holds after its record is gone.
+    pub(super) fn newest(&self) -> u128 {
+        *self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Never below what a store, opened again, remembers.
+    pub(super) fn raise(&self, newest: u128) {
+        let mut own = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
+        *own = (*own).max(newest);
+    }
+
+    fn random(&self, clock_ms: u64) -> u128 {
+        let hash = blake3::keyed_hash(&self.seed, &clock_ms.to_le_bytes());
+        let octets = hash.as_bytes().first_chunk::<16>().copied().unwrap_or_default();
+        // One bit short of 80, so that a millisecond has room for counting up.
+        u128::from_le_bytes(octets) >> (128 - RANDOM_BITS + 1)
+    }
+}
+
+/// The time an id speaks of, in milliseconds since 1970.
+pub(super) fn milliseconds(id: u128) -> u128 {
+    id >> RANDOM_BITS
+}
+
+/// The least id of a millisecond.
+pub(super) fn first_of(ms: i64) -> u128 {
+    u128::from(ms.max(0).unsigned_abs()) << RANDOM_BITS
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn ids_rise_whatever_the_clock_does(newest in 0u64..1 << 47, clocks in proptest::collection::vec(0u64..1 << 47, 1..200)) {
+            let start = u128::from(newest) << RANDOM_BITS;
+            let ids = Ids::new(start, [7; 32]);
+            let mut last = RecordId(start);
+            for clock in clocks {
+                let id = ids.next(clock);
+                prop_assert!(id > last);
+                prop_assert!(milliseconds(id.0) >= u128::from(clock));
+                last = id;
+            }
+            prop_assert_eq!(ids.newest(), last.0);
+        }
+    }
+
+    #[test]
+    fn an_id_shows_the_clock_and_two_daemons_differ() {
+        let id = Ids::new(0, [1; 32]).next(1_800_000_000_000);
+        assert_eq!(milliseconds(id.0), 1_800_000_000_000);
+        assert_ne!(id, Ids::new(0, [2; 32]).next(1_800_000_000_000));
+        assert_eq!(id.to_string().len(), 26);
+    }
+}

@@ -1,0 +1,215 @@
+//! Pages of records, newest first, in short read transactions: one that is held makes the file grow. Logs each damaged record.
+
+use super::encoding::{self, Unreadable};
+use super::error::StoreError;
+use super::id::first_of;
+use super::redact::{Address, find, fold, trimmed};
+use super::schema::{BY_LAST, INDEX, Property, RECORDS, Tries, UNDELIVERED, index_id, index_key};
+use super::shared::Shared;
+use super::{Page, Query, Undelivered};
+use crate::record::{Record, RecordId};
+use redb::ReadTransaction;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+pub(super) const LIMIT_MOST: usize = 1000;
+const LIMIT_DEFAULT: usize = 100;
+/// Records that one read transaction looks at.
+const STEP: usize = 1000;
+/// A search that takes longer gives what it has, with a cursor.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Where ids come from, newest first.
+#[derive(Clone, Copy)]
+enum Source {
+    All,
+    Index([u8; 16]),
+    Undelivered,
+}
+
+/// A query as it is carried out.
+struct Plan {
+    source: Source,
+    /// Ids from here...
+    low: u128,
+    /// ...to below here.
+    high: u128,
+    since: Option<jiff::Timestamp>,
+    until: Option<jiff::Timestamp>,
+    sender: Option<String>,
+    recipient: Option<String>,
+    message_id: Option<String>,
+    outcome: Option<crate::record::Outcome>,
+    undelivered: bool,
+    text: Option<String>,
+    names: Option<Address>,
+}
+
+impl Plan {
+    fn new(shared: &Shared, query: &Query) -> Self {
+        let key = &shared.index_key;
+        let state = shared.state();
+        // The narrowest index comes first.
+        let source = if let Some(id) = &query.message_id {
+            Source::Index(key.hash(Property::MessageId, id))
+        } else if let Some(sender) = &query.sender {
+            Source::Index(key.hash(Property::Sender, sender))
+        } else if let Some(recipient) = &query.recipient {
+            Source::Index(key.hash(Property::Recipient, recipient))
+        } else if query.undelivered {
+            Source::Undelivered
+        } else if let Some(outcome) = query.outcome {
+            Source::Index(key.outcome(outcome))
+        } else {
+            Source::All
+        };
+        // Ids follow dates but for the store's lead and lag.
+        let lag = i64::try_from(state.lag_ms).unwrap_or(i64::MAX);
+        let lead = i64::try_from(state.lead_ms).unwrap_or(i64::MAX);
+        let low = query.since.map_or(0, |since| first_of(since.as_millisecond().saturating_sub(lag).saturating_sub(2)));
+        let high = query.until.map_or(u128::MAX, |until| first_of(until.as_millisecond().saturating_add(lead).saturating_add(2)));
+        let normal = |text: &String| fold(trimmed(text));
+        Self {
+            source,
+            low,
+            high: query.cursor.map_or(high, |cursor| high.min(cursor.0)),
+            since: query.since,
+            until: query.until,
+            sender: query.sender.as_ref().map(normal),
+            recipient: query.recipient.as_ref().map(normal),
+            message_id: query.message_id.as_ref().map(normal),
+            outcome: query.outcome,
+            undelivered: query.undelivered,
+            text: query.text.as_deref().map(fold).filter(|text| !text.is_empty()),
+            names: None,
+        }
+    }
+
+    fn matches(&self, record: &Record) -> bool {
+        let same = |wanted: &Option<String>, text: &str| wanted.as_ref().is_none_or(|wanted| fold(trimmed(text)) == *wanted);
+        self.since.is_none_or(|since| record.date >= since)
+            && self.until.is_none_or(|until| record.date < until)
+            && self.outcome.is_none_or(|outcome| record.outcome == outcome)
+            && same(&self.sender, &record.sender)
+            && (self.recipient.is_none() || record.recipients.iter().any(|recipient| same(&self.recipient, recipient)))
+            && (self.message_id.is_none() || record.message_id.as_ref().is_some_and(|id| same(&self.message_id, id)))
+            && self.text.as_ref().is_none_or(|text| says(record, text))
+            && self.names.as_ref().is_none_or(|address| address.is_named_by(record))
+    }
+
+    /// Ids from the source, newest first.
+    fn ids(&self, txn: &ReadTransaction) -> Result<Vec<u128>, redb::Error> {
+        if self.low >= self.high {
+            return Ok(Vec::new());
+        }
+        match self.source {
+            Source::All => txn.open_table(RECORDS)?.range(self.low..self.high)?.rev().take(STEP).map(|item| Ok(item?.0.value())).collect(),
+            Source::Undelivered => txn.open_table(BY_LAST)?.range(self.low..self.high)?.rev().take(STEP).map(|item| Ok(item?.0.value())).collect(),
+            Source::Index(hash) => {
+                let (low, high) = (index_key(hash, self.low), index_key(hash, self.high));
+                txn.open_table(INDEX)?.range::<&[u8; 32]>(&low..&high)?.rev().take(STEP).map(|item| Ok(index_id(item?.0.value()))).collect()
+            }
+        }
+    }
+
+    /// One transaction's worth: adds what matches and moves `high` down. True while there may be more.
+    fn step(&mut self, shared: &Shared, txn: &ReadTransaction, limit: usize, found: &mut Vec<Record>) -> Result<bool, redb::Error> {
+        let ids = self.ids(txn)?;
+        let records = txn.open_table(RECORDS)?;
+        let latest = txn.open_table(BY_LAST)?;
+        let more = ids.len() == STEP;
+        for id in ids {
+            self.high = id;
+            // An index entry whose record was damaged and removed points nowhere.
+            let Some(octets) = records.get(id)? else { continue };
+            match encoding::decode(id, octets.value()) {
+                Ok(record) if self.matches(&record) && (!self.undelivered || latest.get(id)?.is_some()) => found.push(record),
+                Ok(_) => {}
+                Err(Unreadable) => damaged(shared, id),
+            }
+            if found.len() >= limit {
+                return Ok(true);
+            }
+        }
+        Ok(more)
+    }
+
+    fn run(mut self, shared: &Shared, limit: usize) -> Result<Page, StoreError> {
+        let limit = if limit == 0 { LIMIT_DEFAULT } else { limit.min(LIMIT_MOST) };
+        let begun = Instant::now();
+        let mut records = Vec::new();
+        while shared.read(|txn| self.step(shared, txn, limit, &mut records))? {
+            if records.len() >= limit || begun.elapsed() > PATIENCE {
+                return Ok(Page { records, cursor: Some(RecordId(self.high)) });
+            }
+        }
+        Ok(Page { records, cursor: None })
+    }
+}
+
+/// The page's search box: subject, sender, recipient, Message-ID and response text.
+fn says(record: &Record, text: &str) -> bool {
+    let options = [&record.subject, &record.message_id].into_iter().flatten();
+    let mut texts = options.chain([&record.sender, &record.server_response.body]).chain(&record.recipients);
+    texts.any(|field| find(field, text).is_some())
+}
+
+fn damaged(shared: &Shared, id: u128) {
+    shared.unreadable.fetch_add(1, Ordering::Relaxed);
+    tracing::error!(record = %RecordId(id), "a record in the store is damaged and left out");
+}
+
+pub(super) fn query(shared: &Shared, query: &Query) -> Result<Page, StoreError> {
+    Plan::new(shared, query).run(shared, query.limit)
+}
+
+pub(super) fn export(shared: &Shared, address: Address, cursor: Option<RecordId>) -> Result<Page, StoreError> {
+    let everything = Query { cursor, ..Query::default() };
+    Plan { names: Some(address), ..Plan::new(shared, &everything) }.run(shared, LIMIT_MOST)
+}
+
+pub(super) fn record(shared: &Shared, id: RecordId) -> Result<Option<Record>, StoreError> {
+    let found = shared.read(|txn| Ok(txn.open_table(RECORDS)?.get(id.0)?.map(|octets| encoding::decode(id.0, octets.value()))))?;
+    found.transpose().map_err(|Unreadable| {
+        damaged(shared, id.0);
+        StoreError::Unreadable(id)
+    })
+}
+
+pub(super) fn attempts(shared: &Shared, webhook_id: &str) -> Result<Vec<Record>, StoreError> {
+    let hash = shared.index_key.hash(Property::Webhook, webhook_id);
+    shared.read(|txn| {
+        let records = txn.open_table(RECORDS)?;
+        let mut found = Vec::new();
+        for item in txn.open_table(INDEX)?.range::<&[u8; 32]>(&index_key(hash, 0)..=&index_key(hash, u128::MAX))?.take(LIMIT_MOST) {
+            let id = index_id(item?.0.value());
+            match records.get(id)?.map(|octets| encoding::decode(id, octets.value())) {
+                Some(Ok(record)) if record.webhook_id == webhook_id => found.push(record),
+                Some(Ok(_)) | None => {}
+                Some(Err(Unreadable)) => damaged(shared, id),
+            }
+        }
+        Ok(found)
+    })
+}
+
+pub(super) fn undelivered(shared: &Shared, cursor: Option<RecordId>, limit: usize) -> Result<Vec<Undelivered>, StoreError> {
+    let limit = if limit == 0 { LIMIT_DEFAULT } else { limit.min(LIMIT_MOST) };
+    shared.read(|txn| {
+        let records = txn.open_table(RECORDS)?;
+        let messages = txn.open_table(UNDELIVERED)?;
+        let mut found = Vec::new();
+        for item in txn.open_table(BY_LAST)?.range(..cursor.map_or(u128::MAX, |cursor| cursor.0))?.rev().take(limit) {
+            let (id, message) = item?;
+            let tries = messages.get(message.value())?.map(|octets| Tries::decode(octets.value()));
+            let record = records.get(id.value())?.map(|octets| encoding::decode(id.value(), octets.value()));
+            let (Some(Ok(tries)), Some(Ok(record))) = (tries, record) else {
+                damaged(shared, id.value());
+                continue;
+            };
+            let time = |us| jiff::Timestamp::from_microsecond(us).unwrap_or(record.date);
+            found.push(Undelivered { attempts: tries.attempts, first_seen: time(tries.first_seen_us), last_seen: time(tries.last_seen_us), record });
+        }
+        Ok(found)
+    })
+}

@@ -1,0 +1,192 @@
+//! What is left out of a record: by `store.redact` before it is written, and an erased address afterwards. Logs nothing, cannot fail.
+
+use crate::config;
+use crate::record::{Outcome, Record, ServerResponse};
+
+/// Stands where an erased address stood.
+pub(super) const ERASED: &str = "[erased]";
+
+/// Takes out what the configuration says is never to be written, neither to the store nor to a log line.
+pub(super) fn configured(record: &mut Record, redact: config::Redact) {
+    if redact.subject {
+        record.subject = None;
+    }
+    if redact.sender_ip {
+        record.sender_ip.clear();
+    }
+    if redact.response_body {
+        record.server_response.body.clear();
+        // The reply to a refusal carries the response's text: only its codes stay.
+        if record.outcome != Outcome::Delivered {
+            record.reply = codes(&record.reply);
+        }
+    }
+}
+
+/// `554 5.7.1` of `554 5.7.1 No such ticket`.
+fn codes(reply: &str) -> String {
+    let is_code = |word: &&str| word.bytes().all(|b| b.is_ascii_digit() || b == b'.');
+    reply.split(' ').take(2).take_while(is_code).collect::<Vec<_>>().join(" ")
+}
+
+/// An address to look for, in any letter case.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Address {
+    folded: String,
+}
+
+impl Address {
+    /// Angle brackets and white space around it do not count; `None` if no address is left: it must hold a letter that
+    /// `[erased]` does not have, or erasing would never end.
+    pub(super) fn new(text: &str) -> Option<Self> {
+        let folded = fold(trimmed(text));
+        folded.contains(|letter| !ERASED.contains(letter)).then_some(Self { folded })
+    }
+
+    /// Whether a record names it, as sender or recipient or anywhere in a text.
+    pub(super) fn is_named_by(&self, record: &Record) -> bool {
+        fold(&record.sender) == self.folded
+            || record.recipients.iter().any(|recipient| fold(recipient) == self.folded)
+            || texts(record).any(|text| find(text, &self.folded).is_some())
+    }
+
+    /// Takes it out of a record; whether anything changed. Another address that only ends or starts like it
+    /// (`not-ann@…` for `ann@…`) stays a sender or recipient; in a text every occurrence goes.
+    pub(super) fn erase(&self, record: &mut Record) -> bool {
+        let mut changed = false;
+        for address in std::iter::once(&mut record.sender).chain(&mut record.recipients) {
+            if fold(address) == self.folded {
+                ERASED.clone_into(address);
+                changed = true;
+            }
+        }
+        let Record { message_id, subject, server_response, reply, route, sender_ip, tls, webhook_id, .. } = record;
+        let ServerResponse { body, content_type, retry_after, .. } = server_response;
+        let options = [message_id, subject, content_type, retry_after, tls].into_iter().flatten();
+        for text in options.chain([body, reply, route, sender_ip, webhook_id]) {
+            while let Some((start, end)) = find(text, &self.folded) {
+                text.replace_range(start..end, ERASED);
+                changed = true;
+            }
+        }
+        changed
+    }
+}
+
+/// Every text of a record but its sender and recipients.
+fn texts(record: &Record) -> impl Iterator<Item = &str> {
+    let response = &record.server_response;
+    let options = [&record.message_id, &record.subject, &response.content_type, &response.retry_after, &record.tls];
+    let plain = [&response.body, &record.reply, &record.route, &record.sender_ip, &record.webhook_id];
+    options.into_iter().flatten().chain(plain).map(String::as_str)
+}
+
+/// Without the white space and angle brackets around an address or a Message-ID.
+pub(super) fn trimmed(text: &str) -> &str {
+    let text = text.trim();
+    text.strip_prefix('<').and_then(|inner| inner.strip_suffix('>')).unwrap_or(text).trim()
+}
+
+/// Letter case taken away.
+pub(super) fn fold(text: &str) -> String {
+    if text.is_ascii() { text.to_ascii_lowercase() } else { text.chars().flat_map(char::to_lowercase).collect() }
+}
+
+/// Where `folded` (letter case taken away, not empty) stands in `text`, in any letter case: start and end in octets.
+pub(super) fn find(text: &str, folded: &str) -> Option<(usize, usize)> {
+    let first = folded.bytes().next()?;
+    let (lower, upper) = (first, first.to_ascii_uppercase());
+    if first.is_ascii() && text.is_ascii() {
+        // By far the usual case, and forget looks at every record.
+        return memchr::memchr2_iter(lower, upper, text.as_bytes()).find_map(|start| {
+            let end = start.checked_add(folded.len())?;
+            text.get(start..end)?.eq_ignore_ascii_case(folded).then_some((start, end))
+        });
+    }
+    text.char_indices().find_map(|(start, _)| {
+        let mut wanted = folded.chars();
+        let mut end = start;
+        for letter in text.get(start..)?.chars() {
+            for lowered in letter.to_lowercase() {
+                match wanted.next() {
+                    Some(want) if want == lowered => {}
+                    Some(_) | None => return None,
+                }
+            }
+            end = end.checked_add(letter.len_utf8())?;
+            if wanted.as_str().is_empty() {
+                return Some((start, end));
+            }
+        }
+        None
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use proptest::strategy::ValueTree;
+
+    #[test]
+    fn found_in_any_letter_case_with_its_place() {
+        let table: [(&str, &str, Option<(usize, usize)>); 8] = [
+            ("hello ANN@Example.Com!", "ann@example.com", Some((6, 21))),
+            ("aann@example.com", "ann@example.com", Some((1, 16))),
+            ("ann@example.co", "ann@example.com", None),
+            ("", "a", None),
+            ("Ünknown user MÜLLER@example.com", "müller@example.com", Some((14, 33))),
+            ("größe an ann@example.com", "ann@example.com", Some((11, 26))),
+            ("İx@example.com", "x@example.com", Some((2, 15))),
+            ("aaab", "aab", Some((1, 4))),
+        ];
+        for (text, folded, expected) in table {
+            assert_eq!(find(text, folded), expected, "{folded} in {text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn erased_is_erased(mut record in super::super::encoding::tests::any_record(), address in "[a-zA-ZäÖ]{1,6}@[a-z]{1,5}\\.[a-z]{2}", upper in any::<bool>(), place in 0usize..5) {
+            let written = if upper { address.to_uppercase() } else { address.clone() };
+            match place {
+                0 => record.sender = written,
+                1 => record.recipients.push(written),
+                2 => record.subject = Some(format!("for {written}{written}")),
+                3 => record.message_id = Some(format!("<{written}>")),
+                _ => record.server_response.body.push_str(&written),
+            }
+            let address = Address::new(&format!(" <{address}> ")).unwrap();
+            prop_assert!(address.is_named_by(&record));
+            prop_assert!(address.erase(&mut record));
+            prop_assert!(!address.is_named_by(&record));
+            prop_assert!(!address.erase(&mut record));
+        }
+
+        #[test]
+        fn find_never_panics_and_is_right_where_it_finds(text in ".{0,40}", folded in ".{1,3}") {
+            let folded = fold(&folded);
+            if let Some((start, end)) = find(&text, &folded) {
+                prop_assert_eq!(text.get(start..end).map(fold), Some(folded));
+            }
+        }
+    }
+
+    #[test]
+    fn a_longer_address_is_another_person() {
+        let mut runner = proptest::test_runner::TestRunner::deterministic();
+        let mut record = super::super::encoding::tests::any_record().new_tree(&mut runner).unwrap().current();
+        record.sender = "bob@example.com".into();
+        record.recipients = vec!["b@example.com".into(), "b@example.com.au".into()];
+        Address::new("B@example.com").unwrap().erase(&mut record);
+        assert_eq!(record.sender, "bob@example.com");
+        assert_eq!(record.recipients, [ERASED, "b@example.com.au"]);
+    }
+
+    #[test]
+    fn only_the_codes_of_a_redacted_reply_stay() {
+        for (reply, left) in [("554 5.7.1 secret words", "554 5.7.1"), ("550 no 5.1.1", "550"), ("", ""), ("450 4.3.0", "450 4.3.0")] {
+            assert_eq!(codes(reply), left);
+        }
+    }
+}
