@@ -19,9 +19,13 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("delivery", &["forward", "store", "route", "verify", "smtp", "message", "envelope", "record", "stats", "config", "log"]),
     ("net", &["ring", "smtp", "envelope", "message", "delivery", "stats", "config", "log"]),
     ("admin", &["store", "stats", "record", "config", "log"]),
-    ("daemon", &[
-        "net", "admin", "delivery", "ring", "forward", "store", "route", "verify", "smtp", "message", "envelope", "record", "stats", "config", "log",
-    ]),
+    (
+        "daemon",
+        &[
+            "net", "admin", "delivery", "ring", "forward", "store", "route", "verify", "smtp", "message", "envelope", "record", "stats",
+            "config", "log",
+        ],
+    ),
     ("cli", &["daemon", "config", "record", "stats", "log", "store", "ring"]),
 ];
 
@@ -121,7 +125,14 @@ fn every_file_says_what_it_is() {
 /// Words that mark what is not finished.
 #[test]
 fn nothing_is_left_for_later() {
-    let words = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X:"), concat!("todo", "!("), concat!("unimplemented", "!("), concat!("HA", "CK:")];
+    let words = [
+        concat!("TO", "DO"),
+        concat!("FIX", "ME"),
+        concat!("XX", "X:"),
+        concat!("todo", "!("),
+        concat!("unimplemented", "!("),
+        concat!("HA", "CK:"),
+    ];
     let mut wrong = Vec::new();
     for dir in ["src", "tests"] {
         for file in files(&root().join(dir), "rs") {

@@ -24,7 +24,10 @@ fn the_banner_names_the_host() {
     for extension in ["PIPELINING", "SIZE 26214400", "8BITMIME", "SMTPUTF8", "CHUNKING", "ENHANCEDSTATUSCODES"] {
         assert!(extensions.contains(&extension), "{extension}: {extensions:?}");
     }
-    assert!(!extensions.iter().any(|e| e.starts_with("STARTTLS") || e.starts_with("AUTH") || e.starts_with("BINARYMIME")), "{extensions:?}");
+    assert!(
+        !extensions.iter().any(|e| e.starts_with("STARTTLS") || e.starts_with("AUTH") || e.starts_with("BINARYMIME")),
+        "{extensions:?}"
+    );
 }
 
 #[test]
@@ -201,7 +204,9 @@ fn a_client_that_goes_away_leaves_nothing_behind() {
     deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("x", "text"));
     daemon.admin.wait_for_stat("connections.open", 0);
     let before = daemon.descriptors();
-    let dialog = [b"EHLO x\r\nMAIL FROM:<a@sender.test>\r\nRCPT TO:<b@example.test>\r\nDATA\r\n".to_vec(), stuffed(&messages::simple("x", "t"))].concat();
+    let dialog =
+        [b"EHLO x\r\nMAIL FROM:<a@sender.test>\r\nRCPT TO:<b@example.test>\r\nDATA\r\n".to_vec(), stuffed(&messages::simple("x", "t"))]
+            .concat();
     for at in (0..dialog.len() - 3).step_by(3) {
         let mut client = Client::connect(daemon.smtp());
         client.send(&dialog[..at]);
@@ -219,7 +224,11 @@ fn io_uring_forbidden() {
     let endpoint = Endpoint::ok();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("c.toml");
-    std::fs::write(&file, Config::to(&endpoint).set("store.path", dir.path().join("s.redb").to_str().unwrap()).set("log.format", "text").text()).unwrap();
+    std::fs::write(
+        &file,
+        Config::to(&endpoint).set("store.path", dir.path().join("s.redb").to_str().unwrap()).set("log.format", "text").text(),
+    )
+    .unwrap();
     let mut command = command();
     command.arg("serve").arg("--config").arg(&file);
     // SAFETY: the closure makes two system calls on data of its own; it allocates nothing.

@@ -26,14 +26,44 @@ fn stats_has_the_shape_of_the_contract() {
     };
     assert_eq!(stats["version"], env!("CARGO_PKG_VERSION"));
     for path in [
-        "uptime_seconds", "connections/open", "connections/accepted", "connections/refused/total_limit", "connections/refused/per_ip_limit",
-        "recipients/accepted", "recipients/refused/no_route", "recipients/refused/other_route", "recipients/refused/authorization",
-        "messages/delivered", "messages/rejected", "messages/deferred", "messages/undelivered", "messages/replies_lost",
-        "messages/refused/size", "messages/refused/memory", "messages/refused/queue", "messages/refused/breaker", "messages/refused/store",
-        "messages/refused/bare_newline", "messages/refused/loop", "bytes_received", "forwarders/workers", "forwarders/started",
-        "forwarders/busy", "forwarders/queued", "routes/all/delivered", "routes/all/rejected", "routes/all/deferred", "routes/all/busy",
-        "routes/all/queued", "routes/all/forward/p50_us", "routes/all/forward/p99_us", "memory/body_bytes", "memory/body_budget_bytes",
-        "store/records", "store/file_bytes", "store/commits",
+        "uptime_seconds",
+        "connections/open",
+        "connections/accepted",
+        "connections/refused/total_limit",
+        "connections/refused/per_ip_limit",
+        "recipients/accepted",
+        "recipients/refused/no_route",
+        "recipients/refused/other_route",
+        "recipients/refused/authorization",
+        "messages/delivered",
+        "messages/rejected",
+        "messages/deferred",
+        "messages/undelivered",
+        "messages/replies_lost",
+        "messages/refused/size",
+        "messages/refused/memory",
+        "messages/refused/queue",
+        "messages/refused/breaker",
+        "messages/refused/store",
+        "messages/refused/bare_newline",
+        "messages/refused/loop",
+        "bytes_received",
+        "forwarders/workers",
+        "forwarders/started",
+        "forwarders/busy",
+        "forwarders/queued",
+        "routes/all/delivered",
+        "routes/all/rejected",
+        "routes/all/deferred",
+        "routes/all/busy",
+        "routes/all/queued",
+        "routes/all/forward/p50_us",
+        "routes/all/forward/p99_us",
+        "memory/body_bytes",
+        "memory/body_budget_bytes",
+        "store/records",
+        "store/file_bytes",
+        "store/commits",
     ] {
         number(path);
     }
@@ -56,7 +86,14 @@ fn counters_add_up() {
     for _ in 0..3 {
         deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &message);
     }
-    for path in ["messages.delivered", "messages.rejected", "messages.deferred", "routes.all.delivered", "routes.all.rejected", "routes.all.deferred"] {
+    for path in [
+        "messages.delivered",
+        "messages.rejected",
+        "messages.deferred",
+        "routes.all.delivered",
+        "routes.all.rejected",
+        "routes.all.deferred",
+    ] {
         assert_eq!(daemon.admin.stat(path), 1, "{path}");
     }
     assert_eq!(daemon.admin.stat("connections.accepted"), 3);
@@ -104,7 +141,9 @@ fn a_cross_site_post_is_refused() {
     deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("x", "text")).starts("250 ");
     let body = r#"{"address": "b@example.test"}"#;
     let host = daemon.admin.host();
-    let post = |fields: &str| status(&daemon, &format!("POST /forget HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n{fields}", body.len()), body);
+    let post = |fields: &str| {
+        status(&daemon, &format!("POST /forget HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n{fields}", body.len()), body)
+    };
     assert_eq!(post("Content-Type: application/json\r\nOrigin: http://evil.test\r\n"), 403);
     assert_eq!(post("Content-Type: application/json\r\nOrigin: null\r\n"), 403);
     assert_eq!(post("Content-Type: text/plain\r\n"), 415);
@@ -141,7 +180,11 @@ fn no_token_on_an_open_address_is_refused_at_the_start() {
     let endpoint = Endpoint::ok();
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("c.toml");
-    std::fs::write(&file, Config::to(&endpoint).set("admin.listen", "0.0.0.0:0").set("store.path", dir.path().join("s").to_str().unwrap()).text()).unwrap();
+    std::fs::write(
+        &file,
+        Config::to(&endpoint).set("admin.listen", "0.0.0.0:0").set("store.path", dir.path().join("s").to_str().unwrap()).text(),
+    )
+    .unwrap();
     let finished = cli(&["check", "--config", file.to_str().unwrap()]);
     assert_eq!(finished.code, Some(78), "{finished:?}");
     assert!(finished.err.contains("token_file"), "{finished:?}");
@@ -171,7 +214,10 @@ fn the_page_is_guarded() {
     assert_eq!(page.fields.get("x-content-type-options"), Some("nosniff"));
     for outside in ["http://", "https://", "//cdn"] {
         let text = page.text().replace("http://www.w3.org/2000/svg", "");
-        assert!(!text.contains(&format!("src=\"{outside}")) && !text.contains(&format!("href=\"{outside}")), "a request that leaves the origin");
+        assert!(
+            !text.contains(&format!("src=\"{outside}")) && !text.contains(&format!("href=\"{outside}")),
+            "a request that leaves the origin"
+        );
     }
 }
 
@@ -232,7 +278,10 @@ fn odd_requests() {
     }
     let huge = "x".repeat(3 << 20);
     let answer = daemon.admin.request(
-        &format!("POST /forget HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n", huge.len()),
+        &format!(
+            "POST /forget HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+            huge.len()
+        ),
         huge.as_bytes(),
     );
     assert!(answer.is_err() || answer.is_ok_and(|answer| answer.status == 413));

@@ -63,7 +63,8 @@ fn each_status_has_its_reply() {
 #[test]
 fn interim_answers_are_passed_over() {
     let endpoint = Endpoint::always(Answer::Octets(
-        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n".to_vec(),
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n\r\nHTTP/1.1 201 Created\r\nContent-Length: 0\r\n\r\n"
+            .to_vec(),
     ));
     let daemon = Daemon::start(Config::to(&endpoint));
     one(&daemon).starts("250 2.0.0 Ok: ");
@@ -224,10 +225,8 @@ fn redirects_are_followed_with_the_same_post() {
 
 #[test]
 fn credentials_stay_with_the_origin() {
-    let endpoint = Endpoint::with(|request| {
-        if request.target == "/in" { Answer::redirect(307, "/elsewhere") } else { Answer::status(200) }
-    })
-    .start();
+    let endpoint =
+        Endpoint::with(|request| if request.target == "/in" { Answer::redirect(307, "/elsewhere") } else { Answer::status(200) }).start();
     let url = endpoint.url("/in").replace("http://", "http://user:s%40cret@");
     let daemon = Daemon::start(Config::without_routes().route("all", &["*"], &url).of_route("format", "rfc822"));
     one(&daemon).starts("250 ");
@@ -293,7 +292,10 @@ fn https_endpoints_are_verified() {
     let mut config = Config::without_routes();
     for (name, endpoint) in [("good", &good), ("wrong", &wrong_name), ("unknown", &unknown)] {
         let recipients = format!("{name}@example.test");
-        config = config.route(name, &[&recipients], &endpoint.url("/in")).of_route("format", "rfc822").of_route("ca_certificate", ca.to_str().unwrap());
+        config = config
+            .route(name, &[&recipients], &endpoint.url("/in"))
+            .of_route("format", "rfc822")
+            .of_route("ca_certificate", ca.to_str().unwrap());
     }
     let daemon = Daemon::start_in(dir, config);
     let send = |to: &str| deliver(daemon.smtp(), "a@sender.test", &[to], &messages::simple("x", "text"));
@@ -367,9 +369,8 @@ fn connections_are_kept_and_a_stale_one_is_tried_once_more() {
 
 #[test]
 fn an_early_answer_to_a_large_message_is_not_lost() {
-    let endpoint = Endpoint::with(|_| Answer::status(200))
-        .early(|_, _| Some(Answer::text(413, "too much").field("Connection", "close")))
-        .start();
+    let endpoint =
+        Endpoint::with(|_| Answer::status(200)).early(|_, _| Some(Answer::text(413, "too much").field("Connection", "close"))).start();
     let daemon = Daemon::start(Config::to(&endpoint));
     let reply = deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::of_size("big", 300_000));
     assert!(reply.text().starts_with("554 5.7.1 "), "{reply:?}");

@@ -8,7 +8,9 @@ use nix::sys::signal::Signal;
 
 #[test]
 fn usage_errors_are_64() {
-    for arguments in [&["--nonsense"][..], &["records", "--since"], &["nonsense"], &["export"], &["forget"], &["records", "--outcome", "lost"]] {
+    for arguments in
+        [&["--nonsense"][..], &["records", "--since"], &["nonsense"], &["export"], &["forget"], &["records", "--outcome", "lost"]]
+    {
         let finished = cli(arguments);
         assert_eq!(finished.code, Some(64), "{arguments:?}: {finished:?}");
         assert!(!finished.err.is_empty());
@@ -43,7 +45,9 @@ fn a_port_in_use_is_69() {
     let daemon = Daemon::start(Config::to(&endpoint));
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("c.toml");
-    let config = Config::to(&endpoint).set("smtp.listen", vec![daemon.smtp().to_string()]).set("store.path", dir.path().join("s.redb").to_str().unwrap());
+    let config = Config::to(&endpoint)
+        .set("smtp.listen", vec![daemon.smtp().to_string()])
+        .set("store.path", dir.path().join("s.redb").to_str().unwrap());
     std::fs::write(&file, config.text()).unwrap();
     let finished = cli(&["serve", "--config", file.to_str().unwrap()]);
     assert_eq!(finished.code, Some(69), "{finished:?}");
@@ -127,7 +131,18 @@ fn send_submits_files_and_a_sample() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("m.eml");
     std::fs::write(&file, "Subject: from a file\n\n.dot\nlast\n").unwrap();
-    cli(&["send", "--server", &server, "--to", "x@example.test", "--from", "y@sender.test", file.to_str().unwrap(), file.to_str().unwrap()]).ok();
+    cli(&[
+        "send",
+        "--server",
+        &server,
+        "--to",
+        "x@example.test",
+        "--from",
+        "y@sender.test",
+        file.to_str().unwrap(),
+        file.to_str().unwrap(),
+    ])
+    .ok();
     let requests = endpoint.wait_for(3);
     assert_eq!(requests[1].body, b"Subject: from a file\r\n\r\n.dot\r\nlast\r\n");
     assert_eq!(requests[1].field("mailsluice-mail-from"), "y@sender.test");
@@ -156,7 +171,8 @@ fn the_development_configuration_works_by_itself() {
     crate::support::eventually("readiness", || admin.try_get("/readyz").is_ok_and(|r| r.status == 200).then_some(()));
     let said = process.lines.text();
     assert!(said.contains("127.0.0.1:2525") && said.contains("http://127.0.0.1:8025"), "{said}");
-    deliver("127.0.0.1:2525".parse().unwrap(), "a@sender.test", &["anyone@anywhere.test"], &messages::simple("hello", "text")).starts("250 ");
+    deliver("127.0.0.1:2525".parse().unwrap(), "a@sender.test", &["anyone@anywhere.test"], &messages::simple("hello", "text"))
+        .starts("250 ");
     assert_eq!(admin.stat("messages.delivered"), 1);
     assert_eq!(admin.records("")[0]["subject"], "hello");
     assert!(dir.path().join("mailsluice-data").is_dir());

@@ -55,9 +55,12 @@ fn secrets_come_from_files() {
     let dir = std::sync::Arc::new(tempfile::tempdir().unwrap());
     let secret = dir.path().join("secret");
     std::fs::write(&secret, format!("{}\n", endpoint.url("/from-a-file"))).unwrap();
-    let text = Config::to(&endpoint).text().lines().map(|line| {
-        if line.starts_with("url = ") { format!("url_file = {:?}", secret.to_str().unwrap()) } else { line.to_owned() }
-    }).collect::<Vec<_>>().join("\n");
+    let text = Config::to(&endpoint)
+        .text()
+        .lines()
+        .map(|line| if line.starts_with("url = ") { format!("url_file = {:?}", secret.to_str().unwrap()) } else { line.to_owned() })
+        .collect::<Vec<_>>()
+        .join("\n");
     let config = Config::parse(&text);
     let daemon = crate::support::Daemon::start_in(dir, config);
     crate::support::client::deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], b"\r\n").starts("250 ");

@@ -19,7 +19,10 @@ fn messages_to_keep() -> Vec<(&'static str, Vec<u8>)> {
         ("dots", with_text(b".\r\n..\r\n...\r\n.a\r\na.\r\n.\r\n\r\n.\r\n")),
         ("a dot first", b".\r\n".to_vec()),
         ("a stuffed command", with_text(b".QUIT\r\nQUIT\r\nDATA\r\n")),
-        ("every octet but CR and LF", with_text(&[(0..=255).filter(|b| !b"\r\n".contains(b)).collect::<Vec<u8>>(), b"\r\n".to_vec()].concat())),
+        (
+            "every octet but CR and LF",
+            with_text(&[(0..=255).filter(|b| !b"\r\n".contains(b)).collect::<Vec<u8>>(), b"\r\n".to_vec()].concat()),
+        ),
         ("NUL", with_text(b"a\0b\r\n\0\r\n")),
         ("8-bit", with_text("Grüße, 你好 \u{1f600}\r\n".as_bytes())),
         ("not UTF-8", with_text(b"\xff\xfe\xc3\x28\r\n")),
@@ -107,7 +110,8 @@ fn a_declared_size_over_the_limit_is_refused_before_the_data() {
 
 /// Several transactions as one stream of octets, with every kind of data and some refusals.
 fn dialog() -> Vec<u8> {
-    let mut octets = b"EHLO client.test\r\nMAIL FROM:<a@sender.test> BODY=8BITMIME SIZE=200\r\nRCPT TO:<b@example.test>\r\nDATA\r\n".to_vec();
+    let mut octets =
+        b"EHLO client.test\r\nMAIL FROM:<a@sender.test> BODY=8BITMIME SIZE=200\r\nRCPT TO:<b@example.test>\r\nDATA\r\n".to_vec();
     octets.extend(stuffed(b"Subject: one\r\n\r\n.\r\n..x\r\n\xc3\xa9\r\n"));
     octets.extend_from_slice(b"NOOP\r\nWHAT\r\nRCPT TO:<b@example.test>\r\nMAIL FROM:<>\r\nRCPT TO:<postmaster>\r\nBDAT 11\r\nSubject: t\r\nBDAT 9 LAST\r\n\r\n.\r\nfour");
     octets.extend_from_slice(b"MAIL FROM:<c@sender.test>\r\nRSET\r\nMAIL FROM:<d@sender.test>\r\nRCPT TO:<e@example.test>\r\nDATA\r\n");

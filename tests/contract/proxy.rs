@@ -122,9 +122,8 @@ fn from_anybody_else_it_is_a_syntax_error() {
 #[test]
 fn limits_count_by_the_source_of_the_header() {
     let endpoint = Endpoint::ok();
-    let daemon = Daemon::start(
-        Config::to(&endpoint).set("smtp.proxy_protocol_from", vec!["127.0.0.0/8"]).set("smtp.max_connections_per_ip", 2),
-    );
+    let daemon =
+        Daemon::start(Config::to(&endpoint).set("smtp.proxy_protocol_from", vec!["127.0.0.0/8"]).set("smtp.max_connections_per_ip", 2));
     let proxied = |source: &str| {
         let mut client = Client::connect_silently(daemon.smtp());
         client.send(format!("PROXY TCP6 {source} ::1 4444 25\r\n"));

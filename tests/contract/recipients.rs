@@ -100,7 +100,13 @@ fn the_callback_decides() {
     let form = String::from_utf8(asked[0].body.clone()).unwrap();
     let mut pairs: Vec<(String, String)> = url::form_urlencoded::parse(form.as_bytes()).into_owned().collect();
     pairs.sort();
-    let expected = [("from", "alice@sender.test"), ("helo_domain", "client.test"), ("remote_ip", "127.0.0.1"), ("size", "1234"), ("to", "no@example.test")];
+    let expected = [
+        ("from", "alice@sender.test"),
+        ("helo_domain", "client.test"),
+        ("remote_ip", "127.0.0.1"),
+        ("size", "1234"),
+        ("to", "no@example.test"),
+    ];
     assert_eq!(pairs, expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
     // The refusals of the endpoint, not its failures.
     assert_eq!(daemon.admin.stat("recipients.accepted"), 1);
@@ -117,7 +123,10 @@ fn the_callback_as_json() {
     let asked = authorizer.only();
     assert!(asked.field("content-type").starts_with("application/json"));
     let json = asked.json();
-    assert_eq!((&json["to"], &json["from"], &json["helo_domain"]), (&"bob@example.test".into(), &"alice@sender.test".into(), &"client.test".into()));
+    assert_eq!(
+        (&json["to"], &json["from"], &json["helo_domain"]),
+        (&"bob@example.test".into(), &"alice@sender.test".into(), &"client.test".into())
+    );
     assert_eq!(json["remote_ip"], "127.0.0.1");
     assert!(json.get("size").is_none(), "none was declared: {json}");
 }

@@ -58,7 +58,8 @@ fn a_message_refused_for_its_size_while_sending_has_a_record() {
 
 #[test]
 fn filters_and_pages() {
-    let endpoint = Endpoint::with(|request| if request.body.starts_with(b"X-Fail") { Answer::status(500) } else { Answer::status(200) }).start();
+    let endpoint =
+        Endpoint::with(|request| if request.body.starts_with(b"X-Fail") { Answer::status(500) } else { Answer::status(200) }).start();
     let daemon = Daemon::start(Config::to(&endpoint));
     for n in 0..30 {
         let to = format!("r{}@example.test", n % 3);
@@ -102,7 +103,8 @@ fn undelivered_until_an_attempt_succeeds() {
         assert_eq!(daemon.admin.stat("messages.undelivered"), undelivered);
         assert_eq!(daemon.admin.records("undelivered=true").is_empty(), undelivered == 0);
     }
-    let ids: std::collections::BTreeSet<String> = endpoint.requests().iter().map(|request| request.field("webhook-id").to_owned()).collect();
+    let ids: std::collections::BTreeSet<String> =
+        endpoint.requests().iter().map(|request| request.field("webhook-id").to_owned()).collect();
     assert_eq!(ids.len(), 1, "the same for every attempt");
 }
 
@@ -110,7 +112,10 @@ fn undelivered_until_an_attempt_succeeds() {
 fn the_webhook_id_tells_messages_apart() {
     let endpoint = Endpoint::ok();
     let secret = "0123456789abcdef0123456789abcdef";
-    let (first, second) = (Daemon::start(Config::to(&endpoint).set("forward.id_secret", secret)), Daemon::start(Config::to(&endpoint).set("forward.id_secret", secret)));
+    let (first, second) = (
+        Daemon::start(Config::to(&endpoint).set("forward.id_secret", secret)),
+        Daemon::start(Config::to(&endpoint).set("forward.id_secret", secret)),
+    );
     let stranger = Daemon::start(Config::to(&endpoint));
     let id = |daemon: &Daemon, from: &str, to: &[&str], text: &str| {
         deliver(daemon.smtp(), from, to, &messages::simple("x", text)).starts("250 ");
@@ -162,7 +167,11 @@ fn forget_leaves_no_trace_of_an_address() {
     .start();
     let daemon = Daemon::start(Config::to(&endpoint));
     for n in 0..40 {
-        let (from, to) = if n % 4 == 0 { ("erased.person@example.test", "keep@example.test") } else { ("kept@sender.test", "ERASED.Person@Example.TEST") };
+        let (from, to) = if n % 4 == 0 {
+            ("erased.person@example.test", "keep@example.test")
+        } else {
+            ("kept@sender.test", "ERASED.Person@Example.TEST")
+        };
         let to = if n % 4 == 1 { "keep@example.test" } else { to };
         let text = if n % 4 == 2 { "forget" } else { "text" };
         deliver(daemon.smtp(), from, &[to], &messages::simple(&format!("n{n}"), text)).starts("250 ");

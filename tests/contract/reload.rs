@@ -22,7 +22,8 @@ fn takes_effect(daemon: &Daemon, to: &str, endpoint: &Endpoint) {
 #[test]
 fn routes_change_and_sessions_go_on() {
     let (old, new) = (Endpoint::ok(), Endpoint::ok());
-    let config = |endpoint: &Endpoint, to: &str| Config::without_routes().route("r", &[to], &endpoint.url("/in")).of_route("format", "rfc822");
+    let config =
+        |endpoint: &Endpoint, to: &str| Config::without_routes().route("r", &[to], &endpoint.url("/in")).of_route("format", "rfc822");
     let mut daemon = Daemon::start(config(&old, "*@old.test"));
     let mut session = Client::connect(daemon.smtp());
     session.ehlo();
@@ -70,7 +71,8 @@ fn a_bad_file_changes_nothing() {
         daemon.signal(Signal::SIGHUP);
         // Logged, with the file's name.
         eventually("the log to say so", || {
-            let errors = daemon.events().iter().filter(|event| event["level"] == "ERROR" && event.to_string().contains("mailsluice.toml")).count();
+            let errors =
+                daemon.events().iter().filter(|event| event["level"] == "ERROR" && event.to_string().contains("mailsluice.toml")).count();
             (errors > n).then_some(())
         });
         deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("x", "text")).starts("250 ");

@@ -130,7 +130,9 @@ fn what_stands_behind_starttls_in_the_clear_is_discarded() {
 fn plain_octets_for_a_handshake() {
     let secured = Secured::new();
     let daemon = secured.start(secured.config());
-    for octets in [&b"EHLO client.test\r\nMAIL FROM:<a@sender.test>\r\n"[..], b"\x16\x03\x01\xff\xff", b"\0\0\0\0\0\0\0\0", b"GET / HTTP/1.1\r\n\r\n"] {
+    for octets in
+        [&b"EHLO client.test\r\nMAIL FROM:<a@sender.test>\r\n"[..], b"\x16\x03\x01\xff\xff", b"\0\0\0\0\0\0\0\0", b"GET / HTTP/1.1\r\n\r\n"]
+    {
         let mut client = Client::connect(daemon.smtp());
         client.ehlo();
         client.expect("STARTTLS", "220 ");

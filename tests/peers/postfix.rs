@@ -50,7 +50,8 @@ impl Postfix {
         run(Command::new(super::program("postfix")).arg("-c").arg(&config).args(["set-permissions"]), PATIENCE);
         let checked = run(Command::new(super::program("postfix")).arg("-c").arg(&config).arg("check"), PATIENCE);
         assert_eq!(checked.code, Some(0), "{checked:?}");
-        let master = Process::start(Command::new("/usr/lib/postfix/sbin/master").arg("-c").arg(&config).arg("-d").env("MAIL_CONFIG", &config));
+        let master =
+            Process::start(Command::new("/usr/lib/postfix/sbin/master").arg("-c").arg(&config).arg("-d").env("MAIL_CONFIG", &config));
         eventually("the queue manager", || at("queue/private/rewrite").exists().then_some(()));
         Self { master, dir }
     }
@@ -59,7 +60,11 @@ impl Postfix {
     #[track_caller]
     fn submit(&self, subject: &str) {
         let file = self.dir.path().join("message");
-        std::fs::write(&file, format!("From: alice@sender.test\nTo: bob@example.test\nSubject: {subject}\n\n.a line with a dot\n\u{e9}\nlast\n")).unwrap();
+        std::fs::write(
+            &file,
+            format!("From: alice@sender.test\nTo: bob@example.test\nSubject: {subject}\n\n.a line with a dot\n\u{e9}\nlast\n"),
+        )
+        .unwrap();
         let mut command = Command::new(super::program("sendmail"));
         command.arg("-C").arg(self.config()).args(["-f", "alice@sender.test", "bob@example.test"]);
         let mut child = command.stdin(std::fs::File::open(&file).unwrap()).spawn().unwrap();

@@ -56,10 +56,13 @@ fn the_breaker_opens_probes_and_closes() {
     // A listener that is there, but answers nothing.
     let healthy = std::sync::Arc::new(AtomicBool::new(false));
     let state = std::sync::Arc::clone(&healthy);
-    let endpoint = Endpoint::with(move |_| {
-        if state.load(std::sync::atomic::Ordering::Relaxed) { Answer::status(200) } else { Answer::Reset(Vec::new()) }
-    })
-    .start();
+    let endpoint =
+        Endpoint::with(
+            move |_| {
+                if state.load(std::sync::atomic::Ordering::Relaxed) { Answer::status(200) } else { Answer::Reset(Vec::new()) }
+            },
+        )
+        .start();
     let breaker = toml::Table::from_iter([("failures".to_owned(), toml::Value::from(3)), ("cooldown".to_owned(), "1s".into())]);
     let daemon = Daemon::start(Config::to(&endpoint).set("forward.breaker", breaker));
     let send = || deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("x", "text"));
@@ -130,10 +133,8 @@ fn an_exhausted_body_budget_says_later() {
 #[test]
 fn one_address_has_its_share_of_the_budget() {
     let endpoint = Endpoint::ok();
-    let config = Config::to(&endpoint)
-        .set("memory.body_budget", "16MiB")
-        .set("memory.per_ip_share", 0.25)
-        .set("smtp.max_message_size", "4MiB");
+    let config =
+        Config::to(&endpoint).set("memory.body_budget", "16MiB").set("memory.per_ip_share", 0.25).set("smtp.max_message_size", "4MiB");
     let daemon = Daemon::start(config);
     let from = |octet: u8| {
         let mut client = Client::connect_from(IpAddr::from([127, 0, 0, octet]), daemon.smtp());
@@ -207,7 +208,8 @@ fn a_broken_endpoint_costs_no_other_route_anything() {
             .of_route("format", "rfc822")
             .of_route("timeout", "3s");
         let daemon = Daemon::start(config);
-        let bad_load = Load { senders: 12, recipient: "x@bad.test".into(), persistent: true, per_connection: 5, ..Load::new(daemon.smtp(), u64::MAX) };
+        let bad_load =
+            Load { senders: 12, recipient: "x@bad.test".into(), persistent: true, per_connection: 5, ..Load::new(daemon.smtp(), u64::MAX) };
         let good_load = Load { senders: 4, recipient: "x@good.test".into(), ..Load::new(daemon.smtp(), 400) };
         let stop = AtomicBool::new(bad.is_empty());
         std::thread::scope(|scope| {

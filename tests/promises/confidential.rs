@@ -2,10 +2,7 @@
 
 use crate::support::client::{deliver, stuffed};
 use crate::support::{Answer, Client, Config, Daemon, Endpoint};
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::sync::Arc;
 
 const MARKERS: [&str; 4] = ["bodymarkerxyzzy", "headermarkerxyzzy", "attachmentmarkerxyzzy", "encodedmarkerxyzzy"];
 
@@ -74,23 +71,6 @@ fn no_octet_of_a_message_reaches_the_disk_or_the_log() {
         }
         assert_eq!(files_with(dir.path(), "public@sender.test").len(), 1, "the logged fields are in the store");
     }
-}
-
-/// No core dump, no debugger of the same user: `/proc/PID` of a process that is not dumpable belongs to root.
-#[test]
-fn the_process_leaves_no_core() {
-    let endpoint = Endpoint::ok();
-    let dir = Arc::new(tempfile::tempdir().unwrap());
-    std::os::unix::fs::chown(dir.path(), Some(65534), Some(65534)).unwrap();
-    let daemon = Daemon::spawn(dir, Config::to(&endpoint), |command| {
-        command.uid(65534).gid(65534);
-    })
-    .ready();
-    let proc = format!("/proc/{}", daemon.pid());
-    assert_eq!(std::fs::metadata(format!("{proc}/environ")).unwrap().uid(), 0, "dumpable");
-    let limits = std::fs::read_to_string(format!("{proc}/limits")).unwrap();
-    let core = limits.lines().find(|line| line.starts_with("Max core file size")).unwrap();
-    assert_eq!(core.split_whitespace().skip(4).take(2).collect::<Vec<_>>(), ["0", "0"], "{core}");
 }
 
 #[test]

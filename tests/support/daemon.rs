@@ -60,11 +60,8 @@ impl Daemon {
     pub(crate) fn spawn(dir: Arc<TempDir>, config: Config, change: impl FnOnce(&mut Command)) -> Self {
         let turn = turn::shared();
         let file = dir.path().join("mailsluice.toml");
-        let config = if config.is_set("store.path") {
-            config
-        } else {
-            config.set("store.path", dir.path().join("records.redb").to_str().unwrap())
-        };
+        let config =
+            if config.is_set("store.path") { config } else { config.set("store.path", dir.path().join("records.redb").to_str().unwrap()) };
         std::fs::write(&file, config.text()).unwrap();
         let mut command = command();
         command.arg("serve").arg("--config").arg(&file).current_dir(dir.path());

@@ -37,7 +37,11 @@ impl Request {
 /// What an endpoint does with a request.
 #[derive(Clone)]
 pub(crate) enum Answer {
-    Respond { status: u16, fields: Vec<(String, String)>, body: Vec<u8> },
+    Respond {
+        status: u16,
+        fields: Vec<(String, String)>,
+        body: Vec<u8>,
+    },
     /// These octets, then FIN.
     Octets(Vec<u8>),
     /// These octets, then a reset.
