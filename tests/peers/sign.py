@@ -1,0 +1,89 @@
+"""Makes keys and signs messages by dkimpy. Argument: a directory for NAME.eml and cases.json. Prints the zone's records, relative to `test.`."""
+
+import base64
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import dkim
+from nacl.signing import SigningKey
+
+directory = Path(sys.argv[1])
+cases, records = [], []
+
+
+def rsa_key():
+    pem = subprocess.run(["openssl", "genrsa", "-traditional", "2048"], capture_output=True, check=True).stdout
+    public = subprocess.run(["openssl", "rsa", "-pubout", "-outform", "DER"], input=pem, capture_output=True, check=True).stdout
+    return pem, base64.b64encode(public).decode()
+
+
+def txt(name, value):
+    pieces = " ".join(f'"{value[i:i + 200]}"' for i in range(0, len(value), 200))
+    records.append(f"{name} TXT {pieces}")
+
+
+pem, public = rsa_key()
+other_pem, _ = rsa_key()
+ed = SigningKey.generate()
+ed_private = base64.b64encode(bytes(ed))
+ed_public = base64.b64encode(bytes(ed.verify_key)).decode()
+
+for domain in ("signed", "sub.signed", "strict", "nodmarc"):
+    txt(f"rsa._domainkey.{domain}", f"v=DKIM1; k=rsa; p={public}")
+    txt(f"ed._domainkey.{domain}", f"v=DKIM1; k=ed25519; p={ed_public}")
+    txt(f"revoked._domainkey.{domain}", "v=DKIM1; k=rsa; p=")
+    txt(domain, "v=spf1 ip4:192.0.2.1 -all")
+txt("_dmarc.signed", "v=DMARC1; p=reject; sp=quarantine")
+txt("_dmarc.strict", "v=DMARC1; p=reject; adkim=s; aspf=s")
+txt("sub.strict", "v=spf1 ip4:192.0.2.1 -all")
+txt("rsa._domainkey.sub.strict", f"v=DKIM1; k=rsa; p={public}")
+
+BODY = b"Hello \t world  \r\n\r\nlast line\r\n\r\n\r\n"
+
+
+def message(author):
+    return f"From: Alice  <alice@{author}>\r\nTo: bob@example.test\r\nSubject:  a  subject\r\nDate: Tue, 24 Nov 2026 12:00:00 +0000\r\nMessage-ID: <m@{author}>\r\n\r\n".encode() + BODY
+
+
+def sign(octets, domain, selector=b"rsa", key=pem, kind=b"rsa-sha256", canonical=(b"relaxed", b"relaxed"), **options):
+    signature = dkim.sign(octets, selector, domain.encode(), key, canonicalize=canonical, signature_algorithm=kind, **options)
+    return signature + octets
+
+
+def case(name, octets, dkim_results, dmarc, ip="203.0.113.9", sender="bounce@elsewhere.test", policy=None):
+    (directory / f"{name}.eml").write_bytes(octets)
+    cases.append({"name": name, "dkim": dkim_results, "dmarc": dmarc, "ip": ip, "from": sender, "policy": policy})
+
+
+plain = message("signed.test")
+for header in (b"simple", b"relaxed"):
+    for body in (b"simple", b"relaxed"):
+        name = f"rsa-{header.decode()}-{body.decode()}"
+        case(name, sign(plain, "signed.test", canonical=(header, body)), ["pass"], "pass", policy="reject")
+case("ed25519", sign(plain, "signed.test", b"ed", ed_private, b"ed25519-sha256"), ["pass"], "pass")
+case("unsigned", plain, [], "fail")
+case("unsigned-with-spf", plain, [], "pass", ip="192.0.2.1", sender="alice@signed.test")
+case("body-altered", sign(plain, "signed.test") + b"one more line\r\n", ["fail"], "fail")
+case("header-altered", sign(plain, "signed.test").replace(b"a  subject", b"another subject"), ["fail"], "fail")
+case("relaxed-whitespace", sign(plain, "signed.test").replace(b"Hello \t world  \r\n", b"Hello world\r\n").replace(b"Alice  <", b"Alice <"), ["pass"], "pass")
+case("simple-whitespace", sign(plain, "signed.test", canonical=(b"simple", b"simple")).replace(b"Hello \t world", b"Hello world"), ["fail"], "fail")
+case("wrong-key", sign(plain, "signed.test", key=other_pem), ["fail"], "fail")
+case("no-key", sign(plain, "signed.test", selector=b"missing"), ["permerror"], "fail")
+case("revoked-key", sign(plain, "signed.test", selector=b"revoked"), ["permerror"], "fail")
+case("partial-body", sign(plain, "signed.test", length=True), ["pass"], "pass")
+both = sign(sign(plain, "signed.test"), "signed.test", b"ed", ed_private, b"ed25519-sha256")
+case("two-signatures", both, ["pass", "pass"], "pass")
+mixed = sign(sign(plain, "signed.test", key=other_pem), "signed.test", b"ed", ed_private, b"ed25519-sha256")
+case("one-of-two", mixed, ["pass", "fail"], "pass")
+case("aligned-relaxed", sign(message("sub.signed.test"), "signed.test"), ["pass"], "pass")
+case("subdomain-policy", message("sub.signed.test"), [], "fail", policy="quarantine")
+case("not-aligned", sign(plain, "nodmarc.test"), ["pass"], "fail")
+case("strict-aligned", sign(message("strict.test"), "strict.test"), ["pass"], "pass")
+case("strict-not-aligned", sign(message("strict.test"), "sub.strict.test"), ["pass"], "fail")
+case("strict-spf-not-aligned", message("strict.test"), [], "fail", ip="192.0.2.1", sender="a@sub.strict.test")
+case("no-policy", sign(message("nodmarc.test"), "nodmarc.test"), ["pass"], "none")
+
+(directory / "cases.json").write_text(json.dumps(cases))
+print("\n".join(records))
