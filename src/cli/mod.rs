@@ -1,6 +1,112 @@
-//! The command line.
+//! The command line: one file per subcommand. Each ends with `Ok` or with a code and one line.
 
+mod args;
+mod check;
+mod client;
+mod exit;
+mod export;
+mod forget;
+mod generate;
+mod records;
+mod send;
+mod serve;
+mod stats;
+mod table;
+
+pub use args::Args;
+pub use exit::{Exit, Failure};
+
+use args::Command;
+use clap::Parser as _;
+use clap::error::ErrorKind;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// The whole program: parses the command line, runs the command, says in one line why it could not.
 #[must_use]
-pub fn main() -> std::process::ExitCode {
-    todo!()
+pub fn main() -> ExitCode {
+    match parse().and_then(run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            if !failure.line.is_empty() {
+                complain(&failure.shown());
+            }
+            ExitCode::from(failure.exit as u8)
+        }
+    }
+}
+
+fn parse() -> Result<Args, Failure> {
+    Args::try_parse().map_err(|error| match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match error.print() {
+            Ok(()) => Failure::new(Exit::Ok, ""),
+            Err(error) => Failure::output(&error),
+        },
+        _ => Failure::new(Exit::Usage, in_one_line(&error.to_string())),
+    })
+}
+
+/// The first paragraph says what is wrong, a tip how to mend it; the usage is left to `--help`.
+fn in_one_line(error: &str) -> String {
+    let mut words = Vec::new();
+    for line in error.lines().take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more")) {
+        words.extend(line.split_whitespace());
+    }
+    let line = words.join(" ");
+    let line = line.strip_prefix("error: ").unwrap_or(&line);
+    format!("{line}; see mailsluice --help")
+}
+
+fn run(args: Args) -> Result<(), Failure> {
+    // An empty variable names no file.
+    let variable = std::env::var_os("MAILSLUICE_CONFIG").filter(|value| !value.is_empty()).map(PathBuf::from);
+    let config = args.config.or(variable);
+    let config = config.as_deref();
+    match args.command.unwrap_or(Command::Serve) {
+        Command::Serve => serve::run(config),
+        Command::Check => check::run(config),
+        Command::Doctor(_) => Ok(()),
+        Command::Send(send) => send::run(config, &send),
+        Command::Stats(stats) => stats::run(config, &stats),
+        Command::Records(records) => records::run(config, &records),
+        Command::Export(export) => export::run(config, &export),
+        Command::Forget(forget) => forget::run(config, &forget),
+        Command::Generate { what } => generate::run(what),
+    }
+}
+
+/// The configuration; a shorthand for the commands.
+fn load(path: Option<&Path>) -> Result<crate::config::Config, Failure> {
+    crate::config::Config::load(path).map_err(Failure::from)
+}
+
+/// One line on standard error, beside the command's result.
+fn complain(line: &str) {
+    // There is nowhere left to say it.
+    drop(writeln!(io::stderr().lock(), "mailsluice: {line}"));
+}
+
+/// Writes a command's result; the reader of a pipe may leave early (`mailsluice records | head`).
+fn print(text: &str) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| Failure::output(&error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_usage_error_is_one_line() {
+        let table = [
+            (&["mailsluice", "chekc"][..], "unrecognized subcommand 'chekc' tip: a similar subcommand exists: 'check'; see mailsluice --help"),
+            (&["mailsluice", "export"], "the following required arguments were not provided: --address <A>; see mailsluice --help"),
+            (&["mailsluice", "records", "--limit", "x"], "invalid value 'x' for '--limit <N>': invalid digit found in string; see mailsluice --help"),
+        ];
+        for (words, expected) in table {
+            let Err(error) = Args::try_parse_from(words) else { panic!("{words:?} is taken") };
+            assert_eq!(in_one_line(&error.to_string()), expected);
+        }
+    }
 }

@@ -1,0 +1,203 @@
+//! The command line's one definition: the parser, `--help`, the manual page and the completions come from it.
+
+use clap::{Args as Group, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// SMTP in, HTTP out, nothing kept
+///
+/// mailsluice receives email over SMTP and hands each message to an HTTP endpoint while the sending server is still on
+/// the line. The endpoint's answer becomes the SMTP reply. Message bodies stay in memory; what is kept is one small
+/// record per message.
+#[derive(Parser)]
+#[command(name = "mailsluice", version, max_term_width = 100)]
+pub struct Args {
+    /// The configuration file; without one, the development configuration [env: MAILSLUICE_CONFIG]
+    ///
+    /// The development configuration takes mail for every recipient on 127.0.0.1:2525 and shows it on
+    /// http://127.0.0.1:8025.
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+    #[command(subcommand)]
+    pub command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+pub enum Command {
+    /// Run the daemon (the default)
+    Serve,
+    /// Read the configuration and everything it names, and print the effective one
+    ///
+    /// Each value is shown with its origin, and no secret. Exits with 78 and one line if something is wrong.
+    Check,
+    /// Inspect the machine: io_uring, sysctls, limits, swap, ports, certificates, endpoints, store
+    ///
+    /// One line a finding, with the command that mends it. Exits with 0 if nothing keeps mail from flowing, with 69 if
+    /// something does. Sends no mail and no request.
+    Doctor(Doctor),
+    /// Submit a message over SMTP and print the reply
+    ///
+    /// Exits with 0 for a 2xx reply, 65 if a message was refused (5xx), 69 if it was deferred (4xx) or the server could not be
+    /// reached.
+    Send(Send),
+    /// Counters and latency percentiles of the running daemon
+    Stats(Stats),
+    /// The record log of the running daemon, newest first
+    Records(Records),
+    /// Every record that names an address, as JSON lines
+    Export(Export),
+    /// Erase an address from every record, durably
+    ///
+    /// Answers when the address is absent from every file of the store.
+    Forget(Forget),
+    /// Write the manual page or the completions of a shell
+    #[command(hide = true)]
+    Generate {
+        what: Generated,
+    },
+}
+
+#[derive(Group)]
+pub struct Doctor {
+    /// Read and verify every record of the store as well (the daemon must be stopped)
+    #[arg(long)]
+    pub store: bool,
+}
+
+#[derive(Group)]
+pub struct Send {
+    /// A recipient; more than once for several [default: one that the first route takes]
+    #[arg(long, value_name = "ADDR")]
+    pub to: Vec<String>,
+    /// The reverse-path; "" for the null one [default: sender@ this machine]
+    #[arg(long, value_name = "ADDR")]
+    pub from: Option<String>,
+    /// Where to submit [default: the first smtp.listen of the configuration]
+    #[arg(long, value_name = "HOST:PORT")]
+    pub server: Option<String>,
+    /// Messages to send, "-" for standard input [default: a sample message]
+    #[arg(value_name = "FILE.eml")]
+    pub files: Vec<PathBuf>,
+}
+
+/// How to reach the running daemon.
+#[derive(Group)]
+pub struct Admin {
+    /// The daemon's admin address: http://HOST:PORT or unix:/PATH [default: admin.listen of the configuration]
+    #[arg(long, value_name = "URL")]
+    pub admin: Option<String>,
+    /// A file with the admin token [default: admin.token_file of the configuration]
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+}
+
+#[derive(Group)]
+pub struct Stats {
+    /// Print the JSON as the daemon gives it
+    #[arg(long)]
+    pub json: bool,
+    /// Refresh every second
+    #[arg(long)]
+    pub watch: bool,
+    #[command(flatten)]
+    pub admin: Admin,
+}
+
+#[derive(Group)]
+pub struct Records {
+    /// Not older than this: a time ago (1h, 2d) or a moment (2026-01-31T12:00:00Z)
+    #[arg(long, value_name = "T")]
+    pub since: Option<String>,
+    /// Older than this, written alike
+    #[arg(long, value_name = "T")]
+    pub until: Option<String>,
+    /// With this reverse-path; "" for the null one
+    #[arg(long, value_name = "A")]
+    pub sender: Option<String>,
+    /// With this recipient
+    #[arg(long, value_name = "A")]
+    pub recipient: Option<String>,
+    /// With this Message-ID
+    #[arg(long, value_name = "ID")]
+    pub message_id: Option<String>,
+    /// With this outcome
+    #[arg(long, value_name = "O")]
+    pub outcome: Option<Outcome>,
+    /// Only messages that no attempt has delivered or rejected
+    #[arg(long)]
+    pub undelivered: bool,
+    /// At most so many
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub limit: u64,
+    /// Go on with new records as they come
+    #[arg(long, conflicts_with = "until")]
+    pub follow: bool,
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+    #[command(flatten)]
+    pub admin: Admin,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Outcome {
+    Delivered,
+    Rejected,
+    Deferred,
+}
+
+impl Outcome {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Rejected => "rejected",
+            Self::Deferred => "deferred",
+        }
+    }
+}
+
+#[derive(Group)]
+pub struct Export {
+    /// The address: as a sender or among the recipients
+    #[arg(long, value_name = "A")]
+    pub address: String,
+    #[command(flatten)]
+    pub admin: Admin,
+}
+
+#[derive(Group)]
+pub struct Forget {
+    /// The address to erase
+    #[arg(long, value_name = "A")]
+    pub address: String,
+    #[command(flatten)]
+    pub admin: Admin,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Generated {
+    Man,
+    Bash,
+    Zsh,
+    Fish,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_definition_is_sound() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn the_configuration_may_stand_before_and_behind_the_command() {
+        for words in [["mailsluice", "--config", "a", "check"], ["mailsluice", "check", "--config", "a"]] {
+            let args = Args::try_parse_from(words).unwrap_or_else(|error| panic!("{error}"));
+            assert_eq!(args.config.as_deref(), Some("a".as_ref()));
+            assert!(matches!(args.command, Some(Command::Check)));
+        }
+    }
+}

@@ -1,0 +1,18 @@
+//! `mailsluice export`: every record that names an address, as JSON lines.
+
+use super::args::Export;
+use super::client::{Client, with_query};
+use super::{Failure, print};
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+
+pub(super) fn run(config: Option<&Path>, options: &Export) -> Result<(), Failure> {
+    let client = Client::new(config, &options.admin)?;
+    let mut lines = BufReader::new(client.stream(&with_query("/export", &[("address", &options.address)]))?);
+    let mut line = String::new();
+    while lines.read_line(&mut line).map_err(|error| client.broken(error))? > 0 {
+        print(&line)?;
+        line.clear();
+    }
+    Ok(())
+}
