@@ -1,5 +1,7 @@
 //! HTTP out: a bounded pool of forwarder threads, a bounded queue and a breaker per route.
 
+pub mod format;
+
 use crate::config::{Config, Route};
 use crate::envelope::Envelope;
 use crate::message::Body;
