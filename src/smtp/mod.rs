@@ -1,7 +1,39 @@
-//! The SMTP protocol (RFC 5321) without I/O.
+//! The SMTP protocol (RFC 5321) without I/O: octets in, replies and needs out.
+//!
+//! Scope: EHLO, HELO, MAIL, RCPT, DATA, BDAT, RSET, NOOP, VRFY, HELP, QUIT and STARTTLS, with PIPELINING (RFC 2920), SIZE (RFC 1870),
+//! 8BITMIME (RFC 6152), SMTPUTF8 (RFC 6531), CHUNKING (RFC 3030), ENHANCEDSTATUSCODES (RFC 2034) and STARTTLS (RFC 3207). Sockets, TLS
+//! records, clocks, routes and endpoints are the driver's; it answers what the session asks for with a [`Need`].
+//!
+//! ```text
+//!                    +---------------------- RSET, EHLO, HELO: the transaction is forgotten --------------------+
+//!                    v                                                                                         |
+//! greet --> Command (no hello) --EHLO/HELO--> Command (hello) --MAIL--> Command (transaction) --RCPT--> Need::Recipient
+//!                    ^                              ^                        ^                                |
+//!                    |                              |                        +---- recipient(Ok or Err) ------+
+//!                    |                              |                        |
+//!                    |                              |                        +--DATA--> Need::Data  --begin(Ok)--> data flow
+//!                    |                              |                        +--BDAT--> Need::Chunk --begin(Ok)--> chunk flows
+//!                    |                              |                                                         |
+//!                    |                              +--- end(reply) <--- Progress::End <----------------------+
+//!                    |                                                                                        |
+//!                    |        Command (message open: only BDAT, RSET and the stateless commands) <--ChunkDone-+
+//!                    |
+//!                    +-- tls_started <-- Need::Tls <--STARTTLS-- any Command state          QUIT, 421 --> Need::Close
+//! ```
+//!
+//! Nothing here logs. Nothing here fails either: what a peer sends always ends in a reply, the worst of which is a `421` and the end.
 
+mod chunk;
+mod command;
+mod data;
+mod extension;
+mod newline;
+mod path;
 pub mod reply;
 pub mod session;
+mod transaction;
 
+pub use command::COMMAND_MAX;
+pub use data::Refusal;
 pub use reply::Reply;
-pub use session::{Need, Progress, Session, Settings};
+pub use session::{Advance, Need, Progress, Session, Settings};

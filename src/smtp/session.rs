@@ -1,8 +1,16 @@
-//! A session (RFC 5321 section 3.1): octets in, replies and needs out. Keeps no buffer, knows no clock.
+//! A session (RFC 5321 section 3.1): octets in, replies and needs out. Keeps no buffer, knows no clock, logs nothing. What a peer sends
+//! always ends in a reply; a driver that calls out of turn changes nothing, and is told so by an assertion in debug builds.
 
-use super::Reply;
+use super::chunk::{Chunk, ChunkError};
+use super::command::{Command, LineError, LineReader, Verb};
+use super::data::{Incoming, Refusal};
+use super::transaction::Transaction;
+use super::{Reply, extension, path, reply};
 use crate::envelope::{Envelope, Peer};
 use std::sync::Arc;
+
+/// The longest host name that EHLO and HELO may give.
+const HELLO_MAX: usize = 255;
 
 /// What the session must know of the configuration; one value shared by all sessions of a configuration.
 #[derive(Clone, Debug)]
@@ -21,14 +29,16 @@ pub struct Settings {
 /// What the session needs before it can go on.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Need {
-    /// More octets: all complete lines have been used.
+    /// More octets: all complete lines have been used. Of a line that is not complete less than [`super::COMMAND_MAX`] octets are left
+    /// unused, so a buffer of that size never gets stuck.
     Input,
     /// A verdict about this forward-path (mailbox text): answer with [`Session::recipient`].
     Recipient(String),
     /// DATA is in order: answer with [`Session::begin`]; after an accepted one, data octets follow.
     Data,
     /// A BDAT chunk of that many octets follows (RFC 3030): for the first chunk of a message answer with
-    /// [`Session::begin`] too (no reply is written for an accepted one); then data octets follow.
+    /// [`Session::begin`] too (no reply is written for an accepted one); then data octets follow. Call [`Session::data`] at once with
+    /// what has been read, be that nothing: a chunk may be empty.
     Chunk { size: u64, first: bool, last: bool },
     /// `out` holds the 220 to STARTTLS: flush it, drop every octet still unread, shake hands, call [`Session::tls_started`].
     Tls,
@@ -41,10 +51,11 @@ pub enum Need {
 pub enum Progress {
     /// More data octets are needed.
     More,
-    /// A BDAT chunk that is not the last is complete; its reply is in `out`; commands follow.
+    /// A BDAT chunk that is not the last (or one that was refused by [`Session::begin`]) is complete; its reply is in `out`; commands
+    /// follow.
     ChunkDone,
-    /// End of data. `refused` is the session's own verdict on the message (bare newline, size), which beats delivery.
-    /// Answer with [`Session::end`].
+    /// End of data, or of the chunk with which a message failed. `refused` is the session's own verdict on the message (bare newline,
+    /// size), which beats delivery. Answer with [`Session::end`].
     End { refused: Option<Reply> },
 }
 
@@ -59,31 +70,528 @@ pub struct Advance {
     pub progress: Progress,
 }
 
-pub struct Session { _todo: () }
+/// One connection's session.
+pub struct Session {
+    settings: Arc<Settings>,
+    peer: Peer,
+    tls: Option<String>,
+    /// The argument of EHLO or HELO.
+    hello: Option<String>,
+    transaction: Option<Transaction>,
+    /// A chunk failed: those that were pipelined behind it get the same reply (RFC 3030 section 2).
+    failed_chunks: Option<Reply>,
+    state: State,
+    lines: LineReader,
+    /// No line has come yet.
+    first: bool,
+    messages: u32,
+    errors: u32,
+}
+
+enum State {
+    /// Lines are commands.
+    Command,
+    AskRecipient(String),
+    AskData,
+    AskChunk(Chunk),
+    Data,
+    Chunk(Chunk),
+    /// These octets are a chunk that nobody wants; then the reply.
+    Swallow { left: u64, reply: Reply },
+    /// The driver owes the final reply.
+    Ended { more_chunks: bool },
+    StartTls,
+    Closed,
+}
 
 impl Session {
-    pub fn new(_settings: Arc<Settings>, _peer: Peer) -> Self { todo!() }
+    pub fn new(settings: Arc<Settings>, peer: Peer) -> Self {
+        Self {
+            lines: LineReader::new(settings.normalize_newlines),
+            settings,
+            peer,
+            tls: None,
+            hello: None,
+            transaction: None,
+            failed_chunks: None,
+            state: State::Command,
+            first: true,
+            messages: 0,
+            errors: 0,
+        }
+    }
+
     /// Appends the 220 banner.
-    pub fn greet(&mut self, _out: &mut Vec<u8>) { todo!() }
+    pub fn greet(&mut self, out: &mut Vec<u8>) {
+        self.line(out, &["220 ", &self.settings.hostname, " ESMTP mailsluice"]);
+    }
+
     /// Uses command octets; returns how many were used and what is needed next. Replies are appended to `out`.
-    /// Called again with the unused rest (and more) after each need has been met. A line that is not complete is left unused.
-    pub fn feed(&mut self, _input: &[u8], _out: &mut Vec<u8>) -> (usize, Need) { todo!() }
-    /// The verdict on the recipient asked about. A refusal counts towards `max_errors`.
-    pub fn recipient(&mut self, _verdict: Result<(), Reply>, _out: &mut Vec<u8>) { todo!() }
-    /// May the data come? For DATA, Ok writes 354. A refused DATA needs no data octets; a refused chunk is swallowed through [`Session::data`].
-    pub fn begin(&mut self, _verdict: Result<(), Reply>, _out: &mut Vec<u8>) { todo!() }
+    /// Called again with the unused rest (and more) after each need has been met, also when that rest is empty: the session may have
+    /// to close. A line that is not complete is left unused.
+    pub fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) -> (usize, Need) {
+        let mut used = 0;
+        loop {
+            if let Some(need) = self.need() {
+                // Octets that came in the clear behind STARTTLS belong to nobody (command injection, CVE-2011-0411).
+                let used = if need == Need::Tls { input.len() } else { used };
+                return (used, need);
+            }
+            let rest = input.get(used..).unwrap_or_default();
+            if let State::Swallow { .. } = self.state {
+                used += self.swallow(rest.len(), out);
+                if let State::Swallow { .. } = self.state {
+                    return (used, Need::Input);
+                }
+                continue;
+            }
+            let read = self.lines.read(rest);
+            used += read.used;
+            match read.line {
+                None => return (used, Need::Input),
+                Some(Ok(line)) => self.command(&Command::parse(line), out),
+                Some(Err(error)) => self.bad_line(error, read.bdat, out),
+            }
+            self.first = false;
+        }
+    }
+
+    /// The verdict on the recipient asked about. A refusal for good (5xx) counts towards `max_errors`; one that says "later" or "in
+    /// another transaction" does not, or else a long list of recipients would never get through.
+    pub fn recipient(&mut self, verdict: Result<(), Reply>, out: &mut Vec<u8>) {
+        let mailbox = match std::mem::replace(&mut self.state, State::Command) {
+            State::AskRecipient(mailbox) => mailbox,
+            other => return self.out_of_turn(other),
+        };
+        match verdict {
+            Ok(()) => {
+                if let Some(transaction) = &mut self.transaction {
+                    transaction.recipients.push(mailbox);
+                }
+                self.answer(&reply::RECIPIENT_OK, out);
+            }
+            Err(refusal) => {
+                self.answer(&refusal, out);
+                if (500..600).contains(&refusal.code()) && !is_command_error(&refusal) {
+                    self.count_error(out);
+                }
+            }
+        }
+    }
+
+    /// May the data come? For DATA, Ok writes 354. A refused DATA needs no data octets; a refused chunk is swallowed through
+    /// [`Session::data`] (or [`Session::feed`], the same). Either refusal ends the transaction.
+    pub fn begin(&mut self, verdict: Result<(), Reply>, out: &mut Vec<u8>) {
+        match (std::mem::replace(&mut self.state, State::Command), verdict) {
+            (State::AskData, Ok(())) => {
+                self.begin_message();
+                reply::START_DATA.write(out);
+                self.state = State::Data;
+            }
+            (State::AskData, Err(refusal)) => {
+                self.transaction = None;
+                self.answer(&refusal, out);
+            }
+            (State::AskChunk(chunk), Ok(())) => {
+                self.begin_message();
+                self.begin_chunk(chunk);
+            }
+            (State::AskChunk(chunk), Err(refusal)) => self.fail_chunk(chunk, refusal),
+            (other, _) => self.out_of_turn(other),
+        }
+    }
+
     /// Un-stuffs data octets in place. `buf[..clean]` was clean before, `buf[clean..filled]` is what has been read since (the waiting
-    /// octets of the last call first). Under `normalize_newlines`, `buf` must be at least `2 * filled - clean` long.
-    pub fn data(&mut self, _buf: &mut [u8], _clean: usize, _filled: usize, _out: &mut Vec<u8>) -> Advance { todo!() }
+    /// octets of the last call first). Under `normalize_newlines`, `buf` must be at least `2 * filled - clean` long. One clean octet
+    /// may still change under `normalize_newlines`: a CR that ended a chunk becomes a space when no LF starts the next.
+    pub fn data(&mut self, buf: &mut [u8], clean: usize, filled: usize, out: &mut Vec<u8>) -> Advance {
+        let filled = filled.min(buf.len());
+        let clean = clean.min(filled);
+        if let State::Swallow { .. } = self.state {
+            let taken = self.swallow(filled - clean, out);
+            buf.copy_within(clean + taken..filled, 0);
+            let progress = if let State::Swallow { .. } = self.state { Progress::More } else { Progress::ChunkDone };
+            return Advance { clean: 0, filled: filled - clean - taken, progress };
+        }
+        let incoming = self.transaction.as_mut().and_then(|transaction| transaction.incoming.as_mut());
+        match (&mut self.state, incoming) {
+            (State::Data, Some(incoming)) => {
+                let pass = incoming.data(buf, clean, filled);
+                let progress = if pass.end { self.ended(false) } else { Progress::More };
+                Advance { clean: pass.clean, filled: pass.filled, progress }
+            }
+            (State::Chunk(chunk), Some(incoming)) => {
+                let taken = usize::try_from(chunk.size).unwrap_or(usize::MAX).min(filled - clean);
+                chunk.size -= taken as u64;
+                let Chunk { size: left, last } = *chunk;
+                let pass = incoming.chunk(buf, clean, filled, taken, last && left == 0);
+                let progress = if left > 0 {
+                    Progress::More
+                } else if last || incoming.refusal().is_some() {
+                    self.ended(!last)
+                } else {
+                    self.state = State::Command;
+                    self.answer(&reply::CHUNK_OK, out);
+                    Progress::ChunkDone
+                };
+                Advance { clean: pass.clean, filled: pass.filled, progress }
+            }
+            _ => {
+                debug_assert!(false, "data octets were given, but none are wanted");
+                Advance { clean, filled, progress: Progress::More }
+            }
+        }
+    }
+
     /// From now on nothing is kept (`clean` stays 0): the message is swallowed to its true end, then refused with this. For a budget or
-    /// header limit that the driver finds while data flow. The first refusal wins.
-    pub fn refuse_data(&mut self, _reply: Reply) { todo!() }
+    /// header limit that the driver finds while data flow. The first refusal wins, but a bare newline gives way to any other.
+    pub fn refuse_data(&mut self, refusal: Reply) {
+        if let Some(incoming) = self.incoming_mut() {
+            incoming.refuse(Refusal::Other, refusal);
+        }
+    }
+
     /// At most so many more octets may be read before the next decision (a BDAT chunk's rest; `u64::MAX` in DATA).
-    pub fn data_left(&self) -> u64 { todo!() }
-    /// The envelope of the transaction whose data flow or have just ended.
-    pub fn envelope(&self) -> Envelope { todo!() }
+    pub fn data_left(&self) -> u64 {
+        match &self.state {
+            State::Data => u64::MAX,
+            State::Chunk(chunk) => chunk.size,
+            State::Swallow { left, .. } => *left,
+            State::Command
+            | State::AskRecipient(_)
+            | State::AskData
+            | State::AskChunk(_)
+            | State::Ended { .. }
+            | State::StartTls
+            | State::Closed => 0,
+        }
+    }
+
+    /// The octets of a message have begun and it is not over: what is clean has to be kept, also between two chunks. When this becomes
+    /// false (RSET between chunks, a refused chunk), the driver frees them.
+    pub fn message_open(&self) -> bool {
+        self.incoming().is_some()
+    }
+
+    /// Un-stuffed octets of the message so far, also those that were not kept; until [`Session::end`].
+    pub fn message_size(&self) -> u64 {
+        self.incoming().map_or(0, Incoming::size)
+    }
+
+    /// Why the session refuses the message whose data flow or have just ended, until [`Session::end`].
+    pub fn refusal(&self) -> Option<Refusal> {
+        self.incoming().and_then(Incoming::refusal).map(|(refusal, _)| *refusal)
+    }
+
+    /// The envelope of the transaction so far: complete when its data flow, and until [`Session::end`].
+    pub fn envelope(&self) -> Envelope {
+        let transaction = self.transaction.as_ref();
+        Envelope {
+            peer: self.peer.clone(),
+            helo: self.hello.clone().unwrap_or_default(),
+            reverse_path: transaction.map(|t| t.reverse_path.clone()).unwrap_or_default(),
+            recipients: transaction.map(|t| t.recipients.clone()).unwrap_or_default(),
+            declared_size: transaction.and_then(|t| t.declared_size),
+            smtputf8: transaction.is_some_and(|t| t.smtputf8),
+            tls: self.tls.clone(),
+        }
+    }
+
     /// The final reply to the end of data; the transaction is over.
-    pub fn end(&mut self, _reply: &Reply, _out: &mut Vec<u8>) { todo!() }
-    /// The handshake succeeded: the session starts afresh (RFC 3207 section 4.2).
-    pub fn tls_started(&mut self, _tls: String) { todo!() }
+    pub fn end(&mut self, reply: &Reply, out: &mut Vec<u8>) {
+        let more_chunks = match std::mem::replace(&mut self.state, State::Command) {
+            State::Ended { more_chunks } => more_chunks,
+            other => return self.out_of_turn(other),
+        };
+        let bare_newline = self.refusal() == Some(Refusal::BareNewline);
+        self.transaction = None;
+        self.failed_chunks = more_chunks.then(|| reply.clone());
+        self.answer(reply, out);
+        if bare_newline {
+            self.count_error(out);
+        }
+    }
+
+    /// The handshake succeeded: the session starts afresh (RFC 3207 section 4.2). What bounds the connection, the counts of messages
+    /// and errors, goes on.
+    pub fn tls_started(&mut self, tls: String) {
+        if let State::StartTls = self.state {
+            self.tls = Some(tls);
+            self.hello = None;
+            self.reset();
+            self.lines = LineReader::new(self.settings.normalize_newlines);
+            self.first = true;
+            self.state = State::Command;
+        } else {
+            debug_assert!(false, "TLS started, but no STARTTLS was answered");
+        }
+    }
+}
+
+// Commands: a check that may reply, then what changes.
+impl Session {
+    /// What the state asks of the driver; `None`: commands can be read.
+    fn need(&self) -> Option<Need> {
+        match &self.state {
+            State::Command | State::Swallow { .. } => None,
+            State::AskRecipient(mailbox) => Some(Need::Recipient(mailbox.clone())),
+            State::AskData => Some(Need::Data),
+            State::AskChunk(Chunk { size, last }) => Some(Need::Chunk { size: *size, first: true, last: *last }),
+            State::Chunk(Chunk { size, last }) => Some(Need::Chunk { size: *size, first: false, last: *last }),
+            State::StartTls => Some(Need::Tls),
+            State::Closed => Some(Need::Close),
+            State::Data | State::Ended { .. } => {
+                debug_assert!(false, "commands were given while a message is not over");
+                Some(Need::Close)
+            }
+        }
+    }
+
+    fn bad_line(&mut self, error: LineError, bdat: bool, out: &mut Vec<u8>) {
+        self.answer(&error.reply(), out);
+        // Behind a BDAT that cannot be read come octets of a message, which must not be read as commands.
+        if bdat || error == LineError::Endless {
+            self.state = State::Closed;
+        }
+    }
+
+    fn command(&mut self, command: &Command<'_>, out: &mut Vec<u8>) {
+        if command.verb == Verb::Bdat {
+            return self.bdat(command.argument, out);
+        }
+        if !command.verb.needs_no_tls() && self.tls_missing() {
+            return self.answer(&reply::TLS_REQUIRED, out);
+        }
+        let Some(argument) = command.argument else {
+            return self.answer(&reply::NOT_UTF8, out);
+        };
+        let done = match command.verb {
+            Verb::Ehlo => return self.ehlo(argument, out),
+            Verb::Helo => return self.helo(argument, out),
+            Verb::Mail => self.mail(argument),
+            Verb::Rcpt => self.rcpt(argument),
+            Verb::Data => self.data_command(argument),
+            Verb::StartTls => self.starttls(argument),
+            Verb::Rset => no_argument(argument).map(|()| {
+                self.reset();
+                Some(reply::OK)
+            }),
+            Verb::Quit => no_argument(argument).map(|()| Some(reply::BYE)),
+            Verb::Noop => Ok(Some(reply::OK)),
+            Verb::Help => Ok(Some(reply::HELP)),
+            Verb::Vrfy if argument.is_empty() => Err(reply::VRFY_SYNTAX),
+            Verb::Vrfy => Ok(Some(reply::CANNOT_VERIFY)),
+            Verb::NotImplemented => Err(reply::NOT_IMPLEMENTED),
+            Verb::Http if self.first => Err(reply::NOT_HTTP),
+            Verb::Http | Verb::Unknown | Verb::Bdat => Err(reply::UNKNOWN_COMMAND),
+        };
+        if let Ok(Some(reply)) | Err(reply) = done {
+            self.answer(&reply, out);
+        }
+    }
+
+    fn tls_missing(&self) -> bool {
+        self.settings.require_tls && self.tls.is_none()
+    }
+
+    fn check_hello(&self) -> Result<(), Reply> {
+        if self.hello.is_some() { Ok(()) } else { Err(reply::HELLO_FIRST) }
+    }
+
+    fn ehlo(&mut self, argument: &str, out: &mut Vec<u8>) {
+        if !is_hello(argument) {
+            return self.answer(&reply::HELLO_SYNTAX, out);
+        }
+        self.reset();
+        self.hello = Some(argument.to_owned());
+        extension::write_offer(&self.settings, self.settings.offer_starttls && self.tls.is_none(), out);
+    }
+
+    fn helo(&mut self, argument: &str, out: &mut Vec<u8>) {
+        if !is_hello(argument) {
+            return self.answer(&reply::HELLO_SYNTAX, out);
+        }
+        self.reset();
+        self.hello = Some(argument.to_owned());
+        self.line(out, &["250 ", &self.settings.hostname]);
+    }
+
+    fn mail(&mut self, argument: &str) -> Result<Option<Reply>, Reply> {
+        self.check_hello()?;
+        if self.transaction.is_some() {
+            return Err(reply::NESTED_MAIL);
+        }
+        if self.messages >= self.settings.max_messages {
+            return Err(reply::TOO_MANY_MESSAGES);
+        }
+        self.transaction = Some(Transaction::open(argument, &self.settings)?);
+        self.failed_chunks = None;
+        Ok(Some(reply::SENDER_OK))
+    }
+
+    fn rcpt(&mut self, argument: &str) -> Result<Option<Reply>, Reply> {
+        self.check_hello()?;
+        let transaction = self.transaction.as_mut().ok_or(reply::MAIL_FIRST)?;
+        let mailbox = transaction.check_recipient(argument, &self.settings)?;
+        self.state = State::AskRecipient(mailbox);
+        Ok(None)
+    }
+
+    fn data_command(&mut self, argument: &str) -> Result<Option<Reply>, Reply> {
+        no_argument(argument)?;
+        self.check_message()?;
+        if self.message_open() {
+            return Err(reply::CHUNKS_BEGUN);
+        }
+        self.state = State::AskData;
+        Ok(None)
+    }
+
+    fn starttls(&mut self, argument: &str) -> Result<Option<Reply>, Reply> {
+        if !self.settings.offer_starttls {
+            return Err(reply::NOT_IMPLEMENTED);
+        }
+        if self.tls.is_some() {
+            return Err(reply::TLS_ACTIVE);
+        }
+        no_argument(argument)?;
+        self.state = State::StartTls;
+        Ok(Some(reply::READY_FOR_TLS))
+    }
+
+    /// The chunk follows whatever we think of it, so every refusal waits until it has been swallowed.
+    fn bdat(&mut self, argument: Option<&str>, out: &mut Vec<u8>) {
+        let parsed = argument.ok_or(ChunkError::NoSize).and_then(Chunk::parse);
+        let chunk = match parsed {
+            Ok(chunk) => chunk,
+            Err(error @ ChunkError::NoSize) => {
+                self.answer(&error.reply(), out);
+                self.state = State::Closed;
+                return;
+            }
+            Err(ref error @ ChunkError::Syntax { size }) => {
+                // A message that lacks this chunk must not be delivered.
+                if self.message_open() {
+                    return self.fail_chunk(Chunk { size, last: false }, error.reply());
+                }
+                self.state = State::Swallow { left: size, reply: error.reply() };
+                return;
+            }
+        };
+        if let Some(failure) = self.failed_chunks.clone() {
+            return self.fail_chunk(chunk, failure);
+        }
+        let checked = if self.tls_missing() { Err(reply::TLS_REQUIRED) } else { self.check_message() };
+        match checked {
+            Err(reply) => self.state = State::Swallow { left: chunk.size, reply },
+            Ok(()) if self.message_open() => self.begin_chunk(chunk),
+            Ok(()) => self.state = State::AskChunk(chunk),
+        }
+    }
+
+    /// Is the transaction ready for data?
+    fn check_message(&self) -> Result<(), Reply> {
+        self.check_hello()?;
+        self.transaction.as_ref().ok_or(reply::MAIL_FIRST)?.check_recipients()
+    }
+
+    fn begin_message(&mut self) {
+        self.messages = self.messages.saturating_add(1);
+        if let Some(transaction) = &mut self.transaction {
+            transaction.incoming = Some(Incoming::new(self.settings.normalize_newlines, self.settings.max_message_size));
+        }
+    }
+
+    fn begin_chunk(&mut self, chunk: Chunk) {
+        if let Some(incoming) = self.incoming_mut() {
+            incoming.announce(chunk.size);
+        }
+        self.state = State::Chunk(chunk);
+    }
+
+    /// The transaction fails with this chunk, and so do the chunks that are pipelined behind it.
+    fn fail_chunk(&mut self, chunk: Chunk, reply: Reply) {
+        self.transaction = None;
+        self.failed_chunks = (!chunk.last).then(|| reply.clone());
+        self.state = State::Swallow { left: chunk.size, reply };
+    }
+
+    /// Uses up to `available` octets of an unwanted chunk.
+    fn swallow(&mut self, available: usize, out: &mut Vec<u8>) -> usize {
+        let State::Swallow { left, reply } = &mut self.state else { return 0 };
+        let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(available);
+        *left -= taken as u64;
+        if *left == 0 {
+            let reply = reply.clone();
+            self.state = State::Command;
+            self.answer(&reply, out);
+        }
+        taken
+    }
+
+    fn ended(&mut self, more_chunks: bool) -> Progress {
+        self.state = State::Ended { more_chunks };
+        Progress::End { refused: self.incoming().and_then(Incoming::refusal).map(|(_, reply)| reply.clone()) }
+    }
+
+    /// RSET, and what else aborts a transaction (RFC 5321 section 4.1.4).
+    fn reset(&mut self) {
+        self.transaction = None;
+        self.failed_chunks = None;
+    }
+
+    /// Writes a reply and draws the consequences of its code.
+    fn answer(&mut self, reply: &Reply, out: &mut Vec<u8>) {
+        reply.write(out);
+        if matches!(reply.code(), 221 | 421) {
+            self.state = State::Closed;
+        } else if is_command_error(reply) {
+            self.count_error(out);
+        }
+    }
+
+    fn count_error(&mut self, out: &mut Vec<u8>) {
+        self.errors = self.errors.saturating_add(1);
+        if self.errors >= self.settings.max_errors && !matches!(self.state, State::Closed) {
+            reply::TOO_MANY_ERRORS.write(out);
+            self.state = State::Closed;
+        }
+    }
+
+    fn line(&self, out: &mut Vec<u8>, parts: &[&str]) {
+        for part in parts {
+            out.extend_from_slice(part.as_bytes());
+        }
+        out.extend_from_slice(b"\r\n");
+    }
+
+    fn incoming(&self) -> Option<&Incoming> {
+        self.transaction.as_ref().and_then(|transaction| transaction.incoming.as_ref())
+    }
+
+    fn incoming_mut(&mut self) -> Option<&mut Incoming> {
+        self.transaction.as_mut().and_then(|transaction| transaction.incoming.as_mut())
+    }
+
+    /// The driver answered what was not asked: a bug of ours, never of the peer.
+    fn out_of_turn(&mut self, state: State) {
+        self.state = state;
+        debug_assert!(false, "an answer came that was not asked for");
+    }
+}
+
+/// Replies that say a command was wrong; refusals of a message or a recipient are not the client's mistakes.
+fn is_command_error(reply: &Reply) -> bool {
+    matches!(reply.code(), 500..=503 | 530 | 553 | 555)
+}
+
+fn no_argument(argument: &str) -> Result<(), Reply> {
+    if argument.is_empty() { Ok(()) } else { Err(reply::NO_ARGUMENT) }
+}
+
+/// A domain or an address literal is asked for; any printable word is taken, since much legitimate mail comes from hosts that do not
+/// know their name.
+fn is_hello(argument: &str) -> bool {
+    let literal = !argument.starts_with('[') || path::is_address_literal(argument);
+    !argument.is_empty() && argument.len() <= HELLO_MAX && argument.bytes().all(|b| b.is_ascii_graphic()) && literal
 }

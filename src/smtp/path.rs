@@ -1,0 +1,289 @@
+//! Paths and mailboxes (RFC 5321 section 4.1.2, RFC 6531 section 3.3). Source routes are accepted and dropped (appendix C); quotes that
+//! a local part does not need are taken off, so that one mailbox has one text. Logs nothing; the error says which reply fits.
+
+use super::Reply;
+use super::reply;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+const LOCAL_PART_MAX: usize = 64;
+const DOMAIN_MAX: usize = 255;
+/// With its angle brackets.
+const PATH_MAX: usize = 256;
+
+/// A path at the start of an argument.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Path<'a> {
+    /// Empty for the null reverse-path.
+    pub(super) mailbox: String,
+    /// No part of the path, the source route included, needs SMTPUTF8.
+    pub(super) ascii: bool,
+    /// What stands behind the closing bracket.
+    pub(super) rest: &'a str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PathError {
+    Syntax,
+    LocalPartTooLong,
+    DomainTooLong,
+    PathTooLong,
+}
+
+/// `<>`, or a path with a domain.
+pub(super) fn reverse(argument: &str) -> Result<Path<'_>, PathError> {
+    if let Some(rest) = argument.strip_prefix("<>") {
+        return complete(Path { mailbox: String::new(), ascii: true, rest });
+    }
+    path(argument, false)
+}
+
+/// A path with a domain, or `<Postmaster>` in any case without one (RFC 5321 section 4.5.1).
+pub(super) fn forward(argument: &str) -> Result<Path<'_>, PathError> {
+    path(argument, true)
+}
+
+fn path(argument: &str, postmaster: bool) -> Result<Path<'_>, PathError> {
+    let inside = argument.strip_prefix('<').ok_or(PathError::Syntax)?;
+    let (local, rest) = local_part(source_route(inside)?)?;
+    let (domain, rest) = match rest.strip_prefix('@') {
+        Some(rest) => domain_or_literal(rest)?,
+        None if postmaster && local.text.eq_ignore_ascii_case("postmaster") => ("", rest),
+        None => return Err(PathError::Syntax),
+    };
+    let rest = rest.strip_prefix('>').ok_or(PathError::Syntax)?;
+    let written = argument.get(..argument.len() - rest.len()).unwrap_or(argument);
+    if local.length > LOCAL_PART_MAX {
+        return Err(PathError::LocalPartTooLong);
+    }
+    if domain.len() > DOMAIN_MAX {
+        return Err(PathError::DomainTooLong);
+    }
+    if written.len() > PATH_MAX {
+        return Err(PathError::PathTooLong);
+    }
+    let mailbox = if domain.is_empty() { local.text } else { format!("{}@{domain}", local.text) };
+    complete(Path { mailbox, ascii: written.is_ascii(), rest })
+}
+
+/// Nothing but parameters may stand behind a path.
+fn complete(path: Path<'_>) -> Result<Path<'_>, PathError> {
+    if path.rest.is_empty() || path.rest.starts_with([' ', '\t']) { Ok(path) } else { Err(PathError::Syntax) }
+}
+
+/// What is left behind `@a.example,@b.example:`.
+fn source_route(inside: &str) -> Result<&str, PathError> {
+    let mut rest = inside;
+    while let Some(hop) = rest.strip_prefix('@') {
+        let (host, after) = take(hop, in_domain);
+        if !is_domain(host) {
+            return Err(PathError::Syntax);
+        }
+        if let Some(mailbox) = after.strip_prefix(':') {
+            return Ok(mailbox);
+        }
+        rest = after.strip_prefix(',').filter(|next| next.starts_with('@')).ok_or(PathError::Syntax)?;
+    }
+    Ok(rest)
+}
+
+struct LocalPart {
+    /// Quoted only where it must be.
+    text: String,
+    /// Octets as they were written, quotes included.
+    length: usize,
+}
+
+fn local_part(inside: &str) -> Result<(LocalPart, &str), PathError> {
+    if let Some(quoted) = inside.strip_prefix('"') {
+        return quoted_string(quoted);
+    }
+    let (local, rest) = take(inside, |c| in_atom(c) || c == '.');
+    if is_dot_string(local) {
+        Ok((LocalPart { text: local.to_owned(), length: local.len() }, rest))
+    } else {
+        Err(PathError::Syntax)
+    }
+}
+
+/// The part behind an opening quote.
+fn quoted_string(quoted: &str) -> Result<(LocalPart, &str), PathError> {
+    let mut content = String::new();
+    let mut rest = quoted.chars();
+    loop {
+        match rest.next().ok_or(PathError::Syntax)? {
+            '"' => break,
+            '\\' => match rest.next() {
+                Some(c @ ' '..='~') => content.push(c),
+                _ => return Err(PathError::Syntax),
+            },
+            c if c == ' ' || c.is_ascii_graphic() || is_utf8_non_ascii(c) => content.push(c),
+            _ => return Err(PathError::Syntax),
+        }
+    }
+    let rest = rest.as_str();
+    let length = quoted.len() - rest.len() + 1;
+    if is_dot_string(&content) {
+        return Ok((LocalPart { text: content, length }, rest));
+    }
+    let mut text = String::from('"');
+    for c in content.chars() {
+        if matches!(c, '"' | '\\') {
+            text.push('\\');
+        }
+        text.push(c);
+    }
+    text.push('"');
+    Ok((LocalPart { text, length }, rest))
+}
+
+fn domain_or_literal(inside: &str) -> Result<(&str, &str), PathError> {
+    let (domain, rest) = match inside.strip_prefix('[') {
+        Some(literal) => {
+            let close = literal.find(']').ok_or(PathError::Syntax)?;
+            inside.split_at_checked(close + 2).ok_or(PathError::Syntax)?
+        }
+        None => take(inside, in_domain),
+    };
+    if is_domain(domain) || is_address_literal(domain) { Ok((domain, rest)) } else { Err(PathError::Syntax) }
+}
+
+/// `[192.0.2.1]` or `[IPv6:2001:db8::1]` (RFC 5321 section 4.1.3); no other tag has been registered.
+pub(super) fn is_address_literal(text: &str) -> bool {
+    let Some(address) = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')) else { return false };
+    match address.split_at_checked(5) {
+        Some((tag, v6)) if tag.eq_ignore_ascii_case("IPv6:") => v6.parse::<Ipv6Addr>().is_ok(),
+        _ => address.parse::<Ipv4Addr>().is_ok(),
+    }
+}
+
+/// Labels of letters, digits and inner hyphens. The underscore is not in the grammar, but it is in the names of hosts that send mail.
+fn is_domain(text: &str) -> bool {
+    text.chars().all(in_domain) && text.split('.').all(|label| !label.is_empty() && !label.starts_with('-') && !label.ends_with('-'))
+}
+
+fn is_dot_string(text: &str) -> bool {
+    text.split('.').all(|atom| !atom.is_empty() && atom.chars().all(in_atom))
+}
+
+fn in_domain(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') || is_utf8_non_ascii(c)
+}
+
+/// atext (RFC 5322 section 3.2.3, RFC 6532 section 3.2).
+fn in_atom(c: char) -> bool {
+    c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c) || is_utf8_non_ascii(c)
+}
+
+/// Controls beyond ASCII (C1, line separators) would only serve to deceive whoever reads a log.
+fn is_utf8_non_ascii(c: char) -> bool {
+    !c.is_ascii() && !c.is_control() && !matches!(c, '\u{2028}' | '\u{2029}')
+}
+
+fn take(text: &str, wanted: impl Fn(char) -> bool) -> (&str, &str) {
+    let end = text.find(|c| !wanted(c)).unwrap_or(text.len());
+    text.split_at_checked(end).unwrap_or((text, ""))
+}
+
+impl PathError {
+    pub(super) fn sender_reply(self) -> Reply {
+        match self {
+            Self::Syntax => reply::SENDER_SYNTAX,
+            Self::LocalPartTooLong => reply::SENDER_LOCAL_PART_TOO_LONG,
+            Self::DomainTooLong => reply::SENDER_DOMAIN_TOO_LONG,
+            Self::PathTooLong => reply::SENDER_PATH_TOO_LONG,
+        }
+    }
+
+    pub(super) fn recipient_reply(self) -> Reply {
+        match self {
+            Self::Syntax => reply::RECIPIENT_SYNTAX,
+            Self::LocalPartTooLong => reply::RECIPIENT_LOCAL_PART_TOO_LONG,
+            Self::DomainTooLong => reply::RECIPIENT_DOMAIN_TOO_LONG,
+            Self::PathTooLong => reply::RECIPIENT_PATH_TOO_LONG,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn mailboxes() {
+        for (path, mailbox) in [
+            ("<a@b>", "a@b"),
+            ("<First.Last@Example.COM>", "First.Last@Example.COM"),
+            ("<!#$%&'*+-/=?^_`{|}~@example.com>", "!#$%&'*+-/=?^_`{|}~@example.com"),
+            ("<a@mail_out.example.com>", "a@mail_out.example.com"),
+            ("<a@1.2.example>", "a@1.2.example"),
+            ("<a@[192.0.2.1]>", "a@[192.0.2.1]"),
+            ("<a@[IPv6:2001:db8::1]>", "a@[IPv6:2001:db8::1]"),
+            ("<a@[ipv6:::ffff:192.0.2.1]>", "a@[ipv6:::ffff:192.0.2.1]"),
+            ("<@x.example:a@b.example>", "a@b.example"),
+            ("<@x.example,@y.example:a@b.example>", "a@b.example"),
+            ("<\"john\"@example.com>", "john@example.com"),
+            ("<\"j\\ohn.d\"@example.com>", "john.d@example.com"),
+            ("<\"john doe\"@example.com>", "\"john doe\"@example.com"),
+            ("<\"a>b@c\"@example.com>", "\"a>b@c\"@example.com"),
+            ("<\"a\\\"b\\\\c\"@example.com>", "\"a\\\"b\\\\c\"@example.com"),
+            ("<\"a..b\"@example.com>", "\"a..b\"@example.com"),
+            ("<\"\"@example.com>", "\"\"@example.com"),
+            ("<j\u{fc}rgen@m\u{fc}ller.example>", "j\u{fc}rgen@m\u{fc}ller.example"),
+        ] {
+            for found in [reverse(path), forward(path)] {
+                assert_eq!(found, Ok(Path { mailbox: mailbox.into(), ascii: path.is_ascii(), rest: "" }), "{path}");
+            }
+        }
+        assert_eq!(forward("<PostMaster>").map(|path| path.mailbox), Ok("PostMaster".into()));
+        assert_eq!(reverse("<PostMaster>"), Err(PathError::Syntax));
+        assert_eq!(reverse("<> SIZE=1"), Ok(Path { mailbox: String::new(), ascii: true, rest: " SIZE=1" }));
+        assert_eq!(forward("<>"), Err(PathError::Syntax));
+    }
+
+    #[test]
+    fn what_is_no_path() {
+        for path in [
+            "", "<", ">", "a@b", "<a@b", "a@b>", "<a>", "<@b>", "<a@>", "<a@b>x", "<>x", "<<a@b>>", "<a@b@c>", "<a b@c>", "<.a@b>", "<a.@b>", "<a..b@c>",
+            "<a@.b>", "<a@b.>", "<a@b..c>", "<a@-b>", "<a@b-.c>", "<a@b c>", "<a@b/c>", "<a@[1.2.3]>", "<a@[1.2.3.4>", "<a@[1.2.3.400]>", "<a@[::1]>",
+            "<a@[IPv6:1.2.3.4]>", "<a@[IPv6:]>", "<a@[x:y]>", "<a@[]>", "<a@[1.2.3.4]b>", "<\"a@b>", "<\"a\"b@c>", "<\"a\"\"b\"@c>", "<\"a\\", "<\"a\u{7f}\"@b>",
+            "<\"\t\"@b>", "<\"\\\u{e9}\"@b>", "<@a@b>", "<@a,b:c@d>", "<@a,:c@d>", "<@:c@d>", "<@a:>", "<@a,@b:>", "<a\u{85}@b>", "<a@b\u{2028}c>", "<(a)@b>",
+        ] {
+            for found in [reverse(path), forward(path)] {
+                assert_eq!(found, Err(PathError::Syntax), "{path}");
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_are_counted_in_octets_as_written() {
+        let domain = |length: usize| ["a"].repeat(length.div_ceil(2)).join(".");
+        let with = |local: &str, domain: &str| forward(&format!("<{local}@{domain}>")).map(|path| path.mailbox.len());
+        assert_eq!(with(&"l".repeat(64), "b"), Ok(66));
+        assert_eq!(with(&"l".repeat(65), "b"), Err(PathError::LocalPartTooLong));
+        assert_eq!(with(&format!("\"{}\"", "l".repeat(62)), "b"), Ok(64));
+        assert_eq!(with(&format!("\"{}\"", "l".repeat(63)), "b"), Err(PathError::LocalPartTooLong));
+        assert_eq!(with(&"\u{fc}".repeat(33), "b"), Err(PathError::LocalPartTooLong));
+        assert_eq!(with("ab", &domain(251)), Ok(254));
+        assert_eq!(with("abc", &domain(251)), Err(PathError::PathTooLong));
+        assert_eq!(with("a", &domain(255)), Err(PathError::PathTooLong));
+        assert_eq!(with("a", &domain(257)), Err(PathError::DomainTooLong));
+    }
+
+    proptest! {
+        #[test]
+        fn the_text_of_a_mailbox_is_its_own_text(path in "<(@a:)?(\"[ -~]{0,6}\"|[a-z.\u{e9}]{1,5})@[a-z0-9.-]{1,6}>( .*)?") {
+            if let Ok(first) = forward(&path) {
+                let again = forward(&format!("<{}>", first.mailbox)).map(|path| path.mailbox);
+                prop_assert_eq!(again, Ok(first.mailbox));
+            }
+        }
+
+        #[test]
+        fn no_argument_panics(argument in prop::collection::vec(prop::sample::select("<>@\"\\[]:.,-ab1\u{e9} \tIPv6postmaster".chars().collect::<Vec<_>>()), 0..30)) {
+            let argument: String = argument.into_iter().collect();
+            let _ = (reverse(&argument), forward(&argument));
+            let _ = (reverse(&format!("<{argument}>")), forward(&format!("<\"{argument}>")));
+        }
+    }
+}
