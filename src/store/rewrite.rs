@@ -9,8 +9,9 @@ use super::commit::{Message, Work, Writer, ask};
 use super::error::{Fault, StoreError};
 use super::open;
 use super::retention::file_octets;
-use super::schema::{BY_LAST, Change, FORMAT, INDEX, INDEX_KEY, META, RECORDS, STATE, STORE_VERSION, UNDELIVERED};
+use super::schema::{BY_LAST, Change, FORMAT, INDEX, INDEX_KEY, RECORDS, STORE_VERSION, UNDELIVERED};
 use super::shared::Shared;
+use super::tables::Tables;
 use super::Step;
 use crossbeam_channel::Sender;
 use redb::{Database, ReadTransaction, WriteTransaction};
@@ -205,13 +206,11 @@ impl Writer {
         // What was removed while the copy ran may stand in the new file's free pages.
         state.stale_since_ms = if self.removed { super::shared::now_ms() } else { 0 };
         let txn = new.begin_write().map_err(redb::Error::from)?;
-        {
-            let mut meta = txn.open_table(META).map_err(redb::Error::from)?;
-            let version = STORE_VERSION.to_le_bytes();
-            for (name, value) in [(FORMAT, version.as_slice()), (INDEX_KEY, &shared.index_key.check()), (STATE, &state.encode())] {
-                meta.insert(name, value).map_err(redb::Error::from)?;
-            }
-        }
+        // Opening makes the tables that had nothing to copy.
+        let mut tables = Tables::open(&txn, shared.index_key, state)?;
+        tables.set_meta(FORMAT, &STORE_VERSION.to_le_bytes())?;
+        tables.set_meta(INDEX_KEY, &shared.index_key.check())?;
+        let (state, _) = tables.finish()?;
         txn.commit().map_err(redb::Error::from)?;
         shared.tuning.reach(Step::Synced);
         files.disk.rename(&files.rewritten(), &files.path)?;

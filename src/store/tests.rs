@@ -50,7 +50,8 @@ pub(super) fn files_with(directory: &Path, text: &str) -> Vec<PathBuf> {
     let files = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
     files
         .filter(|path| {
-            let octets = std::fs::read(path).unwrap().to_ascii_lowercase();
+            // A file of a rewrite may be gone by now.
+            let octets = std::fs::read(path).unwrap_or_default().to_ascii_lowercase();
             memchr::memmem::find(&octets, wanted.as_bytes()).is_some()
         })
         .collect()

@@ -1,0 +1,375 @@
+//! Disks that fail, files that are damaged or vanish: mail is put off, nothing panics, and it goes on by itself.
+
+use super::*;
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64};
+use tracing_subscriber::layer::SubscriberExt;
+
+/// The machine's file system with faults switched on and off.
+pub(super) struct Faulty {
+    /// An errno that every change of the store's file ends with; 0: none.
+    pub(super) errno: Arc<AtomicI32>,
+    pub(super) free: AtomicU64,
+    pub(super) break_renames: AtomicBool,
+}
+
+impl Faulty {
+    pub(super) fn new() -> Arc<Self> {
+        Arc::new(Self { errno: Arc::default(), free: AtomicU64::new(1 << 40), break_renames: AtomicBool::new(false) })
+    }
+}
+
+fn failing(errno: &AtomicI32) -> io::Result<()> {
+    match errno.load(Ordering::SeqCst) {
+        0 => Ok(()),
+        errno => Err(io::Error::from_raw_os_error(errno)),
+    }
+}
+
+#[derive(Debug)]
+struct FaultyFile {
+    inner: Box<dyn StorageBackend>,
+    errno: Arc<AtomicI32>,
+}
+
+impl StorageBackend for FaultyFile {
+    fn len(&self) -> io::Result<u64> {
+        self.inner.len()
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.inner.read(offset, out)
+    }
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        failing(&self.errno)?;
+        self.inner.set_len(len)
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        failing(&self.errno)?;
+        self.inner.sync_data()
+    }
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        failing(&self.errno)?;
+        self.inner.write(offset, data)
+    }
+    fn close(&self) -> io::Result<()> {
+        self.inner.close()
+    }
+}
+
+impl Disk for Faulty {
+    fn open(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
+        Ok(Box::new(FaultyFile { inner: FileSystem.open(path)?, errno: Arc::clone(&self.errno) }))
+    }
+    fn can_write(&self, path: &Path) -> io::Result<()> {
+        failing(&self.errno)?;
+        FileSystem.can_write(path)
+    }
+    fn stat(&self, path: &Path) -> io::Result<FileStat> {
+        FileSystem.stat(path)
+    }
+    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        FileSystem.read(path)
+    }
+    fn write(&self, path: &Path, octets: &[u8]) -> io::Result<()> {
+        failing(&self.errno)?;
+        FileSystem.write(path, octets)
+    }
+    fn reserve(&self, path: &Path, length: u64) -> io::Result<()> {
+        failing(&self.errno)?;
+        FileSystem.reserve(path, length)
+    }
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        if self.break_renames.load(Ordering::SeqCst) {
+            return Err(io::Error::other("a rename that fails"));
+        }
+        failing(&self.errno)?;
+        FileSystem.rename(from, to)
+    }
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        FileSystem.remove(path)
+    }
+    fn sync_directory(&self, directory: &Path) -> io::Result<()> {
+        FileSystem.sync_directory(directory)
+    }
+    fn create_directory(&self, directory: &Path) -> io::Result<()> {
+        FileSystem.create_directory(directory)
+    }
+    fn list(&self, directory: &Path) -> io::Result<Vec<PathBuf>> {
+        FileSystem.list(directory)
+    }
+    fn free_space(&self, _directory: &Path) -> io::Result<u64> {
+        Ok(self.free.load(Ordering::SeqCst))
+    }
+    fn lock(&self, path: &Path) -> io::Result<Option<Lock>> {
+        FileSystem.lock(path)
+    }
+}
+
+/// What is logged by the threads that log here: each event's fields as names and texts.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<std::collections::BTreeMap<String, String>>>>);
+
+struct Fields<'a>(&'a mut std::collections::BTreeMap<String, String>);
+
+impl tracing::field::Visit for Fields<'_> {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        self.0.insert(field.name().to_owned(), format!("{value:?}"));
+    }
+    fn record_str(&mut self, field: &tracing::field::Field, value: &str) {
+        self.0.insert(field.name().to_owned(), value.to_owned());
+    }
+}
+
+impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Lines {
+    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
+        let mut fields = std::collections::BTreeMap::new();
+        event.record(&mut Fields(&mut fields));
+        self.0.lock().unwrap().push(fields);
+    }
+}
+
+impl Lines {
+    fn subscriber(&self) -> impl tracing::Subscriber + Send + Sync + use<> {
+        tracing_subscriber::registry().with(self.clone())
+    }
+
+    /// The records that stand in the log because their commit failed.
+    fn records(&self) -> Vec<serde_json::Value> {
+        let lines = self.0.lock().unwrap();
+        lines.iter().filter_map(|fields| serde_json::from_str(fields.get("record")?).ok()).collect()
+    }
+
+    fn say(&self, text: &str) -> bool {
+        self.0.lock().unwrap().iter().any(|fields| fields.get("message").is_some_and(|message| message.contains(text)))
+    }
+}
+
+#[test]
+fn each_error_of_the_disk_puts_mail_off_and_ends_by_itself() {
+    for errno in [nix::libc::EIO, nix::libc::ENOSPC, nix::libc::EROFS, nix::libc::EDQUOT] {
+        let lines = Lines::default();
+        let _log = tracing::subscriber::set_default(lines.subscriber());
+        let mut place = Place::new();
+        place.config.redact.subject = true;
+        let disk = Faulty::new();
+        let store = Store::open_on(disk.clone(), &place.config, &place.stats, Tuning::default()).unwrap();
+        let before = record(&store, 1);
+        commit(&store, before.clone());
+        assert!(store.writable());
+
+        disk.errno.store(errno, Ordering::SeqCst);
+        let lost = record(&store, 2);
+        assert!(store.commit(lost.clone()).blocking_recv().unwrap().is_err());
+        // Promise 3: the record is the log line, redacted as configured.
+        let logged = lines.records();
+        assert_eq!(logged.len(), 1);
+        assert_eq!(logged[0]["id"], lost.id.to_string());
+        assert_eq!(logged[0]["sender"], lost.sender);
+        assert_eq!(logged[0]["subject"], serde_json::Value::Null);
+        eventually("it says so", || !store.writable());
+        assert_eq!(place.stats.store.degraded.get(), 1);
+        assert!(store.trouble().is_some());
+        // Behind the endpoint's 2xx more may come.
+        assert!(store.commit(record(&store, 3)).blocking_recv().unwrap().is_err());
+        assert_eq!(lines.records().len(), 2);
+
+        disk.errno.store(0, Ordering::SeqCst);
+        eventually("it goes on", || store.writable());
+        assert_eq!(place.stats.store.degraded.get(), 0);
+        let after = record(&store, 4);
+        commit(&store, after.clone());
+        assert!(store.record(before.id).unwrap().is_some());
+        assert!(store.record(after.id).unwrap().is_some());
+        assert!(after.id > lost.id);
+    }
+}
+
+#[test]
+fn records_can_be_read_while_the_file_system_is_read_only() {
+    let place = Place::new();
+    let disk = Faulty::new();
+    let store = Store::open_on(disk.clone(), &place.config, &place.stats, Tuning::default()).unwrap();
+    let written = record(&store, 1);
+    commit(&store, written.clone());
+    disk.errno.store(nix::libc::EROFS, Ordering::SeqCst);
+    assert!(store.commit(record(&store, 2)).blocking_recv().unwrap().is_err());
+    assert!(store.record(written.id).unwrap().is_some());
+    assert!(matches!(store.forget("sender1@example.org"), Err(StoreError::Degraded(_))));
+}
+
+#[test]
+fn a_disk_that_is_nearly_full_puts_mail_off_before_a_commit_can_fail() {
+    let place = Place::new();
+    let disk = Faulty::new();
+    let store = Store::open_on(disk.clone(), &place.config, &place.stats, Tuning::default()).unwrap();
+    commit(&store, record(&store, 1));
+    disk.free.store(1 << 20, Ordering::SeqCst);
+    eventually("it is noticed", || !store.writable());
+    assert!(store.trouble().unwrap().contains("free"));
+    assert!(!store.query(&Query::default()).unwrap().records.is_empty(), "records can be read");
+    disk.free.store(6 << 20, Ordering::SeqCst);
+    // Not enough to go on with: it would be full again at once.
+    let store_state = store.trouble();
+    assert!(store_state.is_some());
+    disk.free.store(64 << 20, Ordering::SeqCst);
+    eventually("it goes on", || store.writable());
+    commit(&store, record(&store, 2));
+}
+
+#[test]
+fn on_a_full_disk_the_ballast_goes_so_that_expired_records_can() {
+    let mut place = Place::new();
+    let disk = Faulty::new();
+    let store = Store::open_on(disk.clone(), &place.config, &place.stats, Tuning::default()).unwrap();
+    let ballast = place.directory().join("records.redb.ballast");
+    eventually("the ballast is there", || ballast.exists());
+    commit_all(&store, (0..300).map(|number| record(&store, number)));
+    disk.free.store(0, Ordering::SeqCst);
+    eventually("it is noticed", || !store.writable());
+    assert!(ballast.exists(), "nothing has expired: nothing to win");
+    place.config.retention = Duration::ZERO;
+    store.reload(&place.config);
+    eventually("the expired records are gone", || place.stats.store.records.get() == 0);
+    assert!(!ballast.exists());
+    disk.free.store(1 << 30, Ordering::SeqCst);
+    eventually("it goes on", || store.writable());
+    eventually("the ballast is back", || ballast.exists());
+}
+
+#[test]
+fn a_second_daemon_on_the_same_store_is_refused_in_one_line() {
+    let place = Place::new();
+    let store = place.open();
+    let refused = Store::open(&place.config, &Stats::new()).err().unwrap();
+    assert!(matches!(refused, StoreError::Locked(_)));
+    let line = refused.to_string();
+    assert!(line.contains("records.redb") && line.contains("another process") && !line.contains('\n'), "{line}");
+    commit(&store, record(&store, 1));
+    drop(store);
+    place.open();
+}
+
+#[test]
+fn a_place_that_cannot_be_written_is_refused_in_one_line() {
+    let place = Place::new();
+    std::fs::write(place.directory(), "a file where the directory should be").unwrap();
+    let line = Store::open(&place.config, &place.stats).err().unwrap().to_string();
+    assert!(line.contains("records.redb") && !line.contains('\n'), "{line}");
+}
+
+#[test]
+fn a_lost_directory_is_noticed_and_made_anew() {
+    let place = Place::new();
+    let store = place.open();
+    commit(&store, record(&store, 1));
+    let secret = std::fs::read(place.directory().join("records.redb.id-secret")).unwrap();
+    std::fs::rename(place.directory(), place.directory().with_extension("lost")).unwrap();
+    // Never a success for a record in a file that has no name any more.
+    assert!(store.commit(record(&store, 2)).blocking_recv().unwrap().is_err());
+    eventually("it goes on", || store.writable());
+    let after = record(&store, 3);
+    commit(&store, after.clone());
+    assert_eq!(place.stats.store.records.get(), 1);
+    assert_eq!(std::fs::read(place.directory().join("records.redb.id-secret")).unwrap(), secret);
+    assert!(matches!(Store::open(&place.config, &Stats::new()), Err(StoreError::Locked(_))), "the lock is held again");
+    drop(store);
+    assert!(place.open().record(after.id).unwrap().is_some());
+}
+
+fn set_aside_files(place: &Place) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(place.directory()).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.to_string_lossy().contains(".unreadable-")).collect()
+}
+
+#[test]
+fn a_file_that_does_not_open_is_set_aside_and_mail_goes_on() {
+    let place = Place::new();
+    let store = place.open();
+    commit_all(&store, (0..500).map(|number| record(&store, number)));
+    drop(store);
+    let good = std::fs::read(&place.config.path).unwrap();
+    let mut headless = good.clone();
+    headless[..4096].fill(0xff);
+    for (what, octets) in [
+        ("text", b"this is no database, whatever its name says".to_vec()),
+        ("cut short", good[..good.len() / 2].to_vec()),
+        ("no header", headless),
+        ("only zeros", vec![0; 1 << 20]),
+    ] {
+        std::fs::write(&place.config.path, &octets).unwrap();
+        let lines = Lines::default();
+        let log = tracing::subscriber::set_default(lines.subscriber());
+        let store = place.open();
+        commit(&store, record(&store, 1));
+        assert_eq!(place.stats.store.records.get(), 1, "{what}");
+        drop(store);
+        drop(log);
+        let aside = set_aside_files(&place);
+        assert_eq!(aside.len(), 1, "{what}");
+        assert!(lines.say("set aside"), "{what}");
+        std::fs::remove_file(&aside[0]).unwrap();
+    }
+}
+
+#[test]
+fn a_flipped_bit_in_a_record_is_noticed_and_only_that_record_is_missing() {
+    let place = Place::new();
+    let store = place.open();
+    let records: Vec<_> = (0..20).map(|number| record(&store, number)).collect();
+    commit_all(&store, records.clone());
+    drop(store);
+    let mut octets = std::fs::read(&place.config.path).unwrap();
+    let places: Vec<_> = memchr::memmem::find_iter(&octets, b"Subject 7").collect();
+    assert!(!places.is_empty());
+    for at in places {
+        octets[at] ^= 1;
+    }
+    std::fs::write(&place.config.path, octets).unwrap();
+    let store = place.open();
+    assert!(matches!(store.record(records[7].id), Err(StoreError::Unreadable(id)) if id == records[7].id));
+    let page = store.query(&Query::default()).unwrap();
+    assert_eq!(page.records.len(), 19);
+    assert!(store.unreadable() >= 2);
+    commit(&store, record(&store, 21));
+    // A damaged record cannot be searched for an address, so it does not outlive an erasure.
+    store.forget("nobody@example.net").unwrap();
+    assert_eq!(store.record(records[7].id).unwrap(), None);
+    assert_eq!(place.stats.store.records.get(), 20);
+}
+
+#[test]
+fn flipped_bits_anywhere_end_in_right_records_or_in_a_store_set_aside_never_in_a_panic() {
+    let place = Place::new();
+    let store = place.open();
+    let records: Vec<_> = (0..400).map(|number| record(&store, number)).collect();
+    commit_all(&store, records.clone());
+    let known: std::collections::BTreeMap<_, _> = store.query(&Query { limit: 1000, ..Query::default() }).unwrap().records.into_iter().map(|record| (record.id, record)).collect();
+    assert_eq!(known.len(), 400);
+    drop(store);
+    let good = std::fs::read(&place.config.path).unwrap();
+    let mut damaged = 0;
+    for seed in 0..60u64 {
+        let mut octets = good.clone();
+        // One page gets garbage: the worst a disk does, at a place the seed picks.
+        let mut garbage = blake3::Hasher::new_keyed(&[1; 32]).update(&seed.to_le_bytes()).finalize_xof();
+        let mut pick = [0; 8];
+        garbage.fill(&mut pick);
+        let page = usize::try_from(u64::from_le_bytes(pick) % (octets.len() as u64 / 4096)).unwrap() * 4096;
+        garbage.fill(&mut octets[page..page + 1 + usize::from(pick[0])]);
+        std::fs::write(&place.config.path, octets).unwrap();
+        let stats = Stats::new();
+        let store = Store::open(&place.config, &stats).unwrap();
+        let page = store.query(&Query { limit: 1000, ..Query::default() });
+        for record in page.map(|page| page.records).unwrap_or_default() {
+            assert_eq!(known.get(&record.id), Some(&record), "seed {seed}");
+        }
+        // However damaged, mail goes on: at the latest when the file was given up.
+        eventually("mail goes on", || store.commit(record(&store, 1000)).blocking_recv().is_ok_and(|answer| answer.is_ok()));
+        damaged += usize::from(stats.store.records.get() < 401);
+        drop(store);
+        for path in set_aside_files(&place) {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    assert!(damaged > 0, "the damage was never of consequence: the test shows nothing");
+}
