@@ -44,7 +44,8 @@ impl NameServer {
     fn start(records: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let address = free_for_udp_and_tcp();
-        let mut zone = String::from("$ORIGIN test.\n$TTL 60\n@ SOA ns.test. admin.test. 1 3600 600 86400 60\n@ NS ns.test.\nns A 127.0.0.1\n");
+        let mut zone =
+            String::from("$ORIGIN test.\n$TTL 60\n@ SOA ns.test. admin.test. 1 3600 600 86400 60\n@ NS ns.test.\nns A 127.0.0.1\n");
         zone.push_str(records);
         for n in 1..=11 {
             zone.push_str(&format!("i{n}.spf TXT \"v=spf1 ip4:198.51.100.{n} -all\"\n"));
@@ -253,7 +254,10 @@ fn the_callback_is_told_the_spf_result() {
     assert!(form.contains(&("spf".to_owned(), "softfail".to_owned())), "{form:?}");
     // In `rfc822`, as fields of the request.
     let fields = &endpoint.only().fields;
-    assert!(fields.0.iter().any(|(name, value)| name.to_ascii_lowercase().starts_with("mailsluice-") && value.contains("softfail")), "{fields:?}");
+    assert!(
+        fields.0.iter().any(|(name, value)| name.to_ascii_lowercase().starts_with("mailsluice-") && value.contains("softfail")),
+        "{fields:?}"
+    );
 }
 
 /// A look-up is made once for its time to live: the second message costs no question.

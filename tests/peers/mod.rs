@@ -6,6 +6,7 @@ mod machine;
 mod postfix;
 mod prometheus;
 mod python;
+mod rails;
 mod swaks;
 
 use std::path::PathBuf;
