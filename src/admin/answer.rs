@@ -1,5 +1,7 @@
-//! Answers in JSON and text, and what a request that cannot be answered gets: a status and one sentence.
+//! Answers in JSON and text, and what a request that cannot be answered gets: a status and one sentence. A store that does not
+//! answer is logged at `warn`.
 
+use crate::store::StoreError;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
@@ -27,6 +29,26 @@ impl Problem {
     }
     pub(super) fn unavailable(sentence: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, sentence)
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        let status = match &error {
+            StoreError::NotAnAddress(_) => StatusCode::BAD_REQUEST,
+            StoreError::NoSpace { .. } => StatusCode::INSUFFICIENT_STORAGE,
+            StoreError::Degraded(_) | StoreError::Closed => StatusCode::SERVICE_UNAVAILABLE,
+            StoreError::Locked(_)
+            | StoreError::Newer { .. }
+            | StoreError::Io { .. }
+            | StoreError::Failed { .. }
+            | StoreError::Unreadable(_)
+            | StoreError::Damaged(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        if status != StatusCode::BAD_REQUEST {
+            tracing::warn!(%error, "the store did not answer the admin listener");
+        }
+        Self::new(status, error.to_string())
     }
 }
 

@@ -81,6 +81,9 @@ mod tests {
     #[test]
     fn a_long_body_is_fetched() {
         let line = line(&kept("/inspector", &[], &[b'x'; MAX_INLINE + 1], MAX_INLINE as u64 + 1), "h:1");
-        assert!(line.starts_with("curl -sS 'http://h:1/inspector/requests/7/body' | curl -sS --data-binary @- 'http://h:1/inspector'"), "{line}");
+        assert!(
+            line.starts_with("curl -sS 'http://h:1/inspector/requests/7/body' | curl -sS --data-binary @- 'http://h:1/inspector'"),
+            "{line}"
+        );
     }
 }

@@ -4,7 +4,6 @@
 
 use super::App;
 use super::answer::Problem;
-use super::records::address_of;
 use crate::record::RecordId;
 use axum::body::{Body, Bytes};
 use axum::extract::{Query, State};
@@ -25,7 +24,7 @@ enum Next {
 }
 
 pub(super) async fn export(State(app): State<Arc<App>>, Query(wanted): Query<Wanted>) -> Result<Response, Problem> {
-    let address: Arc<str> = address_of(&wanted.address.unwrap_or_default())?.into();
+    let address: Arc<str> = wanted.address.unwrap_or_default().into();
     // The first page is read before the status line goes out, so that a store that cannot be read is a 500.
     let (first, next) = lines(&app, &address, None).await?;
     let rest = futures_util::stream::try_unfold((app, address, Some(first), next), async |(app, address, first, next)| {

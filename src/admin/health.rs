@@ -16,9 +16,11 @@ pub(super) async fn healthz() -> Response {
 }
 
 pub(super) async fn readyz(State(app): State<Arc<App>>) -> Response {
-    let state = app.deps.ready.state();
-    // The store's own state decides as well, whether or not anybody has told the daemon's.
-    let reason = state.reason().or_else(|| (!app.deps.store.writable()).then_some("degraded: the store cannot be written"));
+    let reason = match app.deps.ready.state().reason() {
+        Some(reason) => Some(reason.to_owned()),
+        // The store's own state decides as well, whether or not anybody has told the daemon's.
+        None => app.deps.store.trouble().map(|trouble| format!("degraded: {trouble}")),
+    };
     match reason {
         None => answer::plain("ready\n"),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, answer::plain(format!("{reason}\n"))).into_response(),

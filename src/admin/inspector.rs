@@ -103,8 +103,7 @@ impl Kept {
     fn detail(&self, host: &str) -> Value {
         let mut value = self.summary();
         if let Value::Object(value) = &mut value {
-            let headers: Vec<Value> =
-                self.headers.iter().map(|(name, text)| json!([name, String::from_utf8_lossy(text)])).collect();
+            let headers: Vec<Value> = self.headers.iter().map(|(name, text)| json!([name, String::from_utf8_lossy(text)])).collect();
             value.insert("headers".into(), headers.into());
             value.insert("parts".into(), parts::parts(self.header("content-type"), &self.body));
             value.insert("curl".into(), curl::line(self, host).into());

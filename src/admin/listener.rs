@@ -14,7 +14,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, Sleep};
+use tokio::time::Sleep;
 
 /// Room for the live views ([`super::live::MAX_CLIENTS`]) and everything else.
 const MAX_CONNECTIONS: usize = 1536;
@@ -103,7 +103,7 @@ pub(super) async fn serve(socket: Socket, router: &Router) {
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIMEOUT)
             .max_buf_size(READ_BUFFER)
-            .serve_connection(TokioIo::new(Unstalled { stream, stalled: None }), service);
+            .serve_connection(TokioIo::new(Unstalled { stream, patience: WRITE_STALL, stalled: None }), service);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "admin connection ended");
@@ -118,9 +118,10 @@ enum Stream {
     Unix(tokio::net::UnixStream),
 }
 
-/// A stream whose writes fail when the peer takes nothing for [`WRITE_STALL`].
+/// A stream whose writes fail when the peer takes nothing for as long as `patience`.
 struct Unstalled {
     stream: Stream,
+    patience: Duration,
     /// Runs while a write waits.
     stalled: Option<Pin<Box<Sleep>>>,
 }
@@ -132,7 +133,7 @@ impl Unstalled {
             self.stalled = None;
             return result;
         }
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + WRITE_STALL)));
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.patience)));
         ready!(stalled.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -180,5 +181,32 @@ impl AsyncWrite for Unstalled {
             Stream::Tcp(stream) => Pin::new(stream).poll_shutdown(context),
             Stream::Unix(stream) => Pin::new(stream).poll_shutdown(context),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    #[test]
+    fn a_peer_that_takes_nothing_is_given_up_and_one_that_takes_little_is_not() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
+            let mut stream = Unstalled { stream: Stream::Unix(ours), patience: Duration::from_millis(300), stalled: None };
+            // Ten reads, each well within the patience, all together well beyond it.
+            let reader = async {
+                let mut some = vec![0; 400_000];
+                for _ in 0..10 {
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                    theirs.read_exact(&mut some).await.unwrap();
+                }
+            };
+            let (written, ()) = tokio::join!(stream.write_all(&[0; 4_000_000]), reader);
+            written.unwrap();
+            let error = stream.write_all(&[0; 8_000_000]).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        });
     }
 }

@@ -23,6 +23,7 @@ use arc_swap::ArcSwap;
 use axum::Router;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
+use nix::libc;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
@@ -101,10 +102,7 @@ impl App {
         let store = Arc::clone(&self.deps.store);
         match tokio::task::spawn_blocking(move || call(&store)).await {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => {
-                tracing::warn!(%error, "the store did not answer the admin listener");
-                Err(answer::Problem::internal(error.to_string()))
-            }
+            Ok(Err(error)) => Err(error.into()),
             Err(_) => Err(answer::Problem::internal("the store's call ended with a panic")),
         }
     }
@@ -156,7 +154,7 @@ async fn tick(app: &App) {
 fn yield_to_mail() {
     // SAFETY: takes three integers; on Linux `who` 0 is the calling thread.
     #[expect(unsafe_code, reason = "no safe wrapper has setpriority for one thread")]
-    let result = unsafe { nix::libc::setpriority(nix::libc::PRIO_PROCESS, 0, NICENESS) };
+    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
     if result != 0 {
         tracing::debug!("the admin thread keeps its priority");
     }
@@ -189,3 +187,6 @@ fn router(app: &Arc<App>) -> Router {
         .layer(axum::middleware::from_fn_with_state(Arc::clone(app), guard::guard))
         .with_state(Arc::clone(app))
 }
+
+#[cfg(test)]
+mod tests;

@@ -79,11 +79,12 @@ mod tests {
     #[test]
     fn the_page_names_no_other_origin_and_sets_no_markup() {
         let page = Page::new();
-        for other in ["https://", "src=\"http", "url(", "@import", "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("] {
+        for other in
+            ["https://", "src=\"http", "url(", "@import", "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("]
+        {
             assert!(!page.html.contains(other), "{other}");
         }
         // The one name it needs is no request: the namespace of its drawings.
-        let names: Vec<_> = page.html.match_indices("http://").map(|(at, _)| &page.html[at..at + 26]).collect();
-        assert!(names.iter().all(|name| name == &"http://www.w3.org/2000/svg"), "{names:?}");
+        assert!(!page.html.replace("http://www.w3.org/2000/svg", "").contains("http://"));
     }
 }

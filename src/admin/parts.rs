@@ -77,7 +77,10 @@ fn form_part(octets: &[u8]) -> Value {
     };
     let head = String::from_utf8_lossy(head);
     let field = |wanted: &str| {
-        head.lines().filter_map(|line| line.split_once(':')).find(|(name, _)| name.trim().eq_ignore_ascii_case(wanted)).map(|(_, value)| value.trim())
+        head.lines()
+            .filter_map(|line| line.split_once(':'))
+            .find(|(name, _)| name.trim().eq_ignore_ascii_case(wanted))
+            .map(|(_, value)| value.trim())
     };
     let disposition = field("content-disposition").unwrap_or_default();
     let parameters = disposition.split_once(';').map_or("", |(_, parameters)| parameters);
@@ -109,7 +112,10 @@ mod tests {
         let body = b"--b=1\r\nContent-Disposition: form-data; name=\"envelope[to]\"\r\n\r\na@b\r\n--b=1\r\n\
             Content-Disposition: form-data; name=\"attachments[]\"; filename=\"a \\\"b\\\".bin\"\r\nContent-Type: application/octet-stream\r\n\r\n\x00\xff\r\n\r\n--b=1--\r\n";
         let parts = parts(Some("multipart/form-data; boundary=\"b=1\""), body);
-        assert_eq!(parts[0], json!({"name": "envelope[to]", "file_name": null, "content_type": null, "size": 3, "text": "a@b", "cut": false}));
+        assert_eq!(
+            parts[0],
+            json!({"name": "envelope[to]", "file_name": null, "content_type": null, "size": 3, "text": "a@b", "cut": false})
+        );
         assert_eq!(
             parts[1],
             json!({"name": "attachments[]", "file_name": "a \"b\".bin", "content_type": "application/octet-stream", "size": 4, "text": null, "cut": false})

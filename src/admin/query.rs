@@ -2,6 +2,7 @@
 //! left out it would show records that were not asked for.
 
 use super::answer::Problem;
+use crate::config::unit::parse_duration;
 use crate::record::{Outcome, RecordId};
 use crate::store::Query;
 use jiff::{SignedDuration, Timestamp};
@@ -70,24 +71,14 @@ fn limit(text: &str) -> Result<usize, Problem> {
     }
 }
 
-/// A moment, or how long ago (`1h`, `30m`, `7d`).
+/// A moment, or how long ago (`1h30m`, `7d`).
 fn time(key: &str, text: &str, now: Timestamp) -> Result<Timestamp, Problem> {
     if let Ok(moment) = text.parse() {
         return Ok(moment);
     }
     let wrong = || Problem::bad_request(format!("{key} is a moment as 2026-01-31T12:00:00Z, or a time ago as 30m, 1h or 7d"));
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at_checked(digits).ok_or_else(wrong)?;
-    let seconds = match unit {
-        "s" => 1,
-        "m" | "min" => 60,
-        "h" => 3600,
-        "d" => 86400,
-        "w" => 7 * 86400,
-        _ => return Err(wrong()),
-    };
-    let seconds = number.parse::<i64>().ok().and_then(|number| number.checked_mul(seconds)).ok_or_else(wrong)?;
-    now.checked_sub(SignedDuration::from_secs(seconds)).map_err(|_| wrong())
+    let ago = parse_duration(text).and_then(|ago| SignedDuration::try_from(ago).ok()).ok_or_else(wrong)?;
+    now.checked_sub(ago).map_err(|_| wrong())
 }
 
 fn short(key: &str) -> String {

@@ -5,7 +5,7 @@ use super::App;
 use super::answer::{self, Problem};
 use super::query::{self, Wanted};
 use crate::record::Record;
-use crate::store::{Page, StoreError};
+use crate::store::{Page, StoreError, Undelivered};
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
@@ -19,8 +19,15 @@ struct Records<'a> {
     cursor: Option<crate::record::RecordId>,
 }
 
-fn rendered(page: &Page) -> Result<String, StoreError> {
-    Ok(render(&Records { records: &page.records, cursor: page.cursor }))
+/// `{"undelivered": [...], "cursor": ...}`.
+#[derive(Serialize)]
+struct Messages {
+    undelivered: Vec<Undelivered>,
+    cursor: Option<crate::record::RecordId>,
+}
+
+fn rendered(page: &Page) -> String {
+    render(&Records { records: &page.records, cursor: page.cursor })
 }
 
 /// A record has no map with keys that are not text and no failing serializer, so that this cannot fail.
@@ -32,25 +39,33 @@ pub(super) async fn list(State(app): State<Arc<App>>, Query(pairs): Query<Vec<(S
     answer_query(&app, pairs).await
 }
 
-/// `/records?undelivered=true` by a name of its own.
-pub(super) async fn undelivered(
-    State(app): State<Arc<App>>,
-    Query(mut pairs): Query<Vec<(String, String)>>,
-) -> Result<Response, Problem> {
-    pairs.push(("undelivered".into(), "true".into()));
-    answer_query(&app, pairs).await
+/// Messages that no endpoint has taken or refused, with the number of attempts and the latest of them. Takes `limit` and
+/// `cursor`; for more filters there is `/records?undelivered=true`.
+pub(super) async fn undelivered(State(app): State<Arc<App>>, Query(pairs): Query<Vec<(String, String)>>) -> Result<Response, Problem> {
+    if let Some((key, _)) = pairs.iter().find(|(key, _)| key != "limit" && key != "cursor") {
+        return Err(Problem::bad_request(format!("/undelivered takes limit and cursor, not {key:?}")));
+    }
+    let Wanted::Page(query) = query::parse(pairs, jiff::Timestamp::now())? else { return Err(no_record()) };
+    let text = app
+        .store(move |store| {
+            let undelivered = store.undelivered(query.cursor, query.limit)?;
+            let cursor = undelivered.last().filter(|_| undelivered.len() == query.limit).map(|last| last.record.id);
+            Ok(render(&Messages { undelivered, cursor }))
+        })
+        .await?;
+    Ok(answer::json_text(text))
 }
 
 async fn answer_query(app: &App, pairs: Vec<(String, String)>) -> Result<Response, Problem> {
     let text = match query::parse(pairs, jiff::Timestamp::now())? {
-        Wanted::Page(query) => app.store(move |store| store.query(&query).and_then(|page| rendered(&page))).await?,
+        Wanted::Page(query) => app.store(move |store| store.query(&query).map(|page| rendered(&page))).await?,
         Wanted::Attempts(webhook_id) => app.store(move |store| attempts_of(store, &webhook_id)).await?,
     };
     Ok(answer::json_text(text))
 }
 
 fn attempts_of(store: &crate::store::Store, webhook_id: &str) -> Result<String, StoreError> {
-    store.attempts(webhook_id).and_then(|records| rendered(&Page { records, cursor: None }))
+    store.attempts(webhook_id).map(|records| rendered(&Page { records, cursor: None }))
 }
 
 pub(super) async fn one(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, Problem> {
@@ -83,18 +98,7 @@ struct Forget {
 
 pub(super) async fn forget(State(app): State<Arc<App>>, body: Bytes) -> Result<Response, Problem> {
     let Forget { address } = serde_json::from_slice(&body).map_err(|_| Problem::bad_request("send {\"address\": \"a@example.com\"}"))?;
-    let address = address_of(&address)?;
     let records = app.store(move |store| store.forget(&address)).await?;
     tracing::info!(records, "an address was erased from the store");
     Ok(answer::json(&serde_json::json!({ "records": records })))
-}
-
-/// An address must be something: the empty one stands for every null reverse-path.
-pub(super) fn address_of(text: &str) -> Result<String, Problem> {
-    let address = text.trim();
-    let address = address.strip_prefix('<').and_then(|rest| rest.strip_suffix('>')).unwrap_or(address);
-    if address.is_empty() {
-        return Err(Problem::bad_request("address is empty"));
-    }
-    Ok(address.to_owned())
 }

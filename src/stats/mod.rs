@@ -9,9 +9,7 @@ mod ready;
 mod series;
 mod snapshot;
 
-pub use counters::{
-    BreakerState, Connections, Counter, ForwarderGauges, Gauge, Messages, Recipients, RouteStats, StoreGauges,
-};
+pub use counters::{BreakerState, Connections, Counter, ForwarderGauges, Gauge, Messages, Recipients, RouteStats, StoreGauges};
 pub use histogram::{Durations, Recorder, Stage, Window};
 pub use openmetrics::{CONTENT_TYPE as OPENMETRICS, Process};
 pub use ready::{Readiness, Ready};

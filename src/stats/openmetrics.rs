@@ -49,7 +49,12 @@ impl Stats {
         let mut text = Text(String::with_capacity(32 * 1024));
         text.family("mailsluice_build", "info", "", "Version of the running daemon.");
         text.line("mailsluice_build_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
-        text.gauge("mailsluice_uptime_seconds", "seconds", "Time since the start.", format_args!("{:.1}", self.started.elapsed().as_secs_f64()));
+        text.gauge(
+            "mailsluice_uptime_seconds",
+            "seconds",
+            "Time since the start.",
+            format_args!("{:.1}", self.started.elapsed().as_secs_f64()),
+        );
         self.traffic(&mut text);
         self.capacity(&mut text);
         self.per_route(&mut text);
@@ -63,10 +68,8 @@ impl Stats {
         text.gauge("mailsluice_connections_open", "", "SMTP connections open now.", self.connections.open.get());
         text.family("mailsluice_connections_accepted", "counter", "", "SMTP connections accepted.");
         text.line("mailsluice_connections_accepted_total", &[], self.connections.accepted.get());
-        let refused = [
-            ("total_limit", self.connections.refused_total_limit.get()),
-            ("per_ip_limit", self.connections.refused_per_ip_limit.get()),
-        ];
+        let refused =
+            [("total_limit", self.connections.refused_total_limit.get()), ("per_ip_limit", self.connections.refused_per_ip_limit.get())];
         text.by_label("mailsluice_connections_refused", "SMTP connections refused at a limit (421).", "reason", &refused);
         text.family("mailsluice_recipients_accepted", "counter", "", "Recipients accepted.");
         text.line("mailsluice_recipients_accepted_total", &[], self.recipients.accepted.get());
@@ -102,7 +105,12 @@ impl Stats {
         text.family("mailsluice_store_commits", "counter", "", "Commits of the store, one fsync each.");
         text.line("mailsluice_store_commits_total", &[], self.store.commits.get());
         text.gauge("mailsluice_store_degraded", "", "1 while nothing can be recorded and mail is deferred.", self.store.degraded.get());
-        text.gauge("mailsluice_ready", "", "1 while mail is taken.", u8::from(self.ready.state().reason().is_none() && self.store.degraded.get() == 0));
+        text.gauge(
+            "mailsluice_ready",
+            "",
+            "1 while mail is taken.",
+            u8::from(self.ready.state().reason().is_none() && self.store.degraded.get() == 0),
+        );
     }
 
     fn per_route(&self, text: &mut Text) {

@@ -21,8 +21,7 @@ impl Stats {
             });
             (name, value)
         });
-        let refused: Map<String, Value> =
-            self.messages.refused().into_iter().map(|(reason, n)| (reason.to_owned(), n.into())).collect();
+        let refused: Map<String, Value> = self.messages.refused().into_iter().map(|(reason, n)| (reason.to_owned(), n.into())).collect();
         let latency: Map<String, Value> = Stage::ALL.into_iter().map(|stage| (stage.name().to_owned(), self.stage_json(stage))).collect();
         json!({
             "version": env!("CARGO_PKG_VERSION"),
@@ -141,7 +140,8 @@ mod tests {
 
     #[test]
     fn the_shape_is_the_contracts() {
-        let window = r#"{"count": 103, "mean_us": 1800.0, "p50_us": 1500, "p90_us": 2500, "p99_us": 6000, "p999_us": 9000, "max_us": 9100}"#;
+        let window =
+            r#"{"count": 103, "mean_us": 1800.0, "p50_us": 1500, "p90_us": 2500, "p99_us": 6000, "p999_us": 9000, "max_us": 9100}"#;
         let stages: Vec<String> = ["total", "receive", "queue", "forward", "store", "tls_handshake", "session"]
             .iter()
             .map(|stage| format!(r#""{stage}": {{"1m": {window}, "total": {window}}}"#))

@@ -18,7 +18,14 @@ async function loadRecords(older = false) {
   if (older && log.cursor) wanted.set("cursor", log.cursor);
   byId("records").setAttribute("aria-busy", "true");
   try {
-    const page = await askJson(`/records?${wanted}`, request.signal);
+    let page = await askJson(`/records?${wanted}`, request.signal);
+    // A long search comes in steps, of which some find nothing.
+    while (!page.records.length && page.cursor) {
+      wanted.set("cursor", page.cursor);
+      set("log-note", "Searching older records");
+      page = await askJson(`/records?${wanted}`, request.signal);
+    }
+    set("log-note", "");
     log.records = older ? [...log.records, ...page.records] : page.records;
     log.cursor = page.cursor;
     log.loaded = true;
@@ -78,11 +85,12 @@ const outcome = (name) => element("span", { class: `outcome ${name}` }, name);
 function matches(record, chosen) {
   const has = (value, wanted) => (value ?? "").toLowerCase().includes(wanted.toLowerCase());
   const is = (value, wanted) => (value ?? "").toLowerCase() === wanted.toLowerCase();
+  const bare = (id) => (id ?? "").replace(/^<|>$/g, "");
   const text = chosen.get("text");
   return (!chosen.get("outcome") || record.outcome === chosen.get("outcome"))
     && (!chosen.get("sender") || is(record.sender, chosen.get("sender")))
     && (!chosen.get("recipient") || record.recipients.some((recipient) => is(recipient, chosen.get("recipient"))))
-    && (!chosen.get("message_id") || is(record.message_id, chosen.get("message_id")))
+    && (!chosen.get("message_id") || is(bare(record.message_id), bare(chosen.get("message_id"))))
     && (!text || [record.subject, record.sender, ...record.recipients, record.message_id, record.server_response.body].some((value) => has(value, text)));
 }
 
