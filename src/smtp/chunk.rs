@@ -1,7 +1,6 @@
 //! BDAT (RFC 3030): the command's argument, and a chunk's octets, which are taken as they are but for the newline rule. A CR that ends
 //! one chunk and the LF that starts the next are one line end. Logs nothing.
 
-use super::Reply;
 use super::data::{Incoming, Pass, Refusal};
 use super::newline::{self, CR, LF};
 use super::reply;
@@ -13,23 +12,15 @@ pub(super) struct Chunk {
     pub(super) last: bool,
 }
 
-/// Why an argument is no chunk.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) enum ChunkError {
-    /// Nobody knows where the chunk ends.
-    NoSize,
-    /// The size is known, so that the chunk can be swallowed.
-    Syntax { size: u64 },
-}
-
 impl Chunk {
-    pub(super) fn parse(argument: &str) -> Result<Self, ChunkError> {
+    /// `None` if it is anything else: then nobody knows where the chunk ends.
+    pub(super) fn parse(argument: &str) -> Option<Self> {
         let mut words = argument.split_ascii_whitespace();
-        let size = words.next().and_then(octets).ok_or(ChunkError::NoSize)?;
+        let size = words.next().and_then(octets)?;
         match (words.next(), words.next()) {
-            (None, _) => Ok(Self { size, last: false }),
-            (Some(last), None) if last.eq_ignore_ascii_case("LAST") => Ok(Self { size, last: true }),
-            _ => Err(ChunkError::Syntax { size }),
+            (None, _) => Some(Self { size, last: false }),
+            (Some(last), None) if last.eq_ignore_ascii_case("LAST") => Some(Self { size, last: true }),
+            _ => None,
         }
     }
 }
@@ -128,15 +119,6 @@ impl Incoming {
     }
 }
 
-impl ChunkError {
-    pub(super) fn reply(&self) -> Reply {
-        match self {
-            Self::NoSize => reply::BDAT_NO_SIZE,
-            Self::Syntax { .. } => reply::BDAT_SYNTAX,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,22 +126,22 @@ mod tests {
 
     #[test]
     fn arguments() {
-        let chunk = |size, last| Ok(Chunk { size, last });
+        let chunk = |size, last| Some(Chunk { size, last });
         for (argument, expected) in [
             ("0", chunk(0, false)),
             ("86", chunk(86, false)),
             ("86 LAST", chunk(86, true)),
             ("0  last", chunk(0, true)),
             ("18446744073709551615", chunk(u64::MAX, false)),
-            ("18446744073709551616", Err(ChunkError::NoSize)),
-            ("", Err(ChunkError::NoSize)),
-            ("LAST", Err(ChunkError::NoSize)),
-            ("-1", Err(ChunkError::NoSize)),
-            ("+1", Err(ChunkError::NoSize)),
-            ("1x LAST", Err(ChunkError::NoSize)),
-            ("0x10", Err(ChunkError::NoSize)),
-            ("5 FIRST", Err(ChunkError::Syntax { size: 5 })),
-            ("5 LAST LAST", Err(ChunkError::Syntax { size: 5 })),
+            ("18446744073709551616", None),
+            ("", None),
+            ("LAST", None),
+            ("-1", None),
+            ("+1", None),
+            ("1x LAST", None),
+            ("0x10", None),
+            ("5 FIRST", None),
+            ("5 LAST LAST", None),
         ] {
             assert_eq!(Chunk::parse(argument), expected, "{argument:?}");
         }

@@ -1,8 +1,9 @@
 //! One command line out of the octets, and its verb. Logs nothing; whatever is not a line becomes a [`LineError`] with its reply.
 //!
-//! Under `reject` an LF always ends the line, so that nobody waits for an answer that never comes, but only CRLF ends a good one. Under
-//! `normalize` CRLF, a bare LF and a bare CR end it alike. The reader asks its driver to keep no more than [`COMMAND_MAX`] octets of a
-//! line: what is longer is used as it comes, and refused when its end is seen, or closed when that does not come within `ENDLESS`.
+//! Under `reject` only CRLF ends a line. A bare LF is refused as soon as it is seen, so that whoever sends nothing else learns why, and
+//! what stands between it and the CRLF is part of the same bad line, not a command. Under `normalize` CRLF, a bare LF and a bare CR end
+//! a line alike. The reader asks its driver to keep no more than [`COMMAND_MAX`] octets: what is longer is used as it comes, and refused
+//! when its end is seen, or closed when that does not come within `ENDLESS`.
 
 use super::Reply;
 use super::newline::{CR, LF};
@@ -13,14 +14,16 @@ pub const COMMAND_MAX: usize = 2048;
 /// Octets of one line after which its end is no longer waited for.
 pub(super) const ENDLESS: usize = 8 * COMMAND_MAX;
 
-/// What is left of one line between two buffers.
+/// What is known of a line that is not over.
 #[derive(Debug)]
 pub(super) struct LineReader {
     normalize: bool,
-    /// Octets of the current over-long line that have been used already.
+    /// Its octets that have been used already.
     skipped: usize,
-    /// That line is a BDAT.
+    /// It is a BDAT.
     skipped_bdat: bool,
+    /// It has been refused for a bare LF.
+    refused: bool,
 }
 
 /// The start of a buffer, read.
@@ -52,10 +55,44 @@ struct LineEnd {
 
 impl LineReader {
     pub(super) fn new(normalize: bool) -> Self {
-        Self { normalize, skipped: 0, skipped_bdat: false }
+        Self { normalize, skipped: 0, skipped_bdat: false, refused: false }
     }
 
     pub(super) fn read<'a>(&mut self, input: &'a [u8]) -> Read<'a> {
+        let from = match self.skip_refused(input) {
+            Ok(from) => from,
+            Err(read) => return read,
+        };
+        let mut read = self.read_line(input.get(from..).unwrap_or_default());
+        read.used += from;
+        read
+    }
+
+    /// Uses the rest of a line that has been refused; `Err` if it is not over.
+    fn skip_refused<'a>(&mut self, input: &[u8]) -> Result<usize, Read<'a>> {
+        let mut from = 0;
+        while self.refused {
+            let rest = input.get(from..).unwrap_or_default();
+            let end = memchr::memchr(LF, rest);
+            let length = end.map_or(rest.len() - usize::from(rest.last() == Some(&CR)), |at| at + 1);
+            self.skipped += length;
+            from += length;
+            if self.skipped > ENDLESS {
+                return Err(Read { used: input.len(), bdat: false, line: Some(Err(LineError::Endless)) });
+            }
+            match end {
+                None => return Err(Read { used: from, bdat: false, line: None }),
+                Some(at) if at > 0 && rest.get(at - 1) == Some(&CR) => {
+                    self.refused = false;
+                    self.skipped = 0;
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(from)
+    }
+
+    fn read_line<'a>(&mut self, input: &'a [u8]) -> Read<'a> {
         let Some(end) = self.line_end(input) else { return self.unfinished(input) };
         let bdat = self.is_bdat(input);
         let total = std::mem::take(&mut self.skipped) + end.content;
@@ -71,6 +108,10 @@ impl LineReader {
         } else {
             Ok(line)
         };
+        if !end.proper {
+            self.refused = true;
+            self.skipped = total + 1;
+        }
         Read { used: end.length, bdat, line: Some(line) }
     }
 
@@ -264,10 +305,12 @@ mod tests {
         let bare = Err(LineError::BareNewline);
         for (octets, reject, normalize) in [
             ("A\r\nB\r\n", vec![good("A"), good("B")], vec![good("A"), good("B")]),
-            ("A\nB\r\n", vec![bare.clone(), good("B")], vec![good("A"), good("B")]),
+            ("A\nB\r\nC\r\n", vec![bare.clone(), good("C")], vec![good("A"), good("B"), good("C")]),
+            ("A\nB\n\r\nC\r\n", vec![bare.clone(), good("C")], vec![good("A"), good("B"), good(""), good("C")]),
+            ("A\nB\rC\n", vec![bare.clone()], vec![good("A"), good("B"), good("C")]),
             ("A\rB\r\n", vec![bare.clone()], vec![good("A"), good("B")]),
             ("A\r\r\n", vec![bare.clone()], vec![good("A"), good("")]),
-            ("A\n\rB\r\n", vec![bare.clone(), bare.clone()], vec![good("A"), good(""), good("B")]),
+            ("A\n\rB\r\n", vec![bare.clone()], vec![good("A"), good(""), good("B")]),
             ("\r\n", vec![good("")], vec![good("")]),
             ("\n", vec![bare], vec![good("")]),
             ("A\r", vec![], vec![]),
@@ -289,6 +332,13 @@ mod tests {
             assert_eq!(of(ENDLESS + 1), [Err(LineError::Endless)]);
             assert_eq!(each_way(line(10 * ENDLESS).as_bytes(), normalize), [Err(LineError::Endless)]);
         }
+        // The rest of a refused line is bounded as well, with or without more bare LFs in it.
+        for rest in [line(10 * ENDLESS), "A\n".repeat(ENDLESS)] {
+            let lines = each_way(format!("A\n{rest}").as_bytes(), false);
+            assert_eq!(lines, [Err(LineError::BareNewline), Err(LineError::Endless)]);
+        }
+        let lines = each_way(format!("A\n{}\r\nB\r\n", line(ENDLESS - 4)).as_bytes(), false);
+        assert_eq!(lines, [Err(LineError::BareNewline), good("B")]);
     }
 
     #[test]

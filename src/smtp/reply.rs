@@ -31,8 +31,7 @@ pub const HELLO_SYNTAX: Reply = Reply::fixed("501 5.5.4 A host name or an addres
 pub const MAIL_SYNTAX: Reply = Reply::fixed("501 5.5.4 Syntax: MAIL FROM:<address>");
 pub const RCPT_SYNTAX: Reply = Reply::fixed("501 5.5.4 Syntax: RCPT TO:<address>");
 pub const VRFY_SYNTAX: Reply = Reply::fixed("501 5.5.4 Syntax: VRFY address");
-pub const BDAT_NO_SIZE: Reply = Reply::fixed("501 5.5.4 BDAT without a size, closing");
-pub const BDAT_SYNTAX: Reply = Reply::fixed("501 5.5.4 Syntax: BDAT size [LAST]");
+pub const BDAT_SYNTAX: Reply = Reply::fixed("501 5.5.4 Syntax: BDAT size [LAST], closing");
 pub const PARAMETER_SYNTAX: Reply = Reply::fixed("501 5.5.4 Bad parameter");
 pub const UNKNOWN_PARAMETER: Reply = Reply::fixed("555 5.5.4 Parameter not recognized or not implemented");
 

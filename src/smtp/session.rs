@@ -1,7 +1,7 @@
 //! A session (RFC 5321 section 3.1): octets in, replies and needs out. Keeps no buffer, knows no clock, logs nothing. What a peer sends
 //! always ends in a reply; a driver that calls out of turn changes nothing, and is told so by an assertion in debug builds.
 
-use super::chunk::{Chunk, ChunkError};
+use super::chunk::Chunk;
 use super::command::{Command, LineError, LineReader, Verb};
 use super::data::{Incoming, Refusal};
 use super::transaction::Transaction;
@@ -159,10 +159,9 @@ impl Session {
     /// The verdict on the recipient asked about. A refusal for good (5xx) counts towards `max_errors`; one that says "later" or "in
     /// another transaction" does not, or else a long list of recipients would never get through.
     pub fn recipient(&mut self, verdict: Result<(), Reply>, out: &mut Vec<u8>) {
-        let mailbox = match std::mem::replace(&mut self.state, State::Command) {
-            State::AskRecipient(mailbox) => mailbox,
-            other => return self.out_of_turn(other),
-        };
+        let State::AskRecipient(mailbox) = &mut self.state else { return self.out_of_turn() };
+        let mailbox = std::mem::take(mailbox);
+        self.state = State::Command;
         match verdict {
             Ok(()) => {
                 if let Some(transaction) = &mut self.transaction {
@@ -182,7 +181,7 @@ impl Session {
     /// May the data come? For DATA, Ok writes 354. A refused DATA needs no data octets; a refused chunk is swallowed through
     /// [`Session::data`] (or [`Session::feed`], the same). Either refusal ends the transaction.
     pub fn begin(&mut self, verdict: Result<(), Reply>, out: &mut Vec<u8>) {
-        match (std::mem::replace(&mut self.state, State::Command), verdict) {
+        match (&self.state, verdict) {
             (State::AskData, Ok(())) => {
                 self.begin_message();
                 reply::START_DATA.write(out);
@@ -190,14 +189,15 @@ impl Session {
             }
             (State::AskData, Err(refusal)) => {
                 self.transaction = None;
+                self.state = State::Command;
                 self.answer(&refusal, out);
             }
-            (State::AskChunk(chunk), Ok(())) => {
+            (&State::AskChunk(chunk), Ok(())) => {
                 self.begin_message();
                 self.begin_chunk(chunk);
             }
-            (State::AskChunk(chunk), Err(refusal)) => self.fail_chunk(chunk, refusal),
-            (other, _) => self.out_of_turn(other),
+            (&State::AskChunk(chunk), Err(refusal)) => self.fail_chunk(chunk, refusal),
+            _ => self.out_of_turn(),
         }
     }
 
@@ -299,10 +299,8 @@ impl Session {
 
     /// The final reply to the end of data; the transaction is over.
     pub fn end(&mut self, reply: &Reply, out: &mut Vec<u8>) {
-        let more_chunks = match std::mem::replace(&mut self.state, State::Command) {
-            State::Ended { more_chunks } => more_chunks,
-            other => return self.out_of_turn(other),
-        };
+        let State::Ended { more_chunks } = self.state else { return self.out_of_turn() };
+        self.state = State::Command;
         let bare_newline = self.refusal() == Some(Refusal::BareNewline);
         self.transaction = None;
         self.failed_chunks = more_chunks.then(|| reply.clone());
@@ -461,22 +459,11 @@ impl Session {
 
     /// The chunk follows whatever we think of it, so every refusal waits until it has been swallowed.
     fn bdat(&mut self, argument: Option<&str>, out: &mut Vec<u8>) {
-        let parsed = argument.ok_or(ChunkError::NoSize).and_then(Chunk::parse);
-        let chunk = match parsed {
-            Ok(chunk) => chunk,
-            Err(error @ ChunkError::NoSize) => {
-                self.answer(&error.reply(), out);
-                self.state = State::Closed;
-                return;
-            }
-            Err(ref error @ ChunkError::Syntax { size }) => {
-                // A message that lacks this chunk must not be delivered.
-                if self.message_open() {
-                    return self.fail_chunk(Chunk { size, last: false }, error.reply());
-                }
-                self.state = State::Swallow { left: size, reply: error.reply() };
-                return;
-            }
+        let Some(chunk) = argument.and_then(Chunk::parse) else {
+            // Nobody knows where the chunk ends.
+            self.answer(&reply::BDAT_SYNTAX, out);
+            self.state = State::Closed;
+            return;
         };
         if let Some(failure) = self.failed_chunks.clone() {
             return self.fail_chunk(chunk, failure);
@@ -574,8 +561,7 @@ impl Session {
     }
 
     /// The driver answered what was not asked: a bug of ours, never of the peer.
-    fn out_of_turn(&mut self, state: State) {
-        self.state = state;
+    fn out_of_turn(&self) {
         debug_assert!(false, "an answer came that was not asked for");
     }
 }
