@@ -18,5 +18,6 @@
 mod contract;
 mod peers;
 mod promises;
+mod simulation;
 mod support;
 mod tidy;

@@ -1,6 +1,7 @@
 //! Disks that fail, files that are damaged or vanish: mail is put off, nothing panics, and it goes on by itself.
 
 use super::*;
+use nix::libc::{EDQUOT, EIO, ENOSPC, EROFS};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64};
 use tracing_subscriber::layer::SubscriberExt;
@@ -146,7 +147,7 @@ impl Lines {
 
 #[test]
 fn each_error_of_the_disk_puts_mail_off_and_ends_by_itself() {
-    for errno in [nix::libc::EIO, nix::libc::ENOSPC, nix::libc::EROFS, nix::libc::EDQUOT] {
+    for errno in [EIO, ENOSPC, EROFS, EDQUOT] {
         let lines = Lines::default();
         let _log = tracing::subscriber::set_default(lines.subscriber());
         let mut place = Place::new();
@@ -191,7 +192,7 @@ fn records_can_be_read_while_the_file_system_is_read_only() {
     let store = Store::open_on(disk.clone(), &place.config, &place.stats, Tuning::default()).unwrap();
     let written = record(&store, 1);
     commit(&store, written.clone());
-    disk.errno.store(nix::libc::EROFS, Ordering::SeqCst);
+    disk.errno.store(EROFS, Ordering::SeqCst);
     assert!(store.commit(record(&store, 2)).blocking_recv().unwrap().is_err());
     assert!(store.record(written.id).unwrap().is_some());
     assert!(matches!(store.forget("sender1@example.org"), Err(StoreError::Degraded(_))));

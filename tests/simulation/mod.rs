@@ -1,0 +1,53 @@
+//! Parts of the daemon on simulated machines. A seed is the reproduction: `MAILSLUICE_SEED=17` runs that one alone, `MAILSLUICE_SEEDS=100000`
+//! that many.
+
+mod disk;
+mod store;
+
+/// A small generator of numbers (SplitMix64); the same for the same seed.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// Below a bound.
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
+/// Runs a simulation for each seed, on all processors; says which seeds failed.
+pub(crate) fn for_each_seed(ordinary: u64, simulation: impl Fn(u64) + Sync) {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    let seeds = match (number("MAILSLUICE_SEED"), number("MAILSLUICE_SEEDS")) {
+        (Some(seed), _) => seed..seed + 1,
+        (None, Some(seeds)) => 0..seeds,
+        (None, None) => 0..ordinary,
+    };
+    let next = std::sync::atomic::AtomicU64::new(seeds.start);
+    let failed = std::sync::Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    if seed >= seeds.end {
+                        return;
+                    }
+                    let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| simulation(seed)));
+                    if run.is_err() {
+                        failed.lock().unwrap().push(seed);
+                    }
+                }
+            });
+        }
+    });
+    let failed = failed.into_inner().unwrap();
+    assert!(failed.is_empty(), "seeds that failed (run one with MAILSLUICE_SEED): {failed:?}");
+}
