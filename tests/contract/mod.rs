@@ -14,4 +14,5 @@ mod record;
 mod reload;
 mod shutdown;
 mod smuggling;
+mod systemd;
 mod tls;
