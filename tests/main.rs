@@ -11,7 +11,6 @@
     clippy::wildcard_enum_match_arm,
     clippy::let_underscore_must_use,
     clippy::print_stderr,
-    clippy::print_stdout,
     reason = "a test stops at the first thing that is not as expected, and says so"
 )]
 

@@ -36,9 +36,7 @@ fn a_server_scrapes_and_answers() {
     let prometheus = Admin::new(&format!("127.0.0.1:{port}"));
     let query = |expression: &str| {
         let response = prometheus.try_get(&format!("/api/v1/query?query={expression}")).ok().filter(|response| response.status == 200)?;
-        let value =
-            response.json()["data"]["result"].as_array()?.iter().map(|series| series["value"][1].as_str().unwrap().to_owned()).next();
-        value
+        response.json()["data"]["result"].as_array()?.iter().map(|series| series["value"][1].as_str().unwrap().to_owned()).next()
     };
     let scraped = |expression: &str| eventually_within(Duration::from_secs(60), expression, || query(expression));
     assert_eq!(scraped("up"), "1");

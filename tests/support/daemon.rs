@@ -11,7 +11,6 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::Duration;
 use tempfile::TempDir;
 
 pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_mailsluice");
@@ -120,17 +119,6 @@ impl Daemon {
         self.process.lines.all().iter().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    /// The fields of the first event, past or to come, that has them all as `wanted` says.
-    #[track_caller]
-    pub(crate) fn wait_for_event(&self, what: &str, mut wanted: impl FnMut(&Value) -> bool) -> Value {
-        self.process.lines.wait_for(what, |line| fields(line).filter(&mut wanted))
-    }
-
-    #[track_caller]
-    pub(crate) fn wait_for_line(&self, part: &str) -> String {
-        self.process.lines.wait_for(part, |line| line.contains(part).then(|| line.to_owned()))
-    }
-
     pub(crate) fn signal(&self, signal: Signal) {
         self.process.signal(signal);
     }
@@ -165,7 +153,7 @@ impl Daemon {
     /// `kill -9`: nothing of the process runs any more.
     pub(crate) fn kill(mut self) -> Killed {
         self.process.kill();
-        Killed { dir: Arc::clone(&self.dir), config: self.config.clone(), smtp: self.smtp(), log: self.log() }
+        Killed { dir: Arc::clone(&self.dir), config: self.config.clone(), smtp: self.smtp() }
     }
 
     /// The effective address of the admin listener, as the command line takes it.
@@ -202,7 +190,6 @@ pub(crate) struct Killed {
     dir: Arc<TempDir>,
     config: Config,
     smtp: SocketAddr,
-    pub(crate) log: String,
 }
 
 impl Killed {
@@ -210,10 +197,6 @@ impl Killed {
     #[track_caller]
     pub(crate) fn restart(self) -> Daemon {
         Daemon::start_in(self.dir, self.config.set("smtp.listen", vec![self.smtp.to_string()]))
-    }
-
-    pub(crate) fn dir(&self) -> &Path {
-        self.dir.path()
     }
 }
 
@@ -228,12 +211,4 @@ fn status_kib(pid: u32, key: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
     let line = status.lines().find(|line| line.starts_with(key)).unwrap();
     line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
-/// Processor time used so far, user and system.
-pub(crate) fn cpu_time(pid: u32) -> Duration {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let behind_name = &stat[stat.rfind(')').unwrap()..];
-    let ticks: u64 = behind_name.split_whitespace().skip(12).take(2).map(|n| n.parse::<u64>().unwrap()).sum();
-    Duration::from_millis(ticks * 10)
 }

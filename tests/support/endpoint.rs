@@ -18,8 +18,6 @@ pub(crate) struct Request {
     pub(crate) body: Vec<u8>,
     /// Which connection it came on, counted from 0.
     pub(crate) connection: u64,
-    pub(crate) peer: SocketAddr,
-    pub(crate) at: Instant,
 }
 
 impl Request {
@@ -53,9 +51,7 @@ pub(crate) enum Answer {
     /// Nothing, with the connection open.
     Hang,
     /// The answer, once the gate is open.
-    Behind(Gate, Box<Answer>),
-    /// The answer, and FIN after it without having announced it.
-    ThenClose(Box<Answer>),
+    Behind(Gate, Box<Self>),
 }
 
 impl Answer {
@@ -107,8 +103,6 @@ type Early = dyn Fn(&str, &Fields) -> Option<Answer> + Send + Sync;
 #[derive(Default)]
 struct State {
     requests: Vec<Arc<Request>>,
-    /// Read heads, whether or not the body came whole.
-    begun: u64,
 }
 
 struct Shared {
@@ -237,12 +231,6 @@ impl Endpoint {
         self.requests()
     }
 
-    /// Waits until so many requests have begun.
-    #[track_caller]
-    pub(crate) fn wait_for_heads(&self, count: u64) {
-        self.wait(&format!("{count} heads"), |state| state.begun >= count);
-    }
-
     #[track_caller]
     fn wait(&self, what: &str, enough: impl Fn(&State) -> bool) {
         let deadline = Instant::now() + PATIENCE;
@@ -319,7 +307,6 @@ impl Write for Stream {
 impl Shared {
     fn serve(&self, stream: TcpStream) -> io::Result<()> {
         let connection = self.connections.fetch_add(1, Ordering::Relaxed);
-        let peer = stream.peer_addr()?;
         stream.set_nodelay(true)?;
         let stream = match &self.tls {
             None => Stream::Plain(stream),
@@ -331,8 +318,6 @@ impl Shared {
         let mut stream = BufReader::with_capacity(64 << 10, stream);
         loop {
             let Some((start, fields)) = read_head(&mut stream)? else { return Ok(()) };
-            self.state.lock().unwrap().begun += 1;
-            self.more.notify_all();
             let mut parts = start.split(' ');
             let (method, target) = (parts.next().unwrap_or_default(), parts.next().unwrap_or_default());
             if let Some(answer) = self.early.as_ref().and_then(|early| early(target, &fields)) {
@@ -340,7 +325,7 @@ impl Shared {
             }
             let body = read_body(&mut stream, &fields, false)?;
             let (method, target) = (method.to_owned(), target.to_owned());
-            let request = Arc::new(Request { method, target, fields, body, connection, peer, at: Instant::now() });
+            let request = Arc::new(Request { method, target, fields, body, connection });
             let answer = (self.script)(&request);
             // Kept before the answer: what was answered can be looked up.
             self.state.lock().unwrap().requests.push(request);
@@ -398,7 +383,6 @@ impl Shared {
                 gate.wait(&self.stop);
                 return self.answer(answer, stream);
             }
-            Answer::ThenClose(answer) => drop(self.answer(answer, stream)?),
         }
         Ok(false)
     }

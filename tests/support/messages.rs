@@ -14,7 +14,7 @@ pub(crate) fn of_size(subject: &str, size: usize) -> Vec<u8> {
     let mut message = simple(subject, "");
     let mut line = 0_u64;
     while message.len() < size {
-        let dot = if line % 23 == 0 { "." } else { "" };
+        let dot = if line.is_multiple_of(23) { "." } else { "" };
         let text = format!("{dot}{line:019}-{:019}-{:019}-", line.wrapping_mul(31), line.wrapping_mul(977));
         message.extend_from_slice(text.as_bytes());
         message.extend_from_slice(b"xxxxxxxxxx\r\n");
