@@ -5,6 +5,8 @@
 //! the two re-allocations below 256 KiB, and the move from there into the map. Logs nothing; where there is no room,
 //! in the budget or in the machine, the answer is [`OverBudget`] and the body is as it was.
 
+#![expect(unsafe_code, reason = "the ring reads into memory that is not initialised, and a map that grows may move")]
+
 use super::{Lease, OverBudget};
 use memmap2::{Advice, MmapMut, RemapOptions};
 

@@ -5,22 +5,12 @@
 //! windows-1252. One pass, linear in the octets. Logs nothing, cannot fail.
 
 use super::charset::{self, Charset};
-use base64::Engine;
-use base64::alphabet::STANDARD;
-use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+use super::transfer::{decode_base64, hex};
 use memchr::{memchr, memchr2, memmem};
 use std::borrow::Cow;
 
 /// Longest charset and language part looked at.
 const LABEL_MAX: usize = 80;
-
-/// As lenient as the wild needs: no padding asked for, stray bits in the last character ignored.
-const BASE64: GeneralPurpose = GeneralPurpose::new(
-    &STANDARD,
-    GeneralPurposeConfig::new()
-        .with_decode_padding_mode(DecodePaddingMode::RequireNone)
-        .with_decode_allow_trailing_bits(true),
-);
 
 /// Unfolded, decoded, trimmed; U+0000 becomes U+FFFD, and what would break the line a space.
 #[must_use]
@@ -31,7 +21,7 @@ pub fn decode(raw: &[u8]) -> String {
         return safe(charset::guess(octets)).into_owned();
     }
     let mut out = String::with_capacity(octets.len());
-    let mut run: Option<Run> = None;
+    let mut run: Option<Run<'_>> = None;
     let mut words = Words { octets, at: 0, close: Some(0) };
     // Where the text that is not yet written starts.
     let mut plain = 0;
@@ -131,7 +121,7 @@ struct Word<'a> {
 
 impl Word<'_> {
     fn decode_into(&self, out: &mut Vec<u8>) {
-        if self.base64 { decode_b(self.text, out) } else { decode_q(self.text, out) }
+        if self.base64 { decode_base64(self.text, out) } else { decode_q(self.text, out) }
     }
 }
 
@@ -191,19 +181,6 @@ impl<'a> Words<'a> {
     }
 }
 
-/// Base64 of which everything that is not of its alphabet is ignored.
-fn decode_b(text: &[u8], out: &mut Vec<u8>) {
-    let mut clean: Vec<u8> =
-        text.iter().copied().filter(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'+' | b'/')).collect();
-    // One character alone is less than an octet.
-    if clean.len() % 4 == 1 {
-        clean.pop();
-    }
-    if BASE64.decode_vec(&clean, out).is_err() {
-        out.extend_from_slice(text);
-    }
-}
-
 /// The Q encoding; blanks and broken escapes within it stand for themselves.
 fn decode_q(text: &[u8], out: &mut Vec<u8>) {
     let mut rest = text;
@@ -223,14 +200,6 @@ fn decode_q(text: &[u8], out: &mut Vec<u8>) {
                 after
             }
         }
-    }
-}
-
-/// Value of a hexadecimal digit.
-fn hex(digit: u8) -> u8 {
-    match digit {
-        b'0'..=b'9' => digit - b'0',
-        _ => (digit | 0x20).wrapping_sub(b'a').wrapping_add(10),
     }
 }
 

@@ -5,6 +5,7 @@
 //! Logs nothing, cannot fail, allocates nothing.
 
 use super::encoded_word;
+use super::field::{is_blank, unfolded_line};
 use memchr::memchr;
 
 /// Longest text of a field that is recorded, octets.
@@ -41,7 +42,7 @@ pub fn scan(message: &[u8]) -> HeaderBlock<'_> {
             }
             Some(b'm' | b'M') if block.message_id.is_none() => {
                 if let Some(body) = field_body(rest, b"message-id") {
-                    let (body, next) = whole_body(body);
+                    let (body, next) = unfolded_line(body);
                     block.message_id = Some(body);
                     at = message.len() - next.len();
                     continue;
@@ -49,7 +50,7 @@ pub fn scan(message: &[u8]) -> HeaderBlock<'_> {
             }
             Some(b's' | b'S') if block.subject.is_none() => {
                 if let Some(body) = field_body(rest, b"subject") {
-                    let (body, next) = whole_body(body);
+                    let (body, next) = unfolded_line(body);
                     block.subject = Some(body);
                     at = message.len() - next.len();
                     continue;
@@ -86,24 +87,6 @@ fn field_body<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
         }
         _ => None,
     }
-}
-
-/// Splits behind the field's last line: one that no blank follows. The body comes without its last line end.
-fn whole_body(from: &[u8]) -> (&[u8], &[u8]) {
-    let mut end = 0;
-    while let Some(found) = from.get(end..).and_then(|rest| memchr(b'\n', rest)) {
-        end += found + 1;
-        if !from.get(end).is_some_and(|octet| is_blank(*octet)) {
-            let (field, next) = from.split_at_checked(end).unwrap_or((from, &[]));
-            let body = field.strip_suffix(b"\n").unwrap_or(field);
-            return (body.strip_suffix(b"\r").unwrap_or(body), next);
-        }
-    }
-    (from, &[])
-}
-
-fn is_blank(octet: u8) -> bool {
-    octet == b' ' || octet == b'\t'
 }
 
 /// Message-ID unfolded and trimmed, valid UTF-8, at most 998 octets.

@@ -1,11 +1,14 @@
-//! The octets of a message: owned, counted, scanned. Knows nothing of where they came from.
+//! The octets of a message: owned, counted, scanned; and what its MIME structure says is in it. Knows nothing of
+//! where they came from.
 
 pub mod body;
 pub mod budget;
 pub mod charset;
 pub mod encoded_word;
+pub mod field;
 mod guard;
 pub mod header;
+pub mod transfer;
 
 pub use body::Body;
 pub use budget::{Budget, Lease, OverBudget, Share};
