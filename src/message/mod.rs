@@ -8,6 +8,8 @@ pub mod encoded_word;
 pub mod field;
 mod guard;
 pub mod header;
+pub mod mime;
+pub mod reply_text;
 pub mod transfer;
 
 pub use body::Body;

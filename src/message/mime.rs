@@ -1,0 +1,409 @@
+//! What is in a message: its header block, its text parts and its attachments (RFC 2045, 2046, 2183, 2231), as places
+//! in the message. Nothing is decoded or copied here but names.
+//!
+//! The structure is walked here, in one linear pass with bounds of its own, since a general parser's recursion into
+//! nested messages, search for missing delimiters and decoded copies are without a bound that we could set. The fields
+//! of a part, with their comments, quotes, continuations and charsets, are the MIME parser's (`mail_parser`).
+//! A message attached to a message is one attachment and is not looked into.
+//!
+//! Logs nothing but a panic of that parser, and without its text; cannot fail: where the parser gives up, all of the
+//! body is plain text.
+
+use super::field::{Field, Head, fields, head};
+use super::transfer::Encoding;
+use super::{charset, encoded_word, guard};
+use mail_parser::{ContentType, HeaderValue, parsers::MessageStream};
+use memchr::{memchr, memmem};
+use std::borrow::Cow;
+use std::ops::Range;
+
+/// Multiparts within multiparts; what is deeper is one opaque attachment.
+pub const DEPTH_MAX: usize = 100;
+/// Parts, multiparts among them; what follows them is one opaque attachment.
+pub const PARTS_MAX: usize = 10_000;
+/// How much of a field is parsed: long enough for any name, short enough that no parser's habits matter.
+const FIELD_MAX: usize = 8 * 1024;
+
+/// What a part is in a mail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    Plain,
+    Html,
+    Attachment,
+}
+
+/// How an attachment wants to be shown (RFC 2183).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    Attachment,
+    Inline,
+}
+
+/// One part that is no multipart. No `Debug`: its name is the sender's text.
+pub struct Part {
+    pub role: Role,
+    /// `type/subtype`, lower case, of tokens only.
+    pub content_type: String,
+    pub charset: Option<String>,
+    pub encoding: Encoding,
+    pub disposition: Disposition,
+    /// Never empty: a part without a name is given one.
+    pub file_name: String,
+    /// Without `<>`.
+    pub content_id: Option<String>,
+    /// The content in the message, still encoded.
+    pub body: Range<usize>,
+}
+
+/// A message taken apart.
+pub struct Structure {
+    /// The message's own header fields.
+    pub header: Range<usize>,
+    /// In message order.
+    pub parts: Vec<Part>,
+}
+
+/// Takes a message apart.
+#[must_use]
+pub fn structure(message: &[u8]) -> Structure {
+    structure_by(message, |walk| walk.run())
+}
+
+fn structure_by(message: &[u8], walk: impl FnOnce(Walk<'_>) -> Vec<Part>) -> Structure {
+    let top = head(message, 0, |_| false);
+    let parts = guard::quietly(|| walk(Walk::new(message)))
+        .unwrap_or_else(|| vec![Part::new(Entity::default(), Role::Plain, top.body..message.len(), 0)]);
+    Structure { header: 0..top.end, parts }
+}
+
+impl Structure {
+    /// Octets held for it, about.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        let text = |part: &Part| part.file_name.len() + part.content_type.len() + part.content_id.as_ref().map_or(0, String::len);
+        self.parts.iter().map(|part| size_of::<Part>() + text(part)).sum()
+    }
+}
+
+impl Part {
+    fn new(entity: Entity, role: Role, body: Range<usize>, number: usize) -> Self {
+        let file_name = entity.file_name.unwrap_or_else(|| default_name(&entity.content_type, number));
+        Self {
+            role,
+            file_name,
+            content_type: entity.content_type,
+            charset: entity.charset,
+            encoding: entity.encoding,
+            disposition: entity.disposition.unwrap_or(Disposition::Attachment),
+            content_id: entity.content_id,
+            body,
+        }
+    }
+}
+
+/// `attachment-<number>` with what the type says as its ending.
+fn default_name(content_type: &str, number: usize) -> String {
+    let ending = match content_type.split_once('/') {
+        Some(("message", "rfc822" | "global")) => "eml",
+        Some((_, "plain")) => "txt",
+        Some((_, subtype)) if subtype.len() <= 5 && subtype.bytes().all(|octet| octet.is_ascii_alphanumeric()) => subtype,
+        _ => "bin",
+    };
+    format!("attachment-{number}.{ending}")
+}
+
+/// What the fields of a part say about it.
+struct Entity {
+    content_type: String,
+    /// It is a multipart, of this delimiter.
+    boundary: Option<Vec<u8>>,
+    charset: Option<String>,
+    encoding: Encoding,
+    disposition: Option<Disposition>,
+    file_name: Option<String>,
+    content_id: Option<String>,
+}
+
+impl Default for Entity {
+    /// Without any field (RFC 2045 section 5.2).
+    fn default() -> Self {
+        Self {
+            content_type: "text/plain".to_owned(),
+            boundary: None,
+            charset: None,
+            encoding: Encoding::Identity,
+            disposition: None,
+            file_name: None,
+            content_id: None,
+        }
+    }
+}
+
+impl Entity {
+    /// Of each field the first counts.
+    fn read(header: &[u8], in_digest: bool) -> Self {
+        let (mut content_type, mut disposition, mut encoding, mut content_id) = (None, None, None, None);
+        for field in fields(header) {
+            // All names looked for start with this letter.
+            if !matches!(field.name.first(), Some(b'c' | b'C')) {
+                continue;
+            }
+            let slot = match field.name {
+                name if name.eq_ignore_ascii_case(b"content-type") => &mut content_type,
+                name if name.eq_ignore_ascii_case(b"content-disposition") => &mut disposition,
+                name if name.eq_ignore_ascii_case(b"content-transfer-encoding") => &mut encoding,
+                name if name.eq_ignore_ascii_case(b"content-id") => &mut content_id,
+                _ => continue,
+            };
+            *slot = slot.or(Some(field));
+        }
+        let mut entity = Self::default();
+        if in_digest && content_type.is_none() {
+            "message/rfc822".clone_into(&mut entity.content_type);
+        }
+        if let Some(field) = disposition
+            && let Some(value) = parsed(&field)
+        {
+            entity.disposition = match value.c_type.as_ref() {
+                kind if kind.eq_ignore_ascii_case("inline") => Some(Disposition::Inline),
+                _ => Some(Disposition::Attachment),
+            };
+            entity.file_name = name_of(&value, "filename");
+        }
+        if let Some(field) = content_type {
+            entity.read_type(&field);
+        }
+        if let Some(field) = encoding {
+            entity.encoding = Encoding::named(field.body);
+        }
+        if let Some(field) = content_id {
+            let id = encoded_word::unfold(cut(field.body));
+            let id = id.strip_prefix('<').unwrap_or(&id);
+            let id = id.strip_suffix('>').unwrap_or(id).trim();
+            entity.content_id = (!id.is_empty()).then(|| id.to_owned());
+        }
+        entity
+    }
+
+    fn read_type(&mut self, field: &Field<'_>) {
+        let Some(value) = parsed(field) else { return };
+        self.charset = value.attribute("charset").map(|charset| charset.trim().to_owned());
+        if self.file_name.is_none() {
+            self.file_name = name_of(&value, "name");
+        }
+        let subtype = value.c_subtype.as_deref().unwrap_or_default();
+        if is_token(&value.c_type) && is_token(subtype) {
+            self.content_type = format!("{}/{subtype}", value.c_type).to_ascii_lowercase();
+        } else if self.file_name.is_some() {
+            // A type that is none; the content is a file nevertheless.
+            "application/octet-stream".clone_into(&mut self.content_type);
+        }
+        if self.content_type.starts_with("multipart/") {
+            // Blanks at the end of a delimiter line do not count (RFC 2046 section 5.1.1), so neither do they here.
+            let boundary = value.attribute("boundary").map(str::trim_end).filter(|boundary| !boundary.is_empty());
+            self.boundary = boundary.map(|boundary| boundary.as_bytes().to_vec());
+        }
+    }
+
+    /// What a part that is no multipart is, given the multipart around it, if there is one.
+    fn role(&self, around: Option<&Level>) -> Role {
+        let role = match self.content_type.as_str() {
+            "text/plain" => Role::Plain,
+            "text/html" => Role::Html,
+            _ => return Role::Attachment,
+        };
+        // A named text is a file; but some name the alternatives of their text, or their only text.
+        let may_be_named = around.is_none_or(|level| level.kind == "alternative");
+        match self.disposition {
+            Some(Disposition::Attachment) => Role::Attachment,
+            _ if self.file_name.is_some() && !may_be_named => Role::Attachment,
+            _ => role,
+        }
+    }
+}
+
+/// Letters, digits and what else RFC 6838 section 4.2 allows: safe in any header.
+fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&octet))
+}
+
+fn cut(body: &[u8]) -> &[u8] {
+    body.get(..FIELD_MAX).unwrap_or(body)
+}
+
+/// Stands between `=` and `?` while the parser is at work: it would decode encoded words one by one and so break
+/// characters that are split over two of them.
+const SHIELD: char = '\u{1}';
+
+/// A field of the shape `value; name=value` by the MIME parser.
+fn parsed(field: &Field<'_>) -> Option<ContentType<'static>> {
+    let mut text = match std::str::from_utf8(cut(field.body)) {
+        Ok(text) => Cow::Borrowed(text),
+        Err(_) => charset::guess(cut(field.body)),
+    };
+    if text.contains("=?") {
+        let unfolded = encoded_word::unfold(text.as_bytes());
+        text = Cow::Owned(unfolded.replace("=?", &format!("={SHIELD}?")));
+    }
+    let line = format!("{text}\r\n");
+    match MessageStream::new(line.as_bytes()).parse_content_type().into_owned() {
+        HeaderValue::ContentType(value) => Some(value),
+        _ => None,
+    }
+}
+
+fn name_of(value: &ContentType<'_>, attribute: &str) -> Option<String> {
+    let raw = value.attribute(attribute)?;
+    let shielded = format!("={SHIELD}?");
+    let name = if raw.contains(&shielded) {
+        encoded_word::decode(raw.replace(&shielded, "=?").as_bytes())
+    } else {
+        // It is one line already, but for what was escaped in it.
+        encoded_word::unfold(raw.as_bytes())
+    };
+    (!name.is_empty()).then_some(name)
+}
+
+/// A multipart that is open.
+struct Level {
+    boundary: Vec<u8>,
+    /// The subtype.
+    kind: String,
+    /// A delimiter of its own has been seen.
+    begun: bool,
+    body: usize,
+}
+
+/// A delimiter line.
+#[derive(Clone, Copy)]
+struct Delimiter {
+    level: usize,
+    closes: bool,
+    /// Where the content before it ends: its line end belongs to the delimiter (RFC 2046 section 5.1.1).
+    content_end: usize,
+    /// Behind its line.
+    next: usize,
+}
+
+struct Walk<'a> {
+    message: &'a [u8],
+    hyphens: memmem::Finder<'static>,
+    levels: Vec<Level>,
+    parts: Vec<Part>,
+    seen: usize,
+    attachments: usize,
+}
+
+impl<'a> Walk<'a> {
+    fn new(message: &'a [u8]) -> Self {
+        Self { message, hyphens: memmem::Finder::new(b"\n--"), levels: Vec::new(), parts: Vec::new(), seen: 0, attachments: 0 }
+    }
+
+    fn run(mut self) -> Vec<Part> {
+        let end = self.message.len();
+        let mut at = 0;
+        loop {
+            // A part starts here.
+            let Head { end: header_end, body } = head(self.message, at, |line| self.delimiter_at(line).is_some());
+            let in_digest = self.levels.last().is_some_and(|level| level.kind == "digest");
+            let entity = Entity::read(self.message.get(at..header_end).unwrap_or_default(), in_digest);
+            if self.seen == PARTS_MAX || (entity.boundary.is_some() && self.levels.len() == DEPTH_MAX) {
+                self.rest(at..end);
+                return self.parts;
+            }
+            self.seen += 1;
+            let mut next = match &entity.boundary {
+                Some(boundary) => {
+                    let kind = entity.content_type.trim_start_matches("multipart/").to_owned();
+                    self.levels.push(Level { boundary: boundary.clone(), kind, begun: false, body });
+                    self.delimiter(body)
+                }
+                None => {
+                    let next = self.delimiter(body);
+                    self.leaf(entity, body..next.map_or(end, |delimiter| delimiter.content_end));
+                    next
+                }
+            };
+            // To the start of the next part.
+            at = loop {
+                let Some(delimiter) = next else {
+                    self.close(0, end);
+                    return self.parts;
+                };
+                self.close(delimiter.level + 1, delimiter.content_end);
+                if !delimiter.closes {
+                    if let Some(level) = self.levels.last_mut() {
+                        level.begun = true;
+                    }
+                    break delimiter.next;
+                }
+                self.close(delimiter.level, delimiter.content_end);
+                // An epilogue is no content.
+                next = self.delimiter(delimiter.next);
+            };
+        }
+    }
+
+    fn leaf(&mut self, entity: Entity, body: Range<usize>) {
+        let role = entity.role(self.levels.last());
+        if role == Role::Attachment {
+            self.attachments += 1;
+        }
+        // Two delimiters in a row leave less than nothing between them.
+        let body = body.start..body.end.max(body.start);
+        self.parts.push(Part::new(entity, role, body, self.attachments));
+    }
+
+    /// What is beyond the bounds, as it came.
+    fn rest(&mut self, body: Range<usize>) {
+        self.attachments += 1;
+        let entity = Entity { content_type: "application/octet-stream".to_owned(), ..Entity::default() };
+        self.parts.push(Part::new(entity, Role::Attachment, body, self.attachments));
+    }
+
+    /// Closes the levels from `depth` on. A multipart in which no delimiter came is not what it says: it is text.
+    fn close(&mut self, depth: usize, content_end: usize) {
+        while self.levels.len() > depth
+            && let Some(level) = self.levels.pop()
+        {
+            if !level.begun {
+                self.parts.push(Part::new(Entity::default(), Role::Plain, level.body..content_end.max(level.body), 0));
+            }
+        }
+    }
+
+    /// The first delimiter of any open multipart from here on; `from` is the start of a line.
+    fn delimiter(&self, from: usize) -> Option<Delimiter> {
+        if self.levels.is_empty() {
+            return None;
+        }
+        let mut at = from;
+        loop {
+            let rest = self.message.get(at..)?;
+            if rest.starts_with(b"--")
+                && let Some(found) = self.delimiter_at(at)
+            {
+                return Some(found);
+            }
+            at += self.hyphens.find(rest)? + 1;
+        }
+    }
+
+    /// Whether the line here, which starts with two hyphens, is a delimiter. The innermost multipart is asked first;
+    /// an outer one's delimiter ends the inner ones, closed or not.
+    fn delimiter_at(&self, at: usize) -> Option<Delimiter> {
+        let rest = self.message.get(at..)?;
+        let line_len = memchr(b'\n', rest).map_or(rest.len(), |end| end + 1);
+        let line = rest.get(2..line_len)?.trim_ascii_end();
+        let (level, closes) = self.levels.iter().enumerate().rev().find_map(|(level, open)| {
+            match line.strip_prefix(open.boundary.as_slice())? {
+                b"" => Some((level, false)),
+                b"--" => Some((level, true)),
+                _ => None,
+            }
+        })?;
+        let before = self.message.get(..at)?;
+        let before = before.strip_suffix(b"\n").map_or(before, |before| before.strip_suffix(b"\r").unwrap_or(before));
+        Some(Delimiter { level, closes, content_end: before.len(), next: at + line_len })
+    }
+}
