@@ -41,15 +41,21 @@ impl Encoding {
     }
 
     #[must_use]
-    pub fn decode<'a>(self, octets: &'a [u8]) -> Cow<'a, [u8]> {
+    pub fn decode(self, octets: &[u8]) -> Cow<'_, [u8]> {
+        if self == Self::Identity {
+            return Cow::Borrowed(octets);
+        }
+        let mut out = Vec::with_capacity(self.decoded_max(octets.len()));
+        self.decode_into(octets, &mut out);
+        Cow::Owned(out)
+    }
+
+    /// Appends the content; at most [`Self::decoded_max`] octets.
+    pub fn decode_into(self, octets: &[u8], out: &mut Vec<u8>) {
         match self {
-            Self::Identity => Cow::Borrowed(octets),
-            Self::Base64 => {
-                let mut out = Vec::with_capacity(self.decoded_max(octets.len()));
-                decode_base64(octets, &mut out);
-                Cow::Owned(out)
-            }
-            Self::QuotedPrintable => Cow::Owned(decode_quoted_printable(octets)),
+            Self::Identity => out.extend_from_slice(octets),
+            Self::Base64 => decode_base64(octets, out),
+            Self::QuotedPrintable => decode_quoted_printable(octets, out),
         }
     }
 
@@ -71,12 +77,27 @@ impl Encoding {
         }
     }
 
+    /// How many octets the encoded ones decode to.
+    #[must_use]
+    pub fn decoded_len(self, octets: &[u8]) -> usize {
+        match self {
+            Self::Identity => octets.len(),
+            Self::Base64 => {
+                let mut characters = 0;
+                each_run(octets, |run| characters += run.len());
+                // Two characters make an octet, three make two; one alone makes none.
+                characters / 4 * 3 + (characters % 4).saturating_sub(1)
+            }
+            Self::QuotedPrintable => self.decode(octets).len(),
+        }
+    }
+
     /// Appends the content as plain base64 without line ends; returns how many octets it stands for.
     pub fn to_base64(self, octets: &[u8], out: &mut Vec<u8>) -> usize {
         match self {
             Self::Base64 => base64_to_base64(octets, out),
             Self::Identity => encode(octets, out),
-            Self::QuotedPrintable => encode(&decode_quoted_printable(octets), out),
+            Self::QuotedPrintable => encode(&self.decode(octets), out),
         }
     }
 }
@@ -156,8 +177,7 @@ fn in_alphabet(octet: u8) -> bool {
 }
 
 /// Quoted-printable (RFC 2045 section 6.7): blanks before a line end are no content, broken escapes stand for themselves.
-fn decode_quoted_printable(octets: &[u8]) -> Vec<u8> {
-    let mut out = Vec::with_capacity(octets.len());
+fn decode_quoted_printable(octets: &[u8], out: &mut Vec<u8>) {
     let mut rest = octets;
     while !rest.is_empty() {
         let (line, next) = match memchr(b'\n', rest) {
@@ -168,14 +188,13 @@ fn decode_quoted_printable(octets: &[u8]) -> Vec<u8> {
         let content = line.trim_ascii_end();
         match content.strip_suffix(b"=") {
             // A soft line break.
-            Some(content) => escapes(content, &mut out),
+            Some(content) => escapes(content, out),
             None => {
-                escapes(content, &mut out);
+                escapes(content, out);
                 out.extend_from_slice(line_end(line));
             }
         }
     }
-    out
 }
 
 fn line_end(line: &[u8]) -> &[u8] {
@@ -283,6 +302,7 @@ mod tests {
             for encoding in [Base64, QuotedPrintable, Identity] {
                 let decoded = encoding.decode(octets.as_bytes()).into_owned();
                 prop_assert!(decoded.len() <= encoding.decoded_max(octets.len()));
+                prop_assert_eq!(decoded.len(), encoding.decoded_len(octets.as_bytes()));
                 prop_assert_eq!(to_base64(encoding, octets.as_bytes()), (STANDARD.encode(&decoded), decoded.len()));
             }
         }

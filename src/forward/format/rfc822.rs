@@ -1,0 +1,114 @@
+//! The `rfc822` format: the message itself, byte for byte, its envelope in header fields of the request. Logs nothing;
+//! fails with [`OverBudget`].
+//!
+//! The results of the checks that a route asks for are JSON as in the other formats, in ASCII: `Mailsluice-Spf`,
+//! `Mailsluice-Dkim`, `Mailsluice-Dmarc`.
+
+use super::Rendered;
+use super::out::{Hold, Out};
+use crate::envelope::Envelope;
+use crate::message::OverBudget;
+use crate::verify::Verification;
+use std::fmt::Write;
+
+const CONTENT_TYPE: &str = "message/rfc822";
+
+pub(super) fn render(
+    envelope: &Envelope,
+    verification: &Verification,
+    message: &[u8],
+    hold: Hold<'_>,
+) -> Result<Rendered, OverBudget> {
+    render_behind(&[], envelope, verification, message, hold)
+}
+
+/// The message behind octets of ours.
+pub(super) fn render_behind(
+    before: &[u8],
+    envelope: &Envelope,
+    verification: &Verification,
+    message: &[u8],
+    hold: Hold<'_>,
+) -> Result<Rendered, OverBudget> {
+    let mut out = Out::new(hold);
+    if !before.is_empty() {
+        out.push(before)?;
+    }
+    out.message(0..message.len());
+    Ok(Rendered::new(CONTENT_TYPE.to_owned(), headers(envelope, verification), out.finish()?))
+}
+
+fn headers(envelope: &Envelope, verification: &Verification) -> Vec<(&'static str, String)> {
+    let mut headers = vec![("Mailsluice-Mail-From", percent_encoded(&envelope.reverse_path))];
+    headers.extend(envelope.recipients.iter().map(|recipient| ("Mailsluice-Rcpt-To", percent_encoded(recipient))));
+    headers.push(("Mailsluice-Remote-Ip", envelope.peer.ip.to_string()));
+    headers.push(("Mailsluice-Helo", percent_encoded(&envelope.helo)));
+    if let Some(tls) = &envelope.tls {
+        headers.push(("Mailsluice-Tls", percent_encoded(tls)));
+    }
+    if let Some(spf) = &verification.spf {
+        headers.push(("Mailsluice-Spf", ascii(&serde_json::json!({ "result": spf.result, "domain": spf.domain }))));
+    }
+    if let Some(dkim) = &verification.dkim {
+        headers.push(("Mailsluice-Dkim", ascii(dkim)));
+    }
+    if let Some(dmarc) = &verification.dmarc {
+        headers.push(("Mailsluice-Dmarc", ascii(dmarc)));
+    }
+    headers
+}
+
+/// Printable ASCII as it is, `%` and all other octets as `%XX`: nothing in it can end a header line.
+fn percent_encoded(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for octet in text.bytes() {
+        match octet {
+            b'%' | ..b' ' | 0x7f.. => write_to(&mut out, format_args!("%{octet:02X}")),
+            _ => out.push(char::from(octet)),
+        }
+    }
+    out
+}
+
+/// JSON whose every character is printable ASCII: controls are escaped in it already, the rest is here.
+fn ascii(value: &serde_json::Value) -> String {
+    let mut out = String::new();
+    for c in value.to_string().chars() {
+        if matches!(c, ' '..='~') {
+            out.push(c);
+        } else {
+            for unit in c.encode_utf16(&mut [0; 2]) {
+                write_to(&mut out, format_args!("\\u{unit:04x}"));
+            }
+        }
+    }
+    out
+}
+
+fn write_to(out: &mut String, text: std::fmt::Arguments<'_>) {
+    // Writing to a string does not fail.
+    if out.write_fmt(text).is_err() {
+        out.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ascii, percent_encoded};
+
+    #[test]
+    fn header_values_are_printable_ascii() {
+        let table = [
+            ("a@b", "a@b"),
+            ("100%@b", "100%25@b"),
+            ("\"a b\"@c", "\"a b\"@c"),
+            ("é@b", "%C3%A9@b"),
+            ("a\r\nX: y\0\u{7f}@b", "a%0D%0AX: y%00%7F@b"),
+            ("", ""),
+        ];
+        for (text, expected) in table {
+            assert_eq!(percent_encoded(text), expected);
+        }
+        assert_eq!(ascii(&serde_json::json!({ "a": "é😀\r\n\u{7f}" })), r#"{"a":"\u00e9\ud83d\ude00\r\n\u007f"}"#);
+    }
+}
