@@ -187,6 +187,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn any_split_is_the_same_message(octets in prop::collection::vec(prop::sample::select(b"\r\n.x\0".to_vec()), 0..40),
                 cuts in prop::collection::vec(any::<usize>(), 0..5), normalize: bool) {

@@ -328,7 +328,19 @@ mod tests {
 
     #[test]
     fn what_looks_like_an_end_is_none() {
-        for wire in ["a\n.\n", "a\n.\r\n", "a\r\n.\n", "a\r.\r", "a\r\n.\r", "a\r.\r\n", "a\r\n.\r\r\n", "a\r\n\0.\r\n", "a\r\n.\0\r\n", "a\r\n..\r\n", "."] {
+        for wire in [
+            "a\n.\n",
+            "a\n.\r\n",
+            "a\r\n.\n",
+            "a\r.\r",
+            "a\r\n.\r",
+            "a\r.\r\n",
+            "a\r\n.\r\r\n",
+            "a\r\n\0.\r\n",
+            "a\r\n.\0\r\n",
+            "a\r\n..\r\n",
+            ".",
+        ] {
             for normalize in [false, true] {
                 assert_eq!(every_split(wire.as_bytes(), normalize), None, "{wire:?}");
             }
@@ -383,12 +395,22 @@ mod tests {
 
     fn piece() -> impl Strategy<Value = Vec<u8>> {
         prop_oneof![
-            Just(b"\r\n".to_vec()), Just(b"\r".to_vec()), Just(b"\n".to_vec()), Just(b".".to_vec()), Just(b"\r\n.".to_vec()),
-            Just(b"\r\n.\r\n".to_vec()), Just(b"\n.".to_vec()), Just(b"\0".to_vec()), Just(vec![b'x'; 70]), prop::collection::vec(any::<u8>(), 0..4),
+            Just(b"\r\n".to_vec()),
+            Just(b"\r".to_vec()),
+            Just(b"\n".to_vec()),
+            Just(b".".to_vec()),
+            Just(b"\r\n.".to_vec()),
+            Just(b"\r\n.\r\n".to_vec()),
+            Just(b"\n.".to_vec()),
+            Just(b"\0".to_vec()),
+            Just(vec![b'x'; 70]),
+            prop::collection::vec(any::<u8>(), 0..4),
         ]
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
         #[test]
         fn as_the_naive_reading(pieces in prop::collection::vec(piece(), 0..30), cuts in prop::collection::vec(any::<usize>(), 0..6),
                 normalize: bool, size_max in prop_oneof![Just(u64::MAX), 0u64..200]) {

@@ -17,7 +17,8 @@ pub(super) struct MailParameters {
 /// The lines of a `250` to EHLO.
 pub(super) fn write_offer(settings: &Settings, starttls: bool, out: &mut Vec<u8>) {
     let size = format!("SIZE {}", settings.max_message_size);
-    let offers = [settings.hostname.as_str(), "PIPELINING", size.as_str(), "8BITMIME", "SMTPUTF8", "CHUNKING", "ENHANCEDSTATUSCODES", "STARTTLS"];
+    let offers =
+        [settings.hostname.as_str(), "PIPELINING", size.as_str(), "8BITMIME", "SMTPUTF8", "CHUNKING", "ENHANCEDSTATUSCODES", "STARTTLS"];
     let offered = if starttls { offers.len() } else { offers.len() - 1 };
     for (index, offer) in offers.iter().take(offered).enumerate() {
         out.extend_from_slice(if index + 1 == offered { b"250 " } else { b"250-" });

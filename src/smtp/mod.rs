@@ -26,11 +26,17 @@
 mod chunk;
 mod command;
 mod data;
+#[cfg(test)]
+mod dialogs;
 mod extension;
+#[cfg(test)]
+mod memory;
 mod newline;
 mod path;
 pub mod reply;
 pub mod session;
+#[cfg(test)]
+mod tests;
 mod transaction;
 
 pub use command::COMMAND_MAX;

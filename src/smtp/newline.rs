@@ -8,10 +8,7 @@ pub(super) const LF: u8 = b'\n';
 /// not judged. No branch depends on the octets, so that the compiler compares a register full of them at once.
 pub(super) fn bare(octets: &[u8], after_cr: bool) -> bool {
     let Some((first, successors)) = octets.split_first() else { return false };
-    let odd = octets
-        .iter()
-        .zip(successors)
-        .fold(0, |odd, (octet, successor)| odd | (u8::from(*octet == CR) ^ u8::from(*successor == LF)));
+    let odd = octets.iter().zip(successors).fold(0, |odd, (octet, successor)| odd | (u8::from(*octet == CR) ^ u8::from(*successor == LF)));
     odd != 0 || (*first == LF) != after_cr
 }
 

@@ -97,9 +97,14 @@ enum State {
     Data,
     Chunk(Chunk),
     /// These octets are a chunk that nobody wants; then the reply.
-    Swallow { left: u64, reply: Reply },
+    Swallow {
+        left: u64,
+        reply: Reply,
+    },
     /// The driver owes the final reply.
-    Ended { more_chunks: bool },
+    Ended {
+        more_chunks: bool,
+    },
     StartTls,
     Closed,
 }
@@ -203,10 +208,11 @@ impl Session {
 
     /// Un-stuffs data octets in place. `buf[..clean]` was clean before, `buf[clean..filled]` is what has been read since (the waiting
     /// octets of the last call first). Under `normalize_newlines`, `buf` must be at least `2 * filled - clean` long. One clean octet
-    /// may still change under `normalize_newlines`: a CR that ended a chunk becomes a space when no LF starts the next.
+    /// may still change under `normalize_newlines`: a CR that ended a chunk becomes a space when no LF starts the next. A message starts
+    /// with `clean` 0; octets that a driver left there of a message which was forgotten (RSET between chunks) are dropped.
     pub fn data(&mut self, buf: &mut [u8], clean: usize, filled: usize, out: &mut Vec<u8>) -> Advance {
-        let filled = filled.min(buf.len());
-        let clean = clean.min(filled);
+        let mut filled = filled.min(buf.len());
+        let mut clean = clean.min(filled);
         if let State::Swallow { .. } = self.state {
             let taken = self.swallow(filled - clean, out);
             buf.copy_within(clean + taken..filled, 0);
@@ -214,6 +220,10 @@ impl Session {
             return Advance { clean: 0, filled: filled - clean - taken, progress };
         }
         let incoming = self.transaction.as_mut().and_then(|transaction| transaction.incoming.as_mut());
+        if incoming.as_ref().is_some_and(|incoming| incoming.size() == 0) {
+            buf.copy_within(clean..filled, 0);
+            filled -= std::mem::take(&mut clean);
+        }
         match (&mut self.state, incoming) {
             (State::Data, Some(incoming)) => {
                 let pass = incoming.data(buf, clean, filled);
@@ -267,13 +277,14 @@ impl Session {
         }
     }
 
-    /// The octets of a message have begun and it is not over: what is clean has to be kept, also between two chunks. When this becomes
-    /// false (RSET between chunks, a refused chunk), the driver frees them.
+    /// The octets of a message have begun and it is not over: what is clean has to be kept, also between two chunks. When this is false
+    /// (RSET between chunks, a refused chunk), the driver can free them.
     pub fn message_open(&self) -> bool {
         self.incoming().is_some()
     }
 
-    /// Un-stuffed octets of the message so far, also those that were not kept; until [`Session::end`].
+    /// Un-stuffed octets of the message so far, also those that were not kept (counted as they came, not as they would have been
+    /// normalised); until [`Session::end`].
     pub fn message_size(&self) -> u64 {
         self.incoming().map_or(0, Incoming::size)
     }

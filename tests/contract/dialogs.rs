@@ -1,89 +1,78 @@
-//! The transcripts of `tests/dialogs`, over real sockets. In a file:
-//!
-//! ```text
-//! # what it shows
-//! set smtp.bare_newline = "normalize"   a key of the configuration
-//! C: EHLO client.test                   a line sent, CRLF behind it
-//! C| no line end\r                      octets sent as they are; \r \n \0 \t \\ \xNN in both
-//! S: 250 mx.test                        a whole reply, whose last line starts so
-//! closed                                the server closes
-//! message Subject: x\r\n\r\n            the next message that the endpoint got, to its last octet
-//! ```
-//! At the end no message may be left at the endpoint. Lines sent without an `S:` between them go in one packet.
+//! The transcripts of `tests/dialogs`, over real sockets. Their form is told in `README.md` there.
 
-use crate::support::{Client, Config, Daemon, Endpoint};
-use std::path::Path;
+#[path = "../dialogs/transcript.rs"]
+mod transcript;
+
+use crate::support::certificates::Authority;
+use crate::support::{Client, Config, Daemon, Endpoint, Request};
+use std::sync::Arc;
+use transcript::{Step, Transcript};
 
 #[test]
 fn every_transcript() {
-    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/dialogs");
-    let mut files: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
-    files.retain(|file| file.extension().is_some_and(|e| e == "smtp"));
-    files.sort();
-    assert!(files.len() >= 10, "{} transcripts", files.len());
-    for file in files {
-        transcript(&file);
+    for transcript in transcript::all() {
+        as_written(&transcript);
     }
 }
 
-fn transcript(file: &Path) {
-    let text = std::fs::read_to_string(file).unwrap();
+fn as_written(transcript: &Transcript) {
+    let name = &transcript.name;
     let endpoint = Endpoint::ok();
+    let authority = Authority::new();
+    let dir = Arc::new(tempfile::tempdir().unwrap());
     let mut config = Config::to(&endpoint);
-    for line in text.lines().filter_map(|line| line.strip_prefix("set ")) {
-        let (key, value) = line.split_once('=').unwrap();
-        let value = format!("value = {value}").parse::<toml::Table>().unwrap().remove("value").unwrap();
-        config = config.set(key.trim(), value);
+    if transcript.tls {
+        let files = authority.issue_into(dir.path(), "mx", &["mx.test"]);
+        config = config
+            .set("smtp.tls.certificate", files.certificate.to_str().unwrap())
+            .set("smtp.tls.private_key", files.key.to_str().unwrap());
     }
-    let daemon = Daemon::start(config);
+    for (key, value) in &transcript.settings {
+        config = match key.strip_prefix("route.") {
+            Some(key) => config.of_route(key, value.clone()),
+            None => config.set(key, value.clone()),
+        };
+    }
+    let daemon = Daemon::start_in(dir, config);
     let mut client = Client::connect(daemon.smtp());
     let mut to_send = Vec::new();
-    let mut messages = 0;
-    for (n, line) in text.lines().enumerate() {
-        let at = format!("{}:{}", file.file_name().unwrap().display(), n + 1);
-        if let Some(sent) = line.strip_prefix("C: ") {
-            to_send.extend(unescaped(sent));
-            to_send.extend_from_slice(b"\r\n");
-        } else if let Some(sent) = line.strip_prefix("C| ") {
-            to_send.extend(unescaped(sent));
-        } else if let Some(expected) = line.strip_prefix("S: ") {
+    let mut messages: Vec<Arc<Request>> = Vec::new();
+    let mut recipients = Vec::new();
+    for (at, step) in &transcript.steps {
+        if !to_send.is_empty() && !matches!(step, Step::Send(_)) {
             client.try_send(std::mem::take(&mut to_send)).unwrap_or_else(|error| panic!("{at}: {error}"));
-            let reply = client.try_reply().unwrap_or_else(|error| panic!("{at}: {error} instead of {expected:?}"));
-            assert!(reply.text().starts_with(expected), "{at}: {:?} instead of {expected:?}", reply.lines);
-        } else if line == "closed" {
-            client.closed();
-        } else if let Some(expected) = line.strip_prefix("message ") {
-            let requests = endpoint.wait_for(messages + 1);
-            let body = String::from_utf8_lossy(&requests[messages].body).into_owned();
-            assert_eq!(body, String::from_utf8_lossy(&unescaped(expected)), "{at}");
-            messages += 1;
-        } else {
-            assert!(line.is_empty() || line.starts_with('#') || line.starts_with("set "), "{at}: what is {line:?}?");
+        }
+        match step {
+            Step::Send(octets) => to_send.extend_from_slice(octets),
+            Step::Reply(expected) => {
+                let reply = client.try_reply().unwrap_or_else(|error| panic!("{at}: {error} instead of {expected:?}"));
+                assert!(reply.text().starts_with(expected), "{at}: {:?} instead of {expected:?}", reply.lines);
+            }
+            Step::Handshake => {
+                client.handshake(authority.client(rustls::ALL_VERSIONS)).unwrap_or_else(|error| panic!("{at}: {error}"));
+            }
+            Step::Closed => client.closed(),
+            Step::Message(octets) => {
+                assert!(recipients.is_empty(), "{at}: more recipients before: {recipients:?}");
+                let requests = endpoint.wait_for(messages.len() + 1);
+                let message = Arc::clone(&requests[messages.len()]);
+                assert_eq!(message.body.escape_ascii().to_string(), octets.escape_ascii().to_string(), "{at}");
+                messages.push(message);
+            }
+            Step::From(mailbox) => assert_eq!(decoded(messages.last().unwrap().field("mailsluice-mail-from")), *mailbox, "{at}"),
+            Step::To(mailbox) => {
+                if recipients.is_empty() {
+                    recipients = messages.last().unwrap().fields.all("mailsluice-rcpt-to").map(decoded).collect();
+                }
+                assert_eq!(recipients.remove(0), *mailbox, "{at}");
+            }
         }
     }
-    assert_eq!(endpoint.count(), messages, "{}: messages at the endpoint", file.display());
+    assert!(to_send.is_empty() && recipients.is_empty(), "{name}: left over: {recipients:?}");
+    assert_eq!(endpoint.count(), messages.len(), "{name}: messages at the endpoint");
 }
 
-fn unescaped(text: &str) -> Vec<u8> {
-    let mut octets = Vec::new();
-    let mut characters = text.chars();
-    while let Some(c) = characters.next() {
-        if c != '\\' {
-            octets.extend(c.to_string().into_bytes());
-            continue;
-        }
-        match characters.next().expect("something behind a backslash") {
-            'r' => octets.push(b'\r'),
-            'n' => octets.push(b'\n'),
-            't' => octets.push(b'\t'),
-            '0' => octets.push(0),
-            '\\' => octets.push(b'\\'),
-            'x' => {
-                let digits: String = characters.by_ref().take(2).collect();
-                octets.push(u8::from_str_radix(&digits, 16).unwrap());
-            }
-            other => panic!("what is \\{other}?"),
-        }
-    }
-    octets
+/// Field values are percent-encoded where they are not printable ASCII.
+fn decoded(value: &str) -> String {
+    url::form_urlencoded::parse(format!("v={}", value.replace('+', "%2B").replace('&', "%26")).as_bytes()).next().unwrap().1.into_owned()
 }
