@@ -113,7 +113,7 @@ fn dialog() -> Vec<u8> {
     let mut octets =
         b"EHLO client.test\r\nMAIL FROM:<a@sender.test> BODY=8BITMIME SIZE=200\r\nRCPT TO:<b@example.test>\r\nDATA\r\n".to_vec();
     octets.extend(stuffed(b"Subject: one\r\n\r\n.\r\n..x\r\n\xc3\xa9\r\n"));
-    octets.extend_from_slice(b"NOOP\r\nWHAT\r\nRCPT TO:<b@example.test>\r\nMAIL FROM:<>\r\nRCPT TO:<postmaster>\r\nBDAT 11\r\nSubject: t\r\nBDAT 9 LAST\r\n\r\n.\r\nfour");
+    octets.extend_from_slice(b"NOOP\r\nWHAT\r\nRCPT TO:<b@example.test>\r\nMAIL FROM:<>\r\nRCPT TO:<postmaster>\r\nBDAT 12\r\nSubject: t\r\nBDAT 9 LAST\r\n\r\n.\r\nfour");
     octets.extend_from_slice(b"MAIL FROM:<c@sender.test>\r\nRSET\r\nMAIL FROM:<d@sender.test>\r\nRCPT TO:<e@example.test>\r\nDATA\r\n");
     octets.extend_from_slice(b"Subject: bare\r\n\r\nbare\nnewline\r\n.\r\nVRFY x\r\nQUIT\r\n");
     octets
