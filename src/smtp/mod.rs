@@ -28,6 +28,7 @@ mod command;
 mod data;
 #[cfg(test)]
 mod dialogs;
+mod dispatch;
 mod extension;
 #[cfg(test)]
 mod memory;

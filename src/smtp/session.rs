@@ -2,15 +2,13 @@
 //! always ends in a reply; a driver that calls out of turn changes nothing, and is told so by an assertion in debug builds.
 
 use super::chunk::Chunk;
-use super::command::{Command, LineError, LineReader, Verb};
+use super::command::{Command, LineReader};
 use super::data::{Incoming, Refusal};
+use super::dispatch::is_command_error;
 use super::transaction::Transaction;
-use super::{Reply, extension, path, reply};
+use super::{Reply, reply};
 use crate::envelope::{Envelope, Peer};
 use std::sync::Arc;
-
-/// The longest host name that EHLO and HELO may give.
-const HELLO_MAX: usize = 255;
 
 /// What the session must know of the configuration; one value shared by all sessions of a configuration.
 #[derive(Clone, Debug)]
@@ -72,23 +70,23 @@ pub struct Advance {
 
 /// One connection's session.
 pub struct Session {
-    settings: Arc<Settings>,
+    pub(super) settings: Arc<Settings>,
     peer: Peer,
-    tls: Option<String>,
+    pub(super) tls: Option<String>,
     /// The argument of EHLO or HELO.
-    hello: Option<String>,
-    transaction: Option<Transaction>,
+    pub(super) hello: Option<String>,
+    pub(super) transaction: Option<Transaction>,
     /// A chunk failed: those that were pipelined behind it get the same reply (RFC 3030 section 2).
-    failed_chunks: Option<Reply>,
-    state: State,
-    lines: LineReader,
+    pub(super) failed_chunks: Option<Reply>,
+    pub(super) state: State,
+    pub(super) lines: LineReader,
     /// No line has come yet.
-    first: bool,
-    messages: u32,
-    errors: u32,
+    pub(super) first: bool,
+    pub(super) messages: u32,
+    pub(super) errors: u32,
 }
 
-enum State {
+pub(super) enum State {
     /// Lines are commands.
     Command,
     AskRecipient(String),
@@ -335,228 +333,13 @@ impl Session {
             debug_assert!(false, "TLS started, but no STARTTLS was answered");
         }
     }
-}
-
-// Commands: a check that may reply, then what changes.
-impl Session {
-    /// What the state asks of the driver; `None`: commands can be read.
-    fn need(&self) -> Option<Need> {
-        match &self.state {
-            State::Command | State::Swallow { .. } => None,
-            State::AskRecipient(mailbox) => Some(Need::Recipient(mailbox.clone())),
-            State::AskData => Some(Need::Data),
-            State::AskChunk(Chunk { size, last }) => Some(Need::Chunk { size: *size, first: true, last: *last }),
-            State::Chunk(Chunk { size, last }) => Some(Need::Chunk { size: *size, first: false, last: *last }),
-            State::StartTls => Some(Need::Tls),
-            State::Closed => Some(Need::Close),
-            State::Data | State::Ended { .. } => {
-                debug_assert!(false, "commands were given while a message is not over");
-                Some(Need::Close)
-            }
-        }
-    }
-
-    fn bad_line(&mut self, error: LineError, bdat: bool, out: &mut Vec<u8>) {
-        self.answer(&error.reply(), out);
-        // Behind a BDAT that cannot be read come octets of a message, which must not be read as commands.
-        if bdat || error == LineError::Endless {
-            self.state = State::Closed;
-        }
-    }
-
-    fn command(&mut self, command: &Command<'_>, out: &mut Vec<u8>) {
-        if command.verb == Verb::Bdat {
-            return self.bdat(command.argument, out);
-        }
-        if !command.verb.needs_no_tls() && self.tls_missing() {
-            return self.answer(&reply::TLS_REQUIRED, out);
-        }
-        let Some(argument) = command.argument else {
-            return self.answer(&reply::NOT_UTF8, out);
-        };
-        let done = match command.verb {
-            Verb::Ehlo => return self.ehlo(argument, out),
-            Verb::Helo => return self.helo(argument, out),
-            Verb::Mail => self.mail(argument),
-            Verb::Rcpt => self.rcpt(argument),
-            Verb::Data => self.data_command(argument),
-            Verb::StartTls => self.starttls(argument),
-            Verb::Rset => no_argument(argument).map(|()| {
-                self.reset();
-                Some(reply::OK)
-            }),
-            Verb::Quit => no_argument(argument).map(|()| Some(reply::BYE)),
-            Verb::Noop => Ok(Some(reply::OK)),
-            Verb::Help => Ok(Some(reply::HELP)),
-            Verb::Vrfy if argument.is_empty() => Err(reply::VRFY_SYNTAX),
-            Verb::Vrfy => Ok(Some(reply::CANNOT_VERIFY)),
-            Verb::NotImplemented => Err(reply::NOT_IMPLEMENTED),
-            Verb::Http if self.first => Err(reply::NOT_HTTP),
-            Verb::Http | Verb::Unknown | Verb::Bdat => Err(reply::UNKNOWN_COMMAND),
-        };
-        if let Ok(Some(reply)) | Err(reply) = done {
-            self.answer(&reply, out);
-        }
-    }
-
-    fn tls_missing(&self) -> bool {
-        self.settings.require_tls && self.tls.is_none()
-    }
-
-    fn check_hello(&self) -> Result<(), Reply> {
-        if self.hello.is_some() { Ok(()) } else { Err(reply::HELLO_FIRST) }
-    }
-
-    fn ehlo(&mut self, argument: &str, out: &mut Vec<u8>) {
-        if !is_hello(argument) {
-            return self.answer(&reply::HELLO_SYNTAX, out);
-        }
-        self.reset();
-        self.hello = Some(argument.to_owned());
-        extension::write_offer(&self.settings, self.settings.offer_starttls && self.tls.is_none(), out);
-    }
-
-    fn helo(&mut self, argument: &str, out: &mut Vec<u8>) {
-        if !is_hello(argument) {
-            return self.answer(&reply::HELLO_SYNTAX, out);
-        }
-        self.reset();
-        self.hello = Some(argument.to_owned());
-        self.line(out, &["250 ", &self.settings.hostname]);
-    }
-
-    fn mail(&mut self, argument: &str) -> Result<Option<Reply>, Reply> {
-        self.check_hello()?;
-        if self.transaction.is_some() {
-            return Err(reply::NESTED_MAIL);
-        }
-        if self.messages >= self.settings.max_messages {
-            return Err(reply::TOO_MANY_MESSAGES);
-        }
-        self.transaction = Some(Transaction::open(argument, &self.settings)?);
-        self.failed_chunks = None;
-        Ok(Some(reply::SENDER_OK))
-    }
-
-    fn rcpt(&mut self, argument: &str) -> Result<Option<Reply>, Reply> {
-        self.check_hello()?;
-        let transaction = self.transaction.as_mut().ok_or(reply::MAIL_FIRST)?;
-        let mailbox = transaction.check_recipient(argument, &self.settings)?;
-        self.state = State::AskRecipient(mailbox);
-        Ok(None)
-    }
-
-    fn data_command(&mut self, argument: &str) -> Result<Option<Reply>, Reply> {
-        no_argument(argument)?;
-        self.check_message()?;
-        if self.message_open() {
-            return Err(reply::CHUNKS_BEGUN);
-        }
-        self.state = State::AskData;
-        Ok(None)
-    }
-
-    fn starttls(&mut self, argument: &str) -> Result<Option<Reply>, Reply> {
-        if !self.settings.offer_starttls {
-            return Err(reply::NOT_IMPLEMENTED);
-        }
-        if self.tls.is_some() {
-            return Err(reply::TLS_ACTIVE);
-        }
-        no_argument(argument)?;
-        self.state = State::StartTls;
-        Ok(Some(reply::READY_FOR_TLS))
-    }
-
-    /// The chunk follows whatever we think of it, so every refusal waits until it has been swallowed.
-    fn bdat(&mut self, argument: Option<&str>, out: &mut Vec<u8>) {
-        let Some(chunk) = argument.and_then(Chunk::parse) else {
-            // Nobody knows where the chunk ends.
-            self.answer(&reply::BDAT_SYNTAX, out);
-            self.state = State::Closed;
-            return;
-        };
-        if let Some(failure) = self.failed_chunks.clone() {
-            return self.fail_chunk(chunk, failure);
-        }
-        let checked = if self.tls_missing() { Err(reply::TLS_REQUIRED) } else { self.check_message() };
-        match checked {
-            Err(reply) => self.state = State::Swallow { left: chunk.size, reply },
-            Ok(()) if self.message_open() => self.begin_chunk(chunk),
-            Ok(()) => self.state = State::AskChunk(chunk),
-        }
-    }
-
-    /// Is the transaction ready for data?
-    fn check_message(&self) -> Result<(), Reply> {
-        self.check_hello()?;
-        self.transaction.as_ref().ok_or(reply::MAIL_FIRST)?.check_recipients()
-    }
-
-    fn begin_message(&mut self) {
-        self.messages = self.messages.saturating_add(1);
-        if let Some(transaction) = &mut self.transaction {
-            transaction.incoming = Some(Incoming::new(self.settings.normalize_newlines, self.settings.max_message_size));
-        }
-    }
-
-    fn begin_chunk(&mut self, chunk: Chunk) {
-        if let Some(incoming) = self.incoming_mut() {
-            incoming.announce(chunk.size);
-        }
-        self.state = State::Chunk(chunk);
-    }
-
-    /// The transaction fails with this chunk, and so do the chunks that are pipelined behind it.
-    fn fail_chunk(&mut self, chunk: Chunk, reply: Reply) {
-        self.transaction = None;
-        self.failed_chunks = (!chunk.last).then(|| reply.clone());
-        self.state = State::Swallow { left: chunk.size, reply };
-    }
-
-    /// Uses up to `available` octets of an unwanted chunk.
-    fn swallow(&mut self, available: usize, out: &mut Vec<u8>) -> usize {
-        let State::Swallow { left, reply } = &mut self.state else { return 0 };
-        let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(available);
-        *left -= taken as u64;
-        if *left == 0 {
-            let reply = reply.clone();
-            self.state = State::Command;
-            self.answer(&reply, out);
-        }
-        taken
-    }
 
     fn ended(&mut self, more_chunks: bool) -> Progress {
         self.state = State::Ended { more_chunks };
         Progress::End { refused: self.incoming().and_then(Incoming::refusal).map(|(_, reply)| reply.clone()) }
     }
 
-    /// RSET, and what else aborts a transaction (RFC 5321 section 4.1.4).
-    fn reset(&mut self) {
-        self.transaction = None;
-        self.failed_chunks = None;
-    }
-
-    /// Writes a reply and draws the consequences of its code.
-    fn answer(&mut self, reply: &Reply, out: &mut Vec<u8>) {
-        reply.write(out);
-        if matches!(reply.code(), 221 | 421) {
-            self.state = State::Closed;
-        } else if is_command_error(reply) {
-            self.count_error(out);
-        }
-    }
-
-    fn count_error(&mut self, out: &mut Vec<u8>) {
-        self.errors = self.errors.saturating_add(1);
-        if self.errors >= self.settings.max_errors && !matches!(self.state, State::Closed) {
-            reply::TOO_MANY_ERRORS.write(out);
-            self.state = State::Closed;
-        }
-    }
-
-    fn line(&self, out: &mut Vec<u8>, parts: &[&str]) {
+    pub(super) fn line(&self, out: &mut Vec<u8>, parts: &[&str]) {
         for part in parts {
             out.extend_from_slice(part.as_bytes());
         }
@@ -567,7 +350,7 @@ impl Session {
         self.transaction.as_ref().and_then(|transaction| transaction.incoming.as_ref())
     }
 
-    fn incoming_mut(&mut self) -> Option<&mut Incoming> {
+    pub(super) fn incoming_mut(&mut self) -> Option<&mut Incoming> {
         self.transaction.as_mut().and_then(|transaction| transaction.incoming.as_mut())
     }
 
@@ -575,20 +358,4 @@ impl Session {
     fn out_of_turn(&self) {
         debug_assert!(false, "an answer came that was not asked for");
     }
-}
-
-/// Replies that say a command was wrong; refusals of a message or a recipient are not the client's mistakes.
-fn is_command_error(reply: &Reply) -> bool {
-    matches!(reply.code(), 500..=503 | 530 | 553 | 555)
-}
-
-fn no_argument(argument: &str) -> Result<(), Reply> {
-    if argument.is_empty() { Ok(()) } else { Err(reply::NO_ARGUMENT) }
-}
-
-/// A domain or an address literal is asked for; any printable word is taken, since much legitimate mail comes from hosts that do not
-/// know their name.
-fn is_hello(argument: &str) -> bool {
-    let literal = !argument.starts_with('[') || path::is_address_literal(argument);
-    !argument.is_empty() && argument.len() <= HELLO_MAX && argument.bytes().all(|b| b.is_ascii_graphic()) && literal
 }
