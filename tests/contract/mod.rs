@@ -7,6 +7,7 @@ mod cli;
 mod config;
 mod data;
 mod dialogs;
+mod documents;
 mod formats;
 mod proxy;
 mod recipients;
