@@ -83,7 +83,9 @@ fn every_command_line_is_known() {
     for (at, block) in blocks(&["sh", "console", "bash"]) {
         for line in block.replace("\\\n", " ").lines() {
             let line = line.trim().trim_start_matches("$ ").trim_start_matches("sudo ").split('#').next().unwrap();
-            let Some(arguments) = line.strip_prefix("cargo run --release -- ").or_else(|| line.strip_prefix("mailsluice ")) else { continue };
+            let Some(arguments) = line.strip_prefix("cargo run --release -- ").or_else(|| line.strip_prefix("mailsluice ")) else {
+                continue;
+            };
             let mut words = arguments.split(['|', '>']).next().unwrap().split_whitespace();
             let subcommand = words.next().unwrap();
             let help = if subcommand.starts_with('-') { cli(&["--help"]).ok() } else { cli(&[subcommand, "--help"]).ok() };

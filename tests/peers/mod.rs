@@ -2,12 +2,14 @@
 
 mod chromium;
 mod dns;
+mod haproxy;
 mod machine;
 mod postfix;
 mod prometheus;
 mod python;
 mod rails;
 mod swaks;
+mod testssl;
 
 use std::path::PathBuf;
 

@@ -158,7 +158,10 @@ impl SimulatedDisk {
     /// Whether a text stands anywhere in the files that have a name.
     pub(super) fn holds(&self, text: &str) -> bool {
         let world = self.world();
-        world.names.values().any(|id| memchr::memmem::find(&world.files[id].seen.to_ascii_lowercase(), text.to_ascii_lowercase().as_bytes()).is_some())
+        world
+            .names
+            .values()
+            .any(|id| memchr::memmem::find(&world.files[id].seen.to_ascii_lowercase(), text.to_ascii_lowercase().as_bytes()).is_some())
     }
 }
 

@@ -113,7 +113,12 @@ fn record(id: RecordId, random: &mut Random) -> Record {
         sender: if random.below(4) == 0 { PERSON.to_uppercase() } else { format!("sender{}@example.org", random.below(20)) },
         recipients: (0..1 + random.below(3)).map(|number| format!("to{number}@example.com")).collect(),
         subject: Some("s".repeat(random.below(900) as usize)),
-        server_response: ServerResponse { status: 200, body: "b".repeat(random.below(2048) as usize), content_type: None, retry_after: None },
+        server_response: ServerResponse {
+            status: 200,
+            body: "b".repeat(random.below(2048) as usize),
+            content_type: None,
+            retry_after: None,
+        },
         processing_time_us: 3,
         queue_us: 1,
         forward_us: 2,
