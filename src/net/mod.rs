@@ -1,1 +1,4 @@
-//! (lead or admin fills this)
+//! Connections over a ring.
+
+pub mod limits;
+pub mod proxy;

@@ -1,0 +1,143 @@
+//! The PROXY protocol's header, versions 1 and 2: who the proxy's client is. Pure; reads no more than a bounded prefix.
+
+use crate::envelope::Peer;
+use ppp::{HeaderResult, PartialResult, v1, v2};
+use std::net::IpAddr;
+
+const V1_START: &[u8] = b"PROXY ";
+const V2_START: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+/// The longest line of version 1, its CRLF included.
+const V1_MAX: usize = 107;
+/// Version 2's fixed part and what we take of addresses and TLVs.
+const V2_MAX: usize = 16 + 4096;
+
+/// What the octets at the start of a trusted connection are.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Header {
+    /// `peer` is `None` where the proxy speaks for itself (LOCAL, UNKNOWN): the TCP peer counts then.
+    Complete { peer: Option<Peer>, used: usize },
+    Incomplete,
+    Invalid,
+}
+
+/// Parses the header at the start of `input`.
+#[must_use]
+pub fn parse(input: &[u8]) -> Header {
+    let Some(limit) = limit(input) else { return Header::Invalid };
+    let parsed = HeaderResult::parse(input);
+    if parsed.is_incomplete() {
+        return if input.len() < limit { Header::Incomplete } else { Header::Invalid };
+    }
+    match parsed {
+        HeaderResult::V1(Ok(header)) => Header::Complete { peer: v1_peer(&header.addresses), used: header.header.len() },
+        HeaderResult::V2(Ok(header)) if header.len() <= V2_MAX => {
+            let peer = if header.command == v2::Command::Proxy { v2_peer(&header.addresses) } else { None };
+            Header::Complete { peer, used: header.len() }
+        }
+        HeaderResult::V1(Err(_)) | HeaderResult::V2(_) => Header::Invalid,
+    }
+}
+
+/// How long a header that starts like this may get; `None` if no header starts so.
+fn limit(input: &[u8]) -> Option<usize> {
+    let starts = |magic: &[u8]| input.iter().zip(magic).all(|(octet, wanted)| octet == wanted);
+    if starts(V1_START) {
+        Some(V1_MAX)
+    } else if starts(V2_START) {
+        Some(V2_MAX)
+    } else {
+        None
+    }
+}
+
+fn v1_peer(addresses: &v1::Addresses) -> Option<Peer> {
+    match addresses {
+        v1::Addresses::Tcp4(tcp) => Some(peer(tcp.source_address.into(), tcp.source_port)),
+        v1::Addresses::Tcp6(tcp) => Some(peer(tcp.source_address.into(), tcp.source_port)),
+        v1::Addresses::Unknown => None,
+    }
+}
+
+fn v2_peer(addresses: &v2::Addresses) -> Option<Peer> {
+    match addresses {
+        v2::Addresses::IPv4(ip) => Some(peer(ip.source_address.into(), ip.source_port)),
+        v2::Addresses::IPv6(ip) => Some(peer(ip.source_address.into(), ip.source_port)),
+        v2::Addresses::Unspecified | v2::Addresses::Unix(_) => None,
+    }
+}
+
+fn peer(ip: IpAddr, port: u16) -> Peer {
+    Peer { ip: ip.to_canonical(), port }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Header, Peer, V2_START, parse};
+    use proptest::prelude::*;
+
+    fn client(ip: &str, port: u16) -> Option<Peer> {
+        Some(Peer { ip: ip.parse().unwrap(), port })
+    }
+
+    fn v2(command: u8, family: u8, payload: &[u8]) -> Vec<u8> {
+        let mut header = V2_START.to_vec();
+        header.extend([command, family]);
+        header.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
+        header.extend(payload);
+        header
+    }
+
+    fn v4_payload() -> Vec<u8> {
+        vec![192, 0, 2, 7, 198, 51, 100, 1, 0x30, 0x39, 0, 25]
+    }
+
+    #[test]
+    fn version_1() {
+        let line = b"PROXY TCP4 192.0.2.7 198.51.100.1 12345 25\r\nEHLO x\r\n";
+        assert_eq!(parse(line), Header::Complete { peer: client("192.0.2.7", 12345), used: 44 });
+        let line = b"PROXY TCP6 2001:db8::7 2001:db8::1 12345 25\r\n";
+        assert_eq!(parse(line), Header::Complete { peer: client("2001:db8::7", 12345), used: line.len() });
+        assert_eq!(parse(b"PROXY UNKNOWN\r\n"), Header::Complete { peer: None, used: 15 });
+        assert_eq!(parse(b"PROXY TCP4 192.0.2.7"), Header::Incomplete);
+        assert_eq!(parse(b"PROXY TCP4 nonsense 198.51.100.1 1 25\r\n"), Header::Invalid);
+        assert_eq!(parse(&[b"PROXY TCP4 ".as_slice(), &[b'1'; 200]].concat()), Header::Invalid);
+    }
+
+    #[test]
+    fn version_2() {
+        let header = v2(0x21, 0x11, &v4_payload());
+        assert_eq!(parse(&header), Header::Complete { peer: client("192.0.2.7", 12345), used: header.len() });
+        let mut with_tlv = v4_payload();
+        with_tlv.extend([0x04, 0, 3, 1, 2, 3]);
+        let header = v2(0x21, 0x11, &with_tlv);
+        assert_eq!(parse(&header), Header::Complete { peer: client("192.0.2.7", 12345), used: header.len() });
+        let local = v2(0x20, 0x11, &v4_payload());
+        assert_eq!(parse(&local), Header::Complete { peer: None, used: local.len() });
+        assert_eq!(parse(&v2(0x31, 0x11, &v4_payload())), Header::Invalid);
+        assert_eq!(parse(&v2(0x21, 0x11, &[0; 60_000])), Header::Invalid);
+    }
+
+    #[test]
+    fn a_client_that_speaks_smtp_is_no_proxy() {
+        for octets in [b"EHLO client.example\r\n".as_slice(), b"X", b"\r\nEHLO", b"PROXI"] {
+            assert_eq!(parse(octets), Header::Invalid, "{octets:?}");
+        }
+        assert_eq!(parse(b""), Header::Incomplete);
+    }
+
+    proptest! {
+        #[test]
+        fn any_octets_give_an_answer_within_them(octets in proptest::collection::vec(any::<u8>(), 0..300), start in 0..3_usize) {
+            let input = [[b"".as_slice(), b"PROXY ", V2_START][start], &octets].concat();
+            if let Header::Complete { used, .. } = parse(&input) {
+                prop_assert!(used <= input.len());
+            }
+        }
+
+        #[test]
+        fn every_prefix_is_incomplete(cut in 0..28_usize) {
+            let header = v2(0x21, 0x11, &v4_payload());
+            prop_assert_eq!(parse(&header[..cut]), Header::Incomplete);
+        }
+    }
+}
