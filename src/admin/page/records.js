@@ -48,8 +48,7 @@ function blankLog(...children) {
 }
 
 function showRecords(fresh = 0) {
-  byId("newer").hidden = log.unseen === 0;
-  byId("newer").textContent = `${number(log.unseen)} newer`;
+  showNewer();
   if (!log.records.length) {
     if ([...filters()].length) return blankLog("No record matches.");
     const development = document.documentElement.dataset.inspector === "true";
@@ -87,7 +86,8 @@ function matches(record, chosen) {
   const is = (value, wanted) => (value ?? "").toLowerCase() === wanted.toLowerCase();
   const bare = (id) => (id ?? "").replace(/^<|>$/g, "");
   const text = chosen.get("text");
-  return (!chosen.get("outcome") || record.outcome === chosen.get("outcome"))
+  return (!chosen.has("undelivered") || record.outcome === "deferred")
+    && (!chosen.get("outcome") || record.outcome === chosen.get("outcome"))
     && (!chosen.get("sender") || is(record.sender, chosen.get("sender")))
     && (!chosen.get("recipient") || record.recipients.some((recipient) => is(recipient, chosen.get("recipient"))))
     && (!chosen.get("message_id") || is(bare(record.message_id), bare(chosen.get("message_id"))))
@@ -127,7 +127,7 @@ function showLive() {
 
 function showNewer() {
   byId("newer").hidden = log.unseen === 0;
-  byId("newer").textContent = `${number(log.unseen)} newer`;
+  byId("newer").textContent = `Show ${number(log.unseen)} newer`;
 }
 
 // Server-sent events over fetch, which can send the token. Ends with the connection.
