@@ -173,9 +173,7 @@ impl Body {
 
     fn grow_heap(&mut self, capacity: usize) -> Result<(), OverBudget> {
         match &mut self.room {
-            Room::Heap(octets) => {
-                octets.try_reserve_exact(capacity.saturating_sub(octets.len())).map_err(|_| OverBudget)
-            }
+            Room::Heap(octets) => octets.try_reserve_exact(capacity.saturating_sub(octets.len())).map_err(|_| OverBudget),
             Room::Map { .. } => Err(OverBudget),
         }
     }
@@ -302,7 +300,7 @@ mod tests {
             let (budget, mut body) = body(u64::MAX);
             let mut reference = Vec::new();
             for (kind, size) in steps {
-                let octets: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
+                let octets: Vec<u8> = (0..size).map(|n| (n % 251).to_le_bytes()[0]).collect();
                 match kind {
                     0 => body.reserve(size).unwrap(),
                     1 => { body.truncate(size); reference.truncate(size); }

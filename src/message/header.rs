@@ -198,9 +198,8 @@ mod tests {
 
     /// Octets in which the interesting cases are frequent.
     fn header_like() -> impl Strategy<Value = Vec<u8>> {
-        const PIECES: [&[u8]; 14] = [
-            b"Subject", b"message-id", b"Received", b":", b" ", b"\t", b"\r\n", b"\n", b"\r", b"x", b"\xe9", b"\0", b"S", b"-",
-        ];
+        const PIECES: [&[u8]; 14] =
+            [b"Subject", b"message-id", b"Received", b":", b" ", b"\t", b"\r\n", b"\n", b"\r", b"x", b"\xe9", b"\0", b"S", b"-"];
         let piece = proptest::sample::select(&PIECES[..]);
         proptest::collection::vec(piece, 0..60).prop_map(|pieces| pieces.concat())
     }

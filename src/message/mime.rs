@@ -10,19 +10,16 @@
 //! body is plain text.
 
 use super::field::{Field, Head, fields, head};
+use super::parameter::Parameters;
 use super::transfer::Encoding;
-use super::{charset, encoded_word, guard};
-use mail_parser::{ContentType, HeaderValue, parsers::MessageStream};
+use super::{encoded_word, guard};
 use memchr::{memchr, memmem};
-use std::borrow::Cow;
 use std::ops::Range;
 
 /// Multiparts within multiparts; what is deeper is one opaque attachment.
 pub const DEPTH_MAX: usize = 100;
 /// Parts, multiparts among them; what follows them is one opaque attachment.
 pub const PARTS_MAX: usize = 10_000;
-/// How much of a field is parsed: long enough for any name, short enough that no parser's habits matter.
-const FIELD_MAX: usize = 8 * 1024;
 
 /// What a part is in a mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -105,7 +102,8 @@ impl Part {
 fn default_name(content_type: &str, number: usize) -> String {
     let ending = match content_type.split_once('/') {
         Some(("message", "rfc822" | "global")) => "eml",
-        Some((_, "plain")) => "txt",
+        Some(("text", "plain")) => "txt",
+        Some(("text", "calendar")) => "ics",
         Some((_, subtype)) if subtype.len() <= 5 && subtype.bytes().all(|octet| octet.is_ascii_alphanumeric()) => subtype,
         _ => "bin",
     };
@@ -162,13 +160,12 @@ impl Entity {
             "message/rfc822".clone_into(&mut entity.content_type);
         }
         if let Some(field) = disposition
-            && let Some(value) = parsed(&field)
+            && let Some(value) = Parameters::parse(field.body)
         {
-            entity.disposition = match value.c_type.as_ref() {
-                kind if kind.eq_ignore_ascii_case("inline") => Some(Disposition::Inline),
-                _ => Some(Disposition::Attachment),
-            };
-            entity.file_name = name_of(&value, "filename");
+            // A kind that is unknown is an attachment (RFC 2183 section 2.8).
+            let inline = value.main().eq_ignore_ascii_case("inline");
+            entity.disposition = Some(if inline { Disposition::Inline } else { Disposition::Attachment });
+            entity.file_name = value.get("filename");
         }
         if let Some(field) = content_type {
             entity.read_type(&field);
@@ -177,7 +174,7 @@ impl Entity {
             entity.encoding = Encoding::named(field.body);
         }
         if let Some(field) = content_id {
-            let id = encoded_word::unfold(cut(field.body));
+            let id = encoded_word::unfold(field.body);
             let id = id.strip_prefix('<').unwrap_or(&id);
             let id = id.strip_suffix('>').unwrap_or(id).trim();
             entity.content_id = (!id.is_empty()).then(|| id.to_owned());
@@ -186,22 +183,23 @@ impl Entity {
     }
 
     fn read_type(&mut self, field: &Field<'_>) {
-        let Some(value) = parsed(field) else { return };
-        self.charset = value.attribute("charset").map(|charset| charset.trim().to_owned());
+        let Some(value) = Parameters::parse(field.body) else { return };
+        self.charset = value.get("charset");
         if self.file_name.is_none() {
-            self.file_name = name_of(&value, "name");
+            self.file_name = value.get("name");
         }
-        let subtype = value.c_subtype.as_deref().unwrap_or_default();
-        if is_token(&value.c_type) && is_token(subtype) {
-            self.content_type = format!("{}/{subtype}", value.c_type).to_ascii_lowercase();
+        if is_token(value.main()) && is_token(value.sub()) {
+            self.content_type = format!("{}/{}", value.main(), value.sub()).to_ascii_lowercase();
         } else if self.file_name.is_some() {
             // A type that is none; the content is a file nevertheless.
             "application/octet-stream".clone_into(&mut self.content_type);
         }
         if self.content_type.starts_with("multipart/") {
-            // Blanks at the end of a delimiter line do not count (RFC 2046 section 5.1.1), so neither do they here.
-            let boundary = value.attribute("boundary").map(str::trim_end).filter(|boundary| !boundary.is_empty());
-            self.boundary = boundary.map(|boundary| boundary.as_bytes().to_vec());
+            self.boundary = value.get("boundary").map(String::into_bytes);
+            if self.boundary.is_none() {
+                // Without a delimiter it can only be read.
+                "text/plain".clone_into(&mut self.content_type);
+            }
         }
     }
 
@@ -225,43 +223,6 @@ impl Entity {
 /// Letters, digits and what else RFC 6838 section 4.2 allows: safe in any header.
 fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&octet))
-}
-
-fn cut(body: &[u8]) -> &[u8] {
-    body.get(..FIELD_MAX).unwrap_or(body)
-}
-
-/// Stands between `=` and `?` while the parser is at work: it would decode encoded words one by one and so break
-/// characters that are split over two of them.
-const SHIELD: char = '\u{1}';
-
-/// A field of the shape `value; name=value` by the MIME parser.
-fn parsed(field: &Field<'_>) -> Option<ContentType<'static>> {
-    let mut text = match std::str::from_utf8(cut(field.body)) {
-        Ok(text) => Cow::Borrowed(text),
-        Err(_) => charset::guess(cut(field.body)),
-    };
-    if text.contains("=?") {
-        let unfolded = encoded_word::unfold(text.as_bytes());
-        text = Cow::Owned(unfolded.replace("=?", &format!("={SHIELD}?")));
-    }
-    let line = format!("{text}\r\n");
-    match MessageStream::new(line.as_bytes()).parse_content_type().into_owned() {
-        HeaderValue::ContentType(value) => Some(value),
-        _ => None,
-    }
-}
-
-fn name_of(value: &ContentType<'_>, attribute: &str) -> Option<String> {
-    let raw = value.attribute(attribute)?;
-    let shielded = format!("={SHIELD}?");
-    let name = if raw.contains(&shielded) {
-        encoded_word::decode(raw.replace(&shielded, "=?").as_bytes())
-    } else {
-        // It is one line already, but for what was escaped in it.
-        encoded_word::unfold(raw.as_bytes())
-    };
-    (!name.is_empty()).then_some(name)
 }
 
 /// A multipart that is open.
@@ -314,7 +275,7 @@ impl<'a> Walk<'a> {
             self.seen += 1;
             let mut next = match &entity.boundary {
                 Some(boundary) => {
-                    let kind = entity.content_type.trim_start_matches("multipart/").to_owned();
+                    let kind = entity.content_type.strip_prefix("multipart/").unwrap_or_default().to_owned();
                     self.levels.push(Level { boundary: boundary.clone(), kind, begun: false, body });
                     self.delimiter(body)
                 }
@@ -395,15 +356,90 @@ impl<'a> Walk<'a> {
         let rest = self.message.get(at..)?;
         let line_len = memchr(b'\n', rest).map_or(rest.len(), |end| end + 1);
         let line = rest.get(2..line_len)?.trim_ascii_end();
-        let (level, closes) = self.levels.iter().enumerate().rev().find_map(|(level, open)| {
-            match line.strip_prefix(open.boundary.as_slice())? {
+        let (level, closes) =
+            self.levels.iter().enumerate().rev().find_map(|(level, open)| match line.strip_prefix(open.boundary.as_slice())? {
                 b"" => Some((level, false)),
                 b"--" => Some((level, true)),
                 _ => None,
-            }
-        })?;
+            })?;
         let before = self.message.get(..at)?;
         let before = before.strip_suffix(b"\n").map_or(before, |before| before.strip_suffix(b"\r").unwrap_or(before));
         Some(Delimiter { level, closes, content_end: before.len(), next: at + line_len })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{DEPTH_MAX, Disposition, PARTS_MAX, Role, Structure, structure, structure_by};
+
+    fn contents<'a>(message: &'a [u8], structure: &Structure) -> Vec<(Role, &'a str)> {
+        let text = |part: &super::Part| std::str::from_utf8(&message[part.body.clone()]).unwrap();
+        structure.parts.iter().map(|part| (part.role, text(part))).collect()
+    }
+
+    /// `depth` multiparts within one another, with a text in the innermost.
+    fn nested(depth: usize) -> Vec<u8> {
+        let levels = |line: fn(usize) -> String, order: &mut dyn Iterator<Item = usize>| order.map(line).collect::<String>();
+        let open = levels(|n| format!("Content-Type: multipart/mixed; boundary=b{n}\r\n\r\n--b{n}\r\n"), &mut (0..depth));
+        let close = levels(|n| format!("\r\n--b{n}--"), &mut (0..depth).rev());
+        format!("{open}\r\ninnermost{close}\r\n").into_bytes()
+    }
+
+    #[test]
+    fn what_is_too_deep_is_one_opaque_attachment() {
+        let message = nested(DEPTH_MAX);
+        assert_eq!(contents(&message, &structure(&message)), [(Role::Plain, "innermost")]);
+        let message = nested(DEPTH_MAX + 1);
+        let deep = structure(&message);
+        let [(Role::Attachment, rest)] = contents(&message, &deep)[..] else { panic!("one attachment expected") };
+        assert!(rest.starts_with("Content-Type: multipart/mixed; boundary=b100\r\n") && rest.ends_with("--b0--\r\n"));
+        assert_eq!(deep.parts[0].content_type, "application/octet-stream");
+    }
+
+    #[test]
+    fn what_is_too_much_is_one_opaque_attachment() {
+        let mail =
+            |parts: usize| ["Content-Type: multipart/mixed; boundary=b\r\n\r\n", &"--b\r\n\r\nx\r\n".repeat(parts), "--b--\r\n"].concat();
+        // The multipart itself is one of them.
+        let message = mail(PARTS_MAX - 1);
+        let all = structure(message.as_bytes());
+        assert_eq!(all.parts.iter().filter(|part| part.role == Role::Plain).count(), PARTS_MAX - 1);
+        assert_eq!(all.parts.len(), PARTS_MAX - 1);
+        let message = mail(PARTS_MAX + 1);
+        let found = structure(message.as_bytes());
+        assert_eq!(found.parts.len(), PARTS_MAX);
+        assert_eq!(contents(message.as_bytes(), &found).last(), Some(&(Role::Attachment, "\r\nx\r\n--b\r\n\r\nx\r\n--b--\r\n")));
+    }
+
+    #[test]
+    fn where_the_parser_gives_up_all_is_plain_text() {
+        let message = b"Subject: a\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\ntext\r\n--b--\r\n";
+        let found = structure_by(message, |_| panic!("as a parser's bug would"));
+        assert_eq!(contents(message, &found), [(Role::Plain, "--b\r\n\r\ntext\r\n--b--\r\n")]);
+        assert_eq!(&message[found.header], b"Subject: a\r\nContent-Type: multipart/mixed; boundary=b\r\n");
+    }
+
+    #[test]
+    fn roles_and_dispositions() {
+        let table: &[(&str, Role, Disposition)] = &[
+            ("", Role::Plain, Disposition::Attachment),
+            ("Content-Type: text/html\r\n", Role::Html, Disposition::Attachment),
+            ("Content-Type: TEXT/HTML\r\nContent-Disposition: inline\r\n", Role::Html, Disposition::Inline),
+            ("Content-Disposition: attachment\r\n", Role::Attachment, Disposition::Attachment),
+            ("Content-Disposition: unknown\r\n", Role::Attachment, Disposition::Attachment),
+            ("Content-Type: image/png\r\n", Role::Attachment, Disposition::Attachment),
+            ("Content-Type: image/png\r\nContent-Disposition: INLINE; filename=a\r\n", Role::Attachment, Disposition::Inline),
+            ("Content-Type: text/plain; name=a.txt\r\n", Role::Attachment, Disposition::Attachment),
+            ("Content-Type: message/rfc822\r\n", Role::Attachment, Disposition::Attachment),
+            ("Content-Type: nonsense\r\n", Role::Plain, Disposition::Attachment),
+        ];
+        for (header, role, disposition) in table {
+            let message = format!("Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n{header}\r\nx\r\n--b--\r\n");
+            let found = structure(message.as_bytes());
+            assert_eq!(found.parts[0].disposition, *disposition, "{header:?}");
+            assert_eq!(contents(message.as_bytes(), &found), [(*role, "x")], "{header:?}");
+        }
+        let only = structure(b"Content-Type: text/plain; name=a.txt\r\n\r\nx");
+        assert_eq!(only.parts[0].role, Role::Plain, "the only text may have a name");
     }
 }

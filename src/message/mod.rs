@@ -9,6 +9,7 @@ pub mod field;
 mod guard;
 pub mod header;
 pub mod mime;
+mod parameter;
 pub mod reply_text;
 pub mod transfer;
 

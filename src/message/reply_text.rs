@@ -7,8 +7,26 @@ const MARK: &str = "### Reply Above This Line ###";
 
 /// How "wrote" is said at the end of an attribution line.
 const WROTE: [&str; 20] = [
-    "wrote", "writes", "schrieb", "a écrit", "écrit", "escribió", "ha scritto", "scritto", "schreef", "escreveu", "skrev", "kirjoitti",
-    "napsal", "napsal(a)", "napisał", "napisał(a)", "pisze", "написал", "пишет", "yazdı",
+    "wrote",
+    "writes",
+    "schrieb",
+    "a écrit",
+    "écrit",
+    "escribió",
+    "ha scritto",
+    "scritto",
+    "schreef",
+    "escreveu",
+    "skrev",
+    "kirjoitti",
+    "napsal",
+    "napsal(a)",
+    "napisał",
+    "napisał(a)",
+    "pisze",
+    "написал",
+    "пишет",
+    "yazdı",
 ];
 
 /// How an attribution begins, where it is longer than a line.

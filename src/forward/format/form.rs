@@ -1,7 +1,7 @@
 //! `multipart/form-data` (RFC 7578) as the formats need it. Logs nothing; fails with [`OverBudget`].
 
-use super::out::{Hold, Out};
 use super::Rendered;
+use super::out::{Hold, Out};
 use crate::envelope::Envelope;
 use crate::message::OverBudget;
 use crate::verify::Verification;
@@ -75,9 +75,7 @@ impl<'h> Form<'h> {
     fn value(&mut self, name: &str, value: &Value) -> Result<(), OverBudget> {
         match value {
             Value::Object(fields) => fields.iter().try_for_each(|(field, value)| self.value(&format!("{name}[{field}]"), value)),
-            Value::Array(values) => {
-                values.iter().enumerate().try_for_each(|(at, value)| self.value(&format!("{name}[{at}]"), value))
-            }
+            Value::Array(values) => values.iter().enumerate().try_for_each(|(at, value)| self.value(&format!("{name}[{at}]"), value)),
             Value::String(text) => self.field(name, text),
             Value::Null => self.field(name, ""),
             Value::Bool(_) | Value::Number(_) => self.field(name, &value.to_string()),

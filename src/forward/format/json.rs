@@ -3,10 +3,10 @@
 //! No tree is built and no attachment is decoded: base64 is copied line by line. Logs nothing; fails with
 //! [`OverBudget`].
 
+use super::Rendered;
 use super::headers::{HELD_PER_FIELD, Headers};
 use super::out::{Hold, Out};
 use super::text::{REPLY_MAX, collect_for_reply, each_text};
-use super::Rendered;
 use crate::config::Attachments;
 use crate::envelope::Envelope;
 use crate::message::OverBudget;
@@ -226,25 +226,24 @@ fn push_text(out: &mut Out<'_>, text: &str) -> Result<(), OverBudget> {
     push_escaped(out, text, true)
 }
 
-/// Octets that cannot stand in a JSON string as they are.
-const ESCAPED: [bool; 256] = {
-    let mut table = [false; 256];
-    let (controls, _) = table.split_at_mut(0x20);
-    let mut at = 0;
-    while at < controls.len() {
-        controls[at] = true;
-        at += 1;
-    }
-    table[b'"' as usize] = true;
-    table[b'\\' as usize] = true;
-    table
-};
+/// It cannot stand in a JSON string as it is.
+fn is_special(octet: u8) -> bool {
+    (octet < b' ') | (octet == b'"') | (octet == b'\\')
+}
+
+/// How many octets from the start on can be copied.
+fn plain_run(octets: &[u8]) -> usize {
+    // Whole blocks without a branch per octet, so that it is done in vectors; then the rest one by one.
+    let blocks = octets.chunks_exact(32).take_while(|block| block.iter().fold(true, |all, octet| all & !is_special(*octet))).count();
+    let skipped = blocks * 32;
+    let rest = octets.get(skipped..).unwrap_or_default();
+    skipped + rest.iter().position(|octet| is_special(*octet)).unwrap_or(rest.len())
+}
 
 fn push_escaped(out: &mut Out<'_>, text: &str, lf: bool) -> Result<(), OverBudget> {
     let mut rest = text.as_bytes();
     loop {
-        let run = rest.iter().position(|octet| ESCAPED.get(usize::from(*octet)).copied().unwrap_or(true)).unwrap_or(rest.len());
-        let (plain, special) = rest.split_at_checked(run).unwrap_or((rest, &[]));
+        let (plain, special) = rest.split_at_checked(plain_run(rest)).unwrap_or((rest, &[]));
         out.push(plain)?;
         let Some((octet, after)) = special.split_first() else { return Ok(()) };
         rest = after;

@@ -15,6 +15,9 @@ mod raw;
 mod rfc822;
 mod text;
 
+#[cfg(test)]
+mod tests;
+
 use crate::config::{Format, Route};
 use crate::envelope::Envelope;
 use crate::message::OverBudget;

@@ -16,6 +16,9 @@ use crate::message::transfer::Encoding;
 use crate::verify::Verification;
 use memchr::memchr_iter;
 
+/// Contents up to this size are copied: thousands of them would else be thousands of pieces.
+const COPIED_MAX: usize = 16 * 1024;
+
 pub(super) fn render(
     structure: &Structure,
     attachments: Attachments,
@@ -80,7 +83,8 @@ fn push_file(form: &mut Form<'_>, part: &Part, message: &[u8]) -> Result<(), Ove
     form.open_file("attachments[]", &part.file_name, &part.content_type)?;
     let octets = message.get(part.body.clone()).unwrap_or_default();
     match part.encoding {
-        Encoding::Identity => form.out.message(part.body.clone()),
+        Encoding::Identity if octets.len() > COPIED_MAX => form.out.message(part.body.clone()),
+        Encoding::Identity => form.out.push(octets)?,
         encoding @ (Encoding::Base64 | Encoding::QuotedPrintable) => {
             let most = encoding.decoded_max(octets.len());
             form.out.fill(most, |out| encoding.decode_into(octets, out))?;

@@ -9,12 +9,7 @@ use crate::envelope::Envelope;
 use crate::message::OverBudget;
 use crate::verify::Verification;
 
-pub(super) fn render(
-    envelope: &Envelope,
-    verification: &Verification,
-    message: &[u8],
-    hold: Hold<'_>,
-) -> Result<Rendered, OverBudget> {
+pub(super) fn render(envelope: &Envelope, verification: &Verification, message: &[u8], hold: Hold<'_>) -> Result<Rendered, OverBudget> {
     let mut before = String::new();
     for recipient in &envelope.recipients {
         before.push_str("X-Original-To: ");

@@ -8,12 +8,7 @@ use crate::envelope::Envelope;
 use crate::message::OverBudget;
 use crate::verify::Verification;
 
-pub(super) fn render(
-    envelope: &Envelope,
-    verification: &Verification,
-    message: &[u8],
-    hold: Hold<'_>,
-) -> Result<Rendered, OverBudget> {
+pub(super) fn render(envelope: &Envelope, verification: &Verification, message: &[u8], hold: Hold<'_>) -> Result<Rendered, OverBudget> {
     let mut form = Form::new(hold);
     form.open("message")?;
     form.out.message(0..message.len());

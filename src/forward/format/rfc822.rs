@@ -13,12 +13,7 @@ use std::fmt::Write;
 
 const CONTENT_TYPE: &str = "message/rfc822";
 
-pub(super) fn render(
-    envelope: &Envelope,
-    verification: &Verification,
-    message: &[u8],
-    hold: Hold<'_>,
-) -> Result<Rendered, OverBudget> {
+pub(super) fn render(envelope: &Envelope, verification: &Verification, message: &[u8], hold: Hold<'_>) -> Result<Rendered, OverBudget> {
     render_behind(&[], envelope, verification, message, hold)
 }
 
