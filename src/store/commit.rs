@@ -28,8 +28,9 @@ const GATHER: Duration = Duration::from_millis(2);
 const TICK: Duration = Duration::from_secs(1);
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MOST: Duration = Duration::from_secs(5);
-/// So many damages without a successful commit between them, and the file is given up.
+/// So many damages, none of them long after the one before, and the file is given up.
 const DAMAGES: u32 = 3;
+const DAMAGE_REMEMBERED: Duration = Duration::from_secs(600);
 
 /// One record on its way.
 pub(super) struct Pending {
@@ -71,6 +72,7 @@ pub(super) struct Writer {
     pub(super) state: State,
     trouble: Option<Trouble>,
     damages: u32,
+    last_damage: Instant,
     last_commit: Duration,
     next_tick: Instant,
     /// Something was removed since the rewrite that is under way began.
@@ -91,6 +93,7 @@ impl Writer {
             state,
             trouble: None,
             damages: 0,
+            last_damage: Instant::now(),
             last_commit: Duration::ZERO,
             next_tick: Instant::now(),
             removed: false,
@@ -165,7 +168,6 @@ impl Writer {
         match written {
             Ok(()) => {
                 self.last_commit = begun.elapsed();
-                self.damages = 0;
                 self.shared.stats.store.commits.add(1);
                 for Pending { record, answer, .. } in batch {
                     // Nobody may be waiting any more: the client is gone.
@@ -211,14 +213,12 @@ impl Writer {
 
     /// Whether the file is still where it was, and the disk has room for another commit.
     fn look_at_disk(&mut self) -> Result<(), Fault> {
-        let stat = self.shared.files.stat().map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory => Fault::Lost,
-            _ => Fault::from(error),
-        })?;
+        let stat = self.shared.files.stat().map_err(|error| if is_missing(&error) { Fault::Lost } else { error.into() })?;
         if stat.identity != self.stat.identity {
             return Err(Fault::Lost);
         }
         self.stat = stat;
+        self.shared.stats.store.file_bytes.set(stat.length);
         self.room()
     }
 
@@ -297,15 +297,21 @@ impl Writer {
     }
 
     fn degrade(&mut self, fault: &Fault) {
-        if matches!(fault, Fault::Damaged(_)) {
-            self.damages = self.damages.saturating_add(1);
-        }
+        self.count_damage(fault);
         self.pass = None;
         // Space can be looked at with the file open; after any error of the file itself redb wants it opened anew.
         let reopen = !matches!(fault, Fault::Full(what) if what == super::retention::LOW);
         self.shared.set_trouble(Some(fault.to_string()));
         tracing::error!(store = %self.shared.files.path.display(), reason = %fault, "the store cannot be used: mail is answered 452 until it can");
         self.trouble = Some(Trouble { retry_at: Instant::now() + RETRY_FIRST, wait: RETRY_FIRST, reopen });
+    }
+
+    fn count_damage(&mut self, fault: &Fault) {
+        if matches!(fault, Fault::Damaged(_)) {
+            let forgotten = self.last_damage.elapsed() > DAMAGE_REMEMBERED;
+            self.damages = if forgotten { 1 } else { self.damages.saturating_add(1) };
+            self.last_damage = Instant::now();
+        }
     }
 
     fn recover(&mut self) {
@@ -320,9 +326,7 @@ impl Writer {
                 tracing::warn!(store = %self.shared.files.path.display(), "the store can be used again");
             }
             Err(fault) => {
-                if matches!(fault, Fault::Damaged(_)) {
-                    self.damages = self.damages.saturating_add(1);
-                }
+                self.count_damage(&fault);
                 trouble.reopen |= !matches!(&fault, Fault::Full(what) if what == super::retention::LOW);
                 trouble.wait = (trouble.wait * 2).min(RETRY_MOST);
                 trouble.retry_at = Instant::now() + trouble.wait;
@@ -339,12 +343,11 @@ impl Writer {
         }
         let shared = Arc::clone(&self.shared);
         let files = &shared.files;
-        match files.disk.can_write(&files.path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound && error.kind() != std::io::ErrorKind::NotADirectory => {
-                // Not to be opened anyhow: what is open can still be read.
-                return Err(error.into());
-            }
-            Ok(()) | Err(_) => {}
+        if let Err(error) = files.disk.can_write(&files.path)
+            && !is_missing(&error)
+        {
+            // Not to be opened anyhow: what is open can still be read.
+            return Err(error.into());
         }
         shared.unwatch();
         // A database that panicked may do so again when it is closed.
@@ -361,7 +364,7 @@ impl Writer {
             open::set_aside(files, "it was found damaged again and again while in use")?;
             self.damages = 0;
         }
-        let opened = open::open(files, shared.index_key)?;
+        let opened = open::open(files, shared.index_key, &shared.tuning)?;
         shared.ids.raise(opened.state.newest_id);
         self.stat = opened.stat;
         self.state = opened.state;
@@ -391,6 +394,11 @@ impl Writer {
         });
         fail(rest.collect());
     }
+}
+
+/// The file or a directory above it is gone.
+fn is_missing(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
 }
 
 /// A record that is not durable: its log line is what promise 3 leaves of it.

@@ -37,7 +37,9 @@ impl StoreError {
             Self::Degraded(what) => Self::Degraded(what.clone()),
             Self::Damaged(what) => Self::Damaged(what.clone()),
             Self::Closed => Self::Closed,
-            other => Self::Damaged(other.to_string()),
+            Self::Locked(_) | Self::Newer { .. } | Self::Io { .. } | Self::Failed { .. } | Self::Unreadable(_) | Self::NotAnAddress(_) => {
+                Self::Damaged(self.to_string())
+            }
         }
     }
 }
@@ -71,11 +73,14 @@ pub(super) enum Fault {
 
 impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full(error.to_string()),
+        let kind = error.kind();
+        if matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+            Self::Full(error.to_string())
+        } else if matches!(kind, io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) {
             // redb's answers to a file that is none of its own, or cut short.
-            io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof => Self::Damaged(error.to_string()),
-            _ => Self::Io(error.to_string()),
+            Self::Damaged(error.to_string())
+        } else {
+            Self::Io(error.to_string())
         }
     }
 }
@@ -83,18 +88,24 @@ impl From<io::Error> for Fault {
 impl From<redb::Error> for Fault {
     fn from(error: redb::Error) -> Self {
         use redb::Error as E;
-        match error {
-            E::Io(error) => Self::from(error),
+        let damaged = matches!(
+            error,
             E::Corrupted(_)
-            | E::RepairAborted
-            | E::ValueTooLarge(_)
-            | E::TableTypeMismatch { .. }
-            | E::TypeDefinitionChanged { .. }
-            | E::TableIsMultimap(_)
-            | E::TableIsNotMultimap(_)
-            | E::TableDoesNotExist(_)
-            | E::TableExists(_) => Self::Damaged(error.to_string()),
-            _ => Self::Io(error.to_string()),
+                | E::RepairAborted
+                | E::ValueTooLarge(_)
+                | E::TableTypeMismatch { .. }
+                | E::TypeDefinitionChanged { .. }
+                | E::TableIsMultimap(_)
+                | E::TableIsNotMultimap(_)
+                | E::TableDoesNotExist(_)
+                | E::TableExists(_)
+        );
+        if let E::Io(error) = error {
+            Self::from(error)
+        } else if damaged {
+            Self::Damaged(error.to_string())
+        } else {
+            Self::Io(error.to_string())
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The janitor: a thread for what takes long and must not hold up the writer. It finds the records that name an address, has the
 //! writer erase it from them, and rewrites the store's file so that the octets are gone; once expired records have left octets in the
-//! file for half a day, it rewrites the file as well.
+//! file for half a day, or the file is larger than `max_size` allows, it rewrites the file as well.
 //!
 //! Logs what it did and, as a warning, what it could not do. An erasure that fails changes nothing or is complete in the records and not
 //! yet on the disk; the caller is told, and asking again is right.
@@ -8,6 +8,7 @@
 use super::commit::{Message, Work, ask};
 use super::error::StoreError;
 use super::redact::Address;
+use super::retention::live_limit;
 use super::schema::RECORDS;
 use super::shared::{Shared, now_ms};
 use super::{encoding, rewrite};
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant, SystemTime};
 /// Records that one read transaction looks at, and that one write transaction changes.
 const PAGE: usize = 1000;
 const SLICE: usize = 256;
-/// After a rewrite that failed.
+/// Between two rewrites that nobody asked for.
 const RETRY: Duration = Duration::from_secs(3600);
 
 pub(super) enum Errand {
@@ -178,16 +179,24 @@ impl Janitor {
         if let Err(error) = self.remove_set_aside(too_old) {
             tracing::warn!(%error, "stores that were set aside could not be looked after");
         }
-        let stale = self.shared.state().stale_since_ms;
-        let waited = Duration::from_millis(now_ms().saturating_sub(stale));
-        let due = stale != 0 && waited >= self.shared.tuning.rewrite_after;
-        if !due || !self.shared.writable() || Instant::now() < self.not_before {
+        if !self.is_due() || !self.shared.writable() || Instant::now() < self.not_before {
             return;
         }
+        // Also after a success: a file that is still too large then would be rewritten without end.
+        self.not_before = Instant::now() + self.shared.tuning.rewrite_after.min(RETRY);
         if let Err(error) = rewrite::rewrite(&self.shared, &self.writer) {
-            tracing::warn!(%error, "expired records could not leave the store's file yet; trying again in an hour");
-            self.not_before = Instant::now() + RETRY;
+            tracing::warn!(%error, "the store's file could not be rewritten yet; trying again in an hour");
         }
+    }
+
+    /// Expired records have been in the file for long enough, or it is larger than it may be and what is live would fit.
+    fn is_due(&self) -> bool {
+        let state = self.shared.state();
+        let waited = Duration::from_millis(now_ms().saturating_sub(state.stale_since_ms));
+        let max_size = self.shared.settings.load().max_size;
+        let length = self.shared.stats.store.file_bytes.get();
+        (state.stale_since_ms != 0 && waited >= self.shared.tuning.rewrite_after)
+            || (length > max_size && state.live_octets <= live_limit(max_size, length))
     }
 }
 

@@ -93,6 +93,8 @@ pub struct Undelivered {
 /// A point in the store's long works, for tests that look at the files there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
+    /// A store of an older version has been brought up to date in part.
+    Rebuilding,
     /// A rewrite has copied the store; the writer has still to bring the last changes after.
     Copied,
     /// The new file is complete and durable beside the old one.
@@ -144,16 +146,18 @@ impl Store {
     pub fn open_on(disk: Arc<dyn Disk>, config: &config::Store, stats: &Arc<Stats>, tuning: Tuning) -> Result<Arc<Self>, StoreError> {
         let files = Files { disk, path: config.path.clone() };
         let path = || config.path.clone();
-        let failed = |fault: Fault| match fault {
+        let failed = |fault: Fault| match &fault {
             Fault::Locked => StoreError::Locked(path()),
-            Fault::Newer(found) => StoreError::Newer { path: path(), found, known: schema::STORE_VERSION },
-            other => StoreError::Failed { path: path(), what: other.to_string() },
+            Fault::Newer(found) => StoreError::Newer { path: path(), found: *found, known: schema::STORE_VERSION },
+            Fault::Full(_) | Fault::Damaged(_) | Fault::Io(_) | Fault::Lost | Fault::Void | Fault::Closing => {
+                StoreError::Failed { path: path(), what: fault.to_string() }
+            }
         };
         let lock = files.lock().map_err(failed)?;
         files.remove_leftovers().map_err(|source| StoreError::Io { path: path(), source })?;
         let id_secret = files.secret(".id-secret").map_err(failed)?;
         let index_key = IndexKey(files.secret(".index-key").map_err(failed)?);
-        let opened = open::open(&files, index_key).map_err(failed)?;
+        let opened = open::open(&files, index_key, &tuning).map_err(failed)?;
         let ids = id::Ids::new(opened.state.newest_id, open::random().map_err(failed)?);
         stats.store.records.set(opened.records);
         stats.store.file_bytes.set(opened.stat.length);

@@ -16,6 +16,7 @@ use super::encoding;
 use super::error::{Fault, guarded};
 use super::schema::{BY_LAST, FORMAT, INDEX, INDEX_KEY, IndexKey, STATE, STORE_VERSION, State, UNDELIVERED};
 use super::tables::Tables;
+use super::{Step, Tuning};
 use redb::{Builder, Database};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -130,11 +131,11 @@ pub(super) struct Opened {
 }
 
 /// Opens the store's file or makes it; one that cannot be read is set aside and a new one begun.
-pub(super) fn open(files: &Files, key: IndexKey) -> Result<Opened, Fault> {
-    match open_file(files, key) {
+pub(super) fn open(files: &Files, key: IndexKey, tuning: &Tuning) -> Result<Opened, Fault> {
+    match open_file(files, key, tuning) {
         Err(Fault::Damaged(what)) => {
             set_aside(files, &what)?;
-            open_file(files, key)
+            open_file(files, key, tuning)
         }
         other => other,
     }
@@ -154,7 +155,7 @@ pub(super) fn set_aside(files: &Files, what: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-fn open_file(files: &Files, key: IndexKey) -> Result<Opened, Fault> {
+fn open_file(files: &Files, key: IndexKey, tuning: &Tuning) -> Result<Opened, Fault> {
     guarded(|| {
         let new = !matches!(files.stat(), Ok(stat) if stat.length > 0);
         let database = database(files, &files.path)?;
@@ -162,7 +163,7 @@ fn open_file(files: &Files, key: IndexKey) -> Result<Opened, Fault> {
             // The name itself must survive a power cut.
             files.disk.sync_directory(files.directory())?;
         }
-        let (state, records, undelivered) = prepare(&database, key)?;
+        let (state, records, undelivered) = prepare(&database, key, tuning)?;
         Ok(Opened { database, state, records, undelivered, stat: files.stat()? })
     })
 }
@@ -196,7 +197,7 @@ fn extend_start() {
 }
 
 /// Makes the tables, or brings them to the present version.
-fn prepare(database: &Database, key: IndexKey) -> Result<(State, u64, u64), Fault> {
+fn prepare(database: &Database, key: IndexKey, tuning: &Tuning) -> Result<(State, u64, u64), Fault> {
     let txn = database.begin_write().map_err(redb::Error::from)?;
     let tables = Tables::open(&txn, key, State::default())?;
     let format = tables.meta(FORMAT)?;
@@ -224,14 +225,14 @@ fn prepare(database: &Database, key: IndexKey) -> Result<(State, u64, u64), Faul
             if records > 0 {
                 tracing::warn!(records, version, reason, "bringing the store up to date; mail waits until this is done");
             }
-            rebuild(database, key)
+            rebuild(database, key, tuning)
         }
     }
 }
 
 /// Re-encodes every record and makes the index and the summary anew, in slices. Cut off at any point, it starts again: the
 /// summary is taken away first and written last.
-fn rebuild(database: &Database, key: IndexKey) -> Result<(State, u64, u64), Fault> {
+fn rebuild(database: &Database, key: IndexKey, tuning: &Tuning) -> Result<(State, u64, u64), Fault> {
     let newest_id = forget_index(database, key)?;
     let mut state = State { newest_id, ..State::default() };
     let mut start = Some(0);
@@ -249,6 +250,9 @@ fn rebuild(database: &Database, key: IndexKey) -> Result<(State, u64, u64), Faul
         state = tables.state;
         drop(tables);
         txn.commit().map_err(redb::Error::from)?;
+        if start.is_some() {
+            tuning.reach(Step::Rebuilding);
+        }
         extend_start();
     }
     let txn = database.begin_write().map_err(redb::Error::from)?;

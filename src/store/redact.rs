@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn found_in_any_letter_case_with_its_place() {
-        let table: [(&str, &str, Option<(usize, usize)>); 8] = [
+        for (text, folded, expected) in [
             ("hello ANN@Example.Com!", "ann@example.com", Some((6, 21))),
             ("aann@example.com", "ann@example.com", Some((1, 16))),
             ("ann@example.co", "ann@example.com", None),
@@ -139,8 +139,7 @@ mod tests {
             ("größe an ann@example.com", "ann@example.com", Some((11, 26))),
             ("İx@example.com", "x@example.com", Some((2, 15))),
             ("aaab", "aab", Some((1, 4))),
-        ];
-        for (text, folded, expected) in table {
+        ] {
             assert_eq!(find(text, folded), expected, "{folded} in {text}");
         }
     }

@@ -20,18 +20,29 @@ const LOW_OCTETS: u64 = 4 << 20;
 pub(super) const LOW: &str = "less than 4 MiB are free in the store's file system";
 const BALLAST_OCTETS: u64 = 8 << 20;
 
-/// Octets of file that so many live octets take: pages that are not full, inner pages, and the copies that a transaction needs.
+/// Live octets up to which the copies that a transaction makes weigh in, since a batch touches a page for each index entry.
+const SMALL: u64 = 32 << 20;
+
+/// Octets of file that so many live octets take at most: pages that are not full, inner pages, a transaction's copies.
 pub(super) fn file_octets(live: u64) -> u64 {
-    live.saturating_mul(9) / 4
+    (live.saturating_mul(7) / 4).saturating_add(live.min(SMALL) / 2)
+}
+
+/// Live octets that fit into so many octets of file.
+fn live_octets(file: u64) -> u64 {
+    if file <= file_octets(SMALL) { file.saturating_mul(4) / 9 } else { file.saturating_sub(SMALL / 2).saturating_mul(4) / 7 }
 }
 
 /// Live octets that a file may have under `max_size`, when it is `length` long now.
-fn live_limit(max_size: u64, length: u64) -> u64 {
+pub(super) fn live_limit(max_size: u64, length: u64) -> u64 {
     let mut reachable = length.max(1);
     while reachable.saturating_mul(2) <= max_size {
         reachable = reachable.saturating_mul(2);
     }
-    reachable.min(max_size).saturating_mul(4) / 9
+    while reachable > max_size {
+        reachable /= 2;
+    }
+    live_octets(reachable)
 }
 
 impl Writer {
@@ -99,7 +110,7 @@ impl Writer {
 
     /// Id, octets and date of the oldest records from an id on.
     fn page(&self, from: u128) -> Result<Vec<(u128, u64, Option<i64>)>, Fault> {
-        let page = self.shared.read(|txn| {
+        self.shared.look(|txn| {
             let table = txn.open_table(RECORDS)?;
             let mut page = Vec::with_capacity(SLICE);
             for item in table.range(from..)?.take(SLICE) {
@@ -108,10 +119,6 @@ impl Writer {
                 page.push((id.value(), octets.value().len() as u64, date));
             }
             Ok(page)
-        });
-        page.map_err(|error| match error {
-            super::StoreError::Damaged(what) => Fault::Damaged(what),
-            other => Fault::Io(other.to_string()),
         })
     }
 
@@ -189,8 +196,14 @@ mod tests {
     fn the_live_limit_keeps_a_doubling_file_below_the_maximum() {
         const MIB: u64 = 1 << 20;
         // Length now, maximum, and the greatest length that doubling reaches below it.
-        for (length, max_size, reachable) in [(MIB, 64 * MIB, 64 * MIB), (3 * MIB, 64 * MIB, 48 * MIB), (48 * MIB, 64 * MIB, 48 * MIB), (80 * MIB, 64 * MIB, 64 * MIB), (0, 8, 8)] {
-            assert_eq!(live_limit(max_size, length), reachable * 4 / 9);
+        for (length, max_size, reachable) in
+            [(MIB, 64 * MIB, 64 * MIB), (3 * MIB, 64 * MIB, 48 * MIB), (48 * MIB, 64 * MIB, 48 * MIB), (80 * MIB, 64 * MIB, 40 * MIB), (0, 8, 8), (5, 0, 0)]
+        {
+            assert_eq!(live_limit(max_size, length), live_octets(reachable));
+        }
+        for live in [0, 1000, SMALL, SMALL + 1, 1 << 30, 1 << 40] {
+            let back = live_octets(file_octets(live));
+            assert!(back <= live && back + 4 >= live, "{live} {back}");
         }
     }
 }

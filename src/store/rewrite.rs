@@ -74,10 +74,10 @@ fn copy(shared: &Shared, new: &Database) -> Result<(), Fault> {
             let txn = new.begin_write().map_err(redb::Error::from)?;
             for _ in 0..PAGES_PER_COMMIT {
                 let Some(start) = from else { break };
-                let page = live(shared, |txn| page(txn, start))?;
+                let page = shared.look(|txn| page(txn, start))?;
                 from = if page.len() < PAGE { None } else { page.last().and_then(|(key, _)| next(*key)) };
                 let changes = shared.changes().ok_or_else(void)?;
-                let changed = live(shared, |txn| changes.iter().map(|key| Ok((*key, value(txn, *key)?))).collect::<Result<Vec<_>, _>>())?;
+                let changed = shared.look(|txn| changes.iter().map(|key| Ok((*key, value(txn, *key)?))).collect::<Result<Vec<_>, _>>())?;
                 for (key, value) in page.into_iter().map(|(key, value)| (key, Some(value))).chain(changed) {
                     put(&txn, key, value.as_deref())?;
                 }
@@ -102,21 +102,13 @@ fn copy(shared: &Shared, new: &Database) -> Result<(), Fault> {
 fn catch_up(shared: &Shared, new: &Database, changes: &[Change]) -> Result<(), Fault> {
     let txn = new.begin_write().map_err(redb::Error::from)?;
     for part in changes.chunks(PAGE) {
-        let part = live(shared, |txn| part.iter().map(|key| Ok((*key, value(txn, *key)?))).collect::<Result<Vec<_>, _>>())?;
+        let part = shared.look(|txn| part.iter().map(|key| Ok((*key, value(txn, *key)?))).collect::<Result<Vec<_>, _>>())?;
         for (key, value) in part {
             put(&txn, key, value.as_deref())?;
         }
     }
     txn.commit().map_err(redb::Error::from)?;
     Ok(())
-}
-
-fn live<T>(shared: &Shared, work: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>) -> Result<T, Fault> {
-    shared.read(work).map_err(|error| match error {
-        StoreError::Damaged(what) => Fault::Damaged(what),
-        StoreError::Closed => Fault::Closing,
-        other => Fault::Io(other.to_string()),
-    })
 }
 
 /// The key behind another one in the same table.

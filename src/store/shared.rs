@@ -83,17 +83,21 @@ impl Shared {
         self.database.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One short read transaction.
+    /// One short read transaction, for a caller from outside.
     pub(super) fn read<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+        self.look(work).map_err(|fault| self.error(fault))
+    }
+
+    /// One short read transaction.
+    pub(super) fn look<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>) -> Result<T, Fault> {
         let database = self.database();
         let Some(database) = database.as_ref() else {
-            return Err(if self.stopping.load(Ordering::Acquire) { StoreError::Closed } else { StoreError::Degraded(self.trouble()) });
+            return Err(if self.stopping.load(Ordering::Acquire) { Fault::Closing } else { Fault::Io(self.trouble()) });
         };
         guarded(|| {
             let txn = database.begin_read().map_err(redb::Error::from)?;
             Ok(work(&txn)?)
         })
-        .map_err(|fault| self.error(fault))
     }
 
     pub(super) fn error(&self, fault: Fault) -> StoreError {

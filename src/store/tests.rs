@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 mod erasing;
 mod faults;
+mod figures;
 mod keeping;
 
 /// A directory with a store in it.

@@ -207,6 +207,21 @@ fn the_file_stays_below_its_maximum_and_keeps_the_newest() {
 }
 
 #[test]
+fn a_lower_maximum_makes_the_file_smaller() {
+    let mut place = Place::new();
+    let store = place.open_with(Tuning { housekeeping: Duration::from_millis(5), ..Tuning::default() });
+    let records: Vec<_> = (0..6000).map(|number| record(&store, number)).collect();
+    commit_all(&store, records.clone());
+    let max_size = std::fs::metadata(&place.config.path).unwrap().len() / 3;
+    place.config.max_size = max_size;
+    store.reload(&place.config);
+    eventually("the file is small enough", || std::fs::metadata(&place.config.path).unwrap().len() <= max_size);
+    let left = place.stats.store.records.get();
+    assert!(left > 200 && left < 6000, "{left}");
+    assert!(store.record(records[5999].id).unwrap().is_some());
+}
+
+#[test]
 fn an_older_store_is_brought_up_to_date_and_a_newer_one_refused() {
     let place = Place::new();
     let store = place.open();
@@ -230,6 +245,16 @@ fn an_older_store_is_brought_up_to_date_and_a_newer_one_refused() {
         txn.commit().unwrap();
     };
     set(1);
+    // A kill in the middle of it: what is found then starts anew.
+    let cut_off = {
+        let (original, copy) = (place.config.path.clone(), place.directory().join("copy"));
+        move |step| {
+            assert_eq!(step, Step::Rebuilding);
+            std::fs::copy(&original, &copy).unwrap();
+        }
+    };
+    drop(place.open_with(Tuning { at_step: Some(Arc::new(cut_off)), ..Tuning::default() }));
+    std::fs::rename(place.directory().join("copy"), &place.config.path).unwrap();
     let store = place.open();
     assert_eq!(place.stats.store.records.get(), 2300);
     assert_eq!(place.stats.messages.undelivered.get(), 5);
