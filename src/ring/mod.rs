@@ -1,9 +1,30 @@
 //! The only folder that names tokio_uring or io_uring: sockets whose operations have deadlines, are cancelled by descriptor
 //! and awaited, and are safe to drop.
+//!
+//! What holds everywhere in here:
+//! - An operation keeps a share of its descriptor until the kernel is done with it, so a descriptor's number cannot be reused
+//!   under a pending operation, nor a socket stay open behind a closed number.
+//! - At a deadline the operation is cancelled by its descriptor and *the same future* is awaited, so its buffer comes back;
+//!   what it had received by then is a result like any other.
+//! - A future of a [`Conn`] that is dropped while it is pending shuts its connection down, which ends the operation in the kernel.
+//! - [`run`] returns when no operation is left in the kernel: buffers are never freed under it.
+//!
+//! It logs a task that panicked (where, never the message: a message could hold octets of a mail) and a ring that could not be
+//! emptied. It fails with one line that says what to change, see [`SetupError`].
+
+mod cancel;
+mod conn;
+mod listener;
+mod op;
+mod setup;
+mod task;
+
+pub use conn::{Conn, Interrupter};
+pub use listener::Listener;
+pub use setup::{SetupError, forbidden, probe};
+pub use task::{run, spawn};
 
 use std::future::Future;
-use std::io;
-use std::net::SocketAddr;
 use std::time::Instant;
 
 /// Octets that the ring may read into: a stable place that the value owns, also when the value is moved.
@@ -11,44 +32,42 @@ use std::time::Instant;
 /// # Safety
 /// `spare_ptr..spare_ptr+spare` is writable and stays where it is until the value is used again.
 pub unsafe trait Fill: 'static {
+    /// Start of the writable octets.
     fn spare_ptr(&mut self) -> *mut u8;
+    /// How many octets are writable.
     fn spare(&self) -> usize;
+    /// Counts octets as filled.
+    ///
     /// # Safety
     /// `n` octets from `spare_ptr` have been written.
     unsafe fn filled(&mut self, n: usize);
 }
 
-/// Runs a ring on this thread until `main` is done. `Err` if io_uring is forbidden or there are no resources.
-pub fn run<F: Future>(_main: F) -> io::Result<F::Output> { todo!() }
-/// A task on this thread's ring; a panic in it ends the task only (its connection closes), and is logged without any octets.
-pub fn spawn(_task: impl Future<Output = ()> + 'static) { todo!() }
-pub async fn sleep_until(_deadline: Instant) { todo!() }
+#[expect(unsafe_code, reason = "the trait is unsafe to implement")]
+// SAFETY: a vector's spare capacity is its own, on the heap, and moves only when the vector grows.
+unsafe impl Fill for Vec<u8> {
+    fn spare_ptr(&mut self) -> *mut u8 {
+        self.spare_capacity_mut().as_mut_ptr().cast()
+    }
+    fn spare(&self) -> usize {
+        self.capacity() - self.len()
+    }
+    unsafe fn filled(&mut self, n: usize) {
+        let len = self.len() + n;
+        // SAFETY: the caller says that `n` octets behind the length have been written.
+        unsafe { self.set_len(len) }
+    }
+}
+
+/// Waits until then.
+pub async fn sleep_until(deadline: Instant) {
+    tokio::time::sleep_until(deadline.into()).await;
+}
+
 /// Waits for the future at most until the deadline. Only for futures that are safe to drop (oneshots, timers), never for ring operations.
-pub async fn timeout_at<F: Future>(_deadline: Instant, _future: F) -> Option<F::Output> { todo!() }
-
-/// A listening socket on this ring.
-pub struct Listener { _todo: () }
-
-impl Listener {
-    /// The same listening socket may be on several rings (dup).
-    pub fn new(_socket: std::net::TcpListener) -> Self { todo!() }
-    /// The next connection; `None` after [`Listener::stop`], once every connection that had been accepted by the kernel operation has been given out.
-    /// Errors (EMFILE and the like) come back at once; the caller backs off. Call from one task only.
-    pub async fn accept(&self) -> Option<io::Result<(Conn, SocketAddr)>> { todo!() }
-    /// Ends the pending accept by cancelling and awaiting it; loses no connection.
-    pub fn stop(&self) { todo!() }
+pub async fn timeout_at<F: Future>(deadline: Instant, future: F) -> Option<F::Output> {
+    tokio::time::timeout_at(deadline.into(), future).await.ok()
 }
 
-/// A connection on this ring. Dropping it shuts it down and closes it, without leaving an operation or a descriptor behind.
-pub struct Conn { _todo: () }
-
-impl Conn {
-    /// Waits without a buffer until there are octets (or EOF). `TimedOut` at the deadline; also ends early with `Interrupted` after [`Conn::interrupt`].
-    pub async fn readable(&self, _deadline: Instant) -> io::Result<()> { todo!() }
-    /// Reads into the spare octets of `into`; 0 is EOF. A read that is cancelled at the deadline but has data returns the data.
-    pub async fn read<B: Fill>(&self, _into: B, _deadline: Instant) -> (io::Result<usize>, B) { todo!() }
-    /// Writes all of it, or fails; the buffer comes back (cleared by nobody).
-    pub async fn write_all(&self, _octets: Vec<u8>, _deadline: Instant) -> (io::Result<()>, Vec<u8>) { todo!() }
-    /// Sends FIN, swallows what still comes for a short while (bounded), closes: so that the last reply is not lost in a reset.
-    pub async fn close(self, _linger: std::time::Duration) { todo!() }
-}
+#[cfg(test)]
+mod tests;

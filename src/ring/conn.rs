@@ -1,0 +1,202 @@
+//! A connection on a ring: wait, read, write, close, each with a deadline.
+//!
+//! Logs nothing. Fails with the kernel's error, `TimedOut` at a deadline, `Interrupted` after an interrupt.
+
+use super::Fill;
+use super::cancel::{Ended, Interrupt, Timer, until};
+use super::op::{self, Socket};
+use socket2::SockRef;
+use std::cell::Cell;
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::{Shutdown, SocketAddr};
+use std::rc::{Rc, Weak};
+use std::time::{Duration, Instant};
+
+/// Octets that a closing connection swallows at most, so that the peer reads the last reply instead of a reset.
+const LINGER_OCTETS: usize = 256 * 1024;
+
+/// A connection on this ring. Dropping it shuts it down and closes it, without leaving an operation or a descriptor behind.
+///
+/// One task may read while another writes. Its futures may be dropped too: one that is pending shuts the connection down, for its octets would be lost.
+pub struct Conn {
+    socket: Rc<Socket>,
+    read_timer: Timer,
+    write_timer: Timer,
+    interrupt: Rc<Interrupt>,
+    /// The last wait said that there is something to read.
+    ready: Cell<bool>,
+}
+
+/// Ends a connection's wait from another task of its ring.
+pub struct Interrupter(Weak<Interrupt>);
+
+impl Interrupter {
+    /// As [`Conn::interrupt`]; nothing happens if the connection is gone.
+    pub fn interrupt(&self) {
+        if let Some(interrupt) = self.0.upgrade() {
+            interrupt.wish();
+        }
+    }
+}
+
+impl Conn {
+    pub(super) fn new(socket: Socket) -> Self {
+        // Replies are whole when they are written: waiting to fill a segment would only delay them. A connection that is
+        // already reset refuses the option; its first read says so.
+        SockRef::from(&socket).set_tcp_nodelay(true).ok();
+        Self {
+            socket: Rc::new(socket),
+            read_timer: Timer::default(),
+            write_timer: Timer::default(),
+            interrupt: Rc::default(),
+            ready: Cell::new(false),
+        }
+    }
+
+    /// A connection from elsewhere (a test's client), on this ring from now on.
+    #[must_use]
+    pub fn from_std(stream: std::net::TcpStream) -> Self {
+        Self::new(Socket::new(stream.into()))
+    }
+
+    /// Whether it was accepted with the last descriptor the process may have: tell the client to come later, and drop it.
+    #[must_use]
+    pub fn on_spare(&self) -> bool {
+        self.socket.is_on_spare()
+    }
+
+    /// Our side's address.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        let addr = SockRef::from(&*self.socket).local_addr()?;
+        addr.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+    }
+
+    /// Ends the pending [`Conn::readable`], or the next one, with `Interrupted`.
+    pub fn interrupt(&self) {
+        self.interrupt.wish();
+    }
+
+    /// For whoever ends idle connections when the daemon drains.
+    #[must_use]
+    pub fn interrupter(&self) -> Interrupter {
+        Interrupter(Rc::downgrade(&self.interrupt))
+    }
+
+    /// Waits without a buffer until there are octets (or EOF). `TimedOut` at the deadline; also ends early with `Interrupted` after [`Conn::interrupt`].
+    pub async fn readable(&self, deadline: Instant) -> io::Result<()> {
+        self.wait(deadline, Some(&self.interrupt)).await
+    }
+
+    async fn wait(&self, deadline: Instant, interrupt: Option<&Interrupt>) -> io::Result<()> {
+        loop {
+            match until(op::poll_in(&self.socket), &self.read_timer, deadline, interrupt).await.0 {
+                Ended::Done(_) => {
+                    self.ready.set(true);
+                    return Ok(());
+                }
+                Ended::Again => {}
+                Ended::Failed(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Reads into the spare octets of `into`; 0 is EOF. A read that is cancelled at the deadline but has data returns the data.
+    /// Without spare octets it is `InvalidInput`: it would look like EOF.
+    pub async fn read<B: Fill>(&self, mut into: B, deadline: Instant) -> (io::Result<usize>, B) {
+        if into.spare() == 0 {
+            return (Err(io::ErrorKind::InvalidInput.into()), into);
+        }
+        // What a wait has announced is there: taking it at once saves a turn of the ring. Only once per wait, for a task that
+        // never waits would keep the ring from submitting.
+        if self.ready.take()
+            && let Some(done) = self.read_now(&mut into)
+        {
+            return (done, into);
+        }
+        loop {
+            let (ended, data) = until(op::recv(&self.socket, into), &self.read_timer, deadline, None).await;
+            into = data;
+            match ended {
+                Ended::Done(n) => return (count_filled(&mut into, n as usize), into),
+                Ended::Again => {}
+                Ended::Failed(error) => return (Err(error), into),
+            }
+        }
+    }
+
+    /// Takes what is there without waiting; `None` if nothing is.
+    fn read_now<B: Fill>(&self, into: &mut B) -> Option<io::Result<usize>> {
+        let (at, len) = (into.spare_ptr().cast::<MaybeUninit<u8>>(), into.spare());
+        #[expect(unsafe_code, reason = "the octets that `Fill` promises, as a slice")]
+        // SAFETY: by the contract of `Fill` these octets are writable and the value's own, which is borrowed here.
+        let octets = unsafe { std::slice::from_raw_parts_mut(at, len) };
+        match SockRef::from(&*self.socket).recv_with_flags(octets, nix::libc::MSG_DONTWAIT) {
+            Ok(n) => Some(count_filled(into, n)),
+            Err(error) if super::cancel::is_passing(&error) => None,
+            Err(error) => Some(Err(error)),
+        }
+    }
+
+    /// Writes all of it, or fails; the buffer comes back (cleared by nobody).
+    pub async fn write_all(&self, octets: Vec<u8>, deadline: Instant) -> (io::Result<()>, Vec<u8>) {
+        let mut octets = octets;
+        let mut sent = 0;
+        while sent < octets.len() {
+            let (ended, data) = until(op::send(&self.socket, octets, sent), &self.write_timer, deadline, None).await;
+            octets = data;
+            match ended {
+                Ended::Done(0) => return (Err(io::ErrorKind::WriteZero.into()), octets),
+                // Short of all: a cancellation came between. Whether it was ours, the next one tells.
+                Ended::Done(n) => sent += n as usize,
+                Ended::Again => {}
+                Ended::Failed(error) => return (Err(error), octets),
+            }
+        }
+        (Ok(()), octets)
+    }
+
+    /// Sends FIN, swallows what still comes for a short while (bounded), closes: so that the last reply is not lost in a reset.
+    pub async fn close(self, linger: Duration) {
+        if SockRef::from(&*self.socket).shutdown(Shutdown::Write).is_err() {
+            return;
+        }
+        let deadline = Instant::now() + linger;
+        let mut left = LINGER_OCTETS;
+        let mut scratch = Vec::new();
+        while left > 0 && self.wait(deadline, None).await.is_ok() {
+            scratch.clear();
+            scratch.reserve(4096);
+            match self.read_now(&mut scratch) {
+                Some(Ok(n)) if n > 0 => left = left.saturating_sub(n),
+                None => {}
+                Some(_) => break,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+impl std::os::fd::AsFd for Conn {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        // An operation that is still pending (its future was forgotten, or outlives us) ends with the connection.
+        if Rc::strong_count(&self.socket) > 1 {
+            self.socket.shutdown();
+        }
+    }
+}
+
+fn count_filled<B: Fill>(into: &mut B, n: usize) -> io::Result<usize> {
+    #[expect(unsafe_code, reason = "octets that the kernel has written are counted")]
+    // SAFETY: the kernel has written `n` octets from `spare_ptr` on.
+    unsafe {
+        into.filled(n);
+    }
+    Ok(n)
+}

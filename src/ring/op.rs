@@ -1,0 +1,195 @@
+//! One-shot operations that tokio-uring has not: each keeps its buffer and a share of its descriptor until the kernel is done.
+
+use super::Fill;
+use super::listener::Lent;
+use super::task::InFlight;
+use io_uring::{cqueue, opcode, squeue, types};
+use nix::libc;
+use socket2::{SockAddr, SockAddrStorage, SockRef};
+use std::future::Future;
+use std::io;
+use std::marker::PhantomData;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use tokio_uring::{InFlightOneshot, OneshotOutputTransform, UnsubmittedOneshot};
+
+/// The largest length of one operation; the kernel's results are signed 32 bit.
+const LEN_MAX: usize = 1 << 30;
+
+/// A descriptor, closed when the last operation and the last owner are done with it.
+pub(super) struct Socket {
+    fd: OwnedFd,
+    /// Behind `fd`: the spare descriptor is taken again after this one is closed.
+    lent: Option<Lent>,
+}
+
+impl Socket {
+    pub(super) fn new(fd: OwnedFd) -> Self {
+        Self { fd, lent: None }
+    }
+
+    pub(super) fn on_spare(fd: OwnedFd, lent: Lent) -> Self {
+        Self { fd, lent: Some(lent) }
+    }
+
+    pub(super) fn is_on_spare(&self) -> bool {
+        self.lent.is_some()
+    }
+
+    /// Ends every pending operation of a connection, from any place and without the ring.
+    pub(super) fn shutdown(&self) {
+        // ENOTCONN: the peer was first, and the kernel has ended the operations itself.
+        SockRef::from(&self.fd).shutdown(Shutdown::Both).ok();
+    }
+
+    fn target(&self) -> types::Fd {
+        types::Fd(self.fd.as_raw_fd())
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// What the kernel may touch while an operation is pending. Dropped inside the ring's driver when the future is gone: nothing
+/// in here may submit operations in its `Drop`.
+struct Stored<D> {
+    data: D,
+    _socket: Rc<Socket>,
+    _in_flight: InFlight,
+}
+
+/// `data` is never pinned in place: what the kernel writes to is on the heap.
+impl<D> Unpin for Stored<D> {}
+
+struct Finish<D>(PhantomData<fn() -> D>);
+
+impl<D> OneshotOutputTransform for Finish<D> {
+    type Output = (io::Result<u32>, D);
+    type StoredData = Stored<D>;
+
+    fn transform_oneshot_output(self, stored: Stored<D>, cqe: cqueue::Entry) -> Self::Output {
+        let result = cqe.result();
+        (u32::try_from(result).map_err(|_| io::Error::from_raw_os_error(result.saturating_neg())), stored.data)
+    }
+}
+
+/// An operation in the kernel. Dropped while pending it stays there until it ends by itself.
+pub(super) struct Flight<D: 'static>(InFlightOneshot<Stored<D>, Finish<D>>);
+
+impl<D> Flight<D> {
+    /// The addresses in `sqe` point into what `data` owns on the heap, or into static memory.
+    fn submit(socket: &Rc<Socket>, data: D, sqe: squeue::Entry) -> Self {
+        let stored = Stored { data, _socket: Rc::clone(socket), _in_flight: InFlight::new() };
+        Self(UnsubmittedOneshot::new(stored, Finish(PhantomData), sqe).submit())
+    }
+}
+
+impl<D> Future for Flight<D> {
+    type Output = (io::Result<u32>, D);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+/// An operation on a connection. Dropped while pending it shuts the connection down, so that it ends in the kernel as well.
+pub(super) struct Op<D: 'static> {
+    flight: Flight<D>,
+    socket: Option<Rc<Socket>>,
+}
+
+impl<D> Op<D> {
+    fn submit(socket: &Rc<Socket>, data: D, sqe: squeue::Entry) -> Self {
+        Self { flight: Flight::submit(socket, data, sqe), socket: Some(Rc::clone(socket)) }
+    }
+
+    /// The connection, while the operation is pending.
+    pub(super) fn socket(&self) -> Option<&Rc<Socket>> {
+        self.socket.as_ref()
+    }
+}
+
+impl<D> Future for Op<D> {
+    type Output = (io::Result<u32>, D);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let done = std::task::ready!(Pin::new(&mut self.flight).poll(cx));
+        self.socket = None;
+        Poll::Ready(done)
+    }
+}
+
+impl<D> Drop for Op<D> {
+    fn drop(&mut self) {
+        if let Some(socket) = &self.socket {
+            socket.shutdown();
+        }
+    }
+}
+
+/// Readiness to read (octets, EOF, an error), without a buffer.
+pub(super) fn poll_in(socket: &Rc<Socket>) -> Op<()> {
+    let events = libc::POLLIN.cast_unsigned().into();
+    Op::submit(socket, (), opcode::PollAdd::new(socket.target(), events).build())
+}
+
+/// Receives into the spare octets of `into`, which must have some; the caller counts them as filled.
+pub(super) fn recv<B: Fill>(socket: &Rc<Socket>, mut into: B) -> Op<B> {
+    let at = into.spare_ptr();
+    let sqe = opcode::Recv::new(socket.target(), at, op_len(into.spare())).build();
+    Op::submit(socket, into, sqe)
+}
+
+/// Sends `octets[from..]`: all of it, unless an error or a cancellation comes between. No SIGPIPE.
+pub(super) fn send(socket: &Rc<Socket>, octets: Vec<u8>, from: usize) -> Op<Vec<u8>> {
+    let rest = octets.get(from..).unwrap_or_default();
+    let sqe = opcode::Send::new(socket.target(), rest.as_ptr(), op_len(rest.len()))
+        .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
+        .build();
+    Op::submit(socket, octets, sqe)
+}
+
+/// Where the kernel writes an accepted connection's peer.
+pub(super) struct PeerAddr {
+    storage: SockAddrStorage,
+    len: libc::socklen_t,
+}
+
+/// Accepts one connection. Its future must be kept until it is done: dropped, it would swallow a connection.
+pub(super) fn accept(socket: &Rc<Socket>) -> Flight<Box<PeerAddr>> {
+    let storage = SockAddrStorage::zeroed();
+    let len = storage.size_of();
+    let mut peer = Box::new(PeerAddr { storage, len });
+    let PeerAddr { storage, len } = &mut *peer;
+    let sqe = opcode::Accept::new(socket.target(), (&raw mut *storage).cast(), len).flags(libc::SOCK_CLOEXEC).build();
+    Flight::submit(socket, peer, sqe)
+}
+
+/// The result of an accept as what it is.
+pub(super) fn accepted(result: io::Result<u32>, peer: PeerAddr) -> io::Result<(OwnedFd, SocketAddr)> {
+    let number = i32::try_from(result?).map_err(io::Error::other)?;
+    #[expect(unsafe_code, reason = "a descriptor from the kernel is taken over")]
+    // SAFETY: the kernel has just opened this descriptor for us; nobody else knows it.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    #[expect(unsafe_code, reason = "an address from the kernel is read")]
+    // SAFETY: the kernel has written an address of this length into the storage, which started as zeros.
+    let addr = unsafe { SockAddr::new(peer.storage, peer.len) };
+    let addr = addr.as_socket().ok_or_else(|| io::Error::other("a connection that is not of an internet protocol"))?;
+    Ok((fd, addr))
+}
+
+/// Cancels every operation on this descriptor in this ring.
+pub(super) fn cancel_all(socket: &Rc<Socket>) -> Flight<()> {
+    let builder = types::CancelBuilder::fd(socket.target()).all();
+    Flight::submit(socket, (), opcode::AsyncCancel2::new(builder).build())
+}
+
+fn op_len(len: usize) -> u32 {
+    u32::try_from(len.min(LEN_MAX)).unwrap_or(0)
+}

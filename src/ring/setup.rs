@@ -1,0 +1,106 @@
+//! Making a ring: which flags this kernel takes, and an error that says what to change where none do.
+
+use super::cancel;
+use super::op::{self, Socket};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::rc::Rc;
+
+/// Submission entries; an operation beyond them flushes the queue first.
+const ENTRIES: u32 = 1024;
+/// Completion entries; completions beyond them wait in the kernel.
+const COMPLETION_ENTRIES: u32 = 4096;
+
+/// Why there is no ring. Comes wrapped in an [`io::Error`].
+#[derive(Debug, thiserror::Error)]
+pub enum SetupError {
+    #[error("io_uring is forbidden here ({0}): set sysctl kernel.io_uring_disabled=0, and allow the io_uring system calls in the container's seccomp profile")]
+    Forbidden(#[source] io::Error),
+    #[error("this kernel's io_uring lacks what is needed ({0}): use Linux 5.19 or newer")]
+    TooOld(#[source] io::Error),
+    #[error("no memory for an io_uring ({0}): raise the locked memory limit (LimitMEMLOCK=, ulimit -l) or set fewer smtp.threads")]
+    NoMemory(#[source] io::Error),
+    #[error("no descriptor left for an io_uring ({0}): raise LimitNOFILE= (ulimit -n)")]
+    NoDescriptor(#[source] io::Error),
+    #[error("cannot make an io_uring ({0})")]
+    Other(#[source] io::Error),
+}
+
+impl From<io::Error> for SetupError {
+    fn from(error: io::Error) -> Self {
+        use nix::libc;
+        match error.raw_os_error() {
+            Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => Self::Forbidden(error),
+            Some(libc::EINVAL | libc::EOPNOTSUPP) => Self::TooOld(error),
+            Some(libc::ENOMEM) => Self::NoMemory(error),
+            Some(libc::EMFILE | libc::ENFILE) => Self::NoDescriptor(error),
+            _ => Self::Other(error),
+        }
+    }
+}
+
+impl From<SetupError> for io::Error {
+    fn from(error: SetupError) -> Self {
+        let kind = match &error {
+            SetupError::Forbidden(_) => io::ErrorKind::PermissionDenied,
+            SetupError::TooOld(_) => io::ErrorKind::Unsupported,
+            SetupError::NoMemory(_) => io::ErrorKind::OutOfMemory,
+            SetupError::NoDescriptor(source) | SetupError::Other(source) => source.kind(),
+        };
+        Self::new(kind, error)
+    }
+}
+
+/// Whether the error says that this machine forbids io_uring (the daemon then exits 69).
+#[must_use]
+pub fn forbidden(error: &io::Error) -> bool {
+    matches!(error.get_ref().and_then(|inner| inner.downcast_ref()), Some(SetupError::Forbidden(_)))
+}
+
+/// Makes a ring, an operation and a cancellation, on a thread of its own: what `doctor` asks and the daemon checks first.
+pub fn probe() -> io::Result<()> {
+    let tried = std::thread::Builder::new().name("ring-probe".to_owned()).spawn(|| super::run(probe_cancel()))?;
+    tried.join().map_err(|_| io::Error::other("the io_uring probe panicked"))??
+}
+
+async fn probe_cancel() -> io::Result<()> {
+    let (one, _other) = UnixStream::pair()?;
+    let socket = Rc::new(Socket::new(OwnedFd::from(one)));
+    let waiting = op::poll_in(&socket);
+    let cancelled = cancel::cancel(&socket).await.0;
+    if let Err(error) = cancelled {
+        // Unknown flags of a cancellation: the kernel is older than cancelling by descriptor.
+        socket.shutdown();
+        waiting.await.0.ok();
+        return Err(SetupError::from(error).into());
+    }
+    match waiting.await.0 {
+        Err(error) if error.raw_os_error() == Some(nix::libc::ECANCELED) => Ok(()),
+        Err(error) => Err(SetupError::from(error).into()),
+        Ok(_) => Err(io::Error::other("an io_uring operation ended by itself instead of by its cancellation")),
+    }
+}
+
+/// The first of our configurations that this kernel takes. Tried on a bare ring, which is dropped again: the runtime's own
+/// constructor leaks its epoll descriptors when the ring fails.
+pub(super) fn builder() -> Result<tokio_uring::Builder, SetupError> {
+    let base = tokio_uring::uring_builder().setup_cqsize(COMPLETION_ENTRIES).clone();
+    // Not DEFER_TASKRUN: the runtime waits in epoll, never in the ring, and would not see its completions. Not SQPOLL: a kernel
+    // thread per ring is dear on a small machine.
+    let candidates =
+        [base.clone().setup_single_issuer().setup_coop_taskrun().clone(), base.clone().setup_coop_taskrun().clone(), base];
+    let mut last = None;
+    for candidate in candidates {
+        match candidate.build(ENTRIES) {
+            Ok(_ring) => {
+                let mut builder = tokio_uring::builder();
+                builder.entries(ENTRIES).uring_builder(&candidate);
+                return Ok(builder);
+            }
+            Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => last = Some(error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(last.unwrap_or_else(|| io::Error::from_raw_os_error(nix::libc::EINVAL)).into())
+}
