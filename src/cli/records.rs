@@ -148,7 +148,8 @@ fn follow(client: &Client, filters: &Filters, live: impl BufRead, last: Option<S
             data.push_str(text.trim_start());
         } else if line.is_empty() {
             match event.as_str() {
-                "record" => {
+                // A record is an event without a name.
+                "" if !data.is_empty() => {
                     let record: Value = serde_json::from_str(&data).map_err(|error| client.broken(error))?;
                     // Ids rise, so that what the pages have had is known by its id.
                     if filters.takes(&record) && id(&record) > last {

@@ -161,7 +161,7 @@ fn a_token_guards_what_is_not_a_probe() {
     let endpoint = Endpoint::ok();
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let token = dir.path().join("token");
-    std::fs::write(&token, "correct horse\n").unwrap();
+    std::fs::write(&token, "correct-horse\n").unwrap();
     let daemon = Daemon::start_in(dir, Config::to(&endpoint).set("admin.token_file", token.to_str().unwrap()));
     let host = daemon.admin.host();
     let get = |path: &str, fields: &str| status(&daemon, &format!("GET {path} HTTP/1.1\r\nHost: {host}\r\n{fields}"), "");
@@ -171,7 +171,7 @@ fn a_token_guards_what_is_not_a_probe() {
     for path in ["/records", "/export?address=a@b.test"] {
         assert_eq!(get(path, ""), 401, "{path}");
         assert_eq!(get(path, "Authorization: Bearer wrong\r\n"), 401, "{path}");
-        assert_eq!(get(path, "Authorization: Bearer correct horse\r\n"), 200, "{path}");
+        assert_eq!(get(path, "Authorization: Bearer correct-horse\r\n"), 200, "{path}");
     }
 }
 

@@ -115,7 +115,7 @@ fn json_of_a_reference_message() {
         })
     );
     let headers = &json["headers"];
-    assert_eq!(headers["received"], json!(["from a.test by b.test; Tue, 24 Nov 2026 12:00:01 +0000", "from c.test by a.test"]));
+    assert_eq!(headers["received"], json!(["from a.test\tby b.test; Tue, 24 Nov 2026 12:00:01 +0000", "from c.test by a.test"]));
     assert_eq!(headers["from"], "André <andre@sender.test>");
     assert_eq!(headers["to"], "Bob <bob@example.test>");
     assert_eq!(headers["subject"], "Grüße again");

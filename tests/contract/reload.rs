@@ -72,7 +72,7 @@ fn a_bad_file_changes_nothing() {
         // Logged, with the file's name.
         eventually("the log to say so", || {
             let errors =
-                daemon.events().iter().filter(|event| event["level"] == "ERROR" && event.to_string().contains("mailsluice.toml")).count();
+                daemon.events().iter().filter(|event| event["level"] == "error" && event.to_string().contains("mailsluice.toml")).count();
             (errors > n).then_some(())
         });
         deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("x", "text")).starts("250 ");

@@ -209,7 +209,7 @@ fn a_renewed_pair_is_in_use_within_a_minute_and_a_broken_one_is_not() {
     let (certificate, _) = other.issue(&["mx.test"]);
     std::fs::write(&secured.files.certificate, certificate).unwrap();
     eventually_within(Duration::from_secs(70), "a line about the broken pair", || {
-        daemon.events().iter().any(|event| event["level"] == "ERROR" && event.to_string().contains("mx.pem")).then_some(())
+        daemon.events().iter().any(|event| event["level"] == "error" && event.to_string().contains("mx.pem")).then_some(())
     });
     assert!(served_by(&daemon, &secured.authority));
     let renewed = Authority::new();

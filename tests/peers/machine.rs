@@ -205,7 +205,7 @@ fn a_store_that_cannot_be_read_is_set_aside() {
         .filter(|file| *file != path && std::fs::read(file).is_ok_and(|octets| octets == garbage))
         .collect();
     assert_eq!(aside.len(), 1, "kept under a name that says so: {aside:?}");
-    assert!(daemon.events().iter().any(|event| event["level"] == "ERROR"), "loudly: {}", daemon.log());
+    assert!(daemon.events().iter().any(|event| event["level"] == "error"), "loudly: {}", daemon.log());
 }
 
 /// A thousand flipped bits at a time: it opens or sets aside, and answers, whatever they hit.
