@@ -3,6 +3,7 @@
 mod args;
 mod check;
 mod client;
+mod doctor;
 mod exit;
 mod export;
 mod forget;
@@ -66,7 +67,7 @@ fn run(args: Args) -> Result<(), Failure> {
     match args.command.unwrap_or(Command::Serve) {
         Command::Serve => serve::run(config),
         Command::Check => check::run(config),
-        Command::Doctor(_) => Ok(()),
+        Command::Doctor(doctor) => doctor::run(config, &doctor),
         Command::Send(send) => send::run(config, &send),
         Command::Stats(stats) => stats::run(config, &stats),
         Command::Records(records) => records::run(config, &records),

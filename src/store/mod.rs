@@ -21,6 +21,7 @@ mod rewrite;
 mod schema;
 mod shared;
 mod tables;
+mod verify;
 #[cfg(test)]
 mod tests;
 
@@ -28,6 +29,7 @@ pub use disk::{Disk, FileStat, FileSystem, Lock};
 pub use error::{CommitFailed, StoreError};
 /// What a simulated disk implements for one file.
 pub use redb::StorageBackend;
+pub use verify::{Verified, verify};
 
 use crate::config;
 use crate::record::{Outcome, Record, RecordId};

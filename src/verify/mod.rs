@@ -211,7 +211,8 @@ async fn check_spf(
     output
 }
 
-fn resolver(dns: &Dns) -> Result<(ResolverConfig, ResolverOpts), String> {
+/// How `[dns]` asks; `doctor` asks alike.
+pub(crate) fn resolver(dns: &Dns) -> Result<(ResolverConfig, ResolverOpts), String> {
     let (config, mut options) = if dns.servers.is_empty() {
         // A box without resolv.conf still takes mail; checks then say temperror.
         read_system_conf().unwrap_or_else(|error| {

@@ -1,0 +1,124 @@
+//! io_uring, limits, memory, swap and clock.
+
+use super::Finding;
+use crate::cli::table::octets;
+use crate::config::Config;
+use nix::sys::resource::{Resource, getrlimit};
+use std::fs;
+
+/// Descriptors beside those of connections: rings, store, log, admin listener.
+const DESCRIPTORS_BESIDE: u64 = 256;
+const UNIT_CGROUP: &str = "/sys/fs/cgroup/system.slice/mailsluice.service";
+
+/// What the daemon may open. The unit sets its own limit, a shell has another.
+pub(super) fn limits(config: &Config) -> Vec<Finding> {
+    let connections = u64::try_from(config.smtp.max_connections).unwrap_or(u64::MAX);
+    let workers = u64::try_from(config.forward.workers).unwrap_or(u64::MAX);
+    let wanted = connections.saturating_add(workers).saturating_add(DESCRIPTORS_BESIDE);
+    let open_files = match getrlimit(Resource::RLIMIT_NOFILE) {
+        Ok((_, hard)) if hard >= wanted => Finding::fine(format!("{hard} open files are allowed here, {wanted} may be needed")),
+        Ok((_, hard)) => Finding::warning(
+            format!("{hard} open files are allowed here, {wanted} may be needed (smtp.max_connections, forward.workers)"),
+            format!("the packaged unit has LimitNOFILE=1048576; in a shell: ulimit -n {wanted}"),
+        ),
+        Err(error) => Finding::warning(format!("the limit of open files cannot be read: {error}"), "look at ulimit -Hn"),
+    };
+    vec![open_files]
+}
+
+/// Whether bodies may take what they are allowed to.
+pub(super) fn memory(config: &Config) -> Vec<Finding> {
+    let Some(total) = fs::read_to_string("/proc/meminfo").ok().and_then(|text| mem_total(&text)) else {
+        return vec![Finding::warning("the machine's memory cannot be read", "look at /proc/meminfo")];
+    };
+    let budget = config.memory.body_budget;
+    let what = format!("memory.body_budget {} of {} in this machine", octets(budget), octets(total));
+    // Connections, TLS, the store's cache and the system itself want the rest.
+    if budget > total / 2 {
+        vec![Finding::warning(what, "lower memory.body_budget to half of the machine's memory or less")]
+    } else {
+        vec![Finding::fine(what)]
+    }
+}
+
+fn mem_total(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// A body in swap is a body on disk (promise 2).
+pub(super) fn swap() -> Finding {
+    let areas = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    let areas: Vec<_> = areas.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
+    if areas.is_empty() {
+        return Finding::fine("no swap, so no message can reach the disk by it");
+    }
+    let areas = areas.join(", ");
+    match fs::read_to_string(format!("{UNIT_CGROUP}/memory.swap.max")).as_deref().map(str::trim) {
+        Ok("0") => Finding::fine(format!("swap ({areas}) is on, and mailsluice.service may not use it")),
+        _ => Finding::warning(
+            format!("swap ({areas}) is on; a message in swap is a message on disk"),
+            "run the daemon by the packaged unit (MemorySwapMax=0), or: swapoff -a",
+        ),
+    }
+}
+
+/// Records, signatures and certificates need the right time.
+#[expect(unsafe_code, reason = "no safe binding of adjtimex is among the dependencies")]
+pub(super) fn clock() -> Finding {
+    // SAFETY: timex is plain data; with modes 0 the call only reads, into a value that lives over it.
+    let (state, status) = unsafe {
+        let mut timex: libc::timex = std::mem::zeroed();
+        (libc::adjtimex(&raw mut timex), timex.status)
+    };
+    if state < 0 {
+        let error = std::io::Error::last_os_error();
+        return Finding::warning(format!("the clock's state cannot be read: {error}"), "look at timedatectl");
+    }
+    clock_finding(state == libc::TIME_ERROR || status & libc::STA_UNSYNC != 0)
+}
+
+fn clock_finding(adrift: bool) -> Finding {
+    if adrift {
+        Finding::warning("the clock is not synchronized", "timedatectl set-ntp true (apt install systemd-timesyncd)")
+    } else {
+        Finding::fine("the clock is synchronized")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Severity;
+    use super::*;
+
+    fn config(text: &str) -> Config {
+        let route = "[[route]]\nrecipients = [\"*\"]\nurl = \"http://localhost/\"\n";
+        Config::parse(crate::config::Origin::Development, &format!("{text}\n{route}")).expect("good")
+    }
+
+    #[test]
+    fn memory_of_the_machine() {
+        assert_eq!(mem_total("MemFree: 1 kB\nMemTotal:        2048 kB\n"), Some(2 << 20));
+        assert_eq!(mem_total("MemTotal: many\n"), None);
+        let severity = |budget: &str| memory(&config(&format!("[memory]\nbody_budget = \"{budget}\""))).first().map(|finding| finding.severity);
+        assert_eq!(severity("64KiB"), Some(Severity::Fine));
+        assert_eq!(severity("1TiB"), Some(Severity::Warning));
+    }
+
+    #[test]
+    fn limits_of_this_shell() {
+        let severity = |text: &str| limits(&config(text)).first().map(|finding| finding.severity);
+        assert_eq!(severity("[smtp]\nmax_connections = 1\n[forward]\nworkers = 1"), Some(Severity::Fine));
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
+        if hard < 1_000_000 {
+            assert_eq!(severity("[smtp]\nmax_connections = 1000000"), Some(Severity::Warning));
+        }
+    }
+
+    #[test]
+    fn a_clock_adrift_has_a_command() {
+        assert_eq!(clock_finding(false).severity, Severity::Fine);
+        assert!(clock_finding(true).mend.starts_with("timedatectl"));
+    }
+}

@@ -1,0 +1,96 @@
+//! `mailsluice doctor`: looks at the machine as the daemon would meet it. One line a finding, with the command that mends it;
+//! sends no mail and no request, and changes nothing.
+
+mod certificate;
+mod machine;
+mod network;
+mod storage;
+mod sysctl;
+
+use super::args::Doctor;
+use super::{Exit, Failure, load, print};
+use std::io::IsTerminal as _;
+use std::path::Path;
+
+/// How bad a finding is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Severity {
+    Fine,
+    /// Mail flows, but something is not as it should be.
+    Warning,
+    /// Mail will not flow, or a promise will not be kept.
+    Problem,
+}
+
+/// One line of the result.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Finding {
+    severity: Severity,
+    what: String,
+    /// A command or a change; empty where there is nothing to do.
+    mend: String,
+}
+
+impl Finding {
+    fn fine(what: impl Into<String>) -> Self {
+        Self { severity: Severity::Fine, what: what.into(), mend: String::new() }
+    }
+    fn warning(what: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self { severity: Severity::Warning, what: what.into(), mend: mend.into() }
+    }
+    fn problem(what: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self { severity: Severity::Problem, what: what.into(), mend: mend.into() }
+    }
+
+    fn line(&self, colours: bool) -> String {
+        let (word, colour) = match self.severity {
+            Severity::Fine => ("ok      ", "\x1b[32m"),
+            Severity::Warning => ("warning ", "\x1b[33m"),
+            Severity::Problem => ("problem ", "\x1b[31m"),
+        };
+        let (on, off) = if colours { (colour, "\x1b[0m") } else { ("", "") };
+        let what = crate::log::escaped(&self.what);
+        let mend = crate::log::escaped(&self.mend);
+        let separator = if mend.is_empty() { "" } else { "; " };
+        format!("{on}{word}{off} {what}{separator}{mend}\n")
+    }
+}
+
+pub(super) fn run(path: Option<&Path>, options: &Doctor) -> Result<(), Failure> {
+    let config = load(path)?;
+    let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let mut worst = Severity::Fine;
+    let mut report = |findings: Vec<Finding>| -> Result<(), Failure> {
+        for finding in findings {
+            worst = worst.max(finding.severity);
+            print(&finding.line(colours))?;
+        }
+        Ok(())
+    };
+    report(config.warnings.iter().map(|warning| Finding::warning(warning, "")).collect())?;
+    report(sysctl::compare(Path::new("/proc/sys")))?;
+    report(machine::limits(&config))?;
+    report(machine::memory(&config))?;
+    report(vec![machine::swap(), machine::clock()])?;
+    report(network::ports(&config))?;
+    report(network::names(&config))?;
+    report(certificate::inspect(&config))?;
+    report(network::endpoints(&config))?;
+    report(storage::inspect(&config, options.store))?;
+    match worst {
+        Severity::Fine | Severity::Warning => Ok(()),
+        Severity::Problem => Err(Failure::new(Exit::Unavailable, "mail cannot flow as it should; mend the lines that say \"problem\"")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_is_one_line() {
+        assert_eq!(Finding::fine("all\nwell").line(false), "ok       all\\nwell\n");
+        assert_eq!(Finding::warning("a", "do b").line(false), "warning  a; do b\n");
+        assert_eq!(Finding::problem("a", "do b").line(true), "\x1b[31mproblem \x1b[0m a; do b\n");
+    }
+}
