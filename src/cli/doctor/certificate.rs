@@ -15,6 +15,9 @@ pub(super) fn inspect(config: &Config) -> Vec<Finding> {
         return vec![Finding::problem(error.to_string(), "")];
     }
     let Some(tls) = &config.smtp.tls else {
+        if config.smtp.listen.iter().all(|address| address.ip().is_loopback()) {
+            return vec![Finding::fine("no [smtp.tls], and nothing outside can connect")];
+        }
         return vec![Finding::warning("no [smtp.tls]: mail comes in the clear", "set smtp.tls.certificate and smtp.tls.private_key (see tls.md)")];
     };
     let chain = match files::certificates(&tls.certificate, "certificate") {

@@ -25,7 +25,7 @@ fn compare_one(root: &Path, name: &str, wanted: &str) -> Finding {
     if is_enough(&found, wanted) {
         return Finding::fine(format!("{name} = {found}"));
     }
-    Finding::warning(format!("{name} is {found}, better {wanted}"), format!("sysctl -w {name}={wanted}, and to keep it: sysctl --system"))
+    Finding::warning(format!("{name} is {found}, better {wanted}"), format!("sysctl -w {name}={wanted} (the package sets it at boot, from /usr/lib/sysctl.d)"))
 }
 
 /// Queues may be longer than asked for; a switch (0, 1) is what it is.
