@@ -43,7 +43,9 @@ fn port(address: SocketAddr, hostname: &str) -> Finding {
             format!("smtp.listen {address}: this user may not take the port"),
             "the packaged unit may (CAP_NET_BIND_SERVICE); by hand: run doctor as root",
         ),
-        Err(error) => Finding::problem(format!("smtp.listen {address}: {error}"), "write an address of this machine, or [::] for all (ip address)"),
+        Err(error) => {
+            Finding::problem(format!("smtp.listen {address}: {error}"), "write an address of this machine, or [::] for all (ip address)")
+        }
     }
 }
 
@@ -62,11 +64,17 @@ pub(super) fn names(config: &Config) -> Vec<Finding> {
         let mend = "set smtp.hostname to the name that the MX record points to";
         let all_local = config.smtp.listen.iter().all(|address| address.ip().is_loopback());
         let what = format!("smtp.hostname {hostname} is no name of the internet");
-        return vec![if all_local { Finding::fine(format!("{what}, and nothing outside can connect")) } else { Finding::warning(what, mend) }];
+        return vec![if all_local {
+            Finding::fine(format!("{what}, and nothing outside can connect"))
+        } else {
+            Finding::warning(what, mend)
+        }];
     }
     let lookup = match Lookup::new(config) {
         Ok(lookup) => lookup,
-        Err(error) => return vec![Finding::warning(format!("DNS cannot be asked: {error}"), "set dns.servers, or correct /etc/resolv.conf")],
+        Err(error) => {
+            return vec![Finding::warning(format!("DNS cannot be asked: {error}"), "set dns.servers, or correct /etc/resolv.conf")];
+        }
     };
     let mut findings = Vec::new();
     match lookup.addresses(hostname) {
@@ -87,7 +95,9 @@ pub(super) fn names(config: &Config) -> Vec<Finding> {
 fn pointer(address: IpAddr, hostname: &str, names: Result<Vec<String>, String>) -> Finding {
     let mend = format!("let the owner of the address set its PTR record to {hostname}");
     match names {
-        Ok(names) if names.iter().any(|name| name.eq_ignore_ascii_case(hostname)) => Finding::fine(format!("{address} points back to {hostname}")),
+        Ok(names) if names.iter().any(|name| name.eq_ignore_ascii_case(hostname)) => {
+            Finding::fine(format!("{address} points back to {hostname}"))
+        }
         Ok(names) if names.is_empty() => Finding::warning(format!("{address} has no PTR record"), mend),
         Ok(names) => Finding::warning(format!("{address} points to {}, not to {hostname}", names.join(", ")), mend),
         Err(error) => Finding::warning(format!("{address}: its PTR record is not known: {error}"), mend),
@@ -159,10 +169,11 @@ impl Lookup {
 }
 
 fn names_in(records: &[Record]) -> Vec<String> {
-    let names = records.iter().filter_map(|record| match &record.data {
-        RData::MX(exchange) => Some(exchange.exchange.to_ascii()),
-        RData::PTR(name) => Some(name.to_ascii()),
-        _ => None,
+    let names = records.iter().filter_map(|record| {
+        if let RData::MX(exchange) = &record.data {
+            return Some(exchange.exchange.to_ascii());
+        }
+        if let RData::PTR(name) = &record.data { Some(name.to_ascii()) } else { None }
     });
     names.map(|name| name.trim_end_matches('.').to_ascii_lowercase()).collect()
 }
@@ -196,7 +207,12 @@ fn endpoint(config: &Config, route: &Route, key: &str, url: &url::Url) -> Findin
     let stream = match connect_tcp(&format!("{host}:{port}"), TIMEOUT) {
         Ok(stream) => stream,
         Err(_) if is_own_inspector(config, url) => return Finding::fine(format!("{place}: the daemon's own, not running now")),
-        Err(error) => return Finding::problem(format!("{place}: {error}"), format!("start the endpoint, or open the way to it: nc -vz {host} {port}")),
+        Err(error) => {
+            return Finding::problem(
+                format!("{place}: {error}"),
+                format!("start the endpoint, or open the way to it: nc -vz {host} {port}"),
+            );
+        }
     };
     if url.scheme() == "http" {
         return Finding::fine(format!("{place}: reached"));
@@ -205,7 +221,9 @@ fn endpoint(config: &Config, route: &Route, key: &str, url: &url::Url) -> Findin
         Ok(version) => Finding::fine(format!("{place}: reached, {version}")),
         Err(error) => Finding::problem(
             format!("{place}: no TLS: {error}"),
-            format!("correct the endpoint's certificate, or set ca_certificate; to see it: openssl s_client -connect {host}:{port} -servername {host}"),
+            format!(
+                "correct the endpoint's certificate, or set ca_certificate; to see it: openssl s_client -connect {host}:{port} -servername {host}"
+            ),
         ),
     }
 }
@@ -318,7 +336,8 @@ mod tests {
         let (own, key) = (folder.path().join("own.pem"), folder.path().join("own.key"));
         std::fs::write(&own, one.cert.pem()).expect("it can be written");
         std::fs::write(&key, one.signing_key.serialize_pem()).expect("it can be written");
-        let tls = crate::config::Tls { certificate: own.clone(), private_key: key, require: false, min_version: crate::config::TlsVersion::V1_2 };
+        let tls =
+            crate::config::Tls { certificate: own.clone(), private_key: key, require: false, min_version: crate::config::TlsVersion::V1_2 };
         let pair = files::certified_key(&tls).expect("a pair");
         let server = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
