@@ -1,13 +1,33 @@
 //! HTTP out: a bounded pool of forwarder threads, a bounded queue and a breaker per route.
+//!
+//! A ring thread hands a [`Job`] to its route's lane and never waits; a forwarder thread takes it from there, renders it,
+//! POSTs it and answers through a oneshot. Logs certificate errors and panics of a forwarder (never their text).
 
+mod agent;
+mod authorize;
+mod breaker;
+mod exchange;
 pub mod format;
+mod lane;
+mod pool;
+mod redirect;
+mod request;
+mod resolver;
+mod transport;
+pub mod webhook;
 
 use crate::config::{Config, Route};
 use crate::envelope::Envelope;
 use crate::message::Body;
 use crate::stats::Stats;
 use crate::verify::{SpfResult, Verifier};
+use agent::Agents;
+use arc_swap::ArcSwap;
+use lane::Lane;
+use pool::Pool;
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 use tokio::sync::oneshot;
 
@@ -83,19 +103,100 @@ pub enum Authorized {
     Unknown,
 }
 
-/// The pool.
-pub struct Forwarders { _todo: () }
+/// The pool, and a lane for each route.
+pub struct Forwarders {
+    lanes: ArcSwap<HashMap<String, Arc<Lane>>>,
+    pool: Arc<Pool<Arc<Lane>>>,
+    callbacks: Arc<Pool<authorize::Call>>,
+    agents: Agents,
+    stats: Arc<Stats>,
+    draining: AtomicBool,
+}
 
 impl Forwarders {
-    pub fn start(_config: &Config, _stats: &Arc<Stats>, _verifier: Arc<Verifier>) -> Result<Arc<Self>, String> { todo!() }
-    /// Routes, limits and CAs of a re-read configuration; jobs under way finish with the route they carry.
-    pub fn reload(&self, _config: &Config) -> Result<(), String> { todo!() }
+    /// # Errors
+    /// A route's `ca_certificate` cannot be used.
+    pub fn start(config: &Config, stats: &Arc<Stats>, verifier: Arc<Verifier>) -> Result<Arc<Self>, String> {
+        stats.forwarders.workers.set(u64::try_from(config.forward.workers).unwrap_or(u64::MAX));
+        let gauges = Arc::clone(stats);
+        let pool = Pool::new("forwarder", config.forward.workers, move |lane: Arc<Lane>, tickets| {
+            lane::serve(&lane, &verifier, tickets);
+        });
+        pool.on_start(move || gauges.forwarders.started.add(1));
+        let callbacks = Pool::new("callback", authorize::THREADS_MAX, |call: authorize::Call, _| call.ask());
+        let forwarders = Self {
+            lanes: ArcSwap::default(),
+            pool,
+            callbacks,
+            agents: Agents::new(config.forward.workers),
+            stats: Arc::clone(stats),
+            draining: AtomicBool::new(false),
+        };
+        forwarders.reload(config)?;
+        Ok(Arc::new(forwarders))
+    }
+
+    /// Routes, limits and CAs of a re-read configuration; jobs under way finish with the route they carry. A lane lives on
+    /// under its route's name, with its queue and its breaker.
+    ///
+    /// # Errors
+    /// As [`Forwarders::start`]; nothing has changed then.
+    pub fn reload(&self, config: &Config) -> Result<(), String> {
+        let agents = self.agents.for_routes(&config.routes)?;
+        let old = self.lanes.load();
+        let lanes = config.routes.iter().zip(agents).map(|(route, agent)| {
+            let lane = old.get(&route.name).map_or_else(|| Lane::new(route, &self.stats), Arc::clone);
+            lane.configure(route, &config.forward, agent);
+            (route.name.clone(), lane)
+        });
+        self.lanes.store(Arc::new(lanes.collect()));
+        self.pool.set_max(config.forward.workers);
+        self.stats.forwarders.workers.set(u64::try_from(config.forward.workers).unwrap_or(u64::MAX));
+        Ok(())
+    }
+
     /// Never blocks: called on a ring thread. `Completed` comes through the receiver; a dropped sender means the job died (defer).
-    /// `Err(OverBudget)` may also come as the receiver's answer.
-    pub fn submit(&self, _job: Job) -> Result<oneshot::Receiver<Result<Completed, Refused>>, Refused> { todo!() }
-    pub fn authorize(&self, _route: &Arc<Route>, _question: Authorization) -> Result<oneshot::Receiver<Authorized>, Refused> { todo!() }
+    ///
+    /// # Errors
+    /// Why the job was not taken. `Refused::OverBudget` may also come as the receiver's answer.
+    pub fn submit(&self, job: Job) -> Result<oneshot::Receiver<Result<Completed, Refused>>, Refused> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Err(Refused::Draining);
+        }
+        let lanes = self.lanes.load();
+        // A route that a reload has just taken away: the sender's next attempt meets the new configuration.
+        let lane = lanes.get(&job.route.name).ok_or(Refused::Draining)?;
+        let (receiver, ticket) = lane.push(job)?;
+        if ticket {
+            self.pool.give(Arc::clone(lane));
+        }
+        Ok(receiver)
+    }
+
+    /// Asks the route's `authorize_url`; never blocks, and never takes a forwarder.
+    ///
+    /// # Errors
+    /// Too many questions of this route are open.
+    pub fn authorize(
+        &self,
+        route: &Arc<Route>,
+        question: Authorization,
+    ) -> Result<oneshot::Receiver<Authorized>, Refused> {
+        let lanes = self.lanes.load();
+        let lane = lanes.get(&route.name).ok_or(Refused::Draining)?;
+        let (call, receiver) = authorize::Call::new(route, lane, question)?;
+        self.callbacks.give(call);
+        Ok(receiver)
+    }
+
     /// No new job from now on (`Refused::Draining`).
-    pub fn drain(&self) { todo!() }
-    /// Ends calls in flight (their jobs answer `Broken`) and joins idle threads.
-    pub fn abort(&self) { todo!() }
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends calls in flight: their jobs answer `Broken`.
+    pub fn abort(&self) {
+        self.drain();
+        self.agents.shutdown();
+    }
 }

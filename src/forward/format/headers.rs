@@ -77,10 +77,6 @@ impl Iterator for Values<'_, '_> {
 }
 
 impl Name<'_> {
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
-
     /// Lower case, with `_` for `-`.
     pub(super) fn octets(&self) -> impl Iterator<Item = u8> {
         self.0.iter().map(|octet| if *octet == b'-' { b'_' } else { octet.to_ascii_lowercase() })
@@ -97,12 +93,7 @@ impl Eq for Name<'_> {}
 
 impl Hash for Name<'_> {
     fn hash<H: Hasher>(&self, state: &mut H) {
-        // Block by block, since a hasher's cost is in its calls.
-        for octets in self.0.chunks(32) {
-            let mut block = [0; 32];
-            block.iter_mut().zip(Name(octets).octets()).for_each(|(to, octet)| *to = octet);
-            state.write(block.get(..octets.len()).unwrap_or_default());
-        }
+        self.octets().for_each(|octet| state.write_u8(octet));
         state.write_u8(0xff);
     }
 }

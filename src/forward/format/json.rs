@@ -91,15 +91,13 @@ fn push_headers(out: &mut Out<'_>, headers: &Headers<'_>) -> Result<(), OverBudg
     for (name, values) in headers.iter() {
         out.push(if first { b"\"" } else { b",\"" })?;
         first = false;
-        out.fill(2 * name.len(), |out| {
-            for octet in name.octets() {
-                // Of printable ASCII, two characters need an escape.
-                if matches!(octet, b'"' | b'\\') {
-                    out.push(b'\\');
-                }
-                out.push(octet);
+        for octet in name.octets() {
+            // Of printable ASCII, two characters need an escape.
+            if matches!(octet, b'"' | b'\\') {
+                out.push(b"\\")?;
             }
-        })?;
+            out.push(&[octet])?;
+        }
         out.push(b"\":")?;
         let repeated = values.repeated();
         let mut before: &[u8] = if repeated { b"[" } else { b"" };

@@ -44,15 +44,14 @@ pub(super) fn each_text<'h>(
     Ok(())
 }
 
-/// The text from which the reply is taken: the plain text's beginning, with LF line ends.
+/// With LF line ends.
+pub(super) fn lf(text: &str) -> Cow<'_, str> {
+    if text.contains('\r') { Cow::Owned(text.replace("\r\n", "\n").replace('\r', "\n")) } else { Cow::Borrowed(text) }
+}
+
+/// The text from which the reply is taken: the plain text's beginning.
 pub(super) fn collect_for_reply(into: &mut String, text: &str) {
     let left = REPLY_MAX.saturating_sub(into.len());
-    let mut rest = text.get(..text.floor_char_boundary(left)).unwrap_or_default();
-    into.reserve(rest.len());
-    while let Some((before, after)) = memchr::memchr(b'\r', rest.as_bytes()).and_then(|at| rest.split_at_checked(at)) {
-        into.push_str(before);
-        into.push('\n');
-        rest = after.strip_prefix("\r\n").or_else(|| after.strip_prefix('\r')).unwrap_or_default();
-    }
-    into.push_str(rest);
+    let end = text.floor_char_boundary(left);
+    into.push_str(&lf(text.get(..end).unwrap_or_default()));
 }
