@@ -10,19 +10,19 @@ use std::path::PathBuf;
 /// record per message.
 #[derive(Parser)]
 #[command(name = "mailsluice", version, max_term_width = 100)]
-pub(super) struct Args {
+pub struct Args {
     /// The configuration file; without one, the development configuration [env: MAILSLUICE_CONFIG]
     ///
     /// The development configuration takes mail for every recipient on 127.0.0.1:2525 and shows it on
     /// http://127.0.0.1:8025.
     #[arg(long, value_name = "FILE", global = true)]
-    pub(super) config: Option<PathBuf>,
+    pub config: Option<PathBuf>,
     #[command(subcommand)]
-    pub(super) command: Option<Command>,
+    pub command: Option<Command>,
 }
 
 #[derive(Subcommand)]
-pub(super) enum Command {
+pub enum Command {
     /// Run the daemon (the default)
     Serve,
     /// Read the configuration and everything it names, and print the effective one
@@ -51,93 +51,95 @@ pub(super) enum Command {
     Forget(Forget),
     /// Write the manual page or the completions of a shell
     #[command(hide = true)]
-    Generate { what: Generated },
+    Generate {
+        what: Generated,
+    },
 }
 
 #[derive(Group)]
-pub(super) struct Doctor {
+pub struct Doctor {
     /// Read and verify every record of the store as well (the daemon must be stopped)
     #[arg(long)]
-    pub(super) store: bool,
+    pub store: bool,
 }
 
 #[derive(Group)]
-pub(super) struct Send {
+pub struct Send {
     /// A recipient; more than once for several [default: one that the first route takes]
     #[arg(long, value_name = "ADDR")]
-    pub(super) to: Vec<String>,
+    pub to: Vec<String>,
     /// The reverse-path; "" for the null one [default: sender@ this machine]
     #[arg(long, value_name = "ADDR")]
-    pub(super) from: Option<String>,
+    pub from: Option<String>,
     /// Where to submit [default: the first smtp.listen of the configuration]
     #[arg(long, value_name = "HOST:PORT")]
-    pub(super) server: Option<String>,
+    pub server: Option<String>,
     /// Messages to send, "-" for standard input [default: a sample message]
     #[arg(value_name = "FILE.eml")]
-    pub(super) files: Vec<PathBuf>,
+    pub files: Vec<PathBuf>,
 }
 
 /// How to reach the running daemon.
 #[derive(Group)]
-pub(super) struct Admin {
+pub struct Admin {
     /// The daemon's admin address: http://HOST:PORT or unix:/PATH [default: admin.listen of the configuration]
     #[arg(long, value_name = "URL")]
-    pub(super) admin: Option<String>,
+    pub admin: Option<String>,
     /// A file with the admin token [default: admin.token_file of the configuration]
     #[arg(long, value_name = "FILE")]
-    pub(super) token_file: Option<PathBuf>,
+    pub token_file: Option<PathBuf>,
 }
 
 #[derive(Group)]
-pub(super) struct Stats {
+pub struct Stats {
     /// Print the JSON as the daemon gives it
     #[arg(long)]
-    pub(super) json: bool,
+    pub json: bool,
     /// Refresh every second
     #[arg(long)]
-    pub(super) watch: bool,
+    pub watch: bool,
     #[command(flatten)]
-    pub(super) admin: Admin,
+    pub admin: Admin,
 }
 
 #[derive(Group)]
-pub(super) struct Records {
+pub struct Records {
     /// Not older than this: a time ago (1h, 2d) or a moment (2026-01-31T12:00:00Z)
     #[arg(long, value_name = "T")]
-    pub(super) since: Option<String>,
+    pub since: Option<String>,
     /// Older than this, written alike
     #[arg(long, value_name = "T")]
-    pub(super) until: Option<String>,
+    pub until: Option<String>,
     /// With this reverse-path; "" for the null one
     #[arg(long, value_name = "A")]
-    pub(super) sender: Option<String>,
+    pub sender: Option<String>,
     /// With this recipient
     #[arg(long, value_name = "A")]
-    pub(super) recipient: Option<String>,
+    pub recipient: Option<String>,
     /// With this Message-ID
     #[arg(long, value_name = "ID")]
-    pub(super) message_id: Option<String>,
+    pub message_id: Option<String>,
     /// With this outcome
     #[arg(long, value_name = "O")]
-    pub(super) outcome: Option<Outcome>,
+    pub outcome: Option<Outcome>,
     /// Only messages that no attempt has delivered or rejected
     #[arg(long)]
-    pub(super) undelivered: bool,
+    pub undelivered: bool,
     /// At most so many
     #[arg(long, value_name = "N", default_value_t = 50)]
-    pub(super) limit: u64,
+    pub limit: u64,
     /// Go on with new records as they come
     #[arg(long, conflicts_with = "until")]
-    pub(super) follow: bool,
+    pub follow: bool,
     /// One JSON object a line
     #[arg(long)]
-    pub(super) json: bool,
+    pub json: bool,
     #[command(flatten)]
-    pub(super) admin: Admin,
+    pub admin: Admin,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Outcome {
+pub enum Outcome {
     Delivered,
     Rejected,
     Deferred,
@@ -145,7 +147,7 @@ pub(super) enum Outcome {
 
 impl Outcome {
     #[must_use]
-    pub(super) fn name(self) -> &'static str {
+    pub fn name(self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
             Self::Rejected => "rejected",
@@ -155,25 +157,25 @@ impl Outcome {
 }
 
 #[derive(Group)]
-pub(super) struct Export {
+pub struct Export {
     /// The address: as a sender or among the recipients
     #[arg(long, value_name = "A")]
-    pub(super) address: String,
+    pub address: String,
     #[command(flatten)]
-    pub(super) admin: Admin,
+    pub admin: Admin,
 }
 
 #[derive(Group)]
-pub(super) struct Forget {
+pub struct Forget {
     /// The address to erase
     #[arg(long, value_name = "A")]
-    pub(super) address: String,
+    pub address: String,
     #[command(flatten)]
-    pub(super) admin: Admin,
+    pub admin: Admin,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum Generated {
+pub enum Generated {
     Man,
     Bash,
     Zsh,

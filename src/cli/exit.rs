@@ -1,6 +1,7 @@
 //! How the process ends: a code of sysexits(3) and one line.
 
 use crate::config::ConfigError;
+use crate::store::StoreError;
 use crate::{daemon, log};
 use std::io;
 
@@ -54,7 +55,10 @@ impl Failure {
     /// The code of a failed system call, where nothing better is known.
     #[must_use]
     pub fn code_of(error: &io::Error) -> Exit {
-        if error.kind() == io::ErrorKind::PermissionDenied { Exit::NoPermission } else { Exit::Io }
+        match error.kind() {
+            io::ErrorKind::PermissionDenied => Exit::NoPermission,
+            _ => Exit::Io,
+        }
     }
 }
 
@@ -68,7 +72,17 @@ impl From<ConfigError> for Failure {
 impl From<daemon::Error> for Failure {
     fn from(error: daemon::Error) -> Self {
         let exit = match &error {
-            daemon::Error::Start(_) => Exit::Unavailable,
+            daemon::Error::Config(error) if error.is_permission() => Exit::NoPermission,
+            daemon::Error::Config(_) => Exit::Configuration,
+            daemon::Error::Listen { error, .. } if error.kind() == std::io::ErrorKind::PermissionDenied => Exit::NoPermission,
+            daemon::Error::Store(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => Exit::NoPermission,
+            daemon::Error::Store(StoreError::Io { .. }) => Exit::CannotCreate,
+            daemon::Error::Store(StoreError::Newer { .. }) => Exit::Configuration,
+            daemon::Error::Store(_) => Exit::Unavailable,
+            daemon::Error::Listen { .. }
+            | daemon::Error::IoUringForbidden(_)
+            | daemon::Error::IoUring(_)
+            | daemon::Error::Start(_) => Exit::Unavailable,
         };
         Self::new(exit, error.to_string())
     }

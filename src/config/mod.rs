@@ -21,6 +21,7 @@ pub mod unit;
 
 pub use effective::Values;
 pub use error::{ConfigError, Place};
+pub use files::{FileError, certificates, certified_key};
 pub use secret::Secret;
 
 use ipnet::IpNet;

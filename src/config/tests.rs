@@ -45,10 +45,7 @@ fn each_broken_file_gives_its_line() {
 #[test]
 fn a_file_that_is_not_there() {
     let error = Config::load(Some(Path::new("tests/configs/none"))).expect_err("it is not there");
-    assert_eq!(
-        error.to_string(),
-        "tests/configs/none: cannot be read: No such file or directory (os error 2); create it or correct the path"
-    );
+    assert_eq!(error.to_string(), "tests/configs/none: cannot be read: No such file or directory (os error 2); create it or correct the path");
 }
 
 #[test]
@@ -182,22 +179,13 @@ token_file = "{key}"
 
 #[test]
 fn the_effective_text_has_each_origin_and_reads_back() {
-    let text =
-        format!("[smtp]\nhostname = \"mx.example.com\"\nthreads = 2\nmax_message_size = \"1024KiB\"\n{ROUTE}headers = {{ X-A = \"1\" }}\n");
+    let text = format!(
+        "[smtp]\nhostname = \"mx.example.com\"\nthreads = 2\nmax_message_size = \"1024KiB\"\n{ROUTE}headers = {{ X-A = \"1\" }}\n"
+    );
     let config = parse(&text).expect("good");
     let shown = config.effective_text();
-    for line in [
-        "hostname = \"mx.example.com\"",
-        "threads = 2",
-        "max_message_size = \"1MiB\"",
-        "[[route]]",
-        "[forward.breaker]",
-        "headers = { X-A = \"(secret)\" }",
-    ] {
-        assert!(
-            shown.lines().any(|shown| shown.split("  #").next().is_some_and(|shown| shown.trim_end() == line)),
-            "{line} is not in\n{shown}"
-        );
+    for line in ["hostname = \"mx.example.com\"", "threads = 2", "max_message_size = \"1MiB\"", "[[route]]", "[forward.breaker]", "headers = { X-A = \"(secret)\" }"] {
+        assert!(shown.lines().any(|shown| shown.split("  #").next().is_some_and(|shown| shown.trim_end() == line)), "{line} is not in\n{shown}");
     }
     let origin = |key: &str| {
         let line = shown.lines().find(|line| line.starts_with(&format!("{key} = ")));
@@ -208,8 +196,7 @@ fn the_effective_text_has_each_origin_and_reads_back() {
     assert_eq!(origin("url"), "line 7");
     assert_eq!(origin("max_errors"), "default");
     let again = parse(&shown).expect("it reads back");
-    let values =
-        |text: &str| text.lines().map(|line| line.split("  #").next().unwrap_or_default().trim_end().to_owned()).collect::<Vec<_>>();
+    let values = |text: &str| text.lines().map(|line| line.split("  #").next().unwrap_or_default().trim_end().to_owned()).collect::<Vec<_>>();
     assert_eq!(values(&again.effective_text()), values(&shown));
 }
 

@@ -1,13 +1,241 @@
-//! The wiring.
+//! The wiring: builds every part, runs until told to stop, drains.
+//!
+//! Logs its start, its listeners, each reload and its end. Fails with one line and an exit code.
 
-/// Why the daemon could not start.
+mod drain;
+mod machine;
+mod reload;
+mod sockets;
+
+use crate::admin::{self, AdminSocket};
+use crate::config::{Config, ConfigError, Origin};
+use crate::delivery::Delivery;
+use crate::forward::Forwarders;
+use crate::message::Budget;
+use crate::net::{self, Live, Shared};
+use crate::stats::{Readiness, Ready, Stats};
+use crate::store::{Store, StoreError};
+use crate::verify::Verifier;
+use arc_swap::ArcSwap;
+use sockets::Sockets;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Why the daemon could not start or go on: one line for the operator.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("cannot listen on {address} ({key}): {error}")]
+    Listen { key: String, address: String, error: io::Error },
+    #[error(
+        "io_uring is forbidden here ({0}): set the sysctl kernel.io_uring_disabled=0, or allow io_uring_setup, io_uring_enter and io_uring_register in the sandbox"
+    )]
+    IoUringForbidden(io::Error),
+    #[error("cannot make an io_uring: {0}")]
+    IoUring(io::Error),
     #[error("{0}")]
     Start(String),
 }
 
+/// The running parts.
+struct Daemon {
+    config: Arc<ArcSwap<Config>>,
+    shared: Arc<Shared>,
+    store: Arc<Store>,
+    forwarders: Arc<Forwarders>,
+    rings: Vec<net::Ring>,
+    ready: Arc<Ready>,
+    admin: admin::Handle,
+}
+
 /// Runs the daemon until a signal ends it.
-pub fn run(_config: crate::config::Config) -> Result<(), Error> {
-    Err(Error::Start("the wiring is missing".to_owned()))
+///
+/// # Errors
+/// It could not start; nothing has been accepted then.
+pub fn run(config: Config) -> Result<(), Error> {
+    machine::harden();
+    let log = crate::log::init(&config.log);
+    crate::ring::probe().map_err(io_uring_error)?;
+    machine::raise_descriptors(u64::try_from(config.smtp.max_connections + config.forward.workers + 256).unwrap_or(u64::MAX));
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::Start(format!("cannot start the main loop: {error}")))?;
+    runtime.block_on(async {
+        // Signals are taken from here on, so that none is lost while the store opens.
+        let mut signals = Signals::new().map_err(|error| Error::Start(format!("cannot take signals: {error}")))?;
+        let daemon = Daemon::start(config)?;
+        daemon.announce();
+        daemon.serve(&mut signals, &log).await;
+        daemon.drain(&mut signals).await;
+        Ok(())
+    })
+}
+
+fn io_uring_error(error: io::Error) -> Error {
+    if crate::ring::forbidden(&error) { Error::IoUringForbidden(error) } else { Error::IoUring(error) }
+}
+
+impl Daemon {
+    fn start(config: Config) -> Result<Self, Error> {
+        config.check_files()?;
+        let sockets = Sockets::open(&config)?;
+        let tls = net::tls::ServerTls::load(config.smtp.tls.as_ref())
+            .map_err(|error| Error::Start(format!("smtp.tls: {error}")))?;
+        let stats = Stats::new();
+        let store = Store::open(&config.store, &stats)?;
+        let verifier = Verifier::start(&config.dns, &config.smtp.hostname).map_err(Error::Start)?;
+        let forwarders = Forwarders::start(&config, &stats, Arc::clone(&verifier)).map_err(Error::Start)?;
+        let budget = Budget::new(config.memory.body_budget, config.memory.per_ip_share);
+        let limits = net::limits::Limits::new(
+            config.smtp.max_connections,
+            config.smtp.max_connections_per_ip,
+            Arc::clone(&budget),
+            Arc::clone(&stats),
+        );
+        let delivery =
+            Delivery::new(&config, Arc::clone(&store), Arc::clone(&forwarders), verifier, Arc::clone(&stats));
+        let id_key = if config.forward.id_secret.is_empty() {
+            store.id_secret()
+        } else {
+            crate::forward::webhook::id_key(config.forward.id_secret.expose())
+        };
+        let config = Arc::new(config);
+        let shared = Arc::new(Shared {
+            live: ArcSwap::from_pointee(Live::of(Arc::clone(&config))),
+            tls,
+            limits,
+            budget: Arc::clone(&budget),
+            delivery,
+            stats: Arc::clone(&stats),
+            id_key,
+        });
+        let live_config = Arc::new(ArcSwap::new(Arc::clone(&config)));
+        log_listeners(&sockets);
+        let rings = start_rings(config.smtp.threads, &shared, &sockets.smtp)?;
+        let ready = Arc::clone(&stats.ready);
+        let deps = admin::Deps {
+            config: Arc::clone(&live_config),
+            stats,
+            store: Arc::clone(&store),
+            ready: Arc::clone(&ready),
+            budget,
+        };
+        let admin = admin::start(deps, sockets.admin).map_err(|error| Error::Start(format!("cannot start the admin listener: {error}")))?;
+        ready.set(Readiness::Ready);
+        Ok(Self { config: live_config, shared, store, forwarders, rings, ready, admin })
+    }
+
+    /// Says on the terminal what to do next (development), and tells systemd.
+    fn announce(&self) {
+        let config = self.config.load();
+        tracing::info!(version = env!("CARGO_PKG_VERSION"), routes = config.routes.len(), "ready");
+        if config.origin == Origin::Development {
+            tracing::info!("development configuration: every message goes to the inspector on the page");
+            tracing::info!("send one: cargo run --release -- send    (or any mail client, SMTP on 127.0.0.1:2525)");
+            tracing::info!("see it arrive: http://127.0.0.1:8025/");
+        }
+        notify(&[sd_notify::NotifyState::Ready]);
+    }
+
+    /// The main loop: signals, the certificate watch, the watchdog.
+    async fn serve(&self, signals: &mut Signals, log: &crate::log::Handle) {
+        let mut second = tokio::time::interval(Duration::from_secs(1));
+        let mut seconds = 0_u64;
+        loop {
+            tokio::select! {
+                _ = signals.terminate.recv() => return,
+                _ = signals.interrupt.recv() => return,
+                _ = signals.hangup.recv() => self.reload(log),
+                _ = second.tick() => {
+                    seconds = seconds.wrapping_add(1);
+                    self.tick(seconds);
+                }
+            }
+        }
+    }
+
+    fn tick(&self, seconds: u64) {
+        let stats = &self.shared.stats;
+        stats.body_bytes.set(self.shared.budget.held());
+        stats.body_budget_bytes.set(self.shared.budget.limit());
+        self.ready.set(if self.store.writable() {
+            Readiness::Ready
+        } else {
+            Readiness::Degraded("the store cannot be written, see the log".to_owned())
+        });
+        if seconds.is_multiple_of(10) {
+            self.shared.tls.watch();
+        }
+        let messages = &stats.messages;
+        let status = format!(
+            "{} connections, {} delivered, {} rejected, {} deferred, {} undelivered",
+            stats.connections.open.get(),
+            messages.delivered.get(),
+            messages.rejected.get(),
+            messages.deferred.get(),
+            messages.undelivered.get(),
+        );
+        notify(&[sd_notify::NotifyState::Watchdog, sd_notify::NotifyState::Status(&status)]);
+    }
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+}
+
+fn start_rings(
+    threads: usize,
+    shared: &Arc<Shared>,
+    sockets: &[std::net::TcpListener],
+) -> Result<Vec<net::Ring>, Error> {
+    (0..threads.max(1))
+        .map(|number| {
+            let duplicates = sockets.iter().map(sockets::duplicate).collect::<io::Result<Vec<_>>>();
+            duplicates.and_then(|duplicates| net::start(number, Arc::clone(shared), duplicates)).map_err(io_uring_error)
+        })
+        .collect()
+}
+
+fn log_listeners(sockets: &Sockets) {
+    for socket in &sockets.smtp {
+        if let Ok(address) = socket.local_addr() {
+            tracing::info!(listener = "smtp", %address, "listening");
+        }
+    }
+    match &sockets.admin {
+        AdminSocket::Tcp(socket) => {
+            if let Ok(address) = socket.local_addr() {
+                tracing::info!(listener = "admin", %address, "listening");
+            }
+        }
+        AdminSocket::Unix(socket) => {
+            let path = socket.local_addr().ok().and_then(|address| address.as_pathname().map(std::path::Path::to_owned));
+            tracing::info!(listener = "admin", address = ?path, "listening");
+        }
+    }
+}
+
+/// Tells systemd; without it there is nobody to tell.
+fn notify(states: &[sd_notify::NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(states) {
+        tracing::debug!(%error, "systemd was not told");
+    }
 }

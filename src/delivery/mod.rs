@@ -1,1 +1,231 @@
-//! (lead or admin fills this)
+//! The only module that knows both sides. [`Delivery::deliver`] is promises 1 and 3 as straight-line code:
+//! the endpoint's 2xx, then the durable record, then the `250`.
+
+mod recipient;
+mod verdict;
+
+pub use recipient::{Destination, Spf};
+
+use crate::config::{Config, Route};
+use crate::envelope::Envelope;
+use crate::forward::{Forwarders, Job};
+use crate::message::Body;
+use crate::record::{Outcome, Record};
+use crate::route::Routes;
+use crate::smtp::{Reply, reply};
+use crate::stats::{Recorder, RouteStats, Stage, Stats};
+use crate::store::Store;
+use crate::verify::Verifier;
+use arc_swap::ArcSwap;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+use verdict::Verdict;
+
+/// What a reload replaces.
+struct Live {
+    routes: Routes,
+    route_stats: HashMap<String, Arc<RouteStats>>,
+}
+
+pub struct Delivery {
+    store: Arc<Store>,
+    forwarders: Arc<Forwarders>,
+    verifier: Arc<Verifier>,
+    stats: Arc<Stats>,
+    live: ArcSwap<Live>,
+}
+
+/// The logged fields of a message whose data have ended, and where it goes.
+pub struct Received {
+    pub envelope: Arc<Envelope>,
+    pub route: Arc<Route>,
+    pub message_id: Option<String>,
+    pub subject: Option<String>,
+    pub webhook_id: String,
+    /// Octets as received, un-stuffed.
+    pub size_octets: u64,
+    /// End of data, on the two clocks.
+    pub ended: Instant,
+    pub date: jiff::Timestamp,
+}
+
+/// The message itself: only the forwarder gets it.
+pub struct Content {
+    pub body: Body,
+    pub header_len: usize,
+    pub spf: Spf,
+}
+
+/// Durations of the parts of one delivery, microseconds.
+#[derive(Clone, Copy, Default)]
+struct Spent {
+    queue_us: u64,
+    forward_us: u64,
+}
+
+impl Delivery {
+    #[must_use]
+    pub fn new(
+        config: &Config,
+        store: Arc<Store>,
+        forwarders: Arc<Forwarders>,
+        verifier: Arc<Verifier>,
+        stats: Arc<Stats>,
+    ) -> Arc<Self> {
+        let live = ArcSwap::from_pointee(Live::of(config, &stats));
+        Arc::new(Self { store, forwarders, verifier, stats, live })
+    }
+
+    /// Recipients that come from now on are matched against the new routes.
+    pub fn reload(&self, config: &Config) {
+        self.live.store(Arc::new(Live::of(config, &self.stats)));
+    }
+
+    /// May data be taken now?
+    pub fn ready(&self) -> Result<(), Reply> {
+        if self.store.writable() {
+            return Ok(());
+        }
+        self.stats.messages.refused_store.add(1);
+        Err(reply::STORE_DEGRADED)
+    }
+
+    /// The order of effects, here and nowhere else: forward, record, reply.
+    pub async fn deliver(&self, received: Received, content: Content, recorder: &Recorder) -> Reply {
+        // Nothing is sent that could not be recorded afterwards.
+        if let Err(later) = self.ready() {
+            return later;
+        }
+        let id = self.store.next_id();
+        let job = Job {
+            route: Arc::clone(&received.route),
+            envelope: Arc::clone(&received.envelope),
+            body: content.body,
+            header_len: content.header_len,
+            webhook_id: received.webhook_id.clone(),
+            received: received.ended,
+            spf: content.spf.into_receiver(),
+        };
+        let (verdict, spent) = self.forward(job, id, received.envelope.smtputf8).await;
+        recorder.record(Stage::Queue, spent.queue_us);
+        recorder.record(Stage::Forward, spent.forward_us);
+        recorder.record_forward(&received.route.name, spent.forward_us);
+        self.record(id, received, verdict, spent, recorder).await
+    }
+
+    /// A message that the daemon itself refuses at its end: recorded, not forwarded.
+    pub async fn refuse(&self, received: Received, refusal: Reply, recorder: &Recorder) -> Reply {
+        if !self.store.writable() {
+            return refusal;
+        }
+        let id = self.store.next_id();
+        self.record(id, received, verdict::of_own_refusal(refusal), Spent::default(), recorder).await
+    }
+
+    async fn forward(&self, job: Job, id: crate::record::RecordId, utf8: bool) -> (Verdict, Spent) {
+        let route = Arc::clone(&job.route);
+        let answer = match self.forwarders.submit(job) {
+            Ok(receiver) => receiver.await,
+            Err(refused) => Ok(Err(refused)),
+        };
+        match answer {
+            Ok(Ok(done)) => {
+                let spent = Spent { queue_us: done.queue_us, forward_us: done.forward_us };
+                (verdict::of_answer(done.answer, &route, id, utf8), spent)
+            }
+            Ok(Err(refused)) => {
+                self.count_refusal(refused);
+                (verdict::of_refusal(refused), Spent::default())
+            }
+            // The forwarder died with the job: whether the endpoint has the message is not known, so "later".
+            Err(_) => {
+                let lost = crate::forward::NoAnswer::Broken("the forwarder failed".to_owned());
+                (verdict::of_answer(Err(lost), &route, id, utf8), Spent::default())
+            }
+        }
+    }
+
+    /// Makes the record durable, then gives the reply away.
+    async fn record(
+        &self,
+        id: crate::record::RecordId,
+        received: Received,
+        verdict: Verdict,
+        spent: Spent,
+        recorder: &Recorder,
+    ) -> Reply {
+        let Verdict { outcome, reply, server_response } = verdict;
+        let ended = received.ended;
+        self.count_outcome(outcome, &received.route.name);
+        let record = Record {
+            id,
+            date: received.date,
+            sender_ip: received.envelope.peer.ip.to_string(),
+            message_id: received.message_id,
+            sender: received.envelope.reverse_path.clone(),
+            recipients: received.envelope.recipients.clone(),
+            subject: received.subject,
+            server_response,
+            processing_time_us: micros_since(ended),
+            queue_us: spent.queue_us,
+            forward_us: spent.forward_us,
+            store_us: 0,
+            outcome,
+            reply: reply.0.clone().into_owned(),
+            size: received.size_octets,
+            tls: received.envelope.tls.clone(),
+            route: received.route.name.clone(),
+            webhook_id: received.webhook_id,
+        };
+        let handed_over = Instant::now();
+        // A failed commit leaves the record in the store's log line (promise 3); the endpoint's word stands either way.
+        drop(self.store.commit(record).await);
+        recorder.record(Stage::Store, micros_since(handed_over));
+        recorder.record(Stage::Total, micros_since(ended));
+        reply
+    }
+
+    fn count_outcome(&self, outcome: Outcome, route: &str) {
+        let live = self.live.load();
+        let of_route = live.route_stats.get(route);
+        let messages = &self.stats.messages;
+        match outcome {
+            Outcome::Delivered => {
+                messages.delivered.add(1);
+                of_route.inspect(|counters| counters.delivered.add(1));
+            }
+            Outcome::Rejected => {
+                messages.rejected.add(1);
+                of_route.inspect(|counters| counters.rejected.add(1));
+            }
+            Outcome::Deferred => {
+                messages.deferred.add(1);
+                of_route.inspect(|counters| counters.deferred.add(1));
+            }
+        }
+    }
+
+    fn count_refusal(&self, refused: crate::forward::Refused) {
+        use crate::forward::Refused;
+        let messages = &self.stats.messages;
+        match refused {
+            Refused::QueueFull | Refused::Draining => messages.refused_queue.add(1),
+            Refused::BreakerOpen => messages.refused_breaker.add(1),
+            Refused::OverBudget => messages.refused_memory.add(1),
+        }
+    }
+}
+
+impl Live {
+    fn of(config: &Config, stats: &Stats) -> Self {
+        Self {
+            routes: Routes::new(&config.routes),
+            route_stats: config.routes.iter().map(|route| (route.name.clone(), stats.route(&route.name))).collect(),
+        }
+    }
+}
+
+fn micros_since(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX)
+}

@@ -101,8 +101,7 @@ mod tests {
     fn memory_of_the_machine() {
         assert_eq!(mem_total("MemFree: 1 kB\nMemTotal:        2048 kB\n"), Some(2 << 20));
         assert_eq!(mem_total("MemTotal: many\n"), None);
-        let severity =
-            |budget: &str| memory(&config(&format!("[memory]\nbody_budget = \"{budget}\""))).first().map(|finding| finding.severity);
+        let severity = |budget: &str| memory(&config(&format!("[memory]\nbody_budget = \"{budget}\""))).first().map(|finding| finding.severity);
         assert_eq!(severity("64KiB"), Some(Severity::Fine));
         assert_eq!(severity("1TiB"), Some(Severity::Warning));
     }

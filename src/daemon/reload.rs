@@ -1,0 +1,64 @@
+//! SIGHUP: the file is read again; a good one replaces routes, limits, TLS and logging, a bad one changes nothing.
+
+use super::{Daemon, notify};
+use crate::config::{Config, Origin};
+use crate::net::Live;
+use std::sync::Arc;
+
+impl Daemon {
+    pub(super) fn reload(&self, log: &crate::log::Handle) {
+        let Origin::File(path) = &self.config.load().origin else {
+            tracing::info!("nothing to reload: no configuration file was named");
+            return;
+        };
+        match sd_notify::NotifyState::monotonic_usec_now() {
+            Ok(now) => notify(&[sd_notify::NotifyState::Reloading, now]),
+            Err(_) => notify(&[sd_notify::NotifyState::Reloading]),
+        }
+        match Config::load(Some(path)).and_then(|config| config.check_files().map(|()| config)) {
+            Ok(config) => self.apply(config, log),
+            Err(error) => tracing::error!("reload refused, nothing changed: {error}"),
+        }
+        notify(&[sd_notify::NotifyState::Ready]);
+    }
+
+    /// Parts that can refuse come first; after them nothing can fail.
+    fn apply(&self, config: Config, log: &crate::log::Handle) {
+        if let Err(error) = self.shared.tls.reload(config.smtp.tls.as_ref()) {
+            tracing::error!("reload refused, nothing changed: smtp.tls: {error}");
+            return;
+        }
+        if let Err(error) = self.forwarders.reload(&config) {
+            tracing::error!("reload refused, nothing changed: {error}");
+            return;
+        }
+        self.warn_about_restarts(&config);
+        log.set_level(config.log.level);
+        self.store.reload(&config.store);
+        self.shared.budget.set_limits(config.memory.body_budget, config.memory.per_ip_share);
+        self.shared.limits.set_limits(config.smtp.max_connections, config.smtp.max_connections_per_ip);
+        self.shared.delivery.reload(&config);
+        let config = Arc::new(config);
+        self.shared.live.store(Arc::new(Live::of(Arc::clone(&config))));
+        tracing::info!(routes = config.routes.len(), "configuration reloaded");
+        self.config.store(config);
+    }
+
+    /// Keys that need a restart are named, so that nobody waits for them.
+    fn warn_about_restarts(&self, new: &Config) {
+        let old = self.config.load();
+        let pinned = [
+            ("smtp.listen", old.smtp.listen == new.smtp.listen),
+            ("smtp.threads", old.smtp.threads == new.smtp.threads),
+            ("admin.listen", old.admin.listen == new.admin.listen),
+            ("store.path", old.store.path == new.store.path),
+            ("forward.id_secret", old.forward.id_secret == new.forward.id_secret),
+            ("dns.servers", old.dns.servers == new.dns.servers),
+        ];
+        for (key, same) in pinned {
+            if !same {
+                tracing::warn!(key, "changed in the file, takes effect at the next restart");
+            }
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Listening sockets: our own, or those systemd hands over (they outlive a restart).
+//!
+//! A socket that systemd holds is matched to its listener by the address it is bound to, not by its place in the list.
+
+use super::Error;
+use crate::admin::AdminSocket;
+use crate::config::{AdminListen, Config};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+
+/// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// All listening sockets of the daemon.
+pub struct Sockets {
+    pub smtp: Vec<TcpListener>,
+    pub admin: AdminSocket,
+}
+
+impl Sockets {
+    /// Takes over what systemd passed and opens the rest.
+    ///
+    /// # Errors
+    /// An address is in use, not ours, or privileged; the line says which.
+    pub fn open(config: &Config) -> Result<Self, Error> {
+        let mut inherited = inherited();
+        let smtp = match inherited.smtp.is_empty() {
+            false => std::mem::take(&mut inherited.smtp),
+            true => config.smtp.listen.iter().map(|address| tcp(*address, "smtp.listen")).collect::<Result<_, _>>()?,
+        };
+        let admin = match (inherited.unix.pop(), &config.admin.listen) {
+            (Some(socket), _) => AdminSocket::Unix(socket),
+            (None, AdminListen::Unix(path)) => AdminSocket::Unix(unix(path)?),
+            (None, AdminListen::Tcp(address)) => AdminSocket::Tcp(tcp(*address, "admin.listen")?),
+        };
+        Ok(Self { smtp, admin })
+    }
+}
+
+struct Inherited {
+    smtp: Vec<TcpListener>,
+    unix: Vec<UnixListener>,
+}
+
+/// The descriptors of `LISTEN_FDS` (sd_listen_fds(3)): TCP is SMTP, a Unix socket is the admin's.
+fn inherited() -> Inherited {
+    let mut found = Inherited { smtp: Vec::new(), unix: Vec::new() };
+    let mut passed = listenfd::ListenFd::from_env();
+    for index in 0..passed.len() {
+        if let Ok(Some(socket)) = passed.take_tcp_listener(index) {
+            // The ring wants blocking descriptors.
+            if socket.set_nonblocking(false).is_ok() {
+                found.smtp.push(socket);
+            }
+        } else if let Ok(Some(socket)) = passed.take_unix_listener(index) {
+            found.unix.push(socket);
+        }
+    }
+    found
+}
+
+fn tcp(address: SocketAddr, key: &str) -> Result<TcpListener, Error> {
+    let open = || -> io::Result<TcpListener> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            // `[::]` takes IPv4 clients too, whatever net.ipv6.bindv6only says; any other address is IPv6 only.
+            socket.set_only_v6(!address.ip().is_unspecified())?;
+        }
+        socket.bind(&SockAddr::from(address))?;
+        socket.listen(BACKLOG)?;
+        Ok(socket.into())
+    };
+    open().map_err(|error| Error::Listen { key: key.to_owned(), address: address.to_string(), error })
+}
+
+fn unix(path: &Path) -> Result<UnixListener, Error> {
+    let open = || -> io::Result<UnixListener> {
+        // A socket file that nobody answers on is left from a crash.
+        if path.exists() && std::os::unix::net::UnixStream::connect(path).is_err() {
+            std::fs::remove_file(path)?;
+        }
+        let socket = UnixListener::bind(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+        Ok(socket)
+    };
+    open().map_err(|error| Error::Listen {
+        key: "admin.listen".to_owned(),
+        address: format!("unix:{}", path.display()),
+        error,
+    })
+}
+
+/// Another descriptor for the same listening socket: one accept queue, so a restart or a slow ring loses no connection.
+///
+/// # Errors
+/// No descriptors are left.
+pub fn duplicate(socket: &TcpListener) -> io::Result<TcpListener> {
+    socket.try_clone()
+}

@@ -1,0 +1,127 @@
+//! One recipient: does a route take it, is it the transaction's route, does the user's application want it?
+
+use super::Delivery;
+use crate::config::Route;
+use crate::envelope::Envelope;
+use crate::forward::{Authorization, Authorized};
+use crate::smtp::{Reply, reply};
+use crate::verify::SpfResult;
+use std::sync::Arc;
+use tokio::sync::oneshot;
+
+/// An SPF check that was started at the first recipient of a route that wants it.
+pub enum Spf {
+    NotAsked,
+    Pending(oneshot::Receiver<SpfResult>),
+    Known(SpfResult),
+}
+
+impl Spf {
+    /// Waits for a pending result (the verifier bounds it by `[dns] timeout`); `None` if it was not asked for or got lost.
+    async fn known(&mut self) -> Option<SpfResult> {
+        if let Self::Pending(receiver) = self {
+            match receiver.await {
+                Ok(result) => *self = Self::Known(result),
+                Err(_) => *self = Self::NotAsked,
+            }
+        }
+        match self {
+            Self::Known(result) => Some(result.clone()),
+            Self::NotAsked | Self::Pending(_) => None,
+        }
+    }
+
+    /// What travels with the job.
+    #[must_use]
+    pub fn into_receiver(self) -> Option<oneshot::Receiver<SpfResult>> {
+        match self {
+            Self::NotAsked => None,
+            Self::Pending(receiver) => Some(receiver),
+            Self::Known(result) => {
+                let (sender, receiver) = oneshot::channel();
+                // The receiver is right here, so the value cannot be refused.
+                drop(sender.send(result));
+                Some(receiver)
+            }
+        }
+    }
+}
+
+/// What a transaction has settled on: set by its first accepted recipient.
+pub struct Destination {
+    pub route: Arc<Route>,
+    pub spf: Spf,
+}
+
+impl Delivery {
+    /// The verdict on one `RCPT TO`; `first` recipients choose the route. `envelope` holds what MAIL FROM said.
+    pub async fn recipient(
+        &self,
+        mailbox: &str,
+        envelope: &Envelope,
+        destination: &mut Option<Destination>,
+    ) -> Result<(), Reply> {
+        let recipients = &self.stats.recipients;
+        let Some(route) = self.live.load().routes.find(mailbox).cloned() else {
+            recipients.refused_no_route.add(1);
+            return Err(reply::NO_ROUTE);
+        };
+        if destination.as_ref().is_some_and(|settled| settled.route.name != route.name) {
+            recipients.refused_other_route.add(1);
+            return Err(reply::OTHER_ROUTE);
+        }
+        let mut candidate = destination.take().unwrap_or_else(|| Destination {
+            spf: if route.verify.spf || route.verify.dmarc {
+                Spf::Pending(self.verifier.spf(envelope.peer.ip, &envelope.helo, &envelope.reverse_path))
+            } else {
+                Spf::NotAsked
+            },
+            route,
+        });
+        let verdict = if candidate.route.authorize_url.is_some() {
+            self.authorize(mailbox, envelope, &mut candidate).await
+        } else {
+            Ok(())
+        };
+        match &verdict {
+            Ok(()) => recipients.accepted.add(1),
+            Err(_) => recipients.refused_authorization.add(1),
+        }
+        // A refused first recipient does not bind the transaction to its route.
+        if verdict.is_ok() || !envelope.recipients.is_empty() {
+            *destination = Some(candidate);
+        }
+        verdict
+    }
+
+    async fn authorize(
+        &self,
+        mailbox: &str,
+        envelope: &Envelope,
+        destination: &mut Destination,
+    ) -> Result<(), Reply> {
+        let spf = if destination.route.verify.spf { destination.spf.known().await } else { None };
+        let question = Authorization {
+            to: mailbox.to_owned(),
+            from: envelope.reverse_path.clone(),
+            size: envelope.declared_size,
+            remote_ip: envelope.peer.ip.to_string(),
+            helo_domain: envelope.helo.clone(),
+            spf,
+        };
+        let answer = match self.forwarders.authorize(&destination.route, question) {
+            Ok(receiver) => receiver.await.unwrap_or(Authorized::Unknown),
+            Err(_) => Authorized::Unknown,
+        };
+        match answer {
+            Authorized::Yes => Ok(()),
+            Authorized::No(text) => Err(Reply::with_text(
+                550,
+                "5.7.1",
+                text.as_deref().unwrap_or("The application does not accept mail for this recipient"),
+                envelope.smtputf8,
+            )),
+            Authorized::Unknown => Err(reply::AUTHORIZATION_FAILED),
+        }
+    }
+}

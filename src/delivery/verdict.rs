@@ -1,0 +1,97 @@
+//! The endpoint's answer becomes the SMTP reply: the contract's table, row by row. Pure.
+
+use crate::config::Route;
+use crate::forward::{NoAnswer, Refused, Response};
+use crate::record::{Outcome, RecordId, ServerResponse};
+use crate::smtp::{Reply, reply};
+
+/// What became of a message: told to the sender, and recorded.
+pub struct Verdict {
+    pub outcome: Outcome,
+    pub reply: Reply,
+    pub server_response: ServerResponse,
+}
+
+/// The row of the table for an answer. `utf8`: the client used SMTPUTF8, so the text may.
+#[must_use]
+pub fn of_answer(answer: Result<Response, NoAnswer>, route: &Route, id: RecordId, utf8: bool) -> Verdict {
+    let response = match answer {
+        Ok(response) => response,
+        Err(none) => return of_no_answer(none),
+    };
+    let text = |standard: &'static str| {
+        if is_plain_text(response.content_type.as_deref()) && !response.body.trim().is_empty() {
+            response.body.clone()
+        } else {
+            standard.to_owned()
+        }
+    };
+    let (outcome, reply) = match response.status {
+        200..=299 => (Outcome::Delivered, Reply::delivered(id)),
+        status if route.defer_statuses.contains(&status) => (
+            Outcome::Deferred,
+            Reply::with_text(450, "4.3.0", &text("The application asks to try again later"), utf8),
+        ),
+        400..=499 => (
+            Outcome::Rejected,
+            Reply::with_text(554, "5.7.1", &text("The application refused this message"), utf8),
+        ),
+        500..=599 => (
+            Outcome::Deferred,
+            Reply::with_text(450, "4.3.0", &text("The application failed, try again later"), utf8),
+        ),
+        _ => (Outcome::Deferred, reply::ENDPOINT_BROKE_OFF),
+    };
+    // A refused redirect says why where its own body says nothing.
+    let body = match response.redirect_refused {
+        Some(why) if response.body.is_empty() => why,
+        _ => response.body,
+    };
+    Verdict {
+        outcome,
+        reply,
+        server_response: ServerResponse {
+            status: response.status,
+            body,
+            content_type: response.content_type,
+            retry_after: response.retry_after,
+        },
+    }
+}
+
+fn of_no_answer(none: NoAnswer) -> Verdict {
+    let (reply, why) = match none {
+        NoAnswer::NotReached(why) => (reply::ENDPOINT_UNREACHABLE, why),
+        NoAnswer::Broken(why) => (reply::ENDPOINT_BROKE_OFF, why),
+    };
+    Verdict { outcome: Outcome::Deferred, reply, server_response: no_response(why) }
+}
+
+/// A job that no forwarder took: "later", and it costs the endpoint nothing.
+#[must_use]
+pub fn of_refusal(refused: Refused) -> Verdict {
+    let (reply, why) = match refused {
+        Refused::QueueFull => (reply::QUEUE_FULL, "the route's queue is full"),
+        Refused::BreakerOpen => (reply::BREAKER_OPEN, "the route's breaker is open"),
+        Refused::Draining => (reply::DRAINING, "the daemon is draining"),
+        Refused::OverBudget => (reply::OUT_OF_MEMORY, "no memory for the rendered request"),
+    };
+    Verdict { outcome: Outcome::Deferred, reply, server_response: no_response(why.to_owned()) }
+}
+
+/// The daemon's own refusal at the end of data (size, newlines, a loop): the endpoint was not asked.
+#[must_use]
+pub fn of_own_refusal(reply: Reply) -> Verdict {
+    let outcome = if reply.code() >= 500 { Outcome::Rejected } else { Outcome::Deferred };
+    Verdict { outcome, reply, server_response: no_response(String::new()) }
+}
+
+fn no_response(why: String) -> ServerResponse {
+    ServerResponse { status: 0, body: why, content_type: None, retry_after: None }
+}
+
+fn is_plain_text(content_type: Option<&str>) -> bool {
+    content_type.is_some_and(|value| {
+        value.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case("text/plain"))
+    })
+}

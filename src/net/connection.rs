@@ -1,0 +1,270 @@
+//! The driver of one connection: carries octets between the stream and the session, meets the session's needs,
+//! and keeps the deadlines. An idle connection holds no buffer.
+//!
+//! Logs one debug line a connection; fails by closing.
+
+use super::Shared;
+use super::acceptor::RingState;
+use super::data::{Finished, Incoming, Pumped};
+use super::limits::Admission;
+use super::stream::{Ended, Stream};
+use super::tls::Tls;
+use crate::delivery::{Content, Destination, Received};
+use crate::envelope::Peer;
+use crate::ring::Conn;
+use crate::smtp::{Need, Reply, Session, reply};
+use crate::stats::Stage;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A peer that does not take our replies is given this long.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+/// The TLS handshake, start to end.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Buffers larger than this are not kept from one command to the next.
+const KEEP_OCTETS: usize = 32 * 1024;
+
+pub(super) struct Connection {
+    ring: Rc<RingState>,
+    stream: Stream,
+    session: Session,
+    settings: Arc<crate::smtp::Settings>,
+    admission: Admission,
+    /// Octets read and not yet used: `input[used..]`.
+    input: Vec<u8>,
+    used: usize,
+    out: Vec<u8>,
+    /// Set by the first accepted recipient of a transaction.
+    destination: Option<Destination>,
+    /// A message whose data have begun.
+    incoming: Option<Incoming>,
+    /// The reply to an end of data has been written, and nothing has come from the peer since.
+    unheard: bool,
+}
+
+/// Serves the connection to its end. `input` holds what came behind a PROXY header.
+pub(super) async fn serve(ring: Rc<RingState>, conn: Conn, peer: Peer, admission: Admission, input: Vec<u8>) {
+    let began = Instant::now();
+    let settings = Arc::clone(&ring.shared.live.load().settings);
+    let mut connection = Connection {
+        stream: Stream::new(conn),
+        session: Session::new(Arc::clone(&settings), peer),
+        settings,
+        admission,
+        input,
+        used: 0,
+        out: Vec::new(),
+        destination: None,
+        incoming: None,
+        unheard: false,
+        ring: Rc::clone(&ring),
+    };
+    let ended = connection.run().await;
+    if connection.unheard && ended == Err(Ended::Reset) {
+        ring.shared.stats.messages.replies_lost.add(1);
+    }
+    tracing::debug!(?ended, "connection over");
+    let Connection { stream, admission, .. } = connection;
+    stream.close(Instant::now() + WRITE_TIMEOUT).await;
+    drop(admission);
+    ring.recorder.record(Stage::Session, u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+}
+
+impl Connection {
+    async fn run(&mut self) -> Result<(), Ended> {
+        self.session.greet(&mut self.out);
+        loop {
+            let unused = self.input.get(self.used..).unwrap_or_default();
+            let (used, need) = self.session.feed(unused, &mut self.out);
+            self.used += used;
+            match need {
+                Need::Input => {
+                    if !self.more_input().await? {
+                        return Ok(());
+                    }
+                }
+                Need::Recipient(mailbox) => self.recipient(&mailbox).await,
+                Need::Data => {
+                    let verdict = self.begin();
+                    let accepted = verdict.is_ok();
+                    self.session.begin(verdict, &mut self.out);
+                    if accepted {
+                        self.take_data().await?;
+                    }
+                }
+                Need::Chunk { first, .. } => {
+                    if first {
+                        let verdict = self.begin();
+                        self.session.begin(verdict, &mut self.out);
+                    }
+                    self.take_data().await?;
+                }
+                Need::Tls => self.start_tls().await?,
+                Need::Close => return self.flush().await,
+            }
+        }
+    }
+
+    /// Waits for commands. False: the connection is over, and the peer has been told.
+    async fn more_input(&mut self) -> Result<bool, Ended> {
+        self.flush().await?;
+        if !self.session.message_open() {
+            // RSET or a new greeting between two chunks: what had come is given back now, not later.
+            self.incoming = None;
+        }
+        if self.ring.draining() {
+            return self.last_words(reply::SHUTTING_DOWN).await;
+        }
+        self.tidy_buffers();
+        let deadline = Instant::now() + self.shared().live.load().config.smtp.command_timeout;
+        match self.stream.read_idle(&mut self.input, deadline).await {
+            Ok(()) => {
+                self.unheard = false;
+                Ok(true)
+            }
+            Err(Ended::Interrupted) => Ok(true),
+            Err(Ended::TimedOut) => self.last_words(reply::TIMEOUT).await,
+            Err(ended) => Err(ended),
+        }
+    }
+
+    /// Unused octets move to the front; an idle connection keeps no buffer at all.
+    fn tidy_buffers(&mut self) {
+        if self.used >= self.input.len() {
+            self.input = Vec::new();
+        } else {
+            self.input.drain(..self.used);
+        }
+        self.used = 0;
+        if self.out.capacity() > KEEP_OCTETS || self.input.is_empty() {
+            self.out = Vec::new();
+        }
+    }
+
+    async fn last_words(&mut self, words: Reply) -> Result<bool, Ended> {
+        words.write(&mut self.out);
+        self.flush().await?;
+        Ok(false)
+    }
+
+    async fn flush(&mut self) -> Result<(), Ended> {
+        self.stream.write(&mut self.out, Instant::now() + WRITE_TIMEOUT).await
+    }
+
+    async fn recipient(&mut self, mailbox: &str) {
+        let envelope = self.session.envelope();
+        if envelope.recipients.is_empty() {
+            self.destination = None;
+        }
+        let delivery = Arc::clone(&self.shared().delivery);
+        let verdict = delivery.recipient(mailbox, &envelope, &mut self.destination).await;
+        self.session.recipient(verdict, &mut self.out);
+    }
+
+    /// May the message come? Opens its body, and reserves what the client declared.
+    fn begin(&mut self) -> Result<(), Reply> {
+        self.incoming = None;
+        self.shared().delivery.ready()?;
+        let envelope = self.session.envelope();
+        let lease = self.shared().budget.lease(self.admission.share());
+        match Incoming::open(envelope, lease, &self.shared().id_key, &self.shared().live.load().config.smtp) {
+            Ok(incoming) => {
+                self.incoming = Some(incoming);
+                Ok(())
+            }
+            Err(_) => {
+                self.shared().stats.messages.refused_memory.add(1);
+                Err(reply::OUT_OF_MEMORY)
+            }
+        }
+    }
+
+    /// Takes data until the chunk or the message ends; at its end, delivers it.
+    async fn take_data(&mut self) -> Result<(), Ended> {
+        let unused = self.input.split_off(self.used.min(self.input.len()));
+        self.used = self.input.len();
+        let mut incoming = self.incoming.take().unwrap_or_else(|| Incoming::swallow(&self.shared().live.load().config.smtp));
+        let normalize = self.settings.normalize_newlines;
+        let stats = Arc::clone(&self.shared().stats);
+        let pumped = incoming.pump(&mut self.stream, &mut self.session, &mut self.out, unused, normalize, &stats).await;
+        match pumped {
+            Ok(Pumped::ChunkDone { rest }) => {
+                self.input = rest;
+                self.used = 0;
+                self.incoming = self.session.message_open().then_some(incoming);
+                Ok(())
+            }
+            Ok(Pumped::End { refused, rest }) => {
+                self.input = rest;
+                self.used = 0;
+                self.finish(incoming, refused).await
+            }
+            Err(Ended::TimedOut) => {
+                self.last_words(reply::TIMEOUT).await?;
+                Err(Ended::TimedOut)
+            }
+            Err(ended) => Err(ended),
+        }
+    }
+
+    /// The end of data has come: the message is scanned, delivered or refused, and the sender is told.
+    async fn finish(&mut self, incoming: Incoming, refused: Option<Reply>) -> Result<(), Ended> {
+        let recorder = &self.ring.recorder;
+        recorder.record(Stage::Receive, incoming.receive_us());
+        let otherwise = refused.clone().unwrap_or(reply::NO_VALID_RECIPIENTS);
+        let finished = incoming.finish(refused, &self.shared().live.load().config.smtp, &self.shared().stats);
+        let (Some(finished), Some(destination)) = (finished, self.destination.take()) else {
+            // Nothing was taken: the session's refusal is all there is to say.
+            self.session.end(&otherwise, &mut self.out);
+            return Ok(());
+        };
+        let Finished { envelope, body, header_len, message_id, subject, webhook_id, refusal } = finished;
+        let received = Received {
+            envelope: Arc::new(envelope),
+            route: destination.route,
+            message_id,
+            subject,
+            webhook_id,
+            size_octets: self.session.message_size(),
+            ended: Instant::now(),
+            date: jiff::Timestamp::now(),
+        };
+        let delivery = Arc::clone(&self.shared().delivery);
+        let words = match (refusal, body) {
+            (None, Some(body)) => {
+                let content = Content { body, header_len, spf: destination.spf };
+                delivery.deliver(received, content, &self.ring.recorder).await
+            }
+            (Some(refusal), _) => delivery.refuse(received, refusal, &self.ring.recorder).await,
+            (None, None) => reply::OUT_OF_MEMORY,
+        };
+        self.session.end(&words, &mut self.out);
+        let written = self.flush().await;
+        if written.is_err() {
+            self.shared().stats.messages.replies_lost.add(1);
+        }
+        self.unheard = written.is_ok();
+        written
+    }
+
+    /// STARTTLS (RFC 3207): what the client sent behind it in the clear is dropped, here and in the session.
+    async fn start_tls(&mut self) -> Result<(), Ended> {
+        self.flush().await?;
+        self.input = Vec::new();
+        self.used = 0;
+        self.incoming = None;
+        self.destination = None;
+        let Some(config) = self.shared().tls.config() else { return Err(Ended::Gone) };
+        let began = Instant::now();
+        let Ok(tls) = Tls::new(config) else { return Err(Ended::Gone) };
+        let description = self.stream.start_tls(tls, began + HANDSHAKE_TIMEOUT).await?;
+        self.ring.recorder.record(Stage::TlsHandshake, u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+        self.session.tls_started(description);
+        Ok(())
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        &self.ring.shared
+    }
+}

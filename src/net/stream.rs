@@ -1,0 +1,198 @@
+//! One connection's octets, in the clear or through TLS: wait, read, write, each with a deadline.
+
+use super::tls::Tls;
+use crate::message::Body;
+use crate::ring::{Conn, Fill};
+use std::io;
+use std::time::{Duration, Instant};
+
+/// A read takes at most this: 16 KiB is one TLS record, and what a small message needs.
+const READ_OCTETS: usize = 16 * 1024;
+
+/// How long a closed connection is listened to, so that the last reply is not lost in a reset.
+const LINGER: Duration = Duration::from_secs(2);
+
+pub(super) struct Stream {
+    conn: Conn,
+    tls: Option<Box<Tls>>,
+}
+
+/// Why the octets stopped.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// The peer closed, or the connection broke.
+    Gone,
+    /// The connection was reset: what was written last may not have arrived.
+    Reset,
+    /// The deadline came first.
+    TimedOut,
+    /// The daemon is draining and the connection was idle.
+    Interrupted,
+    /// The body's budget is used up.
+    OverBudget,
+}
+
+impl From<io::Error> for Ended {
+    fn from(error: io::Error) -> Self {
+        use io::ErrorKind;
+        match error.kind() {
+            ErrorKind::TimedOut => Self::TimedOut,
+            ErrorKind::Interrupted => Self::Interrupted,
+            ErrorKind::ConnectionReset | ErrorKind::BrokenPipe => Self::Reset,
+            _ => Self::Gone,
+        }
+    }
+}
+
+/// Data octets go straight behind the body's last one.
+struct Tail(Body);
+
+// SAFETY: `Body` promises that its spare octets are writable and stay when the value moves.
+#[expect(unsafe_code, reason = "a buffer goes to the ring")]
+unsafe impl Fill for Tail {
+    fn spare_ptr(&mut self) -> *mut u8 {
+        self.0.spare_ptr()
+    }
+    fn spare(&self) -> usize {
+        self.0.spare()
+    }
+    unsafe fn filled(&mut self, n: usize) {
+        // SAFETY: the ring has written `n` of the spare octets.
+        unsafe { self.0.advance(n) }
+    }
+}
+
+impl Stream {
+    pub(super) fn new(conn: Conn) -> Self {
+        Self { conn, tls: None }
+    }
+
+    /// The connection again, for its next owner.
+    pub(super) fn into_conn(self) -> Conn {
+        self.conn
+    }
+
+    /// Waits without a buffer until the peer says something, then appends it to `input`.
+    pub(super) async fn read_idle(&mut self, input: &mut Vec<u8>, deadline: Instant) -> Result<(), Ended> {
+        if self.take_plain(input) {
+            return Ok(());
+        }
+        self.conn.readable(deadline).await?;
+        self.read(input, deadline).await
+    }
+
+    /// Appends what the peer sends to `input`; at least one octet.
+    pub(super) async fn read(&mut self, input: &mut Vec<u8>, deadline: Instant) -> Result<(), Ended> {
+        loop {
+            if self.take_plain(input) {
+                return Ok(());
+            }
+            if self.tls.is_none() {
+                input.reserve(READ_OCTETS);
+                let (read, back) = self.conn.read(std::mem::take(input), deadline).await;
+                *input = back;
+                return if read? == 0 { Err(Ended::Gone) } else { Ok(()) };
+            }
+            self.read_records(deadline).await?;
+        }
+    }
+
+    /// Appends data octets to the body, which has been given room for at least one.
+    pub(super) async fn read_body(&mut self, body: Body, deadline: Instant) -> (Result<(), Ended>, Body) {
+        if self.tls.is_some() {
+            return self.read_body_tls(body, deadline).await;
+        }
+        let (read, back) = self.conn.read(Tail(body), deadline).await;
+        let result = match read {
+            Ok(0) => Err(Ended::Gone),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error.into()),
+        };
+        (result, back.0)
+    }
+
+    async fn read_body_tls(&mut self, mut body: Body, deadline: Instant) -> (Result<(), Ended>, Body) {
+        // Under TLS the plaintext is copied once, from the record layer's buffer into the body.
+        let mut plain = Vec::new();
+        if let Err(ended) = self.read(&mut plain, deadline).await {
+            return (Err(ended), body);
+        }
+        let result = body.extend(&plain).map_err(|_| Ended::OverBudget);
+        (result, body)
+    }
+
+    fn take_plain(&mut self, input: &mut Vec<u8>) -> bool {
+        let Some(tls) = &mut self.tls else { return false };
+        let before = input.len();
+        tls.take_plain(input);
+        input.len() > before
+    }
+
+    /// Reads ciphertext and lets TLS work on it; answers (alerts, key updates) go out at once.
+    async fn read_records(&mut self, deadline: Instant) -> Result<(), Ended> {
+        let (read, back) = self.conn.read(Vec::with_capacity(READ_OCTETS), deadline).await;
+        if read? == 0 {
+            return Err(Ended::Gone);
+        }
+        let Some(tls) = &mut self.tls else { return Err(Ended::Gone) };
+        let fed = tls.feed(&back);
+        let mut out = back;
+        out.clear();
+        tls.take_out(&mut out);
+        if !out.is_empty() {
+            self.write_raw(out, deadline).await?;
+        }
+        fed.map_err(|error| {
+            tracing::debug!(%error, "TLS ended");
+            Ended::Gone
+        })
+    }
+
+    /// Writes all of `out` and leaves it empty, its capacity kept.
+    pub(super) async fn write(&mut self, out: &mut Vec<u8>, deadline: Instant) -> Result<(), Ended> {
+        if out.is_empty() {
+            return Ok(());
+        }
+        let octets = match &mut self.tls {
+            None => std::mem::take(out),
+            Some(tls) => {
+                tls.write_plain(out).map_err(|_| Ended::Gone)?;
+                out.clear();
+                let mut records = Vec::new();
+                tls.take_out(&mut records);
+                records
+            }
+        };
+        let (result, mut back) = self.conn.write_all(octets, deadline).await;
+        if self.tls.is_none() {
+            back.clear();
+            *out = back;
+        }
+        Ok(result?)
+    }
+
+    async fn write_raw(&self, octets: Vec<u8>, deadline: Instant) -> Result<(), Ended> {
+        let (result, _) = self.conn.write_all(octets, deadline).await;
+        Ok(result?)
+    }
+
+    /// The server's side of the handshake (RFC 3207): on success the stream is encrypted from here on.
+    pub(super) async fn start_tls(&mut self, tls: Tls, deadline: Instant) -> Result<String, Ended> {
+        self.tls = Some(Box::new(tls));
+        while self.tls.as_ref().is_some_and(|tls| tls.is_handshaking()) {
+            self.read_records(deadline).await?;
+        }
+        Ok(self.tls.as_ref().map(|tls| tls.description()).unwrap_or_default())
+    }
+
+    pub(super) async fn close(mut self, deadline: Instant) {
+        if let Some(tls) = &mut self.tls {
+            let mut out = Vec::new();
+            tls.close_notify(&mut out);
+            if !out.is_empty() && self.write_raw(out, deadline).await.is_err() {
+                return;
+            }
+        }
+        self.conn.close(LINGER).await;
+    }
+}

@@ -1,0 +1,209 @@
+//! TLS without I/O (RFC 3207): ciphertext in, plaintext out, and the other way round; and the configuration that a renewed
+//! certificate replaces while connections go on.
+//!
+//! No tickets and no resumption: large senders have dropped sessions over them. Logs each reload and each refused pair.
+
+use crate::config::{self, TlsVersion, certified_key};
+use arc_swap::ArcSwapOption;
+use rustls::crypto::aws_lc_rs;
+use rustls::server::NoServerSessionStorage;
+use rustls::sign::SingleCertAndKey;
+use rustls::{ServerConfig, ServerConnection};
+use std::io::{Read as _, Write as _};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Why a TLS session, or its configuration, came to nothing; never quotes what the peer sent.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("{0}")]
+    Session(#[from] rustls::Error),
+    #[error("{0}")]
+    Files(#[from] config::FileError),
+    #[error("record layer: {0}")]
+    Records(std::io::Error),
+}
+
+/// One connection's TLS session.
+pub struct Tls {
+    session: ServerConnection,
+    /// Plaintext that nobody has taken yet; at most what one [`Tls::feed`] brought.
+    plain: Vec<u8>,
+}
+
+impl Tls {
+    /// # Errors
+    /// The configuration serves no suite at all.
+    pub fn new(config: Arc<ServerConfig>) -> Result<Self, TlsError> {
+        Ok(Self { session: ServerConnection::new(config)?, plain: Vec::new() })
+    }
+
+    /// Works on ciphertext. After an error [`Tls::take_out`] holds the alert for the peer, and the session is over.
+    ///
+    /// # Errors
+    /// What came is no TLS, or not this session's.
+    pub fn feed(&mut self, ciphertext: &[u8]) -> Result<(), TlsError> {
+        let mut rest = ciphertext;
+        while !rest.is_empty() {
+            self.session.read_tls(&mut rest).map_err(TlsError::Records)?;
+            let state = self.session.process_new_packets()?;
+            // Taken out at once: the record layer refuses more while it is full.
+            let waiting = state.plaintext_bytes_to_read();
+            if waiting > 0 {
+                let from = self.plain.len();
+                self.plain.resize(from + waiting, 0);
+                let into = self.plain.get_mut(from..).unwrap_or_default();
+                self.session.reader().read_exact(into).map_err(TlsError::Records)?;
+            }
+            if state.peer_has_closed() {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves the plaintext behind `into`.
+    pub fn take_plain(&mut self, into: &mut Vec<u8>) {
+        if into.is_empty() {
+            std::mem::swap(into, &mut self.plain);
+        } else {
+            into.append(&mut self.plain);
+        }
+        // An idle session keeps no buffer.
+        self.plain = Vec::new();
+    }
+
+    /// Encrypts; the records wait for [`Tls::take_out`].
+    ///
+    /// # Errors
+    /// More was written than the record layer holds: replies are taken out after each write, so they never are.
+    pub fn write_plain(&mut self, plaintext: &[u8]) -> Result<(), TlsError> {
+        self.session.writer().write_all(plaintext).map_err(TlsError::Records)
+    }
+
+    /// Appends the records that the peer has to get.
+    pub fn take_out(&mut self, out: &mut Vec<u8>) {
+        while self.session.wants_write() {
+            // Writing to a vector cannot fail; an end is an end all the same.
+            if !matches!(self.session.write_tls(out), Ok(n) if n > 0) {
+                return;
+            }
+        }
+    }
+
+    #[must_use]
+    pub fn is_handshaking(&self) -> bool {
+        self.session.is_handshaking()
+    }
+
+    /// The peer has said close_notify and everything it sent has been taken.
+    #[must_use]
+    pub fn is_closed(&mut self) -> bool {
+        let mut octet = [0; 1];
+        self.plain.is_empty() && matches!(self.session.reader().read(&mut octet), Ok(0))
+    }
+
+    /// Version and suite for the record: `TLSv1.3 TLS_AES_256_GCM_SHA384`.
+    #[must_use]
+    pub fn description(&self) -> String {
+        let version = self.session.protocol_version().and_then(|version| version.as_str()).unwrap_or("TLS");
+        let version = version.replace('_', ".");
+        let suite = self.session.negotiated_cipher_suite();
+        let suite = suite.and_then(|suite| suite.suite().as_str()).unwrap_or_default();
+        // TLS 1.3 suites are named after the version by the library (TLS13_AES_…); the registry's name has TLS_.
+        let suite = suite.strip_prefix("TLS13_").map_or_else(|| suite.to_owned(), |rest| format!("TLS_{rest}"));
+        format!("{version} {suite}")
+    }
+
+    /// Appends the close_notify alert (RFC 8446 section 6.1).
+    pub fn close_notify(&mut self, out: &mut Vec<u8>) {
+        self.session.send_close_notify();
+        self.take_out(out);
+    }
+}
+
+/// The TLS configuration in use, replaced by a reload or by a renewed certificate.
+pub struct ServerTls {
+    current: ArcSwapOption<ServerConfig>,
+    watched: Mutex<Watched>,
+}
+
+/// What the files were when they were last looked at.
+#[derive(Default)]
+struct Watched {
+    files: Option<config::Tls>,
+    seen: Fingerprint,
+}
+
+/// Content, not times: a copy with an old time stamp is still a new certificate.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Fingerprint(Option<[blake3::Hash; 2]>);
+
+impl ServerTls {
+    /// # Errors
+    /// The pair cannot be read, parsed, or does not match.
+    pub fn load(files: Option<&config::Tls>) -> Result<Arc<Self>, TlsError> {
+        let tls = Self { current: ArcSwapOption::empty(), watched: Mutex::default() };
+        tls.reload(files)?;
+        Ok(Arc::new(tls))
+    }
+
+    /// # Errors
+    /// As [`ServerTls::load`]; the old configuration stays.
+    pub fn reload(&self, files: Option<&config::Tls>) -> Result<(), TlsError> {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = files.map(Fingerprint::of).unwrap_or_default();
+        let config = files.map(server_config).transpose()?;
+        self.current.store(config.map(Arc::new));
+        *watched = Watched { files: files.cloned(), seen };
+        Ok(())
+    }
+
+    /// What the next handshake uses; `None` without `[smtp.tls]`.
+    #[must_use]
+    pub fn config(&self) -> Option<Arc<ServerConfig>> {
+        self.current.load_full()
+    }
+
+    /// Looks at the files: a renewed pair is in use from now on; a broken one is logged once and the old one stays.
+    pub fn watch(&self) {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(files) = watched.files.clone() else { return };
+        let now = Fingerprint::of(&files);
+        if now == watched.seen {
+            return;
+        }
+        watched.seen = now;
+        match server_config(&files) {
+            Ok(config) => {
+                self.current.store(Some(Arc::new(config)));
+                tracing::info!(certificate = %files.certificate.display(), "renewed certificate in use");
+            }
+            Err(error) => {
+                tracing::error!(%error, "the changed certificate or key cannot be used, the old pair stays: mend smtp.tls");
+            }
+        }
+    }
+}
+
+impl Fingerprint {
+    fn of(files: &config::Tls) -> Self {
+        let hash = |path: &Path| std::fs::read(path).ok().map(|octets| blake3::hash(&octets));
+        Self(hash(&files.certificate).zip(hash(&files.private_key)).map(|(certificate, key)| [certificate, key]))
+    }
+}
+
+fn server_config(files: &config::Tls) -> Result<ServerConfig, TlsError> {
+    let versions: &[&rustls::SupportedProtocolVersion] = match files.min_version {
+        TlsVersion::V1_2 => &[&rustls::version::TLS13, &rustls::version::TLS12],
+        TlsVersion::V1_3 => &[&rustls::version::TLS13],
+    };
+    let key = certified_key(files)?;
+    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(versions)?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
+    config.send_tls13_tickets = 0;
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    Ok(config)
+}
