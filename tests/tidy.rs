@@ -27,7 +27,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "config", "log",
         ],
     ),
-    ("cli", &["daemon", "config", "record", "stats", "log", "store", "ring", "verify"]),
+    ("cli", &["daemon", "config", "record", "stats", "log", "store", "ring"]),
 ];
 
 fn root() -> PathBuf {
