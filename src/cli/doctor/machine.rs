@@ -10,6 +10,21 @@ use std::fs;
 const DESCRIPTORS_BESIDE: u64 = 256;
 const UNIT_CGROUP: &str = "/sys/fs/cgroup/system.slice/mailsluice.service";
 
+/// A ring, an operation and a cancel.
+pub(super) fn io_uring() -> Finding {
+    match crate::ring::probe() {
+        Ok(()) => Finding::fine("io_uring: a ring, an operation and a cancel work"),
+        Err(error) if crate::ring::forbidden(&error) => Finding::problem(
+            format!("io_uring is forbidden here: {error}"),
+            "sysctl -w kernel.io_uring_disabled=0, or allow the io_uring system calls in the container's seccomp profile",
+        ),
+        Err(error) => Finding::problem(
+            format!("io_uring does not work: {error}"),
+            "use Linux 5.15 or newer, and raise LimitMEMLOCK if it says memory",
+        ),
+    }
+}
+
 /// What the daemon may open. The unit sets its own limit, a shell has another.
 pub(super) fn limits(config: &Config) -> Vec<Finding> {
     let connections = u64::try_from(config.smtp.max_connections).unwrap_or(u64::MAX);
@@ -95,6 +110,12 @@ mod tests {
     fn config(text: &str) -> Config {
         let route = "[[route]]\nrecipients = [\"*\"]\nurl = \"http://localhost/\"\n";
         Config::parse(crate::config::Origin::Development, &format!("{text}\n{route}")).expect("good")
+    }
+
+    #[test]
+    fn a_ring_works_or_it_is_said_how_to_allow_it() {
+        let finding = io_uring();
+        assert!(finding.severity == Severity::Fine || !finding.mend.is_empty(), "{finding:?}");
     }
 
     #[test]

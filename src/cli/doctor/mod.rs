@@ -68,6 +68,7 @@ pub(super) fn run(path: Option<&Path>, options: &Doctor) -> Result<(), Failure> 
         Ok(())
     };
     report(config.warnings.iter().map(|warning| Finding::warning(warning, "")).collect())?;
+    report(vec![machine::io_uring()])?;
     report(sysctl::compare(Path::new("/proc/sys")))?;
     report(machine::limits(&config))?;
     report(machine::memory(&config))?;
