@@ -286,7 +286,9 @@ mod tests {
 
     #[test]
     fn the_three_forms() {
-        let got = lines(|_| tracing::info!(target: "t", count = 3, ok = true, name = "two words", route = %"tickets", quoted = ?"a\"b", "message taken"));
+        let got = lines(
+            |_| tracing::info!(target: "t", count = 3, ok = true, name = "two words", route = %"tickets", quoted = ?"a\"b", "message taken"),
+        );
         let [[text, json, journal]] = got.as_slice() else { panic!("one line: {got:?}") };
         assert_eq!(
             text,

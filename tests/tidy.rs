@@ -27,7 +27,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "config", "log",
         ],
     ),
-    ("cli", &["daemon", "config", "record", "stats", "log", "store", "ring"]),
+    ("cli", &["daemon", "config", "record", "stats", "log", "store", "ring", "verify"]),
 ];
 
 fn root() -> PathBuf {

@@ -10,19 +10,19 @@ use std::path::PathBuf;
 /// record per message.
 #[derive(Parser)]
 #[command(name = "mailsluice", version, max_term_width = 100)]
-pub struct Args {
+pub(super) struct Args {
     /// The configuration file; without one, the development configuration [env: MAILSLUICE_CONFIG]
     ///
     /// The development configuration takes mail for every recipient on 127.0.0.1:2525 and shows it on
     /// http://127.0.0.1:8025.
     #[arg(long, value_name = "FILE", global = true)]
-    pub config: Option<PathBuf>,
+    pub(super) config: Option<PathBuf>,
     #[command(subcommand)]
-    pub command: Option<Command>,
+    pub(super) command: Option<Command>,
 }
 
 #[derive(Subcommand)]
-pub enum Command {
+pub(super) enum Command {
     /// Run the daemon (the default)
     Serve,
     /// Read the configuration and everything it names, and print the effective one
@@ -51,95 +51,93 @@ pub enum Command {
     Forget(Forget),
     /// Write the manual page or the completions of a shell
     #[command(hide = true)]
-    Generate {
-        what: Generated,
-    },
+    Generate { what: Generated },
 }
 
 #[derive(Group)]
-pub struct Doctor {
+pub(super) struct Doctor {
     /// Read and verify every record of the store as well (the daemon must be stopped)
     #[arg(long)]
-    pub store: bool,
+    pub(super) store: bool,
 }
 
 #[derive(Group)]
-pub struct Send {
+pub(super) struct Send {
     /// A recipient; more than once for several [default: one that the first route takes]
     #[arg(long, value_name = "ADDR")]
-    pub to: Vec<String>,
+    pub(super) to: Vec<String>,
     /// The reverse-path; "" for the null one [default: sender@ this machine]
     #[arg(long, value_name = "ADDR")]
-    pub from: Option<String>,
+    pub(super) from: Option<String>,
     /// Where to submit [default: the first smtp.listen of the configuration]
     #[arg(long, value_name = "HOST:PORT")]
-    pub server: Option<String>,
+    pub(super) server: Option<String>,
     /// Messages to send, "-" for standard input [default: a sample message]
     #[arg(value_name = "FILE.eml")]
-    pub files: Vec<PathBuf>,
+    pub(super) files: Vec<PathBuf>,
 }
 
 /// How to reach the running daemon.
 #[derive(Group)]
-pub struct Admin {
+pub(super) struct Admin {
     /// The daemon's admin address: http://HOST:PORT or unix:/PATH [default: admin.listen of the configuration]
     #[arg(long, value_name = "URL")]
-    pub admin: Option<String>,
+    pub(super) admin: Option<String>,
     /// A file with the admin token [default: admin.token_file of the configuration]
     #[arg(long, value_name = "FILE")]
-    pub token_file: Option<PathBuf>,
+    pub(super) token_file: Option<PathBuf>,
 }
 
 #[derive(Group)]
-pub struct Stats {
+pub(super) struct Stats {
     /// Print the JSON as the daemon gives it
     #[arg(long)]
-    pub json: bool,
+    pub(super) json: bool,
     /// Refresh every second
     #[arg(long)]
-    pub watch: bool,
+    pub(super) watch: bool,
     #[command(flatten)]
-    pub admin: Admin,
+    pub(super) admin: Admin,
 }
 
 #[derive(Group)]
-pub struct Records {
+pub(super) struct Records {
     /// Not older than this: a time ago (1h, 2d) or a moment (2026-01-31T12:00:00Z)
     #[arg(long, value_name = "T")]
-    pub since: Option<String>,
+    pub(super) since: Option<String>,
     /// Older than this, written alike
     #[arg(long, value_name = "T")]
-    pub until: Option<String>,
+    pub(super) until: Option<String>,
     /// With this reverse-path; "" for the null one
     #[arg(long, value_name = "A")]
-    pub sender: Option<String>,
+    pub(super) sender: Option<String>,
     /// With this recipient
     #[arg(long, value_name = "A")]
-    pub recipient: Option<String>,
+    pub(super) recipient: Option<String>,
     /// With this Message-ID
     #[arg(long, value_name = "ID")]
-    pub message_id: Option<String>,
+    pub(super) message_id: Option<String>,
     /// With this outcome
     #[arg(long, value_name = "O")]
-    pub outcome: Option<Outcome>,
+    pub(super) outcome: Option<Outcome>,
     /// Only messages that no attempt has delivered or rejected
     #[arg(long)]
-    pub undelivered: bool,
+    pub(super) undelivered: bool,
     /// At most so many
     #[arg(long, value_name = "N", default_value_t = 50)]
-    pub limit: u64,
+    pub(super) limit: u64,
     /// Go on with new records as they come
     #[arg(long, conflicts_with = "until")]
-    pub follow: bool,
+    pub(super) follow: bool,
     /// One JSON object a line
     #[arg(long)]
-    pub json: bool,
+    pub(super) json: bool,
     #[command(flatten)]
-    pub admin: Admin,
+    pub(super) admin: Admin,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Outcome {
+pub(super) enum Outcome {
     Delivered,
     Rejected,
     Deferred,
@@ -147,7 +145,7 @@ pub enum Outcome {
 
 impl Outcome {
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Delivered => "delivered",
             Self::Rejected => "rejected",
@@ -157,25 +155,25 @@ impl Outcome {
 }
 
 #[derive(Group)]
-pub struct Export {
+pub(super) struct Export {
     /// The address: as a sender or among the recipients
     #[arg(long, value_name = "A")]
-    pub address: String,
+    pub(super) address: String,
     #[command(flatten)]
-    pub admin: Admin,
+    pub(super) admin: Admin,
 }
 
 #[derive(Group)]
-pub struct Forget {
+pub(super) struct Forget {
     /// The address to erase
     #[arg(long, value_name = "A")]
-    pub address: String,
+    pub(super) address: String,
     #[command(flatten)]
-    pub admin: Admin,
+    pub(super) admin: Admin,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Generated {
+pub(super) enum Generated {
     Man,
     Bash,
     Zsh,

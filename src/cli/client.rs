@@ -125,15 +125,10 @@ impl Client {
     }
 
     fn unreachable(&self, error: ureq::Error) -> Failure {
-        let exit = match &error {
-            ureq::Error::Io(error) if error.kind() == io::ErrorKind::PermissionDenied => Exit::NoPermission,
-            _ => Exit::Unavailable,
-        };
+        let denied = matches!(&error, ureq::Error::Io(error) if error.kind() == io::ErrorKind::PermissionDenied);
+        let exit = if denied { Exit::NoPermission } else { Exit::Unavailable };
         let error = without_prefix(error);
-        let line = format!(
-            "{}: {error}; start the daemon, or name its admin address with --config FILE or --admin URL",
-            self.address
-        );
+        let line = format!("{}: {error}; start the daemon, or name its admin address with --config FILE or --admin URL", self.address);
         Failure::new(exit, line)
     }
 
@@ -144,10 +139,7 @@ impl Client {
 }
 
 fn without_prefix(error: ureq::Error) -> String {
-    match error {
-        ureq::Error::Io(error) => error.to_string(),
-        other => other.to_string(),
-    }
+    if let ureq::Error::Io(error) = error { error.to_string() } else { error.to_string() }
 }
 
 fn named(url: &str) -> Result<Address, Failure> {
@@ -168,10 +160,10 @@ fn named(url: &str) -> Result<Address, Failure> {
 
 /// The address at which a listener on this machine is reached.
 pub(super) fn reachable(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),
-        IpAddr::V6(ip) if ip.is_unspecified() => IpAddr::V6(Ipv6Addr::LOCALHOST),
-        ip => ip,
+    let ip = match (address.ip().is_unspecified(), address.is_ipv4()) {
+        (true, true) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        (true, false) => IpAddr::V6(Ipv6Addr::LOCALHOST),
+        (false, _) => address.ip(),
     };
     SocketAddr::new(ip, address.port())
 }

@@ -55,10 +55,7 @@ impl Failure {
     /// The code of a failed system call, where nothing better is known.
     #[must_use]
     pub fn code_of(error: &io::Error) -> Exit {
-        match error.kind() {
-            io::ErrorKind::PermissionDenied => Exit::NoPermission,
-            _ => Exit::Io,
-        }
+        if error.kind() == io::ErrorKind::PermissionDenied { Exit::NoPermission } else { Exit::Io }
     }
 }
 

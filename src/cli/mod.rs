@@ -14,10 +14,9 @@ mod serve;
 mod stats;
 mod table;
 
-pub use args::Args;
 pub use exit::{Exit, Failure};
 
-use args::Command;
+use args::{Args, Command};
 use clap::Parser as _;
 use clap::error::ErrorKind;
 use std::io::{self, Write as _};
@@ -39,12 +38,14 @@ pub fn main() -> ExitCode {
 }
 
 fn parse() -> Result<Args, Failure> {
-    Args::try_parse().map_err(|error| match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => match error.print() {
+    Args::try_parse().map_err(|error| {
+        if !matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+            return Failure::new(Exit::Usage, in_one_line(&error.to_string()));
+        }
+        match error.print() {
             Ok(()) => Failure::new(Exit::Ok, ""),
             Err(error) => Failure::output(&error),
-        },
-        _ => Failure::new(Exit::Usage, in_one_line(&error.to_string())),
+        }
     })
 }
 
@@ -101,9 +102,15 @@ mod tests {
     #[test]
     fn a_usage_error_is_one_line() {
         let table = [
-            (&["mailsluice", "chekc"][..], "unrecognized subcommand 'chekc' tip: a similar subcommand exists: 'check'; see mailsluice --help"),
+            (
+                &["mailsluice", "chekc"][..],
+                "unrecognized subcommand 'chekc' tip: a similar subcommand exists: 'check'; see mailsluice --help",
+            ),
             (&["mailsluice", "export"], "the following required arguments were not provided: --address <A>; see mailsluice --help"),
-            (&["mailsluice", "records", "--limit", "x"], "invalid value 'x' for '--limit <N>': invalid digit found in string; see mailsluice --help"),
+            (
+                &["mailsluice", "records", "--limit", "x"],
+                "invalid value 'x' for '--limit <N>': invalid digit found in string; see mailsluice --help",
+            ),
         ];
         for (words, expected) in table {
             let Err(error) = Args::try_parse_from(words) else { panic!("{words:?} is taken") };

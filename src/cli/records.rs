@@ -96,18 +96,13 @@ fn bare(id: &str) -> &str {
 fn moment(option: &str, text: &str, now: Timestamp) -> Result<Timestamp, Failure> {
     let ago = parse_duration(text).and_then(|ago| SignedDuration::try_from(ago).ok()).and_then(|ago| now.checked_sub(ago).ok());
     let day = || text.parse::<jiff::civil::Date>().ok().and_then(|day| format!("{day}T00:00:00Z").parse().ok());
-    ago.or_else(|| text.parse().ok()).or_else(day).ok_or_else(|| {
-        Failure::new(Exit::Usage, format!("{option} {text:?} is no time; write 1h, 2d, 2026-01-31 or 2026-01-31T12:00:00Z"))
-    })
+    ago.or_else(|| text.parse().ok())
+        .or_else(day)
+        .ok_or_else(|| Failure::new(Exit::Usage, format!("{option} {text:?} is no time; write 1h, 2d, 2026-01-31 or 2026-01-31T12:00:00Z")))
 }
 
 /// Up to `limit` records in pages.
-fn pages(
-    client: &Client,
-    filters: &Filters,
-    limit: u64,
-    mut take: impl FnMut(Vec<Value>) -> Result<(), Failure>,
-) -> Result<(), Failure> {
+fn pages(client: &Client, filters: &Filters, limit: u64, mut take: impl FnMut(Vec<Value>) -> Result<(), Failure>) -> Result<(), Failure> {
     let mut left = limit;
     let mut cursor: Option<String> = None;
     while left > 0 {
@@ -300,7 +295,8 @@ mod tests {
 
     #[test]
     fn live_records_are_filtered_here() {
-        let record = json!({"sender": "A@b.example", "recipients": ["x@c.example", "y@c.example"], "message_id": "<1@b>", "outcome": "deferred"});
+        let record =
+            json!({"sender": "A@b.example", "recipients": ["x@c.example", "y@c.example"], "message_id": "<1@b>", "outcome": "deferred"});
         let table = [
             (options(), true),
             (Records { sender: Some("a@B.example".into()), ..options() }, true),

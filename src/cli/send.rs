@@ -60,7 +60,8 @@ enum Verdict {
 }
 
 fn with_port(server: &str) -> String {
-    let has_port = server.rsplit_once(':').is_some_and(|(host, port)| !host.contains(':') || host.ends_with(']') && port.parse::<u16>().is_ok());
+    let has_port =
+        server.rsplit_once(':').is_some_and(|(host, port)| !host.contains(':') || host.ends_with(']') && port.parse::<u16>().is_ok());
     if has_port { server.to_owned() } else { format!("{server}:25") }
 }
 
@@ -275,8 +276,12 @@ impl Session {
     fn expect(&self, reply: &Reply) -> Result<(), Failure> {
         match reply.verdict() {
             Verdict::Taken => Ok(()),
-            Verdict::Deferred => Err(Failure::new(Exit::Unavailable, format!("{} takes no mail now: {reply}; try again later", self.server))),
-            Verdict::Refused => Err(Failure::new(Exit::Data, format!("{} takes no mail from here: {reply}; its reply says why", self.server))),
+            Verdict::Deferred => {
+                Err(Failure::new(Exit::Unavailable, format!("{} takes no mail now: {reply}; try again later", self.server)))
+            }
+            Verdict::Refused => {
+                Err(Failure::new(Exit::Data, format!("{} takes no mail from here: {reply}; its reply says why", self.server)))
+            }
         }
     }
 
@@ -309,7 +314,10 @@ impl Session {
             let code = line.get(..3).and_then(|code| code.parse::<u16>().ok()).filter(|code| (200..600).contains(code));
             let Some(code) = code else {
                 let shown: String = line.chars().take(80).collect();
-                return Err(Failure::new(Exit::Unavailable, format!("{} is no SMTP server: it said {shown:?}; name one with --server", self.server)));
+                return Err(Failure::new(
+                    Exit::Unavailable,
+                    format!("{} is no SMTP server: it said {shown:?}; name one with --server", self.server),
+                ));
             };
             lines.push(line.get(4..).unwrap_or_default().to_owned());
             if line.as_bytes().get(3) != Some(&b'-') {
@@ -321,7 +329,10 @@ impl Session {
     }
 
     fn lost(&self, error: &io::Error) -> Failure {
-        Failure::new(Exit::Unavailable, format!("{}: the connection broke: {error}; the message may not have been taken, send it again", self.server))
+        Failure::new(
+            Exit::Unavailable,
+            format!("{}: the connection broke: {error}; the message may not have been taken, send it again", self.server),
+        )
     }
 }
 
@@ -349,9 +360,13 @@ mod tests {
 
     #[test]
     fn ports() {
-        for (server, expected) in
-            [("mx.example.com", "mx.example.com:25"), ("mx.example.com:2525", "mx.example.com:2525"), ("[::1]:2525", "[::1]:2525"), ("[::1]", "[::1]:25"), ("127.0.0.1", "127.0.0.1:25")]
-        {
+        for (server, expected) in [
+            ("mx.example.com", "mx.example.com:25"),
+            ("mx.example.com:2525", "mx.example.com:2525"),
+            ("[::1]:2525", "[::1]:2525"),
+            ("[::1]", "[::1]:25"),
+            ("127.0.0.1", "127.0.0.1:25"),
+        ] {
             assert_eq!(with_port(server), expected);
         }
     }
@@ -365,7 +380,8 @@ mod tests {
             ("*@*", "test@test"),
             ("a@example.com", "a@example.com"),
         ] {
-            let text = format!("[smtp]\nhostname = \"mx.example.com\"\n[[route]]\nrecipients = [\"{glob}\"]\nurl = \"http://localhost/\"\n");
+            let text =
+                format!("[smtp]\nhostname = \"mx.example.com\"\n[[route]]\nrecipients = [\"{glob}\"]\nurl = \"http://localhost/\"\n");
             let config = Config::parse(crate::config::Origin::Development, &text).expect("good");
             let route = crate::route::Routes::new(&config.routes);
             let address = some_recipient(&config);
@@ -438,7 +454,10 @@ mod tests {
         let table: [(&[&str], Option<Exit>); 6] = [
             (&["220 mx\r\n", "250 mx\r\n", "250 Ok\r\n", "250 Ok\r\n", "354 go\r\n", "250 Ok\r\n", "221 bye\r\n"], None),
             (&["220 mx\r\n", "250 mx\r\n", "250 Ok\r\n", "250 Ok\r\n", "354 go\r\n", "554 5.7.1 no\r\n", "221 bye\r\n"], Some(Exit::Data)),
-            (&["220 mx\r\n", "250 mx\r\n", "250 Ok\r\n", "250 Ok\r\n", "354 go\r\n", "450 4.3.0 later\r\n", "221 bye\r\n"], Some(Exit::Unavailable)),
+            (
+                &["220 mx\r\n", "250 mx\r\n", "250 Ok\r\n", "250 Ok\r\n", "354 go\r\n", "450 4.3.0 later\r\n", "221 bye\r\n"],
+                Some(Exit::Unavailable),
+            ),
             (&["421 4.7.0 full\r\n"], Some(Exit::Unavailable)),
             (&["554 no\r\n"], Some(Exit::Data)),
             (&["HTTP/1.1 400 Bad Request\r\n"], Some(Exit::Unavailable)),

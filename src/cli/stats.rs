@@ -41,6 +41,7 @@ pub(super) fn run(config: Option<&Path>, options: &Stats) -> Result<(), Failure>
         if !options.watch {
             return Ok(());
         }
+        #[expect(clippy::disallowed_methods, reason = "nothing is waited for: a refresh a second is what was asked for")]
         std::thread::sleep(REFRESH);
     }
 }
@@ -145,7 +146,12 @@ fn write_summary(text: &mut String, stats: &Value, rates: &Rates, paint: Paint) 
         counts(stats, &["connections", "refused"]),
     )?;
     let [busy, started, workers] = ["busy", "started", "workers"].map(|name| count(&["forwarders", name]));
-    writeln!(text, "forwarders   {} {busy} busy of {workers} ({started} started), {} queued", bar(busy, workers), count(&["forwarders", "queued"]))?;
+    writeln!(
+        text,
+        "forwarders   {} {busy} busy of {workers} ({started} started), {} queued",
+        bar(busy, workers),
+        count(&["forwarders", "queued"])
+    )?;
     let [used, budget] = ["body_bytes", "body_budget_bytes"].map(|name| count(&["memory", name]));
     writeln!(text, "memory       {} {} of {}", bar(used, budget), octets(used), octets(budget))?;
     let degraded = at(stats, &["store", "degraded"]).and_then(Value::as_bool).unwrap_or_default();
@@ -156,7 +162,8 @@ fn write_summary(text: &mut String, stats: &Value, rates: &Rates, paint: Paint) 
 
 /// `size 0, memory 3`; the daemon's own names.
 fn counts(stats: &Value, path: &[&str]) -> String {
-    let counts: Vec<_> = entries(stats, path).map(|(name, n)| format!("{} {}", crate::log::escaped(name), n.as_u64().unwrap_or_default())).collect();
+    let counts: Vec<_> =
+        entries(stats, path).map(|(name, n)| format!("{} {}", crate::log::escaped(name), n.as_u64().unwrap_or_default())).collect();
     counts.join(", ")
 }
 
@@ -256,7 +263,19 @@ fn plot([p50, p90, p99, _, max]: [u64; 5]) -> String {
         column.clamp(1, PLOT_COLUMNS)
     };
     let [p50, p90, p99, max] = [p50, p90, p99, max].map(column);
-    (0..max).map(|here| if here < p50 { '█' } else if here < p90 { '▓' } else if here < p99 { '▒' } else { '░' }).collect()
+    (0..max)
+        .map(|here| {
+            if here < p50 {
+                '█'
+            } else if here < p90 {
+                '▓'
+            } else if here < p99 {
+                '▒'
+            } else {
+                '░'
+            }
+        })
+        .collect()
 }
 
 #[cfg(test)]
@@ -265,7 +284,8 @@ mod tests {
     use serde_json::json;
 
     fn sample() -> Value {
-        let window = json!({"count": 103, "mean_us": 1800.0, "p50_us": 1500, "p90_us": 2500, "p99_us": 6000, "p999_us": 9000, "max_us": 91_000});
+        let window =
+            json!({"count": 103, "mean_us": 1800.0, "p50_us": 1500, "p90_us": 2500, "p99_us": 6000, "p999_us": 9000, "max_us": 91_000});
         let empty = json!({"count": 0, "mean_us": 0.0, "p50_us": 0, "p90_us": 0, "p99_us": 0, "p999_us": 0, "max_us": 0});
         json!({
             "version": "0.1.0", "uptime_seconds": 7265.2,
@@ -297,7 +317,8 @@ mod tests {
             assert!(text.lines().any(|shown| shown == line), "{line:?} is not in\n{text}");
         }
         assert!(!text.contains('\u{1b}'), "colours without a terminal");
-        let row = |stage: &str| text.lines().find(|line| line.starts_with(stage)).unwrap_or_default().split_whitespace().collect::<Vec<_>>();
+        let row =
+            |stage: &str| text.lines().find(|line| line.starts_with(stage)).unwrap_or_default().split_whitespace().collect::<Vec<_>>();
         assert_eq!(row("total").get(1..9), Some(&["1m", "103", "1.80ms", "1.50ms", "2.50ms", "6.00ms", "9.00ms", "91.0ms"][..]));
         assert_eq!(row("queue").get(1..3), Some(&["start", "103"][..]));
         assert_eq!(row("session"), ["session", "start", "0"]);

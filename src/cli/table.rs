@@ -110,7 +110,9 @@ mod tests {
         ] {
             assert_eq!(time_us(us), expected);
         }
-        for (n, expected) in [(0, "0B"), (1023, "1023B"), (1536, "1.5KiB"), (150 << 10, "150KiB"), (25 << 20, "25.0MiB"), (5 << 40, "5.0TiB")] {
+        for (n, expected) in
+            [(0, "0B"), (1023, "1023B"), (1536, "1.5KiB"), (150 << 10, "150KiB"), (25 << 20, "25.0MiB"), (5 << 40, "5.0TiB")]
+        {
             assert_eq!(octets(n), expected);
         }
     }

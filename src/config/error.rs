@@ -58,6 +58,7 @@ impl std::fmt::Display for Place {
     }
 }
 
+#[expect(clippy::wildcard_enum_match_arm, reason = "the standard library may add kinds")]
 fn mend_reading(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::NotFound => "create it or correct the path",

@@ -26,8 +26,7 @@ impl Source {
 
     pub(super) fn parse(&self) -> Result<Spanned<DeTable<'_>>, ConfigError> {
         DeTable::parse(&self.text).map_err(|error| {
-            let place =
-                Place { file: self.name.clone(), line: error.span().map(|span| self.line(span.start)), key: String::new() };
+            let place = Place { file: self.name.clone(), line: error.span().map(|span| self.line(span.start)), key: String::new() };
             let what = error.message().lines().collect::<Vec<_>>().join(", ");
             place.invalid(format!("not TOML: {what}"), "correct the line (https://toml.io shows the form)")
         })
@@ -57,6 +56,9 @@ pub(super) struct Found<T> {
     pub(super) place: Place,
 }
 
+/// A list, each item with the line of its own.
+pub(super) type FoundList = Found<Vec<Found<String>>>;
+
 impl<T> Found<T> {
     pub(super) fn invalid(&self, what: impl Into<String>, mend: impl Into<String>) -> ConfigError {
         self.place.invalid(what, mend)
@@ -77,14 +79,7 @@ pub(super) struct Section<'d> {
 
 impl<'d> Section<'d> {
     pub(super) fn root(source: &'d Source, table: &'d DeTable<'d>, keys: &Keys) -> Result<Self, ConfigError> {
-        let section = Self {
-            source,
-            path: String::new(),
-            header: String::new(),
-            line: None,
-            table: Some(table),
-            values: Vec::new(),
-        };
+        let section = Self { source, path: String::new(), header: String::new(), line: None, table: Some(table), values: Vec::new() };
         section.refuse_unknown(keys)?;
         Ok(section)
     }
@@ -98,7 +93,9 @@ impl<'d> Section<'d> {
             return Ok(Self { source: self.source, path, header, line: None, table: None, values: Vec::new() });
         };
         let DeValue::Table(table) = value else {
-            return Err(self.place(key, Some(line)).invalid(format!("is {}, not a table", article(value)), format!("write a table [{path}]")));
+            return Err(self
+                .place(key, Some(line))
+                .invalid(format!("is {}, not a table", article(value)), format!("write a table [{path}]")));
         };
         let section = Self { source: self.source, path, header, line: Some(line), table: Some(table), values: Vec::new() };
         section.refuse_unknown(keys)?;
@@ -170,10 +167,7 @@ impl<'d> Section<'d> {
     }
 
     /// One of a few words.
-    pub(super) fn choice<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)], default: T) -> Result<T, ConfigError>
-    where
-        T: PartialEq,
-    {
+    pub(super) fn choice<T: Copy + PartialEq>(&mut self, key: &'static str, words: &[(&str, T)], default: T) -> Result<T, ConfigError> {
         let default_word = words.iter().find(|(_, value)| *value == default).map_or("", |(word, _)| word);
         let found = self.text(key, default_word)?;
         match words.iter().find(|(word, _)| *word == found.value) {
@@ -208,7 +202,7 @@ impl<'d> Section<'d> {
     // --- lists
 
     /// A list of texts, or its default; from a file, one a line.
-    pub(super) fn texts(&mut self, key: &'static str, default: &[&str]) -> Result<Found<Vec<Found<String>>>, ConfigError> {
+    pub(super) fn texts(&mut self, key: &'static str, default: &[&str]) -> Result<FoundList, ConfigError> {
         let (found, origin) = self.read_texts(key, default)?;
         let shown: Vec<_> = found.value.iter().map(|item| quoted(&item.value)).collect();
         self.note(key, format!("[{}]", shown.join(", ")), origin);
@@ -283,7 +277,7 @@ impl<'d> Section<'d> {
             DeValue::Float(float) => float.as_str().replace('_', "").parse().ok(),
             // Only 1 can be meant; larger ones fail below.
             DeValue::Integer(_) => whole_number(value).map(|number| if number == 1 { 1.0 } else { f64::INFINITY }),
-            _ => None,
+            DeValue::String(_) | DeValue::Boolean(_) | DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => None,
         };
         let Some(share) = number.filter(|share| *share > 0.0 && *share <= 1.0) else {
             return Err(self
@@ -387,7 +381,7 @@ impl<'d> Section<'d> {
         }
     }
 
-    fn read_texts(&self, key: &str, default: &[&str]) -> Result<(Found<Vec<Found<String>>>, Origin), ConfigError> {
+    fn read_texts(&self, key: &str, default: &[&str]) -> Result<(FoundList, Origin), ConfigError> {
         let file_key = format!("{key}_file");
         match (self.get(key), self.get(&file_key)) {
             (None, None) => {
@@ -404,9 +398,9 @@ impl<'d> Section<'d> {
                 }
                 Ok((Found { value: items, place: self.place(key, Some(line)) }, Origin::Line(line)))
             }
-            (Some((value, line)), None) => Err(self
-                .place(key, Some(line))
-                .invalid(format!("is {}, not a list", article(value)), format!("write {key} = [\"…\"]"))),
+            (Some((value, line)), None) => {
+                Err(self.place(key, Some(line)).invalid(format!("is {}, not a list", article(value)), format!("write {key} = [\"…\"]")))
+            }
             (None, Some((value, line))) => {
                 let place = self.place(&file_key, Some(line));
                 let path = PathBuf::from(as_text(value, &place)?);
@@ -470,7 +464,7 @@ fn shown(value: &DeValue<'_>) -> String {
         DeValue::Integer(integer) => integer.as_str().to_owned(),
         DeValue::Float(float) => float.as_str().to_owned(),
         DeValue::Boolean(flag) => flag.to_string(),
-        other => article(other).to_owned(),
+        DeValue::String(_) | DeValue::Datetime(_) | DeValue::Array(_) | DeValue::Table(_) => article(value).to_owned(),
     }
 }
 

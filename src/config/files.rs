@@ -31,12 +31,7 @@ impl FileError {
 /// The chain and its private key, once it is sure that they belong together.
 pub fn certified_key(tls: &Tls) -> Result<CertifiedKey, FileError> {
     let chain = certificates(&tls.certificate, "certificate")?;
-    let unusable = |what: String, mend| FileError::Unusable {
-        key: "private_key",
-        path: tls.private_key.display().to_string(),
-        what,
-        mend,
-    };
+    let unusable = |what: String, mend| FileError::Unusable { key: "private_key", path: tls.private_key.display().to_string(), what, mend };
     let octets = read(&tls.private_key, "private_key")?;
     let key = match PrivateKeyDer::from_pem_slice(&octets) {
         Ok(key) => key,
@@ -45,11 +40,11 @@ pub fn certified_key(tls: &Tls) -> Result<CertifiedKey, FileError> {
         }
         Err(error) => return Err(unusable(format!("is no PEM: {error}"), "name the PEM file of the private key")),
     };
-    CertifiedKey::from_der(chain, key, &rustls::crypto::aws_lc_rs::default_provider()).map_err(|error| match error {
-        rustls::Error::InconsistentKeys(_) => {
-            unusable(format!("does not belong to {}", tls.certificate.display()), "name the key that the certificate was made for")
+    CertifiedKey::from_der(chain, key, &rustls::crypto::aws_lc_rs::default_provider()).map_err(|error| {
+        if matches!(error, rustls::Error::InconsistentKeys(_)) {
+            return unusable(format!("does not belong to {}", tls.certificate.display()), "name the key that the certificate was made for");
         }
-        other => unusable(format!("cannot be used: {other}"), "make a key of type RSA (2048 to 8192 bits), P-256, P-384 or Ed25519"),
+        unusable(format!("cannot be used: {error}"), "make a key of type RSA (2048 to 8192 bits), P-256, P-384 or Ed25519")
     })
 }
 

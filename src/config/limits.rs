@@ -109,16 +109,27 @@ mod tests {
     #[test]
     fn every_default_lies_within_its_bounds() {
         let counts = [
-            MAX_MESSAGE_SIZE, MAX_HEADER_SIZE, MAX_RECEIVED, MAX_RECIPIENTS, MAX_CONNECTIONS, MAX_CONNECTIONS_PER_IP,
-            MAX_MESSAGES_PER_CONNECTION, MAX_ERRORS, MIN_DATA_RATE, THREADS, MAX_CONCURRENCY, WORKERS, QUEUE,
-            BREAKER_FAILURES, BODY_BUDGET, STORE_MAX_SIZE,
+            MAX_MESSAGE_SIZE,
+            MAX_HEADER_SIZE,
+            MAX_RECEIVED,
+            MAX_RECIPIENTS,
+            MAX_CONNECTIONS,
+            MAX_CONNECTIONS_PER_IP,
+            MAX_MESSAGES_PER_CONNECTION,
+            MAX_ERRORS,
+            MIN_DATA_RATE,
+            THREADS,
+            MAX_CONCURRENCY,
+            WORKERS,
+            QUEUE,
+            BREAKER_FAILURES,
+            BODY_BUDGET,
+            STORE_MAX_SIZE,
         ];
         for bound in counts {
             assert!((bound.least..=bound.most).contains(&bound.default), "{bound:?}");
         }
-        let times = [
-            COMMAND_TIMEOUT, DATA_TIMEOUT, MESSAGE_TIMEOUT, ROUTE_TIMEOUT, BREAKER_COOLDOWN, RETENTION, DNS_TIMEOUT, GRACE,
-        ];
+        let times = [COMMAND_TIMEOUT, DATA_TIMEOUT, MESSAGE_TIMEOUT, ROUTE_TIMEOUT, BREAKER_COOLDOWN, RETENTION, DNS_TIMEOUT, GRACE];
         for bound in times {
             assert!((bound.least..=bound.most).contains(&bound.default), "{bound:?}");
         }

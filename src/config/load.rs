@@ -8,8 +8,7 @@ use super::file::{Keys, Section, Source};
 use super::{Config, Origin, development, other, route, smtp, unit};
 use std::path::Path;
 
-const KEYS: Keys =
-    Keys { texts: &[], others: &["smtp", "route", "forward", "memory", "store", "dns", "admin", "log", "shutdown"] };
+const KEYS: Keys = Keys { texts: &[], others: &["smtp", "route", "forward", "memory", "store", "dns", "admin", "log", "shutdown"] };
 
 impl Config {
     /// The configuration of a file, or the development configuration.

@@ -47,18 +47,16 @@ const OUR_HEADERS: &[&str] = &[
 ];
 
 /// All routes in their order; `workers` are shared out where a route does not say how many it may hold.
-pub(super) fn read_all(
-    sections: &mut [Section<'_>],
-    workers: usize,
-    warnings: &mut Vec<String>,
-) -> Result<Vec<Arc<Route>>, ConfigError> {
+pub(super) fn read_all(sections: &mut [Section<'_>], workers: usize, warnings: &mut Vec<String>) -> Result<Vec<Arc<Route>>, ConfigError> {
     let share = workers.checked_div(sections.len()).unwrap_or(workers).max(1);
     let mut names = HashSet::new();
     let mut routes = Vec::new();
     for (index, section) in sections.iter_mut().enumerate() {
         let name = name(section, index)?;
         if !names.insert(name.value.clone()) {
-            return Err(name.invalid(format!("a route before this one is named {:?} as well", name.value), "give each route a name of its own"));
+            return Err(
+                name.invalid(format!("a route before this one is named {:?} as well", name.value), "give each route a name of its own")
+            );
         }
         routes.push(Arc::new(read(section, name.value, share, warnings)?));
     }
@@ -282,8 +280,15 @@ mod tests {
 
     #[test]
     fn percent_decoding() {
-        let table: &[(&str, &[u8])] =
-            &[("", b""), ("plain", b"plain"), ("se%40cret", b"se@cret"), ("%e4%C3", b"\xe4\xc3"), ("100%", b"100%"), ("%4", b"%4"), ("%zz", b"%zz")];
+        let table: &[(&str, &[u8])] = &[
+            ("", b""),
+            ("plain", b"plain"),
+            ("se%40cret", b"se@cret"),
+            ("%e4%C3", b"\xe4\xc3"),
+            ("100%", b"100%"),
+            ("%4", b"%4"),
+            ("%zz", b"%zz"),
+        ];
         for (text, expected) in table {
             assert_eq!(percent_decoded(text), *expected, "{text:?}");
         }

@@ -45,7 +45,10 @@ fn each_broken_file_gives_its_line() {
 #[test]
 fn a_file_that_is_not_there() {
     let error = Config::load(Some(Path::new("tests/configs/none"))).expect_err("it is not there");
-    assert_eq!(error.to_string(), "tests/configs/none: cannot be read: No such file or directory (os error 2); create it or correct the path");
+    assert_eq!(
+        error.to_string(),
+        "tests/configs/none: cannot be read: No such file or directory (os error 2); create it or correct the path"
+    );
 }
 
 #[test]
@@ -179,13 +182,22 @@ token_file = "{key}"
 
 #[test]
 fn the_effective_text_has_each_origin_and_reads_back() {
-    let text = format!(
-        "[smtp]\nhostname = \"mx.example.com\"\nthreads = 2\nmax_message_size = \"1024KiB\"\n{ROUTE}headers = {{ X-A = \"1\" }}\n"
-    );
+    let text =
+        format!("[smtp]\nhostname = \"mx.example.com\"\nthreads = 2\nmax_message_size = \"1024KiB\"\n{ROUTE}headers = {{ X-A = \"1\" }}\n");
     let config = parse(&text).expect("good");
     let shown = config.effective_text();
-    for line in ["hostname = \"mx.example.com\"", "threads = 2", "max_message_size = \"1MiB\"", "[[route]]", "[forward.breaker]", "headers = { X-A = \"(secret)\" }"] {
-        assert!(shown.lines().any(|shown| shown.split("  #").next().is_some_and(|shown| shown.trim_end() == line)), "{line} is not in\n{shown}");
+    for line in [
+        "hostname = \"mx.example.com\"",
+        "threads = 2",
+        "max_message_size = \"1MiB\"",
+        "[[route]]",
+        "[forward.breaker]",
+        "headers = { X-A = \"(secret)\" }",
+    ] {
+        assert!(
+            shown.lines().any(|shown| shown.split("  #").next().is_some_and(|shown| shown.trim_end() == line)),
+            "{line} is not in\n{shown}"
+        );
     }
     let origin = |key: &str| {
         let line = shown.lines().find(|line| line.starts_with(&format!("{key} = ")));
@@ -196,8 +208,78 @@ fn the_effective_text_has_each_origin_and_reads_back() {
     assert_eq!(origin("url"), "line 7");
     assert_eq!(origin("max_errors"), "default");
     let again = parse(&shown).expect("it reads back");
-    let values = |text: &str| text.lines().map(|line| line.split("  #").next().unwrap_or_default().trim_end().to_owned()).collect::<Vec<_>>();
+    let values =
+        |text: &str| text.lines().map(|line| line.split("  #").next().unwrap_or_default().trim_end().to_owned()).collect::<Vec<_>>();
     assert_eq!(values(&again.effective_text()), values(&shown));
+}
+
+/// The packaged file has every key, switched off, with the default that the code has.
+#[test]
+fn the_packaged_file_says_what_the_defaults_are() {
+    let packaged = include_str!("../../packaging/mailsluice.toml");
+    let error = parse(packaged).expect_err("it has no route").to_string();
+    assert!(error.contains("no [[route]] is configured"), "{error}");
+
+    // Each key in turn: only the one of the line is switched on, the sections are.
+    let key_of = |line: &str| {
+        let (key, _) = line.strip_prefix('#')?.split_once(" = ")?;
+        (!key.is_empty() && key.bytes().all(|octet| octet.is_ascii_lowercase() || octet == b'_')).then(|| key.to_owned())
+    };
+    let examples = ["name", "recipients", "url", "hostname", "certificate", "private_key", "authorize_url", "ca_certificate"];
+    let mut section = String::new();
+    let mut seen = Vec::new();
+    let everywhere = parse(&format!("[smtp.tls]\ncertificate = \"a\"\nprivate_key = \"b\"\n{ROUTE}")).expect("good").effective_text();
+    let defaults = toml::from_str::<toml::Table>(&everywhere).expect("it is TOML");
+    for line in packaged.lines() {
+        let bare = line.strip_prefix('#').unwrap_or(line);
+        if bare.starts_with('[') {
+            bare.trim_matches(['[', ']']).clone_into(&mut section);
+        }
+        let Some(key) = key_of(line) else { continue };
+        seen.push(format!("{section}.{key}"));
+        if examples.contains(&key.as_str()) {
+            continue;
+        }
+        let written = toml::from_str::<toml::Table>(bare).expect("a line of TOML").remove(&key);
+        let table = section.split('.').try_fold(&defaults, |table, name| match table.get(name)? {
+            toml::Value::Array(routes) => routes.first()?.as_table(),
+            value => value.as_table(),
+        });
+        let default = table.and_then(|table| table.get(&key)).cloned();
+        let counted = ["threads", "max_concurrency"].contains(&key.as_str());
+        let absent = toml::Value::String(String::new());
+        assert!(
+            counted || written == default || (written.as_ref() == Some(&absent) && default.is_none()),
+            "{section}.{key}: {written:?}, {default:?}"
+        );
+    }
+    let known = [
+        ("smtp", &smtp::KEYS),
+        ("smtp.tls", &smtp::TLS_KEYS),
+        ("route", &route::KEYS),
+        ("forward", &other::FORWARD_KEYS),
+        ("forward.breaker", &other::BREAKER_KEYS),
+        ("memory", &other::MEMORY_KEYS),
+        ("store", &other::STORE_KEYS),
+        ("dns", &other::DNS_KEYS),
+        ("admin", &other::ADMIN_KEYS),
+        ("log", &other::LOG_KEYS),
+        ("shutdown", &other::SHUTDOWN_KEYS),
+    ];
+    for (section, keys) in known {
+        for key in keys.texts.iter().chain(keys.others).filter(|key| !["tls", "breaker"].contains(*key)) {
+            assert!(seen.contains(&format!("{section}.{key}")), "{section}.{key} is not explained");
+        }
+    }
+
+    // Everything switched on at once is a configuration too.
+    let all: String = packaged
+        .lines()
+        .map(|line| {
+            if key_of(line).is_some() || line.starts_with("#[") { line.get(1..).unwrap_or_default() } else { line }.to_owned() + "\n"
+        })
+        .collect();
+    parse(&all).unwrap_or_else(|error| panic!("{error}"));
 }
 
 #[test]

@@ -21,8 +21,7 @@ const SIZE_UNITS: &[(&str, u64)] = &[
 ];
 
 /// In milliseconds.
-const DURATION_UNITS: &[(&str, u64)] =
-    &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000), ("w", 604_800_000)];
+const DURATION_UNITS: &[(&str, u64)] = &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000), ("w", 604_800_000)];
 
 /// A whole number and a unit, a space between them allowed. `None` if it is no size.
 #[must_use]

@@ -39,7 +39,7 @@ const ATTRIBUTION_MAX: usize = 3;
 /// signed is one only if the message says of itself that it answers another (`is_reply`).
 #[must_use]
 pub fn reply_text(plain: &str, is_reply: bool) -> String {
-    let (text, marked) = match plain.find(MARK) {
+    let (text, marked) = match memchr::memmem::find(plain.as_bytes(), MARK.as_bytes()) {
         // The mark may stand in a quoted line.
         Some(at) => (plain.get(..at).unwrap_or_default(), true),
         None => (plain, false),

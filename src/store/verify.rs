@@ -185,6 +185,10 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    fn octets(n: u64) -> usize {
+        usize::try_from(n).expect("a small file")
+    }
+
     fn filled(records: usize) -> Place {
         let place = Place::new();
         let store = place.open();
@@ -253,12 +257,12 @@ mod tests {
             for (cut, at, data) in steps {
                 if cut {
                     view.set_len(at).expect("memory");
-                    model.resize(at as usize, 0);
+                    model.resize(octets(at), 0);
                 } else {
                     view.write(at, &data).expect("memory");
-                    let end = at as usize + data.len();
+                    let end = octets(at) + data.len();
                     model.resize(model.len().max(end), 0);
-                    model[at as usize..end].copy_from_slice(&data);
+                    model[octets(at)..end].copy_from_slice(&data);
                 }
             }
             let mut read = vec![0; model.len()];

@@ -15,7 +15,13 @@ pub(super) fn inspect(config: &Config) -> Vec<Finding> {
         return vec![Finding::problem(error.to_string(), "")];
     }
     let Some(tls) = &config.smtp.tls else {
-        return vec![Finding::warning("no [smtp.tls]: mail comes in the clear", "set smtp.tls.certificate and smtp.tls.private_key (see tls.md)")];
+        if config.smtp.listen.iter().all(|address| address.ip().is_loopback()) {
+            return vec![Finding::fine("no [smtp.tls], and nothing outside can connect")];
+        }
+        return vec![Finding::warning(
+            "no [smtp.tls]: mail comes in the clear",
+            "set smtp.tls.certificate and smtp.tls.private_key (see tls.md)",
+        )];
     };
     let chain = match files::certificates(&tls.certificate, "certificate") {
         Ok(chain) => chain,
@@ -50,15 +56,17 @@ fn expiry(path: &str, index: usize, certificate: &CertificateDer<'_>, now: i64) 
 }
 
 fn name(path: &str, certificate: &CertificateDer<'_>, hostname: &str) -> Finding {
-    let named = ParsedCertificate::try_from(certificate)
-        .and_then(|parsed| {
-            let name = ServerName::try_from(hostname).map_err(|error| rustls::Error::General(error.to_string()))?;
-            rustls::client::verify_server_name(&parsed, &name)
-        });
+    let named = ParsedCertificate::try_from(certificate).and_then(|parsed| {
+        let name = ServerName::try_from(hostname).map_err(|error| rustls::Error::General(error.to_string()))?;
+        rustls::client::verify_server_name(&parsed, &name)
+    });
     match named {
         Ok(()) => Finding::fine(format!("{path}: names smtp.hostname {hostname}")),
         // Most senders do not look, those with MTA-STS or DANE do.
-        Err(_) => Finding::warning(format!("{path}: does not name smtp.hostname {hostname}"), "get a certificate for that name, or correct smtp.hostname"),
+        Err(_) => Finding::warning(
+            format!("{path}: does not name smtp.hostname {hostname}"),
+            "get a certificate for that name, or correct smtp.hostname",
+        ),
     }
 }
 

@@ -8,6 +8,12 @@ use std::fs;
 
 /// Descriptors beside those of connections: rings, store, log, admin listener.
 const DESCRIPTORS_BESIDE: u64 = 256;
+/// Session, TLS and the kernel's socket buffers.
+const PER_CONNECTION: u64 = 24 << 10;
+/// Stack and buffers of a thread that talks HTTP.
+const PER_FORWARDER: u64 = 256 << 10;
+/// The store's cache, twice while it is rewritten, and the program.
+const ELSE: u64 = 192 << 20;
 const UNIT_CGROUP: &str = "/sys/fs/cgroup/system.slice/mailsluice.service";
 
 /// A ring, an operation and a cancel.
@@ -49,10 +55,27 @@ pub(super) fn memory(config: &Config) -> Vec<Finding> {
     let budget = config.memory.body_budget;
     let what = format!("memory.body_budget {} of {} in this machine", octets(budget), octets(total));
     // Connections, TLS, the store's cache and the system itself want the rest.
-    if budget > total / 2 {
-        vec![Finding::warning(what, "lower memory.body_budget to half of the machine's memory or less")]
+    let mut findings = vec![if budget > total / 2 {
+        Finding::warning(what, "lower memory.body_budget to half of the machine's memory or less")
     } else {
-        vec![Finding::fine(what)]
+        Finding::fine(what)
+    }];
+    let max = fs::read_to_string(format!("{UNIT_CGROUP}/memory.max")).ok();
+    findings.extend(max.and_then(|max| max.trim().parse().ok()).map(|max| memory_max(config, max)));
+    findings
+}
+
+/// The unit's bound against what the daemon may take by its own bounds; the parts are those of the unit's comment.
+fn memory_max(config: &Config, max: u64) -> Finding {
+    let connections = u64::try_from(config.smtp.max_connections).unwrap_or(u64::MAX);
+    let workers = u64::try_from(config.forward.workers).unwrap_or(u64::MAX);
+    let parts = [config.memory.body_budget, connections.saturating_mul(PER_CONNECTION), workers.saturating_mul(PER_FORWARDER), ELSE];
+    let wanted = parts.into_iter().fold(0, u64::saturating_add);
+    let what = format!("MemoryMax of mailsluice.service is {}, up to {} may be needed", octets(max), octets(wanted));
+    if max < wanted {
+        Finding::warning(what, "systemctl edit mailsluice: MemoryMax= higher; or lower memory.body_budget, smtp.max_connections")
+    } else {
+        Finding::fine(what)
     }
 }
 
@@ -122,9 +145,16 @@ mod tests {
     fn memory_of_the_machine() {
         assert_eq!(mem_total("MemFree: 1 kB\nMemTotal:        2048 kB\n"), Some(2 << 20));
         assert_eq!(mem_total("MemTotal: many\n"), None);
-        let severity = |budget: &str| memory(&config(&format!("[memory]\nbody_budget = \"{budget}\""))).first().map(|finding| finding.severity);
+        let severity =
+            |budget: &str| memory(&config(&format!("[memory]\nbody_budget = \"{budget}\""))).first().map(|finding| finding.severity);
         assert_eq!(severity("64KiB"), Some(Severity::Fine));
         assert_eq!(severity("1TiB"), Some(Severity::Warning));
+    }
+
+    #[test]
+    fn the_units_memory() {
+        assert_eq!(memory_max(&config(""), 1 << 30).severity, Severity::Fine, "the packaged unit suits the defaults");
+        assert_eq!(memory_max(&config("[memory]\nbody_budget = \"1GiB\""), 1 << 30).severity, Severity::Warning);
     }
 
     #[test]

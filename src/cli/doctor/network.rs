@@ -43,7 +43,9 @@ fn port(address: SocketAddr, hostname: &str) -> Finding {
             format!("smtp.listen {address}: this user may not take the port"),
             "the packaged unit may (CAP_NET_BIND_SERVICE); by hand: run doctor as root",
         ),
-        Err(error) => Finding::problem(format!("smtp.listen {address}: {error}"), "write an address of this machine, or [::] for all (ip address)"),
+        Err(error) => {
+            Finding::problem(format!("smtp.listen {address}: {error}"), "write an address of this machine, or [::] for all (ip address)")
+        }
     }
 }
 
@@ -62,11 +64,17 @@ pub(super) fn names(config: &Config) -> Vec<Finding> {
         let mend = "set smtp.hostname to the name that the MX record points to";
         let all_local = config.smtp.listen.iter().all(|address| address.ip().is_loopback());
         let what = format!("smtp.hostname {hostname} is no name of the internet");
-        return vec![if all_local { Finding::fine(format!("{what}, and nothing outside can connect")) } else { Finding::warning(what, mend) }];
+        return vec![if all_local {
+            Finding::fine(format!("{what}, and nothing outside can connect"))
+        } else {
+            Finding::warning(what, mend)
+        }];
     }
     let lookup = match Lookup::new(config) {
         Ok(lookup) => lookup,
-        Err(error) => return vec![Finding::warning(format!("DNS cannot be asked: {error}"), "set dns.servers, or correct /etc/resolv.conf")],
+        Err(error) => {
+            return vec![Finding::warning(format!("DNS cannot be asked: {error}"), "set dns.servers, or correct /etc/resolv.conf")];
+        }
     };
     let mut findings = Vec::new();
     match lookup.addresses(hostname) {
@@ -87,7 +95,9 @@ pub(super) fn names(config: &Config) -> Vec<Finding> {
 fn pointer(address: IpAddr, hostname: &str, names: Result<Vec<String>, String>) -> Finding {
     let mend = format!("let the owner of the address set its PTR record to {hostname}");
     match names {
-        Ok(names) if names.iter().any(|name| name.eq_ignore_ascii_case(hostname)) => Finding::fine(format!("{address} points back to {hostname}")),
+        Ok(names) if names.iter().any(|name| name.eq_ignore_ascii_case(hostname)) => {
+            Finding::fine(format!("{address} points back to {hostname}"))
+        }
         Ok(names) if names.is_empty() => Finding::warning(format!("{address} has no PTR record"), mend),
         Ok(names) => Finding::warning(format!("{address} points to {}, not to {hostname}", names.join(", ")), mend),
         Err(error) => Finding::warning(format!("{address}: its PTR record is not known: {error}"), mend),
@@ -159,10 +169,11 @@ impl Lookup {
 }
 
 fn names_in(records: &[Record]) -> Vec<String> {
-    let names = records.iter().filter_map(|record| match &record.data {
-        RData::MX(exchange) => Some(exchange.exchange.to_ascii()),
-        RData::PTR(name) => Some(name.to_ascii()),
-        _ => None,
+    let names = records.iter().filter_map(|record| {
+        if let RData::MX(exchange) = &record.data {
+            return Some(exchange.exchange.to_ascii());
+        }
+        if let RData::PTR(name) = &record.data { Some(name.to_ascii()) } else { None }
     });
     names.map(|name| name.trim_end_matches('.').to_ascii_lowercase()).collect()
 }
@@ -196,7 +207,12 @@ fn endpoint(config: &Config, route: &Route, key: &str, url: &url::Url) -> Findin
     let stream = match connect_tcp(&format!("{host}:{port}"), TIMEOUT) {
         Ok(stream) => stream,
         Err(_) if is_own_inspector(config, url) => return Finding::fine(format!("{place}: the daemon's own, not running now")),
-        Err(error) => return Finding::problem(format!("{place}: {error}"), format!("start the endpoint, or open the way to it: nc -vz {host} {port}")),
+        Err(error) => {
+            return Finding::problem(
+                format!("{place}: {error}"),
+                format!("start the endpoint, or open the way to it: nc -vz {host} {port}"),
+            );
+        }
     };
     if url.scheme() == "http" {
         return Finding::fine(format!("{place}: reached"));
@@ -205,7 +221,9 @@ fn endpoint(config: &Config, route: &Route, key: &str, url: &url::Url) -> Findin
         Ok(version) => Finding::fine(format!("{place}: reached, {version}")),
         Err(error) => Finding::problem(
             format!("{place}: no TLS: {error}"),
-            format!("correct the endpoint's certificate, or set ca_certificate; to see it: openssl s_client -connect {host}:{port} -servername {host}"),
+            format!(
+                "correct the endpoint's certificate, or set ca_certificate; to see it: openssl s_client -connect {host}:{port} -servername {host}"
+            ),
         ),
     }
 }
@@ -241,4 +259,109 @@ fn shake_hands(route: &Route, host: &str, mut stream: TcpStream) -> Result<Strin
     connection.send_close_notify();
     drop(connection.complete_io(&mut stream));
     Ok(connection.protocol_version().map_or_else(String::new, |version| format!("{version:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Severity;
+    use super::*;
+    use std::io::Write as _;
+
+    fn config(text: &str) -> Config {
+        Config::parse(crate::config::Origin::Development, text).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Greets one client.
+    fn server(greeting: &'static str) -> (SocketAddr, std::thread::JoinHandle<()>) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let thread = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().expect("a client");
+            stream.write_all(greeting.as_bytes()).expect("it reads");
+        });
+        (address, thread)
+    }
+
+    #[test]
+    fn a_port_is_free_ours_or_taken() {
+        for (greeting, severity, what) in [
+            ("220 mx.example.com ESMTP\r\n", Severity::Fine, "the daemon answers there"),
+            ("220 other.example ESMTP\r\n", Severity::Problem, "another server answers there"),
+            ("", Severity::Problem, "does not greet"),
+        ] {
+            let (address, thread) = server(greeting);
+            let finding = port(address, "mx.example.com");
+            assert!(finding.severity == severity && finding.what.contains(what), "{finding:?}");
+            assert!(severity == Severity::Fine || finding.mend.contains("ss -ltnp"), "{finding:?}");
+            thread.join().expect("it ends");
+            // Whoever had it is gone.
+            assert_eq!(port(address, "mx.example.com").severity, Severity::Fine);
+        }
+        assert_eq!(port("192.0.2.1:25".parse().expect("an address"), "mx.example.com").severity, Severity::Problem);
+    }
+
+    #[test]
+    fn records_of_the_dns() {
+        let address = "192.0.2.1".parse().expect("an address");
+        let names = |list: &[&str]| Ok(list.iter().map(|&name| name.to_owned()).collect());
+        for (found, severity, what) in [
+            (names(&["MX.example.com"]), Severity::Fine, "points back"),
+            (names(&["a.example.net"]), Severity::Warning, "points to a.example.net, not to"),
+            (names(&[]), Severity::Warning, "has no PTR record"),
+            (Err("timed out".to_owned()), Severity::Warning, "timed out"),
+        ] {
+            let finding = pointer(address, "mx.example.com", found);
+            assert!(finding.severity == severity && finding.what.contains(what), "{finding:?}");
+        }
+        for (found, severity, what) in [
+            (names(&["mx2.example.com", "mx.example.com"]), Severity::Fine, "names mx.example.com"),
+            (names(&["mx2.example.com"]), Severity::Warning, "not mx.example.com"),
+            (names(&[]), Severity::Warning, "has no MX record"),
+        ] {
+            let finding = exchange("example.com", "mx.example.com", found);
+            assert!(finding.severity == severity && finding.what.contains(what), "{finding:?}");
+        }
+    }
+
+    #[test]
+    fn domains_that_are_named_in_full() {
+        let text = "[[route]]\nurl = \"http://localhost/\"\nrecipients = [\"*@A.example\", \"x+*@b.example\", \"*@*.c.example\", \"*\", \"postmaster\", \"y@a.example\"]";
+        assert_eq!(domains(&config(text).routes).into_iter().collect::<Vec<_>>(), ["a.example", "b.example"]);
+    }
+
+    #[test]
+    fn endpoints_over_tcp_and_tls() {
+        let folder = tempfile::tempdir().expect("a directory");
+        let one = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+        let (own, key) = (folder.path().join("own.pem"), folder.path().join("own.key"));
+        std::fs::write(&own, one.cert.pem()).expect("it can be written");
+        std::fs::write(&key, one.signing_key.serialize_pem()).expect("it can be written");
+        let tls =
+            crate::config::Tls { certificate: own.clone(), private_key: key, require: false, min_version: crate::config::TlsVersion::V1_2 };
+        let pair = files::certified_key(&tls).expect("a pair");
+        let server = rustls::ServerConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .with_safe_default_protocol_versions()
+            .expect("versions")
+            .with_no_client_auth()
+            .with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(pair)));
+        let server = Arc::new(server);
+        for (ca, severity, what) in [(true, Severity::Fine, "reached, TLSv1_3"), (false, Severity::Problem, "no TLS: ")] {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            let port = listener.local_addr().expect("an address").port();
+            let ca = if ca { format!("ca_certificate = \"{}\"", own.display()) } else { String::new() };
+            let config = config(&format!("[[route]]\nname = \"r\"\nrecipients = [\"*\"]\nurl = \"https://localhost:{port}/in\"\n{ca}\n"));
+            let server = Arc::clone(&server);
+            let thread = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().expect("a client");
+                let mut connection = rustls::ServerConnection::new(server).expect("a connection");
+                // The client may refuse the certificate; it says so itself.
+                while connection.complete_io(&mut stream).is_ok_and(|(read, _)| read > 0) {}
+            });
+            let [finding] = endpoints(&config).try_into().expect("one endpoint");
+            assert!(finding.severity == severity && finding.what.contains(what), "{finding:?}");
+            thread.join().expect("it ends");
+            let [finding] = endpoints(&config).try_into().expect("one endpoint");
+            assert!(finding.severity == Severity::Problem && finding.what.contains("refused"), "{finding:?}");
+        }
+    }
 }

@@ -26,7 +26,10 @@ fn room(folder: &Path, max_size: u64) -> Finding {
         return Finding::fine(format!("{shown}: not there yet, made at the start (by the unit's StateDirectory)"));
     }
     if let Err(error) = nix::unistd::access(folder, nix::unistd::AccessFlags::W_OK | nix::unistd::AccessFlags::X_OK) {
-        return Finding::warning(format!("{shown}: this user may not write there: {error}"), "run doctor as the daemon's user, or: chown mailsluice:");
+        return Finding::warning(
+            format!("{shown}: this user may not write there: {error}"),
+            "run doctor as the daemon's user, or: chown mailsluice:",
+        );
     }
     match nix::sys::statvfs::statvfs(folder) {
         Ok(stat) => {
@@ -46,11 +49,16 @@ fn room(folder: &Path, max_size: u64) -> Finding {
 
 fn records(path: &Path) -> Finding {
     match crate::store::verify(path) {
-        Ok(found) if found.unreadable == 0 => Finding::fine(format!("{}: {} records, each as it was written", path.display(), found.records)),
+        Ok(found) if found.unreadable == 0 => {
+            Finding::fine(format!("{}: {} records, each as it was written", path.display(), found.records))
+        }
         Ok(found) => Finding::problem(
             format!("{}: {} of {} records are damaged", path.display(), found.unreadable, found.records + found.unreadable),
             "look at the disk (smartctl -a, dmesg); put the store back from a backup, or let the damaged records expire",
         ),
-        Err(error) => Finding::problem(error.to_string(), "stop the daemon first (systemctl stop mailsluice); if it is damaged, put it back from a backup"),
+        Err(error) => Finding::problem(
+            error.to_string(),
+            "stop the daemon first (systemctl stop mailsluice); if it is damaged, put it back from a backup",
+        ),
     }
 }

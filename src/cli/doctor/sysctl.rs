@@ -20,12 +20,17 @@ fn compare_one(root: &Path, name: &str, wanted: &str) -> Finding {
     let path = root.join(name.replace('.', "/"));
     let found = match std::fs::read_to_string(&path) {
         Ok(found) => found.split_whitespace().collect::<Vec<_>>().join(" "),
-        Err(error) => return Finding::warning(format!("{name} cannot be read: {error}"), "nothing to do in a container; else use a newer kernel"),
+        Err(error) => {
+            return Finding::warning(format!("{name} cannot be read: {error}"), "nothing to do in a container; else use a newer kernel");
+        }
     };
     if is_enough(&found, wanted) {
         return Finding::fine(format!("{name} = {found}"));
     }
-    Finding::warning(format!("{name} is {found}, better {wanted}"), format!("sysctl -w {name}={wanted}, and to keep it: sysctl --system"))
+    Finding::warning(
+        format!("{name} is {found}, better {wanted}"),
+        format!("sysctl -w {name}={wanted} (the package sets it at boot, from /usr/lib/sysctl.d)"),
+    )
 }
 
 /// Queues may be longer than asked for; a switch (0, 1) is what it is.
