@@ -83,13 +83,12 @@ impl Limits {
         if table.total >= self.total_max.load(Ordering::Relaxed) {
             return Err(Refused::TotalLimit);
         }
-        let client = match table.clients.entry(key) {
-            Entry::Occupied(known) => known.into_mut(),
-            Entry::Vacant(new) => new.insert(Client { connections: 0, share: self.budget.share() }),
-        };
-        if client.connections >= self.per_ip_max.load(Ordering::Relaxed) {
+        // Looked at before an entry is made: a refused client leaves none behind.
+        let held = table.clients.get(&key).map_or(0, |client| client.connections);
+        if held >= self.per_ip_max.load(Ordering::Relaxed) {
             return Err(Refused::PerIpLimit);
         }
+        let client = table.clients.entry(key).or_insert_with(|| Client { connections: 0, share: self.budget.share() });
         client.connections += 1;
         let share = Arc::clone(&client.share);
         table.total += 1;
@@ -180,6 +179,8 @@ mod tests {
         for last in 0..200_u8 {
             drop(limits.admit(IpAddr::from([192, 0, 2, last])));
         }
+        limits.set_limits(10, 0);
+        assert_eq!(limits.admit(ip("192.0.2.1")).err(), Some(Refused::PerIpLimit));
         assert!(limits.table.lock().unwrap().clients.is_empty());
     }
 

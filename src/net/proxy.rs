@@ -24,9 +24,14 @@ pub enum Header {
 #[must_use]
 pub fn parse(input: &[u8]) -> Header {
     let Some(limit) = limit(input) else { return Header::Invalid };
+    let incomplete = if input.len() < limit { Header::Incomplete } else { Header::Invalid };
+    // A line is looked at when it is whole: the parser calls some beginnings of good lines invalid.
+    if limit == V1_MAX && memchr::memchr(b'\n', input.get(..limit).unwrap_or(input)).is_none() {
+        return incomplete;
+    }
     let parsed = HeaderResult::parse(input);
     if parsed.is_incomplete() {
-        return if input.len() < limit { Header::Incomplete } else { Header::Invalid };
+        return incomplete;
     }
     match parsed {
         HeaderResult::V1(Ok(header)) => Header::Complete { peer: v1_peer(&header.addresses), used: header.header.len() },
@@ -123,6 +128,23 @@ mod tests {
             assert_eq!(parse(octets), Header::Invalid, "{octets:?}");
         }
         assert_eq!(parse(b""), Header::Incomplete);
+    }
+
+    #[test]
+    fn every_prefix_of_a_line_is_incomplete_and_what_follows_does_not_matter() {
+        for line in [
+            "PROXY TCP4 192.0.2.7 198.51.100.1 12345 25\r\n",
+            "PROXY TCP6 2001:db8::7 2001:db8::1 12345 25\r\n",
+            "PROXY TCP6 ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff 65535 65535\r\n",
+            "PROXY UNKNOWN\r\n",
+            "PROXY UNKNOWN ffff::1 ffff::2 65535 25\r\n",
+        ] {
+            for cut in 0..line.len() {
+                assert_eq!(parse(&line.as_bytes()[..cut]), Header::Incomplete, "{cut} octets of {line:?}");
+            }
+            let followed = [line.as_bytes(), b"\xff\x00\r\n"].concat();
+            assert!(matches!(parse(&followed), Header::Complete { used, .. } if used == line.len()), "{line:?}");
+        }
     }
 
     proptest! {

@@ -130,6 +130,10 @@ impl Stream {
 
     /// Reads ciphertext and lets TLS work on it; answers (alerts, key updates) go out at once.
     async fn read_records(&mut self, deadline: Instant) -> Result<(), Ended> {
+        // After its close_notify the peer has nothing to say, though it may keep the connection open.
+        if self.tls.as_ref().is_some_and(|tls| tls.is_closed()) {
+            return Err(Ended::Gone);
+        }
         let (read, back) = self.conn.read(Vec::with_capacity(READ_OCTETS), deadline).await;
         if read? == 0 {
             return Err(Ended::Gone);

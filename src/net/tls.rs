@@ -3,13 +3,14 @@
 //!
 //! No tickets and no resumption: large senders have dropped sessions over them. Logs each reload and each refused pair.
 
-use crate::config::{self, TlsVersion, certified_key};
+use crate::config::files::{FileError, certified_key};
+use crate::config::{self, TlsVersion};
 use arc_swap::ArcSwapOption;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
 use rustls::{ServerConfig, ServerConnection};
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, Write as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,7 +20,7 @@ pub enum TlsError {
     #[error("{0}")]
     Session(#[from] rustls::Error),
     #[error("{0}")]
-    Files(#[from] config::FileError),
+    Files(#[from] FileError),
     #[error("record layer: {0}")]
     Records(std::io::Error),
 }
@@ -27,50 +28,38 @@ pub enum TlsError {
 /// One connection's TLS session.
 pub struct Tls {
     session: ServerConnection,
-    /// Plaintext that nobody has taken yet; at most what one [`Tls::feed`] brought.
+    /// Plaintext taken out of the record layer, which refuses more ciphertext while it holds some.
     plain: Vec<u8>,
+    peer_closed: bool,
 }
 
 impl Tls {
     /// # Errors
     /// The configuration serves no suite at all.
     pub fn new(config: Arc<ServerConfig>) -> Result<Self, TlsError> {
-        Ok(Self { session: ServerConnection::new(config)?, plain: Vec::new() })
+        Ok(Self { session: ServerConnection::new(config)?, plain: Vec::new(), peer_closed: false })
     }
 
-    /// Works on ciphertext. After an error [`Tls::take_out`] holds the alert for the peer, and the session is over.
+    /// Works on ciphertext; take the plaintext after each call. After an error [`Tls::take_out`] holds the alert for the peer,
+    /// and the session is over.
     ///
     /// # Errors
     /// What came is no TLS, or not this session's.
     pub fn feed(&mut self, ciphertext: &[u8]) -> Result<(), TlsError> {
         let mut rest = ciphertext;
-        while !rest.is_empty() {
+        while !rest.is_empty() && !self.peer_closed {
+            take_chunks(&mut self.session, &mut self.plain);
             self.session.read_tls(&mut rest).map_err(TlsError::Records)?;
-            let state = self.session.process_new_packets()?;
-            // Taken out at once: the record layer refuses more while it is full.
-            let waiting = state.plaintext_bytes_to_read();
-            if waiting > 0 {
-                let from = self.plain.len();
-                self.plain.resize(from + waiting, 0);
-                let into = self.plain.get_mut(from..).unwrap_or_default();
-                self.session.reader().read_exact(into).map_err(TlsError::Records)?;
-            }
-            if state.peer_has_closed() {
-                return Ok(());
-            }
+            self.peer_closed = self.session.process_new_packets()?.peer_has_closed();
         }
         Ok(())
     }
 
-    /// Moves the plaintext behind `into`.
+    /// Moves the plaintext behind `into`; an idle session keeps no buffer for it.
     pub fn take_plain(&mut self, into: &mut Vec<u8>) {
-        if into.is_empty() {
-            std::mem::swap(into, &mut self.plain);
-        } else {
-            into.append(&mut self.plain);
-        }
-        // An idle session keeps no buffer.
+        into.append(&mut self.plain);
         self.plain = Vec::new();
+        take_chunks(&mut self.session, into);
     }
 
     /// Encrypts; the records wait for [`Tls::take_out`].
@@ -96,11 +85,10 @@ impl Tls {
         self.session.is_handshaking()
     }
 
-    /// The peer has said close_notify and everything it sent has been taken.
+    /// The peer has said close_notify: nothing comes behind what can be taken now.
     #[must_use]
-    pub fn is_closed(&mut self) -> bool {
-        let mut octet = [0; 1];
-        self.plain.is_empty() && matches!(self.session.reader().read(&mut octet), Ok(0))
+    pub fn is_closed(&self) -> bool {
+        self.peer_closed
     }
 
     /// Version and suite for the record: `TLSv1.3 TLS_AES_256_GCM_SHA384`.
@@ -119,6 +107,20 @@ impl Tls {
     pub fn close_notify(&mut self, out: &mut Vec<u8>) {
         self.session.send_close_notify();
         self.take_out(out);
+    }
+}
+
+/// Copies the record layer's plaintext out, without the zeroed buffer that `Read` would need.
+fn take_chunks(session: &mut ServerConnection, into: &mut Vec<u8>) {
+    let mut reader = session.reader();
+    // An error says that there is nothing now, or nothing any more.
+    while let Ok(chunk) = reader.fill_buf() {
+        let taken = chunk.len();
+        if taken == 0 {
+            return;
+        }
+        into.extend_from_slice(chunk);
+        reader.consume(taken);
     }
 }
 
@@ -207,3 +209,6 @@ fn server_config(files: &config::Tls) -> Result<ServerConfig, TlsError> {
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(config)
 }
+
+#[cfg(test)]
+mod tests;

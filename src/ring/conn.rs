@@ -5,6 +5,7 @@
 use super::Fill;
 use super::cancel::{Ended, Interrupt, Timer, until};
 use super::op::{self, Socket};
+use nix::libc;
 use socket2::SockRef;
 use std::cell::Cell;
 use std::io;
@@ -131,7 +132,7 @@ impl Conn {
         #[expect(unsafe_code, reason = "the octets that `Fill` promises, as a slice")]
         // SAFETY: by the contract of `Fill` these octets are writable and the value's own, which is borrowed here.
         let octets = unsafe { std::slice::from_raw_parts_mut(at, len) };
-        match SockRef::from(&*self.socket).recv_with_flags(octets, nix::libc::MSG_DONTWAIT) {
+        match SockRef::from(&*self.socket).recv_with_flags(octets, libc::MSG_DONTWAIT) {
             Ok(n) => Some(count_filled(into, n)),
             Err(error) if super::cancel::is_passing(&error) => None,
             Err(error) => Some(Err(error)),

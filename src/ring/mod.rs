@@ -31,6 +31,7 @@ use std::time::Instant;
 ///
 /// # Safety
 /// `spare_ptr..spare_ptr+spare` is writable and stays where it is until the value is used again.
+#[expect(unsafe_code, reason = "the kernel writes to what an implementation promises")]
 pub unsafe trait Fill: 'static {
     /// Start of the writable octets.
     fn spare_ptr(&mut self) -> *mut u8;
@@ -43,8 +44,8 @@ pub unsafe trait Fill: 'static {
     unsafe fn filled(&mut self, n: usize);
 }
 
-#[expect(unsafe_code, reason = "the trait is unsafe to implement")]
 // SAFETY: a vector's spare capacity is its own, on the heap, and moves only when the vector grows.
+#[expect(unsafe_code, reason = "the trait is unsafe to implement")]
 unsafe impl Fill for Vec<u8> {
     fn spare_ptr(&mut self) -> *mut u8 {
         self.spare_capacity_mut().as_mut_ptr().cast()

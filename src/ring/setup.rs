@@ -2,6 +2,7 @@
 
 use super::cancel;
 use super::op::{self, Socket};
+use nix::libc;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -29,7 +30,6 @@ pub enum SetupError {
 
 impl From<io::Error> for SetupError {
     fn from(error: io::Error) -> Self {
-        use nix::libc;
         match error.raw_os_error() {
             Some(libc::EPERM | libc::EACCES | libc::ENOSYS) => Self::Forbidden(error),
             Some(libc::EINVAL | libc::EOPNOTSUPP) => Self::TooOld(error),
@@ -76,7 +76,7 @@ async fn probe_cancel() -> io::Result<()> {
         return Err(SetupError::from(error).into());
     }
     match waiting.await.0 {
-        Err(error) if error.raw_os_error() == Some(nix::libc::ECANCELED) => Ok(()),
+        Err(error) if error.raw_os_error() == Some(libc::ECANCELED) => Ok(()),
         Err(error) => Err(SetupError::from(error).into()),
         Ok(_) => Err(io::Error::other("an io_uring operation ended by itself instead of by its cancellation")),
     }
@@ -98,9 +98,9 @@ pub(super) fn builder() -> Result<tokio_uring::Builder, SetupError> {
                 builder.entries(ENTRIES).uring_builder(&candidate);
                 return Ok(builder);
             }
-            Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => last = Some(error),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => last = Some(error),
             Err(error) => return Err(error.into()),
         }
     }
-    Err(last.unwrap_or_else(|| io::Error::from_raw_os_error(nix::libc::EINVAL)).into())
+    Err(last.unwrap_or_else(|| io::Error::from_raw_os_error(libc::EINVAL)).into())
 }

@@ -209,7 +209,7 @@ fn a_peer_that_never_reads_gives_the_buffer_back() {
 #[test]
 fn all_is_written_and_read_across_short_waits() {
     const OCTETS: usize = 8 * 1024 * 1024;
-    let sent: Vec<u8> = (0..OCTETS).map(|i| (i * 7 % 251) as u8).collect();
+    let sent: Vec<u8> = (0..OCTETS).map(|i| (i * 7 % 251).to_le_bytes()[0]).collect();
     let expected = sent.clone();
     run(async move {
         let (conn, mut stream) = pair().await;
@@ -243,11 +243,12 @@ fn octets_that_race_with_a_cancellation_are_kept() {
     const OCTETS: u32 = 400;
     run(async {
         let (conn, mut stream) = pair().await;
+        let (_kept, pace) = std::sync::mpsc::channel::<()>();
         let sender = thread::spawn(move || {
             for n in 0..OCTETS {
-                stream.write_all(&[n as u8]).unwrap();
+                stream.write_all(&n.to_le_bytes()[..1]).unwrap();
                 // The pace that lets deadlines fall before, between and after the octets.
-                thread::sleep(Duration::from_micros(u64::from(n) * 797 % 2500));
+                pace.recv_timeout(Duration::from_micros(u64::from(n) * 797 % 2500)).unwrap_err();
             }
         });
         let (mut received, mut timed_out) = (Vec::with_capacity(4096), 0);
@@ -271,7 +272,7 @@ fn octets_that_race_with_a_cancellation_are_kept() {
         }
         joined(sender).await;
         assert!(timed_out > 0, "no deadline fell between the octets");
-        assert!(received.iter().copied().eq((0..OCTETS).map(|n| n as u8)));
+        assert!(received.iter().copied().eq((0..OCTETS).map(|n| n.to_le_bytes()[0])));
     })
     .unwrap();
 }
