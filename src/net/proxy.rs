@@ -15,7 +15,10 @@ const V2_MAX: usize = 16 + 4096;
 #[derive(Debug, PartialEq, Eq)]
 pub enum Header {
     /// `peer` is `None` where the proxy speaks for itself (LOCAL, UNKNOWN): the TCP peer counts then.
-    Complete { peer: Option<Peer>, used: usize },
+    Complete {
+        peer: Option<Peer>,
+        used: usize,
+    },
     Incomplete,
     Invalid,
 }

@@ -86,12 +86,7 @@ pub(super) enum Ended {
 }
 
 /// Awaits the operation until the deadline, or until the interrupt; then cancels it and awaits what it still has to say.
-pub(super) async fn until<D>(
-    mut op: Op<D>,
-    timer: &Timer,
-    deadline: Instant,
-    interrupt: Option<&Interrupt>,
-) -> (Ended, D) {
+pub(super) async fn until<D>(mut op: Op<D>, timer: &Timer, deadline: Instant, interrupt: Option<&Interrupt>) -> (Ended, D) {
     let first = poll_fn(|cx| {
         if let Poll::Ready(done) = Pin::new(&mut op).poll(cx) {
             return Poll::Ready(Ok(done));

@@ -149,9 +149,7 @@ pub(super) fn recv<B: Fill>(socket: &Rc<Socket>, mut into: B) -> Op<B> {
 /// Sends `octets[from..]`: all of it, unless an error or a cancellation comes between. No SIGPIPE.
 pub(super) fn send(socket: &Rc<Socket>, octets: Vec<u8>, from: usize) -> Op<Vec<u8>> {
     let rest = octets.get(from..).unwrap_or_default();
-    let sqe = opcode::Send::new(socket.target(), rest.as_ptr(), op_len(rest.len()))
-        .flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL)
-        .build();
+    let sqe = opcode::Send::new(socket.target(), rest.as_ptr(), op_len(rest.len())).flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL).build();
     Op::submit(socket, octets, sqe)
 }
 

@@ -16,7 +16,9 @@ const COMPLETION_ENTRIES: u32 = 4096;
 /// Why there is no ring. Comes wrapped in an [`io::Error`].
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    #[error("io_uring is forbidden here ({0}): set sysctl kernel.io_uring_disabled=0, and allow the io_uring system calls in the container's seccomp profile")]
+    #[error(
+        "io_uring is forbidden here ({0}): set sysctl kernel.io_uring_disabled=0, and allow the io_uring system calls in the container's seccomp profile"
+    )]
     Forbidden(#[source] io::Error),
     #[error("this kernel's io_uring lacks what is needed ({0}): use Linux 5.19 or newer")]
     TooOld(#[source] io::Error),
@@ -88,8 +90,7 @@ pub(super) fn builder() -> Result<tokio_uring::Builder, SetupError> {
     let base = tokio_uring::uring_builder().setup_cqsize(COMPLETION_ENTRIES).clone();
     // Not DEFER_TASKRUN: the runtime waits in epoll, never in the ring, and would not see its completions. Not SQPOLL: a kernel
     // thread per ring is dear on a small machine.
-    let candidates =
-        [base.clone().setup_single_issuer().setup_coop_taskrun().clone(), base.clone().setup_coop_taskrun().clone(), base];
+    let candidates = [base.clone().setup_single_issuer().setup_coop_taskrun().clone(), base.clone().setup_coop_taskrun().clone(), base];
     let mut last = None;
     for candidate in candidates {
         match candidate.build(ENTRIES) {

@@ -89,9 +89,10 @@ const BOTH: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13, &r
 #[test]
 fn both_versions_carry_octets_and_are_described() {
     let (_dir, _, pair, tls) = served(TlsVersion::V1_2);
-    for (version, described) in
-        [(&rustls::version::TLS13, "TLSv1.3 TLS_AES_256_GCM_SHA384"), (&rustls::version::TLS12, "TLSv1.2 TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384")]
-    {
+    for (version, described) in [
+        (&rustls::version::TLS13, "TLSv1.3 TLS_AES_256_GCM_SHA384"),
+        (&rustls::version::TLS12, "TLSv1.2 TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"),
+    ] {
         let (mut client, mut server) = (client(&client_config(&pair, &[version])), server(&tls));
         assert!(server.is_handshaking());
         carry(&mut client, &mut server).unwrap();
