@@ -33,7 +33,7 @@ const DAY: u64 = 24 * HOUR;
 // --- [smtp]
 
 /// What large providers take as well; the whole message is in memory once.
-pub const MAX_MESSAGE_SIZE: Bound<u64> = bound(25 * MIB, KIB, GIB);
+pub const MAX_MESSAGE_SIZE: Bound<u64> = bound(25 * MIB, 1, GIB);
 /// A header block is scanned in one piece; real ones stay under 64 KiB.
 pub const MAX_HEADER_SIZE: Bound<u64> = bound(256 * KIB, KIB, 16 * MIB);
 /// RFC 5321 6.3 suggests a large threshold, at least 100.

@@ -11,9 +11,12 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 /// Connections that wait to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
+/// How long an address may stay in use after the process before us was killed.
+const IN_USE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// All listening sockets of the daemon.
 pub struct Sockets {
@@ -71,11 +74,25 @@ fn tcp(address: SocketAddr, key: &str) -> Result<TcpListener, Error> {
             // `[::]` takes IPv4 clients too, whatever net.ipv6.bindv6only says; any other address is IPv6 only.
             socket.set_only_v6(!address.ip().is_unspecified())?;
         }
-        socket.bind(&SockAddr::from(address))?;
+        bind(&socket, &SockAddr::from(address))?;
         socket.listen(BACKLOG)?;
         Ok(socket.into())
     };
     open().map_err(|error| Error::Listen { key: key.to_owned(), address: address.to_string(), error })
+}
+
+/// A process that was killed may leave its socket to the kernel for a moment, until the ring's last accept is taken down: a
+/// restart waits for that, any other owner of the address is an error.
+fn bind(socket: &Socket, address: &SockAddr) -> io::Result<()> {
+    let deadline = Instant::now() + IN_USE_PATIENCE;
+    loop {
+        match socket.bind(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            other => return other,
+        }
+    }
 }
 
 fn unix(path: &Path) -> Result<UnixListener, Error> {

@@ -4,6 +4,7 @@
 mod recipient;
 mod verdict;
 
+pub use crate::forward::webhook::WebhookIdHasher;
 pub use recipient::{Destination, Spf};
 
 use crate::config::{Config, Route};

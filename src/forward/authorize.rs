@@ -115,7 +115,7 @@ impl Authorization {
         }
         form.append_pair("remote_ip", &self.remote_ip).append_pair("helo_domain", &self.helo_domain);
         if let Some(spf) = &self.spf {
-            form.append_pair("spf[result]", spf.result).append_pair("spf[domain]", &spf.domain);
+            form.append_pair("spf", spf.result);
         }
         form.finish()
     }
@@ -131,7 +131,7 @@ impl Authorization {
             object["size"] = size.into();
         }
         if let Some(spf) = &self.spf {
-            object["spf"] = serde_json::json!({ "result": spf.result, "domain": spf.domain });
+            object["spf"] = spf.result.into();
         }
         object.to_string()
     }

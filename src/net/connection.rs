@@ -41,6 +41,8 @@ pub(super) struct Connection {
     incoming: Option<Incoming>,
     /// The reply to an end of data has been written, and nothing has come from the peer since.
     unheard: bool,
+    /// When the present command was first waited for.
+    command_began: Instant,
 }
 
 /// Serves the connection to its end. `input` holds what came behind a PROXY header.
@@ -58,6 +60,7 @@ pub(super) async fn serve(ring: Rc<RingState>, conn: Conn, peer: Peer, admission
         destination: None,
         incoming: None,
         unheard: false,
+        command_began: began,
         ring: Rc::clone(&ring),
     };
     let ended = connection.run().await;
@@ -108,6 +111,10 @@ impl Connection {
 
     /// Waits for commands. False: the connection is over, and the peer has been told.
     async fn more_input(&mut self) -> Result<bool, Ended> {
+        if !self.out.is_empty() {
+            // A reply ends a command; the next one has the whole time, however its octets drip.
+            self.command_began = Instant::now();
+        }
         self.flush().await?;
         if !self.session.message_open() {
             // RSET or a new greeting between two chunks: what had come is given back now, not later.
@@ -117,7 +124,7 @@ impl Connection {
             return self.last_words(reply::SHUTTING_DOWN).await;
         }
         self.tidy_buffers();
-        let deadline = Instant::now() + self.shared().live.load().config.smtp.command_timeout;
+        let deadline = self.command_began + self.shared().live.load().config.smtp.command_timeout;
         match self.stream.read_idle(&mut self.input, deadline).await {
             Ok(()) => {
                 self.unheard = false;
@@ -245,6 +252,7 @@ impl Connection {
             self.shared().stats.messages.replies_lost.add(1);
         }
         self.unheard = written.is_ok();
+        self.command_began = Instant::now();
         written
     }
 

@@ -3,7 +3,7 @@
 use super::stream::{Ended, Stream};
 use crate::config::Smtp;
 use crate::envelope::Envelope;
-use crate::forward::webhook::WebhookIdHasher;
+use crate::delivery::WebhookIdHasher;
 use crate::message::{Body, Lease, OverBudget, header};
 use crate::smtp::{Progress, Refusal, Reply, Session, reply};
 use crate::stats::Stats;

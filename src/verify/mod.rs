@@ -5,6 +5,7 @@
 //! `temperror`; one that was not asked for is absent. Logs nothing of a message; fails only at start.
 
 mod results;
+mod spf_syntax;
 mod voids;
 
 pub use results::{SpfResult, Verification};
@@ -12,6 +13,7 @@ pub use results::{SpfResult, Verification};
 use crate::config::{self, Dns};
 use crate::envelope::Envelope;
 use mail_auth::hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
+use mail_auth::hickory_resolver::proto::rr::RData;
 use mail_auth::hickory_resolver::system_conf::read_system_conf;
 use mail_auth::spf::verify::SpfParameters;
 use mail_auth::{AuthenticatedMessage, MessageAuthenticator, Parameters, SpfOutput, dmarc::verify::DmarcParameters};
@@ -199,6 +201,7 @@ async fn check_spf(
         SpfParameters::verify_mail_from(ip, helo, hostname, reverse_path)
     };
     let parameters = Parameters::new(parameters)
+        .with_txt_cache(&voids)
         .with_mx_cache(&voids)
         .with_ipv4_cache(&voids)
         .with_ipv6_cache(&voids)
@@ -208,7 +211,29 @@ async fn check_spf(
     if voids.over_limit() && output.result() != mail_auth::SpfResult::TempError {
         return output.with_result(mail_auth::SpfResult::PermError);
     }
+    if output.result() != mail_auth::SpfResult::TempError && !records_are_well_formed(authenticator, &voids).await {
+        return output.with_result(mail_auth::SpfResult::PermError);
+    }
     output
+}
+
+/// The records that the evaluation came by, looked at once more: the resolver's cache has them.
+async fn records_are_well_formed(authenticator: &MessageAuthenticator, voids: &Voids) -> bool {
+    for name in voids.policies() {
+        let Ok(lookup) = authenticator.resolver().txt_lookup(name).await else { continue };
+        let records: Vec<Vec<u8>> = lookup
+            .answers()
+            .iter()
+            .filter_map(|record| match &record.data {
+                RData::TXT(text) => Some(text.txt_data.concat()),
+                _ => None,
+            })
+            .collect();
+        if !spf_syntax::is_well_formed(records.iter().map(Vec::as_slice)) {
+            return false;
+        }
+    }
+    true
 }
 
 /// How `[dns]` asks; `doctor` asks alike.
