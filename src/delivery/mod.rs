@@ -110,7 +110,6 @@ impl Delivery {
         };
         let (verdict, spent) = self.forward(job, id, received.envelope.smtputf8).await;
         recorder.record(Stage::Queue, spent.queue_us);
-        recorder.record(Stage::Forward, spent.forward_us);
         recorder.record_forward(&received.route.name, spent.forward_us);
         self.record(id, received, verdict, spent, recorder).await
     }
