@@ -12,7 +12,9 @@ pub use results::{SpfResult, Verification};
 
 use crate::config::{self, Dns};
 use crate::envelope::Envelope;
+use mail_auth::hickory_resolver::TokioResolver;
 use mail_auth::hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
+use mail_auth::hickory_resolver::net::runtime::TokioRuntimeProvider;
 use mail_auth::hickory_resolver::proto::rr::RData;
 use mail_auth::hickory_resolver::system_conf::read_system_conf;
 use mail_auth::spf::verify::SpfParameters;
@@ -45,15 +47,18 @@ impl Verifier {
     /// # Errors
     /// The system's resolver configuration cannot be read, or there is no thread to be had.
     pub fn start(dns: &Dns, hostname: &str) -> Result<Arc<Self>, String> {
-        let (config, options) = resolver(dns)?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| format!("cannot start the DNS thread: {error}"))?;
         let handle = runtime.handle().clone();
-        let authenticator = {
-            let _inside = handle.enter();
-            MessageAuthenticator::new(config, options).map_err(|error| format!("[dns]: no resolver: {error}"))?
+        let authenticator = match resolver(dns, &handle) {
+            Ok(authenticator) => authenticator,
+            Err(error) => {
+                // A runtime may not be dropped within another one, where this is called.
+                runtime.shutdown_background();
+                return Err(error);
+            }
         };
         std::thread::Builder::new()
             .name("dns".to_owned())
@@ -104,11 +109,7 @@ impl Verifier {
         deadline: Instant,
     ) -> Verification {
         let deadline = deadline.min(Instant::now() + self.timeout);
-        let spf = if wanted.spf || wanted.dmarc {
-            Some(self.wait_for_spf(envelope, spf, deadline))
-        } else {
-            None
-        };
+        let spf = if wanted.spf || wanted.dmarc { Some(self.wait_for_spf(envelope, spf, deadline)) } else { None };
         let mut verification = Verification::default();
         if wanted.dkim || wanted.dmarc {
             // The parser and the verifier work on what a stranger sent: their panic is a result that could not be had.
@@ -121,14 +122,8 @@ impl Verifier {
         verification
     }
 
-    fn wait_for_spf(
-        &self,
-        envelope: &Envelope,
-        pending: Option<oneshot::Receiver<SpfResult>>,
-        deadline: Instant,
-    ) -> SpfResult {
-        let pending =
-            pending.unwrap_or_else(|| self.spf(envelope.peer.ip, &envelope.helo, &envelope.reverse_path));
+    fn wait_for_spf(&self, envelope: &Envelope, pending: Option<oneshot::Receiver<SpfResult>>, deadline: Instant) -> SpfResult {
+        let pending = pending.unwrap_or_else(|| self.spf(envelope.peer.ip, &envelope.helo, &envelope.reverse_path));
         let waited = self.runtime.block_on(async { tokio::time::timeout_at(deadline.into(), pending).await });
         match waited {
             Ok(Ok(result)) => result,
@@ -187,13 +182,7 @@ impl Verifier {
     }
 }
 
-async fn check_spf(
-    authenticator: &MessageAuthenticator,
-    ip: IpAddr,
-    helo: &str,
-    reverse_path: &str,
-    hostname: &str,
-) -> SpfOutput {
+async fn check_spf(authenticator: &MessageAuthenticator, ip: IpAddr, helo: &str, reverse_path: &str, hostname: &str) -> SpfOutput {
     let voids = Voids::default();
     let parameters = if reverse_path.is_empty() {
         SpfParameters::verify_ehlo(ip, helo, hostname)
@@ -237,7 +226,7 @@ async fn records_are_well_formed(authenticator: &MessageAuthenticator, voids: &V
 }
 
 /// How `[dns]` asks; `doctor` asks alike.
-pub(crate) fn resolver(dns: &Dns) -> Result<(ResolverConfig, ResolverOpts), String> {
+pub(crate) fn resolver(dns: &Dns, runtime: &Handle) -> Result<MessageAuthenticator, String> {
     let (config, mut options) = if dns.servers.is_empty() {
         // A box without resolv.conf still takes mail; checks then say temperror.
         read_system_conf().unwrap_or_else(|error| {
@@ -260,5 +249,18 @@ pub(crate) fn resolver(dns: &Dns) -> Result<(ResolverConfig, ResolverOpts), Stri
     // Names of mail are absolute: no search list, no hosts file.
     options.ndots = 0;
     options.use_hosts_file = mail_auth::hickory_resolver::config::ResolveHosts::Never;
-    Ok((config, options))
+    // Names are asked over UDP and TCP. Without a TLS of our own, hickory wants the system's certificates, and a machine that
+    // has none could not start.
+    let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| format!("[dns]: {error}"))?
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth();
+    let _inside = runtime.enter();
+    TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+        .with_options(options)
+        .with_tls_config(tls)
+        .build()
+        .map(MessageAuthenticator)
+        .map_err(|error| format!("[dns]: no resolver: {error}"))
 }

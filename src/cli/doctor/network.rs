@@ -131,12 +131,8 @@ struct Lookup {
 
 impl Lookup {
     fn new(config: &Config) -> Result<Self, String> {
-        let (resolver_config, options) = crate::verify::resolver(&config.dns)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| error.to_string())?;
-        let resolver = {
-            let _inside = runtime.enter();
-            MessageAuthenticator::new(resolver_config, options).map_err(|error| error.to_string())?
-        };
+        let resolver = crate::verify::resolver(&config.dns, runtime.handle())?;
         Ok(Self { runtime, resolver })
     }
 
