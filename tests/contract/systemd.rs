@@ -78,7 +78,7 @@ fn a_restart_under_load_refuses_no_connection_and_loses_nothing() {
     let _turn = turn::alone();
     let endpoint = Endpoint::ok();
     let dir = Arc::new(tempfile::tempdir().unwrap());
-    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let socket = TcpListener::bind(("127.0.0.1", crate::support::port::free())).unwrap();
     let address = socket.local_addr().unwrap();
     let start = || Daemon::spawn(Arc::clone(&dir), Config::to(&endpoint), |command| with_socket(command, &socket)).ready();
     let mut daemon = start();

@@ -1,9 +1,10 @@
 //! HAProxy in front, speaking PROXY v1 and v2.
 
 use crate::support::client::deliver;
+use crate::support::port;
 use crate::support::process::Process;
 use crate::support::{Client, Config, Daemon, Endpoint, eventually, messages};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
 
 #[test]
@@ -12,7 +13,7 @@ fn the_sender_behind_it_is_recorded() {
     let daemon = Daemon::start(Config::to(&endpoint).set("smtp.proxy_protocol_from", vec!["127.0.0.1/32"]));
     for send in ["send-proxy", "send-proxy-v2"] {
         let dir = tempfile::tempdir().unwrap();
-        let front: SocketAddr = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let front = SocketAddr::from(([127, 0, 0, 1], port::free()));
         let config = dir.path().join("haproxy.cfg");
         std::fs::write(
             &config,

@@ -134,12 +134,11 @@ fn kill_9_in_the_middle_of_forget() {
     let _turn = turn::alone();
     let endpoint = Endpoint::ok();
     let dir = Arc::new(tempfile::tempdir().unwrap());
-    let mut config = Config::to(&endpoint);
+    let config = Config::to(&endpoint);
     let mut accepted = BTreeSet::new();
     let mut forgotten = Vec::new();
     for round in 0..6 {
         let daemon = Daemon::start_in(Arc::clone(&dir), config.clone());
-        config = config.set("smtp.listen", vec![daemon.smtp().to_string()]);
         for n in 0..10 {
             let address = format!("person-{round}-{n}@example.test");
             deliver(daemon.smtp(), "a@sender.test", &[&address], &messages::simple("personal", "text")).starts("250 ");

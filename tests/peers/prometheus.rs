@@ -4,9 +4,9 @@
 use super::python::script;
 use crate::support::admin::Admin;
 use crate::support::load::{self, Load};
+use crate::support::port;
 use crate::support::process::{Process, run};
 use crate::support::{Config, Daemon, Endpoint, PATIENCE, eventually_within};
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::AtomicBool;
@@ -26,7 +26,7 @@ fn a_server_scrapes_and_answers() {
         format!("global: {{scrape_interval: 1s}}\nscrape_configs:\n- job_name: mailsluice\n  static_configs:\n  - targets: ['{target}']\n"),
     )
     .unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = port::free();
     let mut server = Command::new(super::program("prometheus"));
     server
         .arg(format!("--config.file={}", config.display()))

@@ -2,10 +2,10 @@
 
 use crate::support::admin::Admin;
 use crate::support::client::deliver;
+use crate::support::port;
 use crate::support::process::Process;
 use crate::support::{Config, Daemon, eventually_within, messages};
 use serde_json::Value;
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -15,7 +15,7 @@ const PASSWORD: &str = "s3cr:t@x";
 #[test]
 fn action_mailbox_routes_each_message() {
     let dir = tempfile::tempdir().unwrap();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = port::free();
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/mailbox.rb");
     let mut command = Command::new(super::program("ruby"));
     command.arg(script).arg(port.to_string()).arg(dir.path()).arg(PASSWORD);

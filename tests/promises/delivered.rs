@@ -65,12 +65,11 @@ fn no_250_before_the_answer() {
 fn kill_9_under_load_loses_nothing_that_got_250() {
     let _turn = turn::alone();
     let endpoint = Endpoint::ok();
-    let mut config = Config::to(&endpoint);
+    let config = Config::to(&endpoint);
     let dir = std::sync::Arc::new(tempfile::tempdir().unwrap());
     let mut accepted = BTreeSet::new();
     for round in 0..20_usize {
         let daemon = Daemon::start_in(std::sync::Arc::clone(&dir), config.clone());
-        config = config.set("smtp.listen", vec![daemon.smtp().to_string()]);
         let before = endpoint.count();
         let load = Load { senders: 16, ..Load::new(daemon.smtp(), u64::MAX) };
         let stop = AtomicBool::new(false);

@@ -149,12 +149,7 @@ fn record(id: RecordId, random: &mut Random, expired_one_in: u64) -> Record {
 }
 
 fn settings() -> config::Store {
-    config::Store {
-        path: "/simulated/records.redb".into(),
-        retention: RETENTION,
-        max_size: 1 << 30,
-        redact: config::Redact::default(),
-    }
+    config::Store { path: "/simulated/records.redb".into(), retention: RETENTION, max_size: 1 << 30, redact: config::Redact::default() }
 }
 
 fn open(disk: &SimulatedDisk) -> Result<Arc<Store>, mailsluice::store::StoreError> {

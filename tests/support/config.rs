@@ -3,7 +3,7 @@
 use super::endpoint::Endpoint;
 use toml::{Table, Value};
 
-/// A configuration under construction. Ports are 0: the daemon's log says which it got.
+/// A configuration under construction. Its SMTP port can be had again after a restart.
 #[derive(Clone)]
 pub(crate) struct Config(Table);
 
@@ -12,7 +12,7 @@ impl Config {
     pub(crate) fn without_routes() -> Self {
         let mut config = Self(Table::new());
         for (key, value) in [
-            ("smtp.listen", Value::from(vec!["127.0.0.1:0"])),
+            ("smtp.listen", Value::from(vec![format!("127.0.0.1:{}", super::port::free())])),
             ("smtp.hostname", "mx.test".into()),
             ("smtp.threads", 2.into()),
             ("admin.listen", "127.0.0.1:0".into()),

@@ -153,7 +153,7 @@ impl Daemon {
     /// `kill -9`: nothing of the process runs any more.
     pub(crate) fn kill(mut self) -> Killed {
         self.process.kill();
-        Killed { dir: Arc::clone(&self.dir), config: self.config.clone(), smtp: self.smtp() }
+        Killed { dir: Arc::clone(&self.dir), config: self.config.clone() }
     }
 
     /// The effective address of the admin listener, as the command line takes it.
@@ -189,14 +189,13 @@ pub(crate) struct Stopped {
 pub(crate) struct Killed {
     dir: Arc<TempDir>,
     config: Config,
-    smtp: SocketAddr,
 }
 
 impl Killed {
     /// Starts again with the same store, on the same port.
     #[track_caller]
     pub(crate) fn restart(self) -> Daemon {
-        Daemon::start_in(self.dir, self.config.set("smtp.listen", vec![self.smtp.to_string()]))
+        Daemon::start_in(self.dir, self.config)
     }
 }
 

@@ -9,6 +9,7 @@ pub(crate) mod endpoint;
 pub(crate) mod http;
 pub(crate) mod load;
 pub(crate) mod messages;
+pub(crate) mod port;
 pub(crate) mod process;
 pub(crate) mod turn;
 pub(crate) mod wait;
