@@ -227,8 +227,11 @@ fn log_listeners(sockets: &Sockets) {
             }
         }
         AdminSocket::Unix(socket) => {
-            let path = socket.local_addr().ok().and_then(|address| address.as_pathname().map(std::path::Path::to_owned));
-            tracing::info!(listener = "admin", address = ?path, "listening");
+            if let Ok(address) = socket.local_addr()
+                && let Some(path) = address.as_pathname()
+            {
+                tracing::info!(listener = "admin", address = format_args!("unix:{}", path.display()), "listening");
+            }
         }
     }
 }

@@ -17,6 +17,7 @@ soft.spf        TXT "v=spf1 ip4:192.0.2.1 ~all"
 neutral.spf     TXT "v=spf1 ip4:192.0.2.1 ?all"
 silent.spf      TXT "something else"
 broken.spf      TXT "v=spf1 ipv4:192.0.2.1 -all"
+number.spf      TXT "v=spf1 ip4:192.0.2.999 -all"
 twice.spf       TXT "v=spf1 -all"
 twice.spf       TXT "v=spf1 +all"
 a.spf           TXT "v=spf1 a -all"
@@ -123,6 +124,7 @@ fn every_result_of_spf() {
         ("silent.spf.test", right, "none"),
         ("nothing.spf.test", right, "none"),
         ("broken.spf.test", right, "permerror"),
+        ("number.spf.test", right, "permerror"),
         ("twice.spf.test", right, "permerror"),
         ("a.spf.test", right, "pass"),
         ("a.spf.test", wrong, "fail"),
@@ -251,7 +253,8 @@ fn the_callback_is_told_the_spf_result() {
     client.envelope("alice@soft.spf.test", &["bob@example.test"]);
     client.data(&messages::simple("x", "text")).starts("250 ");
     let form: Vec<(String, String)> = url::form_urlencoded::parse(&authorizer.only().body).into_owned().collect();
-    assert!(form.contains(&("spf".to_owned(), "softfail".to_owned())), "{form:?}");
+    assert!(form.contains(&("spf[result]".to_owned(), "softfail".to_owned())), "{form:?}");
+    assert!(form.contains(&("spf[domain]".to_owned(), "soft.spf.test".to_owned())), "{form:?}");
     // In `rfc822`, as fields of the request.
     let fields = &endpoint.only().fields;
     assert!(

@@ -50,10 +50,18 @@ def attachments(message):
     return found
 
 
+def parts_of(part):
+    """All parts but those inside an attached message."""
+    yield part
+    if part.is_multipart() and part.get_content_type() != "message/rfc822":
+        for child in part.get_payload():
+            yield from parts_of(child)
+
+
 def texts(message, kind):
     return [
         p.get_payload(decode=True).decode(p.get_content_charset() or "utf-8", "replace").replace("\r\n", "\n").strip()
-        for p in message.walk()
+        for p in parts_of(message)
         if p.get_content_type() == kind and p.get_content_disposition() != "attachment" and not p.get_filename()
     ]
 
