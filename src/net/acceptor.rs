@@ -122,7 +122,7 @@ async fn accept_all(
         ring::spawn(accept(Rc::clone(&ring), listener));
     }
     // Only a daemon that has given up waiting is not there any more.
-    drop(ready.send(()));
+    ready.send(()).ok();
     if let Some(Command::Drain) = inbox.recv().await {
         ring.draining.set(true);
         for listener in &listeners {

@@ -116,6 +116,8 @@ impl Incoming {
             }
             if session.refusal().is_some() && self.kept.is_some() {
                 swallowed = self.drop_body();
+                // What waited may be all that comes: it is looked at before more is read.
+                continue;
             }
             if !out.is_empty() {
                 stream.write(out, self.pace.deadline()).await?;

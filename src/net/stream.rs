@@ -15,6 +15,8 @@ const LINGER: Duration = Duration::from_secs(2);
 pub(super) struct Stream {
     conn: Conn,
     tls: Option<Box<Tls>>,
+    /// Plaintext that found no room in a body; read again first.
+    unread: Vec<u8>,
 }
 
 /// Why the octets stopped.
@@ -64,7 +66,7 @@ unsafe impl Fill for Tail {
 
 impl Stream {
     pub(super) fn new(conn: Conn) -> Self {
-        Self { conn, tls: None }
+        Self { conn, tls: None, unread: Vec::new() }
     }
 
     /// The connection again, for its next owner.
@@ -117,13 +119,18 @@ impl Stream {
         if let Err(ended) = self.read(&mut plain, deadline).await {
             return (Err(ended), body);
         }
-        let result = body.extend(&plain).map_err(|_| Ended::OverBudget);
-        (result, body)
+        if body.extend(&plain).is_err() {
+            // The data go on to their true end: these octets are part of them.
+            self.unread = plain;
+            return (Err(Ended::OverBudget), body);
+        }
+        (Ok(()), body)
     }
 
     fn take_plain(&mut self, input: &mut Vec<u8>) -> bool {
         let Some(tls) = &mut self.tls else { return false };
         let before = input.len();
+        input.append(&mut self.unread);
         tls.take_plain(input);
         input.len() > before
     }

@@ -130,6 +130,33 @@ fn an_exhausted_body_budget_says_later() {
     deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &message).starts("250 ");
 }
 
+/// Under TLS the octets that find no room are still part of the message: its end is found, and the session goes on.
+#[test]
+fn an_exhausted_body_budget_says_later_under_tls() {
+    let endpoint = Endpoint::ok();
+    let dir = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    let authority = crate::support::certificates::Authority::new();
+    let files = authority.issue_into(dir.path(), "mx", &["mx.test"]);
+    let config = Config::to(&endpoint)
+        .set("memory.body_budget", "4MiB")
+        .set("memory.per_ip_share", 1.0)
+        .set("smtp.max_message_size", "16MiB")
+        .set("smtp.tls.certificate", files.certificate.to_str().unwrap())
+        .set("smtp.tls.private_key", files.key.to_str().unwrap());
+    let daemon = Daemon::start_in(dir, config);
+    let mut client = Client::connect(daemon.smtp());
+    client.ehlo();
+    client.starttls(authority.client(rustls::ALL_VERSIONS));
+    for _ in 0..2 {
+        client.envelope("a@sender.test", &["b@example.test"]);
+        client.data(&messages::of_size("too much for now", 6 * MIB)).starts("452 4.3.1 ");
+    }
+    client.envelope("a@sender.test", &["b@example.test"]);
+    client.data(&messages::simple("little", "text")).starts("250 ");
+    daemon.admin.wait_for_stat("memory.body_bytes", 0);
+    assert_eq!(endpoint.count(), 1);
+}
+
 #[test]
 fn one_address_has_its_share_of_the_budget() {
     let endpoint = Endpoint::ok();
