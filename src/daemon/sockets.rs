@@ -1,13 +1,16 @@
-//! Listening sockets: our own, or those systemd hands over (they outlive a restart).
+//! Listening sockets: our own, or those systemd hands over. Both outlive a restart: ours are given to systemd to keep (its file
+//! descriptor store, which a stop empties), and come back at the next start.
 //!
-//! A socket that systemd holds is matched to its listener by the address it is bound to, not by its place in the list.
+//! A kept socket is matched to `smtp.listen` by the address it is bound to. Sockets of a `.socket` unit stand in its place.
 
 use super::Error;
 use crate::admin::AdminSocket;
 use crate::config::{AdminListen, Config};
+use sd_notify::NotifyState;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -17,6 +20,9 @@ use std::time::{Duration, Instant};
 const BACKLOG: i32 = 4096;
 /// How long an address may stay in use after the process before us was killed.
 const IN_USE_PATIENCE: Duration = Duration::from_secs(3);
+
+/// The name of our own sockets in systemd's keeping.
+const KEPT: &str = "mailsluice-kept";
 
 /// All listening sockets of the daemon.
 pub struct Sockets {
@@ -33,7 +39,7 @@ impl Sockets {
         let mut inherited = inherited();
         let smtp = match inherited.smtp.is_empty() {
             false => std::mem::take(&mut inherited.smtp),
-            true => config.smtp.listen.iter().map(|address| tcp(*address, "smtp.listen")).collect::<Result<_, _>>()?,
+            true => own(&config.smtp.listen, inherited.kept)?,
         };
         let admin = match (inherited.unix.pop(), &config.admin.listen) {
             (Some(socket), _) => AdminSocket::Unix(socket),
@@ -44,20 +50,52 @@ impl Sockets {
     }
 }
 
+/// A socket for each address: the kept one, or a new one, which is given into keeping.
+fn own(addresses: &[SocketAddr], kept: Vec<TcpListener>) -> Result<Vec<TcpListener>, Error> {
+    let configured = |socket: &TcpListener| socket.local_addr().is_ok_and(|bound| addresses.contains(&bound));
+    let (mut kept, stale): (Vec<_>, Vec<_>) = kept.into_iter().partition(configured);
+    if !stale.is_empty() {
+        // An address that is not configured any more, and may be in the way of one that is.
+        drop(stale);
+        super::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(KEPT)]);
+    }
+    let mut sockets = Vec::new();
+    for address in addresses {
+        let place = kept.iter().position(|socket| socket.local_addr().is_ok_and(|bound| bound == *address));
+        sockets.push(match place {
+            Some(place) => kept.swap_remove(place),
+            None => tcp(*address, "smtp.listen")?,
+        });
+    }
+    for socket in &sockets {
+        // What systemd keeps already it does not keep twice.
+        let state = [NotifyState::FdStore, NotifyState::FdName(KEPT)];
+        if let Err(error) = sd_notify::notify_with_fds(&state, &[socket.as_fd()]) {
+            tracing::debug!(%error, "systemd keeps no socket over a restart");
+        }
+    }
+    Ok(sockets)
+}
+
 struct Inherited {
     smtp: Vec<TcpListener>,
+    /// Ours, of the process before this one.
+    kept: Vec<TcpListener>,
     unix: Vec<UnixListener>,
 }
 
-/// The descriptors of `LISTEN_FDS` (sd_listen_fds(3)): TCP is SMTP, a Unix socket is the admin's.
+/// The descriptors of `LISTEN_FDS` (sd_listen_fds(3)): TCP is SMTP, a Unix socket is the admin's; `LISTEN_FDNAMES` tells our own.
 fn inherited() -> Inherited {
-    let mut found = Inherited { smtp: Vec::new(), unix: Vec::new() };
+    let mut found = Inherited { smtp: Vec::new(), kept: Vec::new(), unix: Vec::new() };
+    let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
+    let names: Vec<_> = names.split(':').collect();
     let mut passed = listenfd::ListenFd::from_env();
     for index in 0..passed.len() {
         if let Ok(Some(socket)) = passed.take_tcp_listener(index) {
             // The ring wants blocking descriptors.
             if socket.set_nonblocking(false).is_ok() {
-                found.smtp.push(socket);
+                let own = names.get(index) == Some(&KEPT);
+                if own { found.kept.push(socket) } else { found.smtp.push(socket) }
             }
         } else if let Ok(Some(socket)) = passed.take_unix_listener(index) {
             found.unix.push(socket);
@@ -118,4 +156,27 @@ fn unix(path: &Path) -> Result<UnixListener, Error> {
 /// No descriptors are left.
 pub fn duplicate(socket: &TcpListener) -> io::Result<TcpListener> {
     socket.try_clone()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::TcpStream;
+
+    #[test]
+    fn a_kept_socket_is_used_where_it_is_configured_and_closed_where_it_is_not() {
+        let bound = || TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = |socket: &TcpListener| socket.local_addr().unwrap();
+        let (wanted, stale) = (bound(), bound());
+        let (wanted_address, stale_address) = (address(&wanted), address(&stale));
+        // A connection that waits while nothing runs is there for the next process.
+        let _early = TcpStream::connect(wanted_address).unwrap();
+        let any = "127.0.0.1:0".parse().unwrap();
+        let sockets = own(&[any, wanted_address], vec![stale, wanted]).unwrap();
+        let [new, kept] = sockets.as_slice() else { panic!("two sockets: {sockets:?}") };
+        assert_eq!(address(kept), wanted_address);
+        assert!(kept.accept().is_ok());
+        assert_ne!(address(new), stale_address);
+        assert!(TcpStream::connect(stale_address).is_err());
+    }
 }

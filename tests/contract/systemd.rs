@@ -45,8 +45,9 @@ fn readiness_status_reload_and_stop_are_told() {
     let mut daemon = Daemon::spawn(dir, Config::to(&endpoint), |command| {
         command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "10000000");
     });
-    // Ready means that mail is taken.
-    manager.wait_for("READY=1");
+    // Ready means that mail is taken, and that systemd keeps the socket over a restart.
+    let seen = manager.wait_for("READY=1");
+    assert!(seen.iter().any(|line| line == "FDSTORE=1"), "{seen:?}");
     deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("x", "text")).starts("250 ");
     manager.wait_for("STATUS=");
     manager.wait_for("WATCHDOG=1");
