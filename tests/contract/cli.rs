@@ -158,10 +158,19 @@ fn send_tells_what_the_server_said() {
     assert!(format!("{}{}", finished.out, finished.err).contains("not this one"), "{finished:?}");
 }
 
-/// What `cargo run --release` starts, on its own ports: one test only, as they are fixed.
+/// What `cargo run --release` starts. Its ports are fixed, so it runs in a network of its own where that may be made.
 #[test]
 fn the_development_configuration_works_by_itself() {
     let _turn = crate::support::turn::shared();
+    std::thread::spawn(|| {
+        crate::support::process::enter_a_network_of_its_own();
+        development();
+    })
+    .join()
+    .unwrap();
+}
+
+fn development() {
     let dir = tempfile::tempdir().unwrap();
     let mut command = command();
     command.current_dir(dir.path());

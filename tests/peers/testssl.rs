@@ -24,10 +24,13 @@ fn finds_nothing_of_weight() {
     let daemon = Daemon::start_in(dir, config);
     let mut command = Command::new(super::program("testssl"));
     command.args(["--starttls", "smtp", "--quiet", "--warnings=off", "--color", "0", "--ip", "127.0.0.1", "--nodns", "none"]);
-    command.args(["--protocols", "--server-defaults", "--forward-secrecy", "--vulnerable"]);
+    command.args(["--protocols", "--server-defaults", "--fs", "--vulnerable"]);
     command.arg("--jsonfile").arg(&report).arg(format!("localhost:{}", daemon.smtp().port()));
     let finished = run(&mut command, Duration::from_secs(400));
-    let findings: Value = serde_json::from_slice(&std::fs::read(&report).unwrap()).unwrap_or_else(|error| panic!("{error}: {finished:?}"));
+    let findings: Value = std::fs::read(&report)
+        .map_err(|e| e.to_string())
+        .and_then(|octets| serde_json::from_slice(&octets).map_err(|e| e.to_string()))
+        .unwrap_or_else(|error| panic!("{error}: {finished:?}"));
     let findings = findings.as_array().unwrap();
     let said = |id: &str| {
         let finding = findings.iter().find(|finding| finding["id"] == id).unwrap_or_else(|| panic!("nothing about {id}: {findings:?}"));
