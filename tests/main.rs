@@ -15,6 +15,7 @@
 )]
 
 mod contract;
+mod fuzz;
 mod peers;
 mod promises;
 mod simulation;

@@ -39,7 +39,10 @@ fn files(dir: &Path, extension: &str) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() {
+        // The fuzzer builds in its own folder.
+        if path.is_dir() && path.ends_with("target") {
+            continue;
+        } else if path.is_dir() {
             found.extend(files(&path, extension));
         } else if path.extension().is_some_and(|e| e == extension) {
             found.push(path);

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 /// Why a request is not answered; the sentence is shown to whoever asked.
 #[derive(Debug, thiserror::Error)]
 #[error("{sentence}")]
-pub(super) struct Problem {
+pub struct Problem {
     pub(super) status: StatusCode,
     pub(super) sentence: String,
 }

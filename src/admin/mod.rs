@@ -11,9 +11,11 @@ mod inspector;
 mod listener;
 mod live;
 mod page;
-mod parts;
-mod query;
+pub mod parts;
+pub mod query;
 mod records;
+
+pub use answer::Problem;
 
 use crate::config::{Config, Origin};
 use crate::message::Budget;

@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 const MAX_TEXT: usize = 256 * 1024;
 const MAX_PARTS: usize = 200;
 
-pub(super) fn parts(content_type: Option<&str>, body: &[u8]) -> Value {
+/// The parts of a body with this content type: a list of at least one.
+#[must_use]
+pub fn parts(content_type: Option<&str>, body: &[u8]) -> Value {
     let form = content_type.and_then(boundary).map(|boundary| form(&boundary, body)).filter(|parts| !parts.is_empty());
     form.map_or_else(|| json!([part(None, None, content_type, body)]), Value::Array)
 }

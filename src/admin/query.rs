@@ -12,12 +12,16 @@ const MAX_LIMIT: usize = 1000;
 
 /// A page of records, or all attempts at one message.
 #[derive(Debug)]
-pub(super) enum Wanted {
+pub enum Wanted {
     Page(Query),
     Attempts(String),
 }
 
-pub(super) fn parse(pairs: Vec<(String, String)>, now: Timestamp) -> Result<Wanted, Problem> {
+/// The filters of a query string, decoded; times ago count from `now`.
+///
+/// # Errors
+/// The first filter that is unknown or malformed, in a sentence that names it.
+pub fn parse(pairs: Vec<(String, String)>, now: Timestamp) -> Result<Wanted, Problem> {
     let mut query = Query { limit: DEFAULT_LIMIT, ..Query::default() };
     let mut webhook_id = None;
     for (key, value) in pairs {

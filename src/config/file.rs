@@ -327,7 +327,8 @@ impl<'d> Section<'d> {
             shown.push(format!("{name} = \"(secret)\""));
             texts.push((name.to_owned(), Found { value: text, place }));
         }
-        self.note(key, format!("{{ {} }}", shown.join(", ")), Origin::Line(line));
+        let shown = if shown.is_empty() { "{}".to_owned() } else { format!("{{ {} }}", shown.join(", ")) };
+        self.note(key, shown, Origin::Line(line));
         Ok(texts)
     }
 

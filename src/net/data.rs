@@ -231,6 +231,7 @@ impl Kept {
         let (clean, filled) = (self.clean, self.body.len());
         if normalize && self.body.extend(&vec![0; filled - clean]).is_err() {
             // Normalising may double what has come; without the room for it the message is refused.
+            stats.messages.refused_memory.add(1);
             session.refuse_data(reply::OUT_OF_MEMORY);
             return (Progress::More, Vec::new());
         }
@@ -257,13 +258,7 @@ fn count_refusal(refusal: Option<Refusal>, stats: &Stats) {
     }
 }
 
-fn swallow_step(
-    swallowed: &mut Vec<u8>,
-    session: &mut Session,
-    out: &mut Vec<u8>,
-    normalize: bool,
-    stats: &Stats,
-) -> (Progress, Vec<u8>) {
+fn swallow_step(swallowed: &mut Vec<u8>, session: &mut Session, out: &mut Vec<u8>, normalize: bool, stats: &Stats) -> (Progress, Vec<u8>) {
     let filled = swallowed.len();
     if normalize {
         swallowed.resize(filled * 2, 0);
