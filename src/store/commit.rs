@@ -4,16 +4,16 @@
 //! A record's `store_us` cannot hold the time of its own fsync, since it is written before: it is the time from `Store::commit`
 //! to the transaction plus the time that the commit before took. The same is added to `processing_time_us`.
 //!
-//! Logs an error when the store cannot be used and a line when it can again. A record whose commit fails is one error line with the
-//! whole record, redacted as configured, in the field `record` (promise 3).
+//! Logs what is not stored: a record whose commit fails is one error line with the whole record, redacted as configured, in the field
+//! `record` (promise 3).
 
 use super::disk::{FileStat, Lock};
 use super::error::{CommitFailed, Fault, guarded};
-use super::open;
 use super::redact::Address;
 use super::schema::{Change, State};
-use super::tables::Tables;
 use super::shared::Shared;
+use super::tables::Tables;
+use super::trouble::Trouble;
 use crate::record::Record;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use redb::Database;
@@ -24,13 +24,8 @@ use tokio::sync::oneshot;
 /// Records in one transaction, and how long they are gathered while more of them stand in line.
 const BATCH: usize = 512;
 const GATHER: Duration = Duration::from_millis(2);
-/// Between looks at the disk, at what has expired, and at a store that could not be used; the last doubles.
+/// Between looks at the disk and at what has expired.
 const TICK: Duration = Duration::from_secs(1);
-const RETRY_FIRST: Duration = Duration::from_millis(100);
-const RETRY_MOST: Duration = Duration::from_secs(5);
-/// So many damages, none of them long after the one before, and the file is given up.
-const DAMAGES: u32 = 3;
-const DAMAGE_REMEMBERED: Duration = Duration::from_secs(600);
 
 /// One record on its way.
 pub(super) struct Pending {
@@ -48,32 +43,35 @@ pub(super) enum Message {
 pub(super) enum Work {
     /// Erases addresses from records; answers how many of the records changed. Damaged records are removed: nobody can tell
     /// what they name.
-    Erase { ids: Vec<u128>, addresses: Vec<Address>, done: Sender<Result<u64, Fault>> },
+    Erase {
+        ids: Vec<u128>,
+        addresses: Vec<Address>,
+        done: Sender<Result<u64, Fault>>,
+    },
     /// From now on keeps what changes, for the rewrite.
-    Watch { done: Sender<Result<(), Fault>> },
+    Watch {
+        done: Sender<Result<(), Fault>>,
+    },
     /// Takes the rewritten file in place of the present one.
-    Swap { database: Database, done: Sender<Result<(), Fault>> },
+    Swap {
+        database: Database,
+        done: Sender<Result<(), Fault>>,
+    },
     Close,
-}
-
-/// Why nothing can be recorded at present.
-struct Trouble {
-    retry_at: Instant,
-    wait: Duration,
-    reopen: bool,
 }
 
 pub(super) struct Writer {
     pub(super) shared: Arc<Shared>,
     messages: Receiver<Message>,
-    lock: Option<Lock>,
-    lock_identity: Option<(u64, u64)>,
+    pub(super) lock: Option<Lock>,
+    pub(super) lock_identity: Option<(u64, u64)>,
     pub(super) stat: FileStat,
     pub(super) state: State,
-    trouble: Option<Trouble>,
-    damages: u32,
-    last_damage: Instant,
+    pub(super) trouble: Option<Trouble>,
+    pub(super) damages: u32,
+    pub(super) last_damage: Instant,
     last_commit: Duration,
+    pub(super) last_batch: usize,
     next_tick: Instant,
     /// Something was removed since the rewrite that is under way began.
     pub(super) removed: bool,
@@ -95,6 +93,7 @@ impl Writer {
             damages: 0,
             last_damage: Instant::now(),
             last_commit: Duration::ZERO,
+            last_batch: 0,
             next_tick: Instant::now(),
             removed: false,
             pass: None,
@@ -154,6 +153,7 @@ impl Writer {
         if self.trouble.is_some() {
             return fail(batch);
         }
+        self.last_batch = batch.len();
         let begun = Instant::now();
         let erasing = self.shared.erasing();
         for Pending { record, handed_over, .. } in &mut batch {
@@ -204,33 +204,25 @@ impl Writer {
         Ok(result)
     }
 
-    fn count(&mut self, records: u64, undelivered: u64) {
+    pub(super) fn count(&self, records: u64, undelivered: u64) {
         let stats = &self.shared.stats;
         stats.store.records.set(records);
         stats.messages.undelivered.set(undelivered);
         stats.store.file_bytes.set(self.stat.length);
     }
 
-    /// Whether the file is still where it was, and the disk has room for another commit.
-    fn look_at_disk(&mut self) -> Result<(), Fault> {
-        let stat = self.shared.files.stat().map_err(|error| if is_missing(&error) { Fault::Lost } else { error.into() })?;
-        if stat.identity != self.stat.identity {
-            return Err(Fault::Lost);
-        }
-        self.stat = stat;
-        self.shared.stats.store.file_bytes.set(stat.length);
-        self.room()
-    }
-
     fn work(&mut self, work: Work) -> bool {
         match work {
             Work::Close => return false,
             Work::Erase { ids, addresses, done } => answer(&done, self.unless_in_trouble(|writer| writer.erase(&ids, &addresses))),
-            Work::Watch { done } => answer(&done, self.unless_in_trouble(|writer| {
-                writer.shared.watch();
-                writer.removed = false;
-                Ok(())
-            })),
+            Work::Watch { done } => answer(
+                &done,
+                self.unless_in_trouble(|writer| {
+                    writer.shared.watch();
+                    writer.removed = false;
+                    Ok(())
+                }),
+            ),
             Work::Swap { database, done } => answer(&done, self.unless_in_trouble(|writer| writer.swap(database))),
         }
         true
@@ -296,97 +288,6 @@ impl Writer {
         }
     }
 
-    fn degrade(&mut self, fault: &Fault) {
-        self.count_damage(fault);
-        self.pass = None;
-        // Space can be looked at with the file open; after any error of the file itself redb wants it opened anew.
-        let reopen = !matches!(fault, Fault::Full(what) if what == super::retention::LOW);
-        self.shared.set_trouble(Some(fault.to_string()));
-        tracing::error!(store = %self.shared.files.path.display(), reason = %fault, "the store cannot be used: mail is answered 452 until it can");
-        self.trouble = Some(Trouble { retry_at: Instant::now() + RETRY_FIRST, wait: RETRY_FIRST, reopen });
-    }
-
-    fn count_damage(&mut self, fault: &Fault) {
-        if matches!(fault, Fault::Damaged(_)) {
-            let forgotten = self.last_damage.elapsed() > DAMAGE_REMEMBERED;
-            self.damages = if forgotten { 1 } else { self.damages.saturating_add(1) };
-            self.last_damage = Instant::now();
-        }
-    }
-
-    fn recover(&mut self) {
-        let Some(mut trouble) = self.trouble.take() else { return };
-        let recovered = self.reopen(trouble.reopen).and_then(|()| {
-            trouble.reopen = false;
-            self.make_room()
-        });
-        match recovered {
-            Ok(()) => {
-                self.shared.set_trouble(None);
-                tracing::warn!(store = %self.shared.files.path.display(), "the store can be used again");
-            }
-            Err(fault) => {
-                self.count_damage(&fault);
-                trouble.reopen |= !matches!(&fault, Fault::Full(what) if what == super::retention::LOW);
-                trouble.wait = (trouble.wait * 2).min(RETRY_MOST);
-                trouble.retry_at = Instant::now() + trouble.wait;
-                self.shared.set_trouble(Some(fault.to_string()));
-                self.trouble = Some(trouble);
-            }
-        }
-    }
-
-    /// Drops the database and opens it again; a lost directory is made anew, a file that stays damaged is set aside.
-    fn reopen(&mut self, needed: bool) -> Result<(), Fault> {
-        if !needed && self.shared.database().is_some() {
-            return Ok(());
-        }
-        let shared = Arc::clone(&self.shared);
-        let files = &shared.files;
-        if let Err(error) = files.disk.can_write(&files.path)
-            && !is_missing(&error)
-        {
-            // Not to be opened anyhow: what is open can still be read.
-            return Err(error.into());
-        }
-        shared.unwatch();
-        // A database that panicked may do so again when it is closed.
-        guarded(|| {
-            *shared.database_mut() = None;
-            Ok(())
-        })
-        .unwrap_or(());
-        self.lock_again()?;
-        files.remove_leftovers()?;
-        files.keep_secret(".id-secret", &shared.id_secret)?;
-        files.keep_secret(".index-key", &shared.index_key.0)?;
-        if self.damages >= DAMAGES && files.stat().is_ok() {
-            open::set_aside(files, "it was found damaged again and again while in use")?;
-            self.damages = 0;
-        }
-        let opened = open::open(files, shared.index_key, &shared.tuning)?;
-        shared.ids.raise(opened.state.newest_id);
-        self.stat = opened.stat;
-        self.state = opened.state;
-        shared.set_state(opened.state);
-        self.count(opened.records, opened.undelivered);
-        *shared.database_mut() = Some(opened.database);
-        Ok(())
-    }
-
-    /// The lock's file may have been removed with its directory, and then it keeps nobody away.
-    fn lock_again(&mut self) -> Result<(), Fault> {
-        let files = &self.shared.files;
-        let path = files.beside(".lock");
-        let identity = files.disk.stat(&path).ok().map(|stat| stat.identity);
-        if self.lock.is_none() || identity.is_none() || identity != self.lock_identity {
-            self.lock = None;
-            self.lock = Some(files.lock()?);
-            self.lock_identity = files.disk.stat(&path).ok().map(|stat| stat.identity);
-        }
-        Ok(())
-    }
-
     fn refuse_rest(&mut self) {
         let rest = self.messages.try_iter().filter_map(|message| match message {
             Message::Record(pending) => Some(*pending),
@@ -394,11 +295,6 @@ impl Writer {
         });
         fail(rest.collect());
     }
-}
-
-/// The file or a directory above it is gone.
-fn is_missing(error: &std::io::Error) -> bool {
-    matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory)
 }
 
 /// A record that is not durable: its log line is what promise 3 leaves of it.

@@ -2,14 +2,14 @@
 //! record that was written or an `Unreadable`.
 //!
 //! ```text
-//! version u8 | date i64 LE | 4 times, size, status: varint | outcome u8 | texts: varint length + UTF-8 | checksum 8 octets
+//! version u8 | segment u32 LE | date i64 LE | 4 times, size, status: varint | outcome u8 | texts: varint length + UTF-8 | checksum 8 octets
 //! ```
 //!
 //! The checksum is BLAKE3 over the id and the octets before it, cut to 8: a value that stands under a foreign id is found as well.
 
 use crate::record::{Outcome, Record, RecordId, ServerResponse};
 
-/// What is written now. Version 1 had no `retry_after`.
+/// What is written now. Version 1 had no segment and no `retry_after`.
 pub(super) const VERSION: u8 = 2;
 const OLDEST: u8 = 1;
 const CHECKSUM: usize = 8;
@@ -18,14 +18,17 @@ const CHECKSUM: usize = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Unreadable;
 
-pub(super) fn encode(record: &Record) -> Vec<u8> {
-    encode_as(record, VERSION)
+pub(super) fn encode(record: &Record, segment: u32) -> Vec<u8> {
+    encode_as(record, segment, VERSION)
 }
 
 /// As a given version; older ones are for the tests of the migration.
-pub(super) fn encode_as(record: &Record, version: u8) -> Vec<u8> {
+pub(super) fn encode_as(record: &Record, segment: u32, version: u8) -> Vec<u8> {
     let mut out = Vec::with_capacity(512);
     out.push(version);
+    if version >= 2 {
+        out.extend_from_slice(&segment.to_le_bytes());
+    }
     out.extend_from_slice(&record.date.as_microsecond().to_le_bytes());
     for number in [record.processing_time_us, record.queue_us, record.forward_us, record.store_us, record.size] {
         put_number(&mut out, number);
@@ -55,6 +58,11 @@ pub(super) fn encode_as(record: &Record, version: u8) -> Vec<u8> {
 }
 
 pub(super) fn decode(id: u128, octets: &[u8]) -> Result<Record, Unreadable> {
+    decode_with_segment(id, octets).map(|(record, _)| record)
+}
+
+/// With the segment of the index that holds the record's entries.
+pub(super) fn decode_with_segment(id: u128, octets: &[u8]) -> Result<(Record, u32), Unreadable> {
     let (body, sum) = octets.len().checked_sub(CHECKSUM).and_then(|at| octets.split_at_checked(at)).ok_or(Unreadable)?;
     if checksum(id, body) != sum {
         return Err(Unreadable);
@@ -64,8 +72,9 @@ pub(super) fn decode(id: u128, octets: &[u8]) -> Result<Record, Unreadable> {
     if !(OLDEST..=VERSION).contains(&version) {
         return Err(Unreadable);
     }
+    let segment = if version >= 2 { u32::from_le_bytes(rest.array()?) } else { 0 };
     let record = rest.record(id, version)?;
-    if rest.0.is_empty() { Ok(record) } else { Err(Unreadable) }
+    if rest.0.is_empty() { Ok((record, segment)) } else { Err(Unreadable) }
 }
 
 pub(super) fn outcome_code(outcome: Outcome) -> u8 {
@@ -211,8 +220,20 @@ pub(super) mod tests {
     use proptest::strategy::ValueTree;
 
     pub(in crate::store) fn any_record() -> impl Strategy<Value = Record> {
-        let texts = (".{0,40}", proptest::option::of(".{0,60}"), ".{0,40}", proptest::collection::vec(".{0,40}", 0..5), proptest::option::of(".{0,80}"));
-        let answer = (any::<u16>(), ".{0,200}", proptest::option::of(".{0,30}"), proptest::option::of(".{0,9}"), prop_oneof![Just(Outcome::Delivered), Just(Outcome::Rejected), Just(Outcome::Deferred)]);
+        let texts = (
+            ".{0,40}",
+            proptest::option::of(".{0,60}"),
+            ".{0,40}",
+            proptest::collection::vec(".{0,40}", 0..5),
+            proptest::option::of(".{0,80}"),
+        );
+        let answer = (
+            any::<u16>(),
+            ".{0,200}",
+            proptest::option::of(".{0,30}"),
+            proptest::option::of(".{0,9}"),
+            prop_oneof![Just(Outcome::Delivered), Just(Outcome::Rejected), Just(Outcome::Deferred)],
+        );
         let numbers = (any::<u128>(), 0i64..4_000_000_000_000_000, any::<[u64; 5]>());
         let rest = (".{0,60}", proptest::option::of(".{0,40}"), ".{0,20}", ".{0,40}");
         (texts, answer, numbers, rest).prop_map(|(texts, answer, numbers, rest)| {
@@ -242,20 +263,20 @@ pub(super) mod tests {
 
     proptest! {
         #[test]
-        fn a_record_comes_back_as_it_was(record in any_record()) {
-            prop_assert_eq!(decode(record.id.0, &encode(&record)), Ok(record));
+        fn a_record_comes_back_as_it_was(record in any_record(), segment in any::<u32>()) {
+            prop_assert_eq!(decode_with_segment(record.id.0, &encode(&record, segment)), Ok((record, segment)));
         }
 
         #[test]
-        fn version_1_is_read_without_its_missing_field(mut record in any_record()) {
-            let octets = encode_as(&record, 1);
+        fn version_1_is_read_without_what_it_had_not(mut record in any_record()) {
+            let octets = encode_as(&record, 9, 1);
             record.server_response.retry_after = None;
             prop_assert_eq!(decode(record.id.0, &octets), Ok(record));
         }
 
         #[test]
         fn a_flipped_bit_is_never_a_record(record in any_record(), at in any::<prop::sample::Index>(), bit in 0u8..8) {
-            let mut octets = encode(&record);
+            let mut octets = encode(&record, 3);
             let at = at.index(octets.len());
             octets[at] ^= 1 << bit;
             prop_assert_eq!(decode(record.id.0, &octets), Err(Unreadable));
@@ -279,7 +300,7 @@ pub(super) mod tests {
     fn a_value_under_a_foreign_id_and_a_newer_version_are_unreadable() {
         let mut runner = proptest::test_runner::TestRunner::deterministic();
         let record = any_record().new_tree(&mut runner).unwrap().current();
-        assert_eq!(decode(record.id.0.wrapping_add(1), &encode(&record)), Err(Unreadable));
-        assert_eq!(decode(record.id.0, &encode_as(&record, VERSION + 1)), Err(Unreadable));
+        assert_eq!(decode(record.id.0.wrapping_add(1), &encode(&record, 3)), Err(Unreadable));
+        assert_eq!(decode(record.id.0, &encode_as(&record, 3, VERSION + 1)), Err(Unreadable));
     }
 }

@@ -64,11 +64,8 @@ impl Janitor {
                 Errand::Close => return false,
             }
         }
-        let result = if addresses.is_empty() {
-            rewrite::rewrite(&self.shared, &self.writer).map(|()| Vec::new())
-        } else {
-            self.forget(&addresses)
-        };
+        let result =
+            if addresses.is_empty() { rewrite::rewrite(&self.shared, &self.writer).map(|()| Vec::new()) } else { self.forget(&addresses) };
         match result {
             Ok(counts) => {
                 for (done, count) in waiting.into_iter().zip(counts) {

@@ -1,6 +1,7 @@
 //! The records on disk: one redb file, one writer thread, group commit.
 //!
-//! - `commit.rs` is the writer: it alone changes the store, answers after fsync, and keeps the store usable through faults;
+//! - `commit.rs` is the writer: it alone changes the store and answers after fsync; `trouble.rs` keeps it usable through faults,
+//!   `retention.rs` within its bounds;
 //! - `forget.rs` is the janitor: erasing, and the daily rewrite that makes expired records leave the file;
 //! - readers (`query.rs`) use short transactions of their own, from any thread that may block.
 //!
@@ -24,6 +25,7 @@ mod tables;
 mod verify;
 #[cfg(test)]
 mod tests;
+mod trouble;
 
 pub use disk::{Disk, FileStat, FileSystem, Lock};
 pub use error::{CommitFailed, StoreError};
@@ -165,7 +167,8 @@ impl Store {
         stats.store.file_bytes.set(opened.stat.length);
         stats.messages.undelivered.set(opened.undelivered);
         let (state, stat) = (opened.state, opened.stat);
-        let shared = Arc::new(Shared::new(files, index_key, id_secret, ids, Arc::clone(stats), config.clone(), opened.database, state, tuning));
+        let shared =
+            Arc::new(Shared::new(files, index_key, id_secret, ids, Arc::clone(stats), config.clone(), opened.database, state, tuning));
         let (writer, messages) = crossbeam_channel::bounded(QUEUE);
         let (janitor, errands) = crossbeam_channel::unbounded();
         let mut threads = Vec::new();

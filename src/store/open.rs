@@ -14,7 +14,7 @@
 use super::disk::{Backend, Disk, FileStat, Lock, directory_of};
 use super::encoding;
 use super::error::{Fault, guarded};
-use super::schema::{BY_LAST, FORMAT, INDEX, INDEX_KEY, IndexKey, STATE, STORE_VERSION, State, UNDELIVERED};
+use super::schema::{BY_LAST, FORMAT, INDEX, INDEX_KEY, IndexKey, MESSAGES, SEGMENTS, STATE, STORE_VERSION, State, UNDELIVERED};
 use super::tables::Tables;
 use super::{Step, Tuning};
 use redb::{Builder, Database};
@@ -83,7 +83,13 @@ impl Files {
         let is_one = |path: &PathBuf| path.as_os_str().as_encoded_bytes().starts_with(prefix.as_os_str().as_encoded_bytes());
         // `list` joins the directory to each name, so both sides are written the same way.
         let directory = self.path.parent().unwrap_or(Path::new(""));
-        Ok(self.disk.list(self.directory())?.into_iter().filter_map(|path| path.file_name().map(|name| directory.join(name))).filter(is_one).collect())
+        Ok(self
+            .disk
+            .list(self.directory())?
+            .into_iter()
+            .filter_map(|path| path.file_name().map(|name| directory.join(name)))
+            .filter(is_one)
+            .collect())
     }
 
     /// A secret of 32 octets, made at its first use.
@@ -91,7 +97,8 @@ impl Files {
         let path = self.beside(suffix);
         match self.disk.read(&path) {
             Ok(octets) => {
-                let text = format!("{} does not hold 32 octets; put it back from a backup or remove it, and another one is made", path.display());
+                let text =
+                    format!("{} does not hold 32 octets; put it back from a backup or remove it, and another one is made", path.display());
                 octets.try_into().map_err(|_| Fault::Io(text))
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -274,6 +281,8 @@ fn forget_index(database: &Database, key: IndexKey) -> Result<u128, Fault> {
     tables.remove_meta(STATE)?;
     drop(tables);
     txn.delete_table(INDEX).map_err(redb::Error::from)?;
+    txn.delete_table(SEGMENTS).map_err(redb::Error::from)?;
+    txn.delete_table(MESSAGES).map_err(redb::Error::from)?;
     txn.delete_table(UNDELIVERED).map_err(redb::Error::from)?;
     txn.delete_table(BY_LAST).map_err(redb::Error::from)?;
     txn.commit().map_err(redb::Error::from)?;

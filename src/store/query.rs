@@ -4,11 +4,12 @@ use super::encoding::{self, Unreadable};
 use super::error::StoreError;
 use super::id::first_of;
 use super::redact::{Address, find, fold, trimmed};
-use super::schema::{BY_LAST, INDEX, Property, RECORDS, Tries, UNDELIVERED, index_id, index_key};
+use super::schema::{BY_LAST, INDEX, Property, RECORDS, SEGMENTS, Segment, Tries, UNDELIVERED, index_id, index_key};
 use super::shared::Shared;
 use super::{Page, Query, Undelivered};
 use crate::record::{Record, RecordId};
-use redb::ReadTransaction;
+use redb::{ReadTransaction, ReadableTable};
+use std::collections::BinaryHeap;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -104,11 +105,10 @@ impl Plan {
         }
         match self.source {
             Source::All => txn.open_table(RECORDS)?.range(self.low..self.high)?.rev().take(STEP).map(|item| Ok(item?.0.value())).collect(),
-            Source::Undelivered => txn.open_table(BY_LAST)?.range(self.low..self.high)?.rev().take(STEP).map(|item| Ok(item?.0.value())).collect(),
-            Source::Index(hash) => {
-                let (low, high) = (index_key(hash, self.low), index_key(hash, self.high));
-                txn.open_table(INDEX)?.range::<&[u8; 32]>(&low..&high)?.rev().take(STEP).map(|item| Ok(index_id(item?.0.value()))).collect()
+            Source::Undelivered => {
+                txn.open_table(BY_LAST)?.range(self.low..self.high)?.rev().take(STEP).map(|item| Ok(item?.0.value())).collect()
             }
+            Source::Index(hash) => indexed(txn, hash, self.low, self.high),
         }
     }
 
@@ -147,6 +147,42 @@ impl Plan {
     }
 }
 
+/// Ids of a property from all segments, newest first. Segments follow each other in time, but for records that came close together: so
+/// one is looked into before an id is taken that it might surpass.
+fn indexed(txn: &ReadTransaction, hash: [u8; 16], low: u128, high: u128) -> Result<Vec<u128>, redb::Error> {
+    let index = txn.open_table(INDEX)?;
+    let mut segments = Vec::new();
+    for item in txn.open_table(SEGMENTS)?.iter()? {
+        let (number, segment) = item?;
+        let segment = Segment::decode(segment.value());
+        if segment.least < high && segment.greatest >= low {
+            segments.push((segment.greatest, number.value()));
+        }
+    }
+    segments.sort_unstable();
+    let mut open = Vec::new();
+    let mut next = BinaryHeap::new();
+    let mut found = Vec::new();
+    while found.len() < STEP {
+        while let Some(&(greatest, number)) = segments.last()
+            && next.peek().is_none_or(|(id, _)| *id < greatest)
+        {
+            segments.pop();
+            let mut entries = index.range::<&[u8; 36]>(&index_key(number, hash, low)..&index_key(number, hash, high))?.rev();
+            if let Some(entry) = entries.next() {
+                next.push((index_id(entry?.0.value()), open.len()));
+                open.push(entries);
+            }
+        }
+        let Some((id, from)) = next.pop() else { break };
+        found.push(id);
+        if let Some(entry) = open.get_mut(from).and_then(Iterator::next) {
+            next.push((index_id(entry?.0.value()), from));
+        }
+    }
+    Ok(found)
+}
+
 /// The page's search box: subject, sender, recipient, Message-ID and response text.
 fn says(record: &Record, text: &str) -> bool {
     let options = [&record.subject, &record.message_id].into_iter().flatten();
@@ -181,8 +217,7 @@ pub(super) fn attempts(shared: &Shared, webhook_id: &str) -> Result<Vec<Record>,
     shared.read(|txn| {
         let records = txn.open_table(RECORDS)?;
         let mut found = Vec::new();
-        for item in txn.open_table(INDEX)?.range::<&[u8; 32]>(&index_key(hash, 0)..=&index_key(hash, u128::MAX))?.take(LIMIT_MOST) {
-            let id = index_id(item?.0.value());
+        for id in indexed(txn, hash, 0, u128::MAX)?.into_iter().rev() {
             match records.get(id)?.map(|octets| encoding::decode(id, octets.value())) {
                 Some(Ok(record)) if record.webhook_id == webhook_id => found.push(record),
                 Some(Ok(_)) | None => {}
@@ -208,7 +243,12 @@ pub(super) fn undelivered(shared: &Shared, cursor: Option<RecordId>, limit: usiz
                 continue;
             };
             let time = |us| jiff::Timestamp::from_microsecond(us).unwrap_or(record.date);
-            found.push(Undelivered { attempts: tries.attempts, first_seen: time(tries.first_seen_us), last_seen: time(tries.last_seen_us), record });
+            found.push(Undelivered {
+                attempts: tries.attempts,
+                first_seen: time(tries.first_seen_us),
+                last_seen: time(tries.last_seen_us),
+                record,
+            });
         }
         Ok(found)
     })

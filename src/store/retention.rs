@@ -13,24 +13,32 @@ use super::shared::now_ms;
 use super::{encoding, schema::State};
 use std::time::Duration;
 
-/// Records that one transaction removes at most: as many as one batch brings, or the store would outgrow `max_size` under load.
-const SLICE: usize = 512;
+/// Records that one transaction removes at most: as many as the batch before it brought, or the store would outgrow its bounds under
+/// load, and no fewer than the first of these, never more than the second.
+const SLICE: usize = 128;
+const SLICE_MOST: usize = 512;
 /// Below this much free space nothing is taken, so that a commit does not fail behind the endpoint's 2xx; twice as much ends it.
 const LOW_OCTETS: u64 = 4 << 20;
 pub(super) const LOW: &str = "less than 4 MiB are free in the store's file system";
 const BALLAST_OCTETS: u64 = 8 << 20;
 
-/// Live octets up to which the copies that a transaction makes weigh in, since a batch touches a page for each index entry.
-const SMALL: u64 = 32 << 20;
+/// What an empty store takes, and live octets up to which the copies of two transactions, each of most index pages, weigh in.
+const EMPTY: u64 = 256 << 10;
+const SMALL: u64 = 16 << 20;
 
-/// Octets of file that so many live octets take at most: pages that are not full, inner pages, a transaction's copies.
+/// Octets of file that so many live octets take at most: pages that are not full, inner pages, transactions' copies.
 pub(super) fn file_octets(live: u64) -> u64 {
-    (live.saturating_mul(7) / 4).saturating_add(live.min(SMALL) / 2)
+    (live.saturating_mul(7) / 4).saturating_add(live.min(SMALL) / 2 * 3).saturating_add(EMPTY)
 }
 
 /// Live octets that fit into so many octets of file.
 fn live_octets(file: u64) -> u64 {
-    if file <= file_octets(SMALL) { file.saturating_mul(4) / 9 } else { file.saturating_sub(SMALL / 2).saturating_mul(4) / 7 }
+    let file_of_small = file_octets(SMALL);
+    if file <= file_of_small {
+        file.saturating_sub(EMPTY).saturating_mul(4) / 13
+    } else {
+        SMALL + (file - file_of_small).saturating_mul(4) / 7
+    }
 }
 
 /// Live octets that a file may have under `max_size`, when it is `length` long now.
@@ -82,13 +90,17 @@ impl Writer {
 
     /// The oldest records, about as many as hold so many octets.
     fn oldest(&self, octets: u64) -> Result<Vec<u128>, Fault> {
-        let page = self.page(0)?;
+        let page = self.page(0, SLICE_MOST)?;
         let mut sum = 0u64;
-        Ok(page.into_iter().take_while(|(_, length, _)| {
-            let wanted = sum < octets;
-            sum = sum.saturating_add(*length);
-            wanted
-        }).map(|(id, ..)| id).collect())
+        Ok(page
+            .into_iter()
+            .take_while(|(_, length, _)| {
+                let wanted = sum < octets;
+                sum = sum.saturating_add(*length);
+                wanted
+            })
+            .map(|(id, ..)| id)
+            .collect())
     }
 
     /// Records whose date is past, in ids from where the pass stands. Dates follow ids but for the store's lead.
@@ -97,23 +109,24 @@ impl Writer {
         let cutoff_us = jiff::Timestamp::now().as_microsecond().saturating_sub(retention_us);
         let lead_ms = i64::try_from(self.state.lead_ms).unwrap_or(i64::MAX);
         let end = first_of((cutoff_us / 1000).saturating_add(lead_ms).saturating_add(2));
-        let page = self.page(self.pass.unwrap_or(0))?;
+        let slice = self.last_batch.clamp(SLICE, SLICE_MOST);
+        let page = self.page(self.pass.unwrap_or(0), slice)?;
         let last = page.last().map(|(id, ..)| *id);
         // A damaged record has no date; its id's time must do.
         let is_due = |id: u128, date_us: Option<i64>| match date_us {
             Some(date_us) => date_us < cutoff_us,
             None => i64::try_from(milliseconds(id)).unwrap_or(i64::MAX) < cutoff_us / 1000,
         };
-        self.pass = last.filter(|last| page.len() == SLICE && *last < end);
+        self.pass = last.filter(|last| page.len() == slice && *last < end);
         Ok(page.into_iter().filter(|(id, _, date_us)| *id < end && is_due(*id, *date_us)).map(|(id, ..)| id).collect())
     }
 
     /// Id, octets and date of the oldest records from an id on.
-    fn page(&self, from: u128) -> Result<Vec<(u128, u64, Option<i64>)>, Fault> {
+    fn page(&self, from: u128, most: usize) -> Result<Vec<(u128, u64, Option<i64>)>, Fault> {
         self.shared.look(|txn| {
             let table = txn.open_table(RECORDS)?;
-            let mut page = Vec::with_capacity(SLICE);
-            for item in table.range(from..)?.take(SLICE) {
+            let mut page = Vec::with_capacity(most);
+            for item in table.range(from..)?.take(most) {
                 let (id, octets) = item?;
                 let date = encoding::decode(id.value(), octets.value()).ok().map(|record| record.date.as_microsecond());
                 page.push((id.value(), octets.value().len() as u64, date));
@@ -196,14 +209,19 @@ mod tests {
     fn the_live_limit_keeps_a_doubling_file_below_the_maximum() {
         const MIB: u64 = 1 << 20;
         // Length now, maximum, and the greatest length that doubling reaches below it.
-        for (length, max_size, reachable) in
-            [(MIB, 64 * MIB, 64 * MIB), (3 * MIB, 64 * MIB, 48 * MIB), (48 * MIB, 64 * MIB, 48 * MIB), (80 * MIB, 64 * MIB, 40 * MIB), (0, 8, 8), (5, 0, 0)]
-        {
+        for (length, max_size, reachable) in [
+            (MIB, 64 * MIB, 64 * MIB),
+            (3 * MIB, 64 * MIB, 48 * MIB),
+            (48 * MIB, 64 * MIB, 48 * MIB),
+            (80 * MIB, 64 * MIB, 40 * MIB),
+            (0, 8, 8),
+            (5, 0, 0),
+        ] {
             assert_eq!(live_limit(max_size, length), live_octets(reachable));
         }
         for live in [0, 1000, SMALL, SMALL + 1, 1 << 30, 1 << 40] {
             let back = live_octets(file_octets(live));
-            assert!(back <= live && back + 4 >= live, "{live} {back}");
+            assert!(back <= live + 1 && back + 4 >= live, "{live} {back}");
         }
     }
 }

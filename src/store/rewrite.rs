@@ -5,14 +5,14 @@
 //! after by the writer itself, between two batches, which then renames the new file over the old one. Cut off at any point, either
 //! the old or the new file stands under the store's name, whole; a left-over new one is removed at the next start.
 
+use super::Step;
 use super::commit::{Message, Work, Writer, ask};
 use super::error::{Fault, StoreError};
 use super::open;
 use super::retention::file_octets;
-use super::schema::{BY_LAST, Change, FORMAT, INDEX, INDEX_KEY, RECORDS, STORE_VERSION, UNDELIVERED};
+use super::schema::{BY_LAST, Change, FORMAT, INDEX, INDEX_KEY, MESSAGES, RECORDS, SEGMENTS, STORE_VERSION, UNDELIVERED};
 use super::shared::Shared;
 use super::tables::Tables;
-use super::Step;
 use crossbeam_channel::Sender;
 use redb::{Database, ReadTransaction, WriteTransaction};
 use std::sync::atomic::Ordering;
@@ -51,7 +51,12 @@ pub(super) fn rewrite(shared: &Shared, writer: &Sender<Message>) -> Result<(), S
     match result {
         Ok(()) => {
             let after = files.stat().map_or(0, |stat| stat.length);
-            tracing::info!(before, after, took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX), "the store was rewritten");
+            tracing::info!(
+                before,
+                after,
+                took_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
+                "the store was rewritten"
+            );
             Ok(())
         }
         Err(fault) => {
@@ -68,7 +73,15 @@ fn void() -> Fault {
 }
 
 fn copy(shared: &Shared, new: &Database) -> Result<(), Fault> {
-    for table in [Change::Record(0), Change::Index([0; 32]), Change::Undelivered([0; 16]), Change::ByLast(0)] {
+    let tables = [
+        Change::Record(0),
+        Change::Index([0; 36]),
+        Change::Segment(0),
+        Change::Message([0; 16]),
+        Change::Undelivered([0; 16]),
+        Change::ByLast(0),
+    ];
+    for table in tables {
         let mut from = Some(table);
         while from.is_some() {
             let txn = new.begin_write().map_err(redb::Error::from)?;
@@ -126,6 +139,8 @@ fn next(key: Change) -> Option<Change> {
         Change::Record(id) => id.checked_add(1).map(Change::Record),
         Change::ByLast(id) => id.checked_add(1).map(Change::ByLast),
         Change::Index(key) => after(key).map(Change::Index),
+        Change::Segment(number) => number.checked_add(1).map(Change::Segment),
+        Change::Message(key) => after(key).map(Change::Message),
         Change::Undelivered(key) => after(key).map(Change::Undelivered),
     }
 }
@@ -141,9 +156,21 @@ fn page(txn: &ReadTransaction, from: Change) -> Result<Vec<(Change, Vec<u8>)>, r
             }
         }
         Change::Index(key) => {
-            for item in txn.open_table(INDEX)?.range::<&[u8; 32]>(&key..)?.take(PAGE) {
+            for item in txn.open_table(INDEX)?.range::<&[u8; 36]>(&key..)?.take(PAGE) {
                 let (key, value) = item?;
                 page.push((Change::Index(*key.value()), vec![value.value()]));
+            }
+        }
+        Change::Segment(number) => {
+            for item in txn.open_table(SEGMENTS)?.range(number..)?.take(PAGE) {
+                let (key, value) = item?;
+                page.push((Change::Segment(key.value()), value.value().to_vec()));
+            }
+        }
+        Change::Message(key) => {
+            for item in txn.open_table(MESSAGES)?.range::<&[u8; 16]>(&key..)?.take(PAGE) {
+                let (key, value) = item?;
+                page.push((Change::Message(*key.value()), value.value().to_vec()));
             }
         }
         Change::Undelivered(key) => {
@@ -166,6 +193,8 @@ fn value(txn: &ReadTransaction, key: Change) -> Result<Option<Vec<u8>>, redb::Er
     Ok(match key {
         Change::Record(id) => txn.open_table(RECORDS)?.get(id)?.map(|value| value.value().to_vec()),
         Change::Index(key) => txn.open_table(INDEX)?.get(&key)?.map(|value| vec![value.value()]),
+        Change::Segment(number) => txn.open_table(SEGMENTS)?.get(number)?.map(|value| value.value().to_vec()),
+        Change::Message(key) => txn.open_table(MESSAGES)?.get(&key)?.map(|value| value.value().to_vec()),
         Change::Undelivered(key) => txn.open_table(UNDELIVERED)?.get(&key)?.map(|value| value.value().to_vec()),
         Change::ByLast(id) => txn.open_table(BY_LAST)?.get(id)?.map(|value| value.value().to_vec()),
     })
@@ -177,6 +206,12 @@ fn put(txn: &WriteTransaction, key: Change, value: Option<&[u8]>) -> Result<(), 
         (Change::Record(id), None) => drop(txn.open_table(RECORDS)?.remove(id)?),
         (Change::Index(key), Some(value)) => drop(txn.open_table(INDEX)?.insert(&key, value.first().copied().unwrap_or_default())?),
         (Change::Index(key), None) => drop(txn.open_table(INDEX)?.remove(&key)?),
+        (Change::Segment(number), Some(value)) => drop(txn.open_table(SEGMENTS)?.insert(number, value)?),
+        (Change::Segment(number), None) => drop(txn.open_table(SEGMENTS)?.remove(number)?),
+        (Change::Message(key), value) => match value.and_then(<[u8]>::first_chunk::<5>) {
+            Some(message) => drop(txn.open_table(MESSAGES)?.insert(&key, message)?),
+            None => drop(txn.open_table(MESSAGES)?.remove(&key)?),
+        },
         (Change::Undelivered(key), Some(value)) => drop(txn.open_table(UNDELIVERED)?.insert(&key, value)?),
         (Change::Undelivered(key), None) => drop(txn.open_table(UNDELIVERED)?.remove(&key)?),
         (Change::ByLast(id), value) => match value.and_then(<[u8]>::first_chunk::<16>) {

@@ -67,7 +67,12 @@ pub(super) fn record(store: &Store, number: usize) -> Record {
         sender: format!("Sender{number}@example.org"),
         recipients: vec![format!("to{number}@example.com"), "all@example.com".into()],
         subject: Some(format!("Subject {number}")),
-        server_response: ServerResponse { status: 201, body: format!("stored as {number}"), content_type: Some("text/plain".into()), retry_after: Some("30".into()) },
+        server_response: ServerResponse {
+            status: 201,
+            body: format!("stored as {number}"),
+            content_type: Some("text/plain".into()),
+            retry_after: Some("30".into()),
+        },
         processing_time_us: 3000,
         queue_us: 1000,
         forward_us: 2000,

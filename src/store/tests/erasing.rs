@@ -51,7 +51,10 @@ fn a_forgotten_address_is_in_no_file_and_the_rest_is_as_before() {
     for (number, written) in records.iter().enumerate() {
         let read = store.record(written.id).unwrap().unwrap();
         if number % 7 == 6 {
-            assert_eq!((&read.sender, &read.recipients, &read.subject, &read.reply), (&written.sender, &written.recipients, &written.subject, &written.reply));
+            assert_eq!(
+                (&read.sender, &read.recipients, &read.subject, &read.reply),
+                (&written.sender, &written.recipients, &written.subject, &written.reply)
+            );
         }
         assert_eq!((read.webhook_id, read.size), (written.webhook_id.clone(), written.size));
         let found = store.query(&Query { recipient: Some(format!("to{number}@example.com")), ..Query::default() }).unwrap();
@@ -97,7 +100,10 @@ fn mail_goes_on_while_an_address_is_erased_and_is_not_lost() {
     let late = late.lock().unwrap().clone();
     assert_eq!(store.record(late[0]).unwrap().unwrap().sender, "[erased]");
     assert_eq!(store.record(late[1]).unwrap().unwrap().recipients[2], "[erased]");
-    assert_eq!(store.query(&Query { sender: Some("sender6@example.org".into()), limit: 1, ..Query::default() }).unwrap().records[0].id, late[2]);
+    assert_eq!(
+        store.query(&Query { sender: Some("sender6@example.org".into()), limit: 1, ..Query::default() }).unwrap().records[0].id,
+        late[2]
+    );
 }
 
 #[test]
@@ -235,7 +241,8 @@ fn a_rewrite_that_cannot_be_written_leaves_the_old_store_in_use() {
             }
         }
     };
-    let store = Store::open_on(disk.clone(), &place.config, &place.stats, Tuning { at_step: Some(Arc::new(at_step)), ..Tuning::default() }).unwrap();
+    let store = Store::open_on(disk.clone(), &place.config, &place.stats, Tuning { at_step: Some(Arc::new(at_step)), ..Tuning::default() })
+        .unwrap();
     commit_all(&store, (0..70).map(|number| naming(&store, number)));
     assert!(store.forget(PERSON).is_err());
     disk.break_renames.store(false, Ordering::SeqCst);

@@ -344,7 +344,8 @@ fn flipped_bits_anywhere_end_in_right_records_or_in_a_store_set_aside_never_in_a
     let store = place.open();
     let records: Vec<_> = (0..400).map(|number| record(&store, number)).collect();
     commit_all(&store, records.clone());
-    let known: std::collections::BTreeMap<_, _> = store.query(&Query { limit: 1000, ..Query::default() }).unwrap().records.into_iter().map(|record| (record.id, record)).collect();
+    let known: std::collections::BTreeMap<_, _> =
+        store.query(&Query { limit: 1000, ..Query::default() }).unwrap().records.into_iter().map(|record| (record.id, record)).collect();
     assert_eq!(known.len(), 400);
     drop(store);
     let good = std::fs::read(&place.config.path).unwrap();

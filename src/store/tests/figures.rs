@@ -23,7 +23,11 @@ fn rate(store: &Store, from: usize, place: &Place) {
         commit_all(store, (0..500).map(|number| record(store, from + round * 500 + number)));
     }
     let seconds = begun.elapsed().as_secs_f64();
-    println!("at {from} records: {:.0} records/s, {:.0} commits/s", 10_000.0 / seconds, (place.stats.store.commits.get() - commits) as f64 / seconds);
+    println!(
+        "at {from} records: {:.0} records/s, {:.0} commits/s",
+        10_000.0 / seconds,
+        (place.stats.store.commits.get() - commits) as f64 / seconds
+    );
 }
 
 #[test]
@@ -45,7 +49,11 @@ fn a_large_store() {
         let records = place.stats.store.records.get();
         println!(
             "{records} records: file {} MiB, on disk {} MiB, {} octets of file a record, live {} octets a record, resident {} MiB",
-            stat.length >> 20, stat.backed >> 20, stat.length / records, state.live_octets / records, resident_mib()
+            stat.length >> 20,
+            stat.backed >> 20,
+            stat.length / records,
+            state.live_octets / records,
+            resident_mib()
         );
     };
     figures();
@@ -94,4 +102,29 @@ fn a_large_store() {
         println!("slowest commit meanwhile: {:.1} ms", slowest.as_secs_f64() * 1000.0);
     });
     println!("after the rewrite: file {} MiB, on disk {} MiB", stat.length >> 20, stat.backed >> 20);
+}
+
+#[test]
+#[ignore = "takes minutes: many times `max_size` goes through a store"]
+fn a_store_at_its_maximum() {
+    let mut place = Place::new();
+    place.config.max_size = 80 << 20;
+    let store = place.open();
+    let mut longest = 0;
+    for round in 0..300 {
+        commit_all(&store, (0..1500).map(|number| record(&store, round * 1500 + number)));
+        let stat = store.shared.files.stat().unwrap();
+        longest = longest.max(stat.length);
+        if round % 20 == 0 {
+            let state = store.shared.state();
+            println!(
+                "{} records, live {} KiB, file {} KiB, on disk {} KiB",
+                place.stats.store.records.get(),
+                state.live_octets >> 10,
+                stat.length >> 10,
+                stat.backed >> 10
+            );
+        }
+    }
+    assert!(longest <= place.config.max_size, "{longest}");
 }

@@ -75,7 +75,9 @@ fn each_filter_finds_its_records_newest_first() {
 fn pages_meet_without_a_gap_or_a_double() {
     let place = Place::new();
     let store = place.open();
-    let records: Vec<_> = (0..2500).map(|number| Record { outcome: if number % 3 == 0 { Outcome::Rejected } else { Outcome::Delivered }, ..record(&store, number) }).collect();
+    let records: Vec<_> = (0..2500)
+        .map(|number| Record { outcome: if number % 3 == 0 { Outcome::Rejected } else { Outcome::Delivered }, ..record(&store, number) })
+        .collect();
     commit_all(&store, records.clone());
     assert!(place.stats.store.commits.get() < 2500, "records share commits");
     for (query, expected) in [
@@ -154,7 +156,10 @@ fn what_is_to_be_redacted_is_in_no_file() {
     let mut live = store.subscribe();
     commit(&store, written);
     let read = store.record(id).unwrap().unwrap();
-    assert_eq!((read.subject.as_deref(), read.sender_ip.as_str(), read.server_response.body.as_str(), read.reply.as_str()), (None, "", "", "554 5.7.1"));
+    assert_eq!(
+        (read.subject.as_deref(), read.sender_ip.as_str(), read.server_response.body.as_str(), read.reply.as_str()),
+        (None, "", "", "554 5.7.1")
+    );
     assert_eq!(live.blocking_recv().unwrap().subject, None);
     drop(store);
     for marker in ["marker-subject", "203.0.113.99", "marker-body"] {
@@ -180,7 +185,13 @@ fn records_older_than_the_retention_go_and_younger_ones_stay() {
     let place = Place::new();
     let store = place.open();
     let old = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(31 * 24);
-    let records: Vec<_> = (0..700).map(|number| Record { date: if number % 10 == 0 { jiff::Timestamp::now() } else { old }, outcome: Outcome::Deferred, ..record(&store, number) }).collect();
+    let records: Vec<_> = (0..700)
+        .map(|number| Record {
+            date: if number % 10 == 0 { jiff::Timestamp::now() } else { old },
+            outcome: Outcome::Deferred,
+            ..record(&store, number)
+        })
+        .collect();
     commit_all(&store, records.clone());
     eventually("the old ones are gone", || place.stats.store.records.get() == 70);
     assert_eq!(place.stats.messages.undelivered.get(), 70);
@@ -225,7 +236,9 @@ fn a_lower_maximum_makes_the_file_smaller() {
 fn an_older_store_is_brought_up_to_date_and_a_newer_one_refused() {
     let place = Place::new();
     let store = place.open();
-    let records: Vec<_> = (0..2300).map(|number| Record { outcome: if number < 5 { Outcome::Deferred } else { Outcome::Delivered }, ..record(&store, number) }).collect();
+    let records: Vec<_> = (0..2300)
+        .map(|number| Record { outcome: if number < 5 { Outcome::Deferred } else { Outcome::Delivered }, ..record(&store, number) })
+        .collect();
     commit_all(&store, records.clone());
     let before = store.shared.state();
     drop(store);
@@ -236,7 +249,7 @@ fn an_older_store_is_brought_up_to_date_and_a_newer_one_refused() {
         {
             let mut table = txn.open_table(schema::RECORDS).unwrap();
             for record in &records {
-                table.insert(record.id.0, encoding::encode_as(record, 1).as_slice()).unwrap();
+                table.insert(record.id.0, encoding::encode_as(record, 0, 1).as_slice()).unwrap();
             }
             let mut meta = txn.open_table(schema::META).unwrap();
             meta.insert(schema::FORMAT, version.to_le_bytes().as_slice()).unwrap();
