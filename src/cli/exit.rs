@@ -71,15 +71,14 @@ impl From<daemon::Error> for Failure {
         let exit = match &error {
             daemon::Error::Config(error) if error.is_permission() => Exit::NoPermission,
             daemon::Error::Config(_) => Exit::Configuration,
-            daemon::Error::Listen { error, .. } if error.kind() == std::io::ErrorKind::PermissionDenied => Exit::NoPermission,
-            daemon::Error::Store(StoreError::Io { source, .. }) if source.kind() == std::io::ErrorKind::PermissionDenied => Exit::NoPermission,
+            daemon::Error::Listen { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => Exit::NoPermission,
+            daemon::Error::Store(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => Exit::NoPermission,
             daemon::Error::Store(StoreError::Io { .. }) => Exit::CannotCreate,
             daemon::Error::Store(StoreError::Newer { .. }) => Exit::Configuration,
             daemon::Error::Store(_) => Exit::Unavailable,
-            daemon::Error::Listen { .. }
-            | daemon::Error::IoUringForbidden(_)
-            | daemon::Error::IoUring(_)
-            | daemon::Error::Start(_) => Exit::Unavailable,
+            daemon::Error::Listen { .. } | daemon::Error::IoUringForbidden(_) | daemon::Error::IoUring(_) | daemon::Error::Start(_) => {
+                Exit::Unavailable
+            }
         };
         Self::new(exit, error.to_string())
     }

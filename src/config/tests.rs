@@ -241,9 +241,9 @@ fn the_packaged_file_says_what_the_defaults_are() {
             continue;
         }
         let written = toml::from_str::<toml::Table>(bare).expect("a line of TOML").remove(&key);
-        let table = section.split('.').try_fold(&defaults, |table, name| match table.get(name)? {
-            toml::Value::Array(routes) => routes.first()?.as_table(),
-            value => value.as_table(),
+        let table = section.split('.').try_fold(&defaults, |table, name| {
+            let value = table.get(name)?;
+            value.as_array().map_or(Some(value), |routes| routes.first())?.as_table()
         });
         let default = table.and_then(|table| table.get(&key)).cloned();
         let counted = ["threads", "max_concurrency"].contains(&key.as_str());

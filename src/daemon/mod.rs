@@ -85,8 +85,7 @@ impl Daemon {
     fn start(config: Config) -> Result<Self, Error> {
         config.check_files()?;
         let sockets = Sockets::open(&config)?;
-        let tls = net::tls::ServerTls::load(config.smtp.tls.as_ref())
-            .map_err(|error| Error::Start(format!("smtp.tls: {error}")))?;
+        let tls = net::tls::ServerTls::load(config.smtp.tls.as_ref()).map_err(|error| Error::Start(format!("smtp.tls: {error}")))?;
         let stats = Stats::new();
         let store = Store::open(&config.store, &stats)?;
         let verifier = Verifier::start(&config.dns, &config.smtp.hostname).map_err(Error::Start)?;
@@ -98,8 +97,7 @@ impl Daemon {
             Arc::clone(&budget),
             Arc::clone(&stats),
         );
-        let delivery =
-            Delivery::new(&config, Arc::clone(&store), Arc::clone(&forwarders), verifier, Arc::clone(&stats));
+        let delivery = Delivery::new(&config, Arc::clone(&store), Arc::clone(&forwarders), verifier, Arc::clone(&stats));
         let id_key = if config.forward.id_secret.is_empty() {
             store.id_secret()
         } else {
@@ -119,13 +117,7 @@ impl Daemon {
         log_listeners(&sockets);
         let rings = start_rings(config.smtp.threads, &shared, &sockets.smtp)?;
         let ready = Arc::clone(&stats.ready);
-        let deps = admin::Deps {
-            config: Arc::clone(&live_config),
-            stats,
-            store: Arc::clone(&store),
-            ready: Arc::clone(&ready),
-            budget,
-        };
+        let deps = admin::Deps { config: Arc::clone(&live_config), stats, store: Arc::clone(&store), ready: Arc::clone(&ready), budget };
         let admin = admin::start(deps, sockets.admin).map_err(|error| Error::Start(format!("cannot start the admin listener: {error}")))?;
         ready.set(Readiness::Ready);
         Ok(Self { config: live_config, shared, store, forwarders, rings, ready, admin })
@@ -201,11 +193,7 @@ impl Signals {
     }
 }
 
-fn start_rings(
-    threads: usize,
-    shared: &Arc<Shared>,
-    sockets: &[std::net::TcpListener],
-) -> Result<Vec<net::Ring>, Error> {
+fn start_rings(threads: usize, shared: &Arc<Shared>, sockets: &[std::net::TcpListener]) -> Result<Vec<net::Ring>, Error> {
     (0..threads.max(1))
         .map(|number| {
             let duplicates = sockets.iter().map(sockets::duplicate).collect::<io::Result<Vec<_>>>();

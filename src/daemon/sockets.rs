@@ -25,9 +25,9 @@ const IN_USE_PATIENCE: Duration = Duration::from_secs(3);
 const KEPT: &str = "mailsluice-kept";
 
 /// All listening sockets of the daemon.
-pub struct Sockets {
-    pub smtp: Vec<TcpListener>,
-    pub admin: AdminSocket,
+pub(super) struct Sockets {
+    pub(super) smtp: Vec<TcpListener>,
+    pub(super) admin: AdminSocket,
 }
 
 impl Sockets {
@@ -35,7 +35,7 @@ impl Sockets {
     ///
     /// # Errors
     /// An address is in use, not ours, or privileged; the line says which.
-    pub fn open(config: &Config) -> Result<Self, Error> {
+    pub(super) fn open(config: &Config) -> Result<Self, Error> {
         let mut inherited = inherited();
         let smtp = match inherited.smtp.is_empty() {
             false => std::mem::take(&mut inherited.smtp),
@@ -126,6 +126,10 @@ fn bind(socket: &Socket, address: &SockAddr) -> io::Result<()> {
     loop {
         match socket.bind(address) {
             Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                #[expect(
+                    clippy::disallowed_methods,
+                    reason = "at the start, before anything runs: the kernel tells nobody when it lets go"
+                )]
                 std::thread::sleep(Duration::from_millis(50));
             }
             other => return other,
@@ -143,18 +147,14 @@ fn unix(path: &Path) -> Result<UnixListener, Error> {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
         Ok(socket)
     };
-    open().map_err(|error| Error::Listen {
-        key: "admin.listen".to_owned(),
-        address: format!("unix:{}", path.display()),
-        error,
-    })
+    open().map_err(|error| Error::Listen { key: "admin.listen".to_owned(), address: format!("unix:{}", path.display()), error })
 }
 
 /// Another descriptor for the same listening socket: one accept queue, so a restart or a slow ring loses no connection.
 ///
 /// # Errors
 /// No descriptors are left.
-pub fn duplicate(socket: &TcpListener) -> io::Result<TcpListener> {
+pub(super) fn duplicate(socket: &TcpListener) -> io::Result<TcpListener> {
     socket.try_clone()
 }
 

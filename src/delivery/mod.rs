@@ -67,13 +67,7 @@ struct Spent {
 
 impl Delivery {
     #[must_use]
-    pub fn new(
-        config: &Config,
-        store: Arc<Store>,
-        forwarders: Arc<Forwarders>,
-        verifier: Arc<Verifier>,
-        stats: Arc<Stats>,
-    ) -> Arc<Self> {
+    pub fn new(config: &Config, store: Arc<Store>, forwarders: Arc<Forwarders>, verifier: Arc<Verifier>, stats: Arc<Stats>) -> Arc<Self> {
         let live = ArcSwap::from_pointee(Live::of(config, &stats));
         Arc::new(Self { store, forwarders, verifier, stats, live })
     }
@@ -147,14 +141,7 @@ impl Delivery {
     }
 
     /// Makes the record durable, then gives the reply away.
-    async fn record(
-        &self,
-        id: crate::record::RecordId,
-        received: Received,
-        verdict: Verdict,
-        spent: Spent,
-        recorder: &Recorder,
-    ) -> Reply {
+    async fn record(&self, id: crate::record::RecordId, received: Received, verdict: Verdict, spent: Spent, recorder: &Recorder) -> Reply {
         let Verdict { outcome, reply, server_response } = verdict;
         let ended = received.ended;
         self.count_outcome(outcome, &received.route.name);

@@ -55,12 +55,7 @@ pub struct Destination {
 
 impl Delivery {
     /// The verdict on one `RCPT TO`; `first` recipients choose the route. `envelope` holds what MAIL FROM said.
-    pub async fn recipient(
-        &self,
-        mailbox: &str,
-        envelope: &Envelope,
-        destination: &mut Option<Destination>,
-    ) -> Result<(), Reply> {
+    pub async fn recipient(&self, mailbox: &str, envelope: &Envelope, destination: &mut Option<Destination>) -> Result<(), Reply> {
         let recipients = &self.stats.recipients;
         let Some(route) = self.live.load().routes.find(mailbox).cloned() else {
             recipients.refused_no_route.add(1);
@@ -78,11 +73,8 @@ impl Delivery {
             },
             route,
         });
-        let verdict = if candidate.route.authorize_url.is_some() {
-            self.authorize(mailbox, envelope, &mut candidate).await
-        } else {
-            Ok(())
-        };
+        let verdict =
+            if candidate.route.authorize_url.is_some() { self.authorize(mailbox, envelope, &mut candidate).await } else { Ok(()) };
         match &verdict {
             Ok(()) => recipients.accepted.add(1),
             Err(_) => recipients.refused_authorization.add(1),
@@ -94,12 +86,7 @@ impl Delivery {
         verdict
     }
 
-    async fn authorize(
-        &self,
-        mailbox: &str,
-        envelope: &Envelope,
-        destination: &mut Destination,
-    ) -> Result<(), Reply> {
+    async fn authorize(&self, mailbox: &str, envelope: &Envelope, destination: &mut Destination) -> Result<(), Reply> {
         let spf = if destination.route.verify.spf { destination.spf.known().await } else { None };
         let question = Authorization {
             to: mailbox.to_owned(),

@@ -6,15 +6,15 @@ use crate::record::{Outcome, RecordId, ServerResponse};
 use crate::smtp::{Reply, reply};
 
 /// What became of a message: told to the sender, and recorded.
-pub struct Verdict {
-    pub outcome: Outcome,
-    pub reply: Reply,
-    pub server_response: ServerResponse,
+pub(super) struct Verdict {
+    pub(super) outcome: Outcome,
+    pub(super) reply: Reply,
+    pub(super) server_response: ServerResponse,
 }
 
 /// The row of the table for an answer. `utf8`: the client used SMTPUTF8, so the text may.
 #[must_use]
-pub fn of_answer(answer: Result<Response, NoAnswer>, route: &Route, id: RecordId, utf8: bool) -> Verdict {
+pub(super) fn of_answer(answer: Result<Response, NoAnswer>, route: &Route, id: RecordId, utf8: bool) -> Verdict {
     let response = match answer {
         Ok(response) => response,
         Err(none) => return of_no_answer(none),
@@ -28,18 +28,11 @@ pub fn of_answer(answer: Result<Response, NoAnswer>, route: &Route, id: RecordId
     };
     let (outcome, reply) = match response.status {
         200..=299 => (Outcome::Delivered, Reply::delivered(id)),
-        status if route.defer_statuses.contains(&status) => (
-            Outcome::Deferred,
-            Reply::with_text(450, "4.3.0", &text("The application asks to try again later"), utf8),
-        ),
-        400..=499 => (
-            Outcome::Rejected,
-            Reply::with_text(554, "5.7.1", &text("The application refused this message"), utf8),
-        ),
-        500..=599 => (
-            Outcome::Deferred,
-            Reply::with_text(450, "4.3.0", &text("The application failed, try again later"), utf8),
-        ),
+        status if route.defer_statuses.contains(&status) => {
+            (Outcome::Deferred, Reply::with_text(450, "4.3.0", &text("The application asks to try again later"), utf8))
+        }
+        400..=499 => (Outcome::Rejected, Reply::with_text(554, "5.7.1", &text("The application refused this message"), utf8)),
+        500..=599 => (Outcome::Deferred, Reply::with_text(450, "4.3.0", &text("The application failed, try again later"), utf8)),
         _ => (Outcome::Deferred, reply::ENDPOINT_BROKE_OFF),
     };
     // A refused redirect says why where its own body says nothing.
@@ -69,7 +62,7 @@ fn of_no_answer(none: NoAnswer) -> Verdict {
 
 /// A job that no forwarder took: "later", and it costs the endpoint nothing.
 #[must_use]
-pub fn of_refusal(refused: Refused) -> Verdict {
+pub(super) fn of_refusal(refused: Refused) -> Verdict {
     let (reply, why) = match refused {
         Refused::QueueFull => (reply::QUEUE_FULL, "the route's queue is full"),
         Refused::BreakerOpen => (reply::BREAKER_OPEN, "the route's breaker is open"),
@@ -81,7 +74,7 @@ pub fn of_refusal(refused: Refused) -> Verdict {
 
 /// The daemon's own refusal at the end of data (size, newlines, a loop): the endpoint was not asked.
 #[must_use]
-pub fn of_own_refusal(reply: Reply) -> Verdict {
+pub(super) fn of_own_refusal(reply: Reply) -> Verdict {
     let outcome = if reply.code() >= 500 { Outcome::Rejected } else { Outcome::Deferred };
     Verdict { outcome, reply, server_response: no_response(String::new()) }
 }
@@ -91,7 +84,5 @@ fn no_response(why: String) -> ServerResponse {
 }
 
 fn is_plain_text(content_type: Option<&str>) -> bool {
-    content_type.is_some_and(|value| {
-        value.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case("text/plain"))
-    })
+    content_type.is_some_and(|value| value.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case("text/plain")))
 }

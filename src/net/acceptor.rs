@@ -15,8 +15,8 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
 use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
 use tokio::sync::{Notify, mpsc};
 
 /// A connection that we will not serve gets its one line within this.
@@ -101,12 +101,7 @@ pub fn start(number: usize, shared: Arc<Shared>, sockets: Vec<TcpListener>) -> i
     }
 }
 
-async fn accept_all(
-    shared: Arc<Shared>,
-    sockets: Vec<TcpListener>,
-    mut inbox: mpsc::UnboundedReceiver<Command>,
-    ready: SyncSender<()>,
-) {
+async fn accept_all(shared: Arc<Shared>, sockets: Vec<TcpListener>, mut inbox: mpsc::UnboundedReceiver<Command>, ready: SyncSender<()>) {
     let ring = Rc::new(RingState {
         recorder: shared.stats.recorder(),
         shared,

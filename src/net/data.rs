@@ -2,8 +2,8 @@
 
 use super::stream::{Ended, Stream};
 use crate::config::Smtp;
-use crate::envelope::Envelope;
 use crate::delivery::WebhookIdHasher;
+use crate::envelope::Envelope;
 use crate::message::{Body, Lease, OverBudget, header};
 use crate::smtp::{Progress, Refusal, Reply, Session, reply};
 use crate::stats::Stats;
@@ -32,7 +32,8 @@ struct Kept {
     body: Body,
     /// `body[..clean]` are message octets; a few behind them may wait for their successors.
     clean: usize,
-    hasher: WebhookIdHasher,
+    /// Boxed: its 4 KiB of state would else lie in every connection's future, idle or not.
+    hasher: Box<WebhookIdHasher>,
     /// `body[..hashed]` is in the hash: all that is clean, but under `normalize`, where the last clean octet may still change.
     hashed: usize,
 }
@@ -64,7 +65,7 @@ pub(super) struct Finished {
 impl Incoming {
     /// Opens a message; one that declared its SIZE reserves it now (RFC 1870).
     pub(super) fn open(envelope: Envelope, lease: Lease, id_key: &[u8; 32], limits: &Smtp) -> Result<Self, OverBudget> {
-        let hasher = WebhookIdHasher::new(id_key, &envelope.reverse_path, &envelope.recipients);
+        let hasher = Box::new(WebhookIdHasher::new(id_key, &envelope.reverse_path, &envelope.recipients));
         let mut body = Body::new(lease);
         let declared = envelope.declared_size.unwrap_or(0).min(limits.max_message_size);
         body.reserve(usize::try_from(declared).unwrap_or(usize::MAX).saturating_add(FIRST_ROOM))?;

@@ -35,6 +35,7 @@ pub(super) enum Ended {
 }
 
 impl From<io::Error> for Ended {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the kinds that matter are named; any other is a connection that is gone")]
     fn from(error: io::Error) -> Self {
         use io::ErrorKind;
         match error.kind() {

@@ -213,10 +213,7 @@ async fn records_are_well_formed(authenticator: &MessageAuthenticator, voids: &V
         let records: Vec<Vec<u8>> = lookup
             .answers()
             .iter()
-            .filter_map(|record| match &record.data {
-                RData::TXT(text) => Some(text.txt_data.concat()),
-                _ => None,
-            })
+            .filter_map(|record| if let RData::TXT(text) = &record.data { Some(text.txt_data.concat()) } else { None })
             .collect();
         if !spf_syntax::is_well_formed(records.iter().map(Vec::as_slice)) {
             return false;

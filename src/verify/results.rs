@@ -141,12 +141,7 @@ pub(super) fn unparsed(wanted: config::Verify, envelope: &Envelope, spf: Option<
     without_message(wanted, envelope, spf, "none")
 }
 
-fn without_message(
-    wanted: config::Verify,
-    envelope: &Envelope,
-    spf: Option<&SpfResult>,
-    word: &'static str,
-) -> Verification {
+fn without_message(wanted: config::Verify, envelope: &Envelope, spf: Option<&SpfResult>, word: &'static str) -> Verification {
     let signatures = match word {
         "none" => json!([]),
         _ => json!([{ "result": word, "domain": null, "selector": null }]),

@@ -143,15 +143,33 @@ mod tests {
     #[test]
     fn records() {
         for good in [
-            "v=spf1", "v=spf1 ", "v=spf1 -all", "v=spf1 a mx ptr ~all", "v=spf1 a:x.test/24//64 mx//64 -all", "v=spf1 ip4:192.0.2.0/24 ip6:2001:db8::/32 ?all",
-            "v=spf1 include:_spf.x.test redirect=y.test", "v=spf1 exists:%{ir}.%{v}._spf.%{d2} -all", "v=spf1 exp=e.x.test moo=%{s} -all", "V=SPF1 A -ALL",
+            "v=spf1",
+            "v=spf1 ",
+            "v=spf1 -all",
+            "v=spf1 a mx ptr ~all",
+            "v=spf1 a:x.test/24//64 mx//64 -all",
+            "v=spf1 ip4:192.0.2.0/24 ip6:2001:db8::/32 ?all",
+            "v=spf1 include:_spf.x.test redirect=y.test",
+            "v=spf1 exists:%{ir}.%{v}._spf.%{d2} -all",
+            "v=spf1 exp=e.x.test moo=%{s} -all",
+            "V=SPF1 A -ALL",
             "v=spf1 a:%{d}/24 -all",
         ] {
             assert!(one(good), "{good}");
         }
         for bad in [
-            "v=spf1 ipv4:192.0.2.1 -all", "v=spf1 ip4:192.0.2 -all", "v=spf1 ip4:192.0.2.1/33", "v=spf1 include -all", "v=spf1 include: -all", "v=spf1 all:x.test",
-            "v=spf1 redirect=a.test redirect=b.test", "v=spf1 a/024", "v=spf1 exists:%{z}.x.test", "v=spf1 exists:%(i).x.test", "v=spf1 moo", "v=spf1 redirect=",
+            "v=spf1 ipv4:192.0.2.1 -all",
+            "v=spf1 ip4:192.0.2 -all",
+            "v=spf1 ip4:192.0.2.1/33",
+            "v=spf1 include -all",
+            "v=spf1 include: -all",
+            "v=spf1 all:x.test",
+            "v=spf1 redirect=a.test redirect=b.test",
+            "v=spf1 a/024",
+            "v=spf1 exists:%{z}.x.test",
+            "v=spf1 exists:%(i).x.test",
+            "v=spf1 moo",
+            "v=spf1 redirect=",
         ] {
             assert!(!one(bad), "{bad}");
         }
