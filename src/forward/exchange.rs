@@ -13,14 +13,28 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 use ureq::Agent;
 use url::Url;
 
+/// What came of a job, as the breaker sees it.
+pub(super) enum Asked {
+    Answered(Response),
+    InVain(NoAnswer),
+    /// Its endpoint was not asked.
+    No(NoAnswer),
+}
+
+impl Asked {
+    pub(super) fn into_answer(self) -> Result<Response, NoAnswer> {
+        match self {
+            Self::Answered(response) => Ok(response),
+            Self::InVain(none) | Self::No(none) => Err(none),
+        }
+    }
+}
+
 /// # Errors
 /// The rendered request does not fit the memory budget: nothing was asked.
-pub(super) fn forward(job: Job, agent: &Agent, verifier: &Verifier) -> Result<Result<Response, NoAnswer>, Refused> {
+pub(super) fn forward(job: Job, agent: &Agent, verifier: &Verifier) -> Result<Asked, Refused> {
     let Job { route, envelope, body, webhook_id, received, spf, .. } = job;
     let deadline = received + route.timeout;
-    if Instant::now() >= deadline {
-        return Ok(Err(NoAnswer::Broken("timed out while waiting for a forwarder".to_owned())));
-    }
     let message = body.octets();
     let verification = if route.verify == crate::config::Verify::default() {
         crate::verify::Verification::default()
@@ -30,6 +44,9 @@ pub(super) fn forward(job: Job, agent: &Agent, verifier: &Verifier) -> Result<Re
     let mut lease = body.lease().sibling();
     let rendered = format::render(&route, &envelope, &verification, message, &mut |octets| lease.resize(octets))
         .map_err(|_| Refused::OverBudget)?;
+    if Instant::now() >= deadline {
+        return Ok(Asked::No(NoAnswer::Broken("timed out before the endpoint was asked".to_owned())));
+    }
     let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let signature = if route.signing_secrets.is_empty() {
         None
@@ -53,17 +70,24 @@ pub(super) fn forward(job: Job, agent: &Agent, verifier: &Verifier) -> Result<Re
         [Piece::Message(range)] => Source::Whole(message.get(range.clone()).unwrap_or_default()),
         _ => Source::Pieces { rendered: &rendered, message },
     };
+    let mut at_home = true;
     let answer = follow(&route.url, |url, only_public| {
         let mut headers = common.clone();
-        if redirect::same_origin(&route.url, url) {
+        // Once elsewhere, always elsewhere: another origin must not choose where they go in ours.
+        at_home &= redirect::same_origin(&route.url, url);
+        if at_home {
             headers.extend_from_slice(&confidential);
         }
         post(agent, &Post { url, headers: &headers, len: rendered.len, body: source(), deadline, only_public })
     });
-    if let Err(NoAnswer::NotReached(why) | NoAnswer::Broken(why)) = &answer {
-        tracing::warn!(route = route.name, why, "the endpoint gave no answer");
-    }
-    Ok(answer)
+    Ok(match answer {
+        Ok(response) => Asked::Answered(response),
+        Err(none) => {
+            let (NoAnswer::NotReached(why) | NoAnswer::Broken(why)) = &none;
+            tracing::warn!(route = route.name, why, "the endpoint gave no answer");
+            Asked::InVain(none)
+        }
+    })
 }
 
 fn common_headers<'a>(rendered: &'a Rendered, webhook_id: &'a str, timestamp: &'a str) -> Vec<(&'a str, &'a str)> {

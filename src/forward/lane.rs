@@ -5,13 +5,14 @@
 //! ticket on between two jobs when other lanes wait for a thread.
 
 use super::breaker::Breaker;
-use super::exchange;
+use super::exchange::{self, Asked};
 use super::pool::Pool;
-use super::{Completed, Job, NoAnswer, Refused, Response};
+use super::{Completed, Job, NoAnswer, Refused};
 use crate::config::{self, Route};
 use crate::stats::{RouteStats, Stats};
 use crate::verify::Verifier;
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -31,9 +32,11 @@ struct State {
     queue_max: usize,
     /// Permits that are out: each has a ticket in the pool or a thread at work.
     permits: usize,
+    /// Those of them that hold a job.
+    at_work: usize,
     permits_max: usize,
     breaker: Breaker,
-    agent: Agent,
+    agent: Arc<Agent>,
 }
 
 struct Queued {
@@ -42,16 +45,33 @@ struct Queued {
     answer: oneshot::Sender<Result<Completed, Refused>>,
 }
 
+impl Queued {
+    fn deadline(&self) -> Instant {
+        self.job.received + self.job.route.timeout
+    }
+
+    /// Ends it without having asked its endpoint; the body goes first.
+    fn refuse(self, answer: Result<NoAnswer, Refused>) {
+        let Self { job, answer: sender, .. } = self;
+        let queue_us = micros(Instant::now(), job.received);
+        drop(job);
+        let done = answer.map(|none| Completed { answer: Err(none), queue_us, forward_us: 0 });
+        // The client may be gone.
+        drop(sender.send(done));
+    }
+}
+
 impl Lane {
-    pub(super) fn new(route: &Route, stats: &Arc<Stats>) -> Arc<Self> {
+    pub(super) fn new(route: &Route, stats: &Arc<Stats>, agent: &Arc<Agent>) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
                 queue: VecDeque::new(),
                 queue_max: 0,
                 permits: 0,
+                at_work: 0,
                 permits_max: route.max_concurrency,
                 breaker: Breaker::new(config::Breaker { failures: 0, cooldown: std::time::Duration::ZERO }),
-                agent: Agent::new_with_defaults(),
+                agent: Arc::clone(agent),
             }),
             stats: Arc::clone(stats),
             route_stats: stats.route(&route.name),
@@ -59,7 +79,7 @@ impl Lane {
         })
     }
 
-    pub(super) fn configure(&self, route: &Route, limits: &config::Forward, agent: Agent) {
+    pub(super) fn configure(&self, route: &Route, limits: &config::Forward, agent: Arc<Agent>) {
         let mut state = self.state();
         state.queue_max = limits.queue;
         state.permits_max = route.max_concurrency;
@@ -72,8 +92,8 @@ impl Lane {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn agent(&self) -> Agent {
-        self.state().agent.clone()
+    pub(super) fn agent(&self) -> Arc<Agent> {
+        Arc::clone(&self.state().agent)
     }
 
     /// Queues the job. True: a permit was free, so a ticket goes to the pool.
@@ -83,9 +103,9 @@ impl Lane {
         job: Job,
     ) -> Result<(oneshot::Receiver<Result<Completed, Refused>>, bool), Refused> {
         let mut state = self.state();
-        // A job that a permit will take at once does not count as waiting.
-        let waiting = state.queue.len().saturating_sub(state.permits_max.saturating_sub(state.permits));
-        if waiting >= state.queue_max && state.permits >= state.permits_max {
+        // A job that a permit on its way to it stands for does not count as waiting.
+        let waiting = state.queue.len().saturating_sub(state.permits.saturating_sub(state.at_work));
+        if state.permits >= state.permits_max && waiting >= state.queue_max {
             return Err(Refused::QueueFull);
         }
         let Some(probe) = state.breaker.admit(Instant::now()) else { return Err(Refused::BreakerOpen) };
@@ -106,28 +126,80 @@ impl Lane {
 
     /// The next job, or the permit goes back.
     fn pop(&self) -> Option<Queued> {
-        let mut state = self.state();
-        if state.permits > state.permits_max {
-            // A reload has lowered the bound.
-            state.permits -= 1;
-            return None;
+        loop {
+            let mut state = self.state();
+            if state.permits > state.permits_max {
+                // A reload has lowered the bound.
+                state.permits -= 1;
+                return None;
+            }
+            let Some(mut queued) = state.queue.pop_front() else {
+                state.permits -= 1;
+                return None;
+            };
+            let now = Instant::now();
+            // Nobody to hear the answer and to record it: nothing is sent.
+            let wanted = !queued.answer.is_closed();
+            let in_time = now < queued.deadline();
+            let mut admitted = true;
+            if wanted && in_time && !queued.probe {
+                // The breaker may have opened while it waited, and may be due for a probe.
+                let probe = state.breaker.admit(now);
+                admitted = probe.is_some();
+                queued.probe = probe.unwrap_or_default();
+            } else if queued.probe && !(wanted && in_time) {
+                state.breaker.not_asked(true, now);
+            }
+            self.route_stats.set_breaker(state.breaker.shown());
+            if wanted && in_time && admitted {
+                state.at_work += 1;
+            }
+            drop(state);
+            self.dequeued(1);
+            match (wanted, in_time, admitted) {
+                (true, true, true) => return Some(queued),
+                (true, true, false) => queued.refuse(Err(Refused::BreakerOpen)),
+                (true, false, _) => queued.refuse(Ok(NoAnswer::Broken("timed out while waiting for a forwarder".to_owned()))),
+                (false, ..) => drop(queued),
+            }
         }
-        let Some(queued) = state.queue.pop_front() else {
-            state.permits -= 1;
-            return None;
-        };
-        drop(state);
-        self.route_stats.queued.sub(1);
-        self.stats.forwarders.queued.sub(1);
-        Some(queued)
     }
 
-    fn tell_breaker(&self, answer: Option<&Result<Response, NoAnswer>>, probe: bool) {
+    fn dequeued(&self, jobs: u64) {
+        self.route_stats.queued.sub(jobs);
+        self.stats.forwarders.queued.sub(jobs);
+    }
+
+    /// Answers the jobs that wait and whose deadline has passed (`None`: all of them). True: others still wait.
+    pub(super) fn abandon(&self, late_at: Option<Instant>, why: &str) -> bool {
         let mut state = self.state();
-        match answer {
-            Some(Ok(_)) => state.breaker.answered(),
-            Some(Err(_)) => state.breaker.not_answered(probe, Instant::now()),
-            None => state.breaker.not_asked(probe, Instant::now()),
+        let late = |queued: &Queued| late_at.is_none_or(|now| queued.deadline() <= now);
+        if !state.queue.iter().any(late) {
+            return !state.queue.is_empty();
+        }
+        let (gone, kept): (VecDeque<Queued>, VecDeque<Queued>) = state.queue.drain(..).partition(late);
+        state.queue = kept;
+        if gone.iter().any(|queued| queued.probe) {
+            state.breaker.not_asked(true, Instant::now());
+            self.route_stats.set_breaker(state.breaker.shown());
+        }
+        let waiting = !state.queue.is_empty();
+        drop(state);
+        self.dequeued(u64::try_from(gone.len()).unwrap_or(u64::MAX));
+        for queued in gone {
+            queued.refuse(Ok(NoAnswer::Broken(why.to_owned())));
+        }
+        waiting
+    }
+
+    fn done(&self, asked: Option<&Asked>, probe: bool) {
+        let mut state = self.state();
+        state.at_work -= 1;
+        match asked {
+            Some(Asked::Answered(_)) => state.breaker.answered(),
+            Some(Asked::InVain(_)) => state.breaker.not_answered(probe, Instant::now()),
+            // The endpoint has nothing to do with it.
+            Some(Asked::No(_)) | None => state.breaker.not_asked(probe, Instant::now()),
         }
         self.route_stats.set_breaker(state.breaker.shown());
     }
@@ -136,60 +208,33 @@ impl Lane {
         let Queued { job, probe, answer } = queued;
         let begun = Instant::now();
         let queue_us = micros(begun, job.received);
-        let mut busy = Busy { lane: self, probe, asked: false };
         self.route_stats.busy.add(1);
         self.stats.forwarders.busy.add(1);
-        // The job, and with it the body, is gone when the exchange returns.
-        let result = exchange::forward(job, &self.agent(), verifier).map(|answer| {
-            busy.asked = true;
-            self.tell_breaker(Some(&answer), probe);
-            Completed { answer, queue_us, forward_us: micros(Instant::now(), begun) }
+        let agent = self.agent();
+        // The job, and with it the body, is gone when the exchange returns, or unwinds.
+        let result = catch_unwind(AssertUnwindSafe(|| exchange::forward(job, &agent, verifier)));
+        self.route_stats.busy.sub(1);
+        self.stats.forwarders.busy.sub(1);
+        let result = result.unwrap_or_else(|_| {
+            tracing::error!("a forwarder's work ended by a panic");
+            Ok(Asked::No(NoAnswer::Broken("the forwarder failed".to_owned())))
         });
-        drop(busy);
+        self.done(result.as_ref().ok(), probe);
+        let forward_us = micros(Instant::now(), begun);
         // The client's connection may have ended; the endpoint's answer then has nobody to hear it.
-        drop(answer.send(result));
-    }
-}
-
-/// A job in hand; ends also when its exchange panics.
-struct Busy<'a> {
-    lane: &'a Lane,
-    probe: bool,
-    asked: bool,
-}
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        self.lane.route_stats.busy.sub(1);
-        self.lane.stats.forwarders.busy.sub(1);
-        if !self.asked {
-            self.lane.tell_breaker(None, self.probe);
-        }
-    }
-}
-
-/// Gives the permit back when a panic takes the thread away from the lane.
-struct Permit<'a>(Option<&'a Lane>);
-
-impl Drop for Permit<'_> {
-    fn drop(&mut self) {
-        if let Some(lane) = self.0 {
-            let mut state = lane.state();
-            state.permits = state.permits.saturating_sub(1);
-        }
+        drop(answer.send(result.map(|asked| Completed { answer: asked.into_answer(), queue_us, forward_us })));
     }
 }
 
 /// Works with one permit: until the queue is empty, or other lanes wait.
-pub(super) fn serve(lane: &Arc<Lane>, verifier: &Verifier, pool: &Pool<Arc<Lane>>) {
-    while let Some(queued) = lane.pop() {
-        let mut permit = Permit(Some(lane));
-        lane.forward(queued, verifier);
-        permit.0 = None;
-        if pool.is_contended() {
-            pool.requeue(Arc::clone(lane));
-            return;
-        }
+pub(super) fn serve(lane: Arc<Lane>, verifier: &Verifier, pool: &Pool<Arc<Lane>>) {
+    let mut ticket = lane;
+    while let Some(queued) = ticket.pop() {
+        ticket.forward(queued, verifier);
+        ticket = match pool.give_way(ticket) {
+            Ok(()) => return,
+            Err(ticket) => ticket,
+        };
     }
 }
 

@@ -6,10 +6,13 @@
 mod agent;
 mod authorize;
 mod breaker;
+mod connect;
 mod exchange;
 pub mod format;
+mod keeper;
 mod lane;
 mod pool;
+mod progress;
 mod redirect;
 mod request;
 mod resolver;
@@ -23,6 +26,7 @@ use crate::stats::Stats;
 use crate::verify::{SpfResult, Verifier};
 use agent::Agents;
 use arc_swap::ArcSwap;
+use keeper::Keeper;
 use lane::Lane;
 use pool::Pool;
 use std::collections::HashMap;
@@ -109,8 +113,16 @@ pub struct Forwarders {
     pool: Arc<Pool<Arc<Lane>>>,
     callbacks: Arc<Pool<authorize::Call>>,
     agents: Agents,
+    keeper: Keeper,
     stats: Arc<Stats>,
     draining: AtomicBool,
+}
+
+/// Threads end with what they work for.
+impl Drop for Forwarders {
+    fn drop(&mut self) {
+        self.abort();
+    }
 }
 
 impl Forwarders {
@@ -119,16 +131,16 @@ impl Forwarders {
     pub fn start(config: &Config, stats: &Arc<Stats>, verifier: Arc<Verifier>) -> Result<Arc<Self>, String> {
         stats.forwarders.workers.set(u64::try_from(config.forward.workers).unwrap_or(u64::MAX));
         let gauges = Arc::clone(stats);
-        let pool = Pool::new("forwarder", config.forward.workers, move |lane: Arc<Lane>, tickets| {
-            lane::serve(&lane, &verifier, tickets);
-        });
-        pool.on_start(move || gauges.forwarders.started.add(1));
-        let callbacks = Pool::new("callback", authorize::THREADS_MAX, |call: authorize::Call, _| call.ask());
+        let serve = move |lane: Arc<Lane>, pool: &Pool<Arc<Lane>>| lane::serve(lane, &verifier, pool);
+        let count = move |threads| gauges.forwarders.started.set(u64::try_from(threads).unwrap_or(u64::MAX));
+        let pool = Pool::new("forwarder", config.forward.workers, serve, count);
+        let callbacks = Pool::new("callback", authorize::THREADS_MAX, |call: authorize::Call, _| call.ask(), |_| {});
         let forwarders = Self {
             lanes: ArcSwap::default(),
             pool,
             callbacks,
             agents: Agents::new(config.forward.workers),
+            keeper: Keeper::start()?,
             stats: Arc::clone(stats),
             draining: AtomicBool::new(false),
         };
@@ -145,7 +157,14 @@ impl Forwarders {
         let agents = self.agents.for_routes(&config.routes)?;
         let old = self.lanes.load();
         let lanes = config.routes.iter().zip(agents).map(|(route, agent)| {
-            let lane = old.get(&route.name).map_or_else(|| Lane::new(route, &self.stats), Arc::clone);
+            let lane = old.get(&route.name).map_or_else(
+                || {
+                    let lane = Lane::new(route, &self.stats, &agent);
+                    self.keeper.watch(&lane);
+                    lane
+                },
+                Arc::clone,
+            );
             lane.configure(route, &config.forward, agent);
             (route.name.clone(), lane)
         });
@@ -167,8 +186,8 @@ impl Forwarders {
         // A route that a reload has just taken away: the sender's next attempt meets the new configuration.
         let lane = lanes.get(&job.route.name).ok_or(Refused::Draining)?;
         let (receiver, ticket) = lane.push(job)?;
-        if ticket {
-            self.pool.give(Arc::clone(lane));
+        if !ticket || !self.pool.give(Arc::clone(lane)) {
+            self.keeper.wake();
         }
         Ok(receiver)
     }
@@ -185,6 +204,7 @@ impl Forwarders {
         let lanes = self.lanes.load();
         let lane = lanes.get(&route.name).ok_or(Refused::Draining)?;
         let (call, receiver) = authorize::Call::new(route, lane, question)?;
+        // Where no thread is free, it waits for one: each that is ahead of it ends within its own five seconds.
         self.callbacks.give(call);
         Ok(receiver)
     }
@@ -194,9 +214,13 @@ impl Forwarders {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Ends calls in flight: their jobs answer `Broken`.
+    /// Ends calls in flight and jobs that wait: they answer `Broken` (one that is just connecting: within five seconds). Idle
+    /// threads end.
     pub fn abort(&self) {
         self.drain();
+        self.keeper.abandon_all();
         self.agents.shutdown();
+        self.pool.end();
+        self.callbacks.end();
     }
 }

@@ -1,99 +1,216 @@
-//! Threads that are started as they are needed, up to a bound, and parked while there is nothing to do. A thread's panic
-//! ends the one piece of work, not the thread.
+//! Threads that are started as they are needed, up to a bound, and sleep while there is nothing to do. A thread's panic
+//! ends the one piece of work, not the thread. Logs both that and a thread that could not be had.
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// HTTP, TLS and a MIME parser of bounded depth fit well.
-const STACK_OCTETS: usize = 512 * 1024;
+/// HTTP, TLS, a MIME parser of bounded depth and DKIM fit well; what is never touched costs no memory.
+const STACK_OCTETS: usize = 1024 * 1024;
 
 /// `T` is a piece of work; how many may wait is bounded by who gives it (a lane's permits, a route's open questions).
 pub(super) struct Pool<T: Send + 'static> {
     name: &'static str,
-    max: AtomicUsize,
-    /// Threads that wait for work, less the work that waits for them.
-    idle: AtomicUsize,
-    started: AtomicUsize,
-    work: (Sender<T>, Receiver<T>),
-    run: Box<dyn Fn(T, &Pool<T>) + Send + Sync>,
-    on_start: OnceLock<Box<dyn Fn() + Send + Sync>>,
+    state: Mutex<State<T>>,
+    woken: Condvar,
+    run: Box<dyn Fn(T, &Self) + Send + Sync>,
+    /// Told how many threads there are, whenever that changes.
+    on_threads: Box<dyn Fn(usize) + Send + Sync>,
+}
+
+struct State<T> {
+    work: VecDeque<T>,
+    /// Threads that sleep, or have been woken and do not run yet.
+    idle: usize,
+    threads: usize,
+    threads_max: usize,
+    ended: bool,
 }
 
 impl<T: Send + 'static> Pool<T> {
-    pub(super) fn new(name: &'static str, max: usize, run: impl Fn(T, &Self) + Send + Sync + 'static) -> Arc<Self> {
+    pub(super) fn new(
+        name: &'static str,
+        threads_max: usize,
+        run: impl Fn(T, &Self) + Send + Sync + 'static,
+        on_threads: impl Fn(usize) + Send + Sync + 'static,
+    ) -> Arc<Self> {
+        let state = State { work: VecDeque::new(), idle: 0, threads: 0, threads_max: threads_max.max(1), ended: false };
         Arc::new(Self {
             name,
-            max: AtomicUsize::new(max.max(1)),
-            idle: AtomicUsize::new(0),
-            started: AtomicUsize::new(0),
-            work: unbounded(),
+            state: Mutex::new(state),
+            woken: Condvar::new(),
             run: Box::new(run),
-            on_start: OnceLock::new(),
+            on_threads: Box::new(on_threads),
         })
     }
 
-    /// Called in each new thread.
-    pub(super) fn on_start(&self, f: impl Fn() + Send + Sync + 'static) {
-        // Set once, before any work is given.
-        drop(self.on_start.set(Box::new(f)));
+    fn state(&self) -> MutexGuard<'_, State<T>> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// More threads may be started from now on; those that are there stay.
-    pub(super) fn set_max(&self, max: usize) {
-        self.max.store(max.max(1), Ordering::Relaxed);
+    pub(super) fn set_max(&self, threads_max: usize) {
+        self.state().threads_max = threads_max.max(1);
     }
 
-    /// Somebody waits for a thread.
-    pub(super) fn is_contended(&self) -> bool {
-        !self.work.1.is_empty()
-    }
-
-    /// Puts work back behind what waits; for the thread that holds it.
-    pub(super) fn requeue(&self, work: T) {
-        // The pool holds both ends: the channel is never closed.
-        drop(self.work.0.send(work));
-    }
-
-    /// Hands work to a parked thread or a new one; never waits.
-    pub(super) fn give(self: &Arc<Self>, work: T) {
-        self.requeue(work);
-        if self.idle.load(Ordering::Acquire) < self.work.1.len() {
-            self.start_one();
+    /// Puts this work back behind what waits for a thread, if anything does: the caller's thread is free for that then.
+    pub(super) fn give_way(&self, work: T) -> Result<(), T> {
+        let mut state = self.state();
+        if state.work.is_empty() {
+            return Err(work);
         }
+        state.work.push_back(work);
+        Ok(())
     }
 
-    fn start_one(self: &Arc<Self>) {
-        let max = self.max.load(Ordering::Relaxed);
-        let taken = self.started.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < max).then_some(n + 1));
-        if taken.is_err() {
-            return;
+    /// Hands work to a sleeping thread or a new one; never waits. False: all threads there may be are at work.
+    pub(super) fn give(self: &Arc<Self>, work: T) -> bool {
+        let mut state = self.state();
+        state.work.push_back(work);
+        // Under one lock, so that no work counts on a thread that has just taken other work.
+        if state.idle >= state.work.len() {
+            drop(state);
+            self.woken.notify_one();
+            return true;
         }
+        if state.ended || state.threads >= state.threads_max {
+            return false;
+        }
+        state.threads += 1;
+        let threads = state.threads;
+        drop(state);
+        self.start_thread(threads)
+    }
+
+    fn start_thread(self: &Arc<Self>, threads: usize) -> bool {
         let pool = Arc::clone(self);
-        let spawned = std::thread::Builder::new()
-            .name(self.name.to_owned())
-            .stack_size(STACK_OCTETS)
-            .spawn(move || pool.work_on());
-        if let Err(error) = spawned {
-            self.started.fetch_sub(1, Ordering::AcqRel);
-            tracing::warn!(%error, pool = self.name, "no thread to be had: raise TasksMax or lower forward.workers");
+        let builder = std::thread::Builder::new().name(self.name.to_owned()).stack_size(STACK_OCTETS);
+        match builder.spawn(move || pool.work_on()) {
+            Ok(_) => {
+                (self.on_threads)(threads);
+                true
+            }
+            Err(error) => {
+                self.state().threads -= 1;
+                tracing::warn!(%error, pool = self.name, "no thread to be had: raise TasksMax or lower forward.workers");
+                false
+            }
+        }
+    }
+
+    /// Threads end as soon as they are idle; work that still waits is dropped with the pool.
+    pub(super) fn end(&self) {
+        self.state().ended = true;
+        self.woken.notify_all();
+    }
+
+    fn next(&self) -> Option<T> {
+        let mut state = self.state();
+        loop {
+            if let Some(work) = state.work.pop_front() {
+                return Some(work);
+            }
+            if state.ended {
+                state.threads -= 1;
+                return None;
+            }
+            state.idle += 1;
+            state = self.woken.wait(state).unwrap_or_else(PoisonError::into_inner);
+            state.idle -= 1;
         }
     }
 
     fn work_on(&self) {
-        if let Some(on_start) = self.on_start.get() {
-            on_start();
-        }
-        loop {
-            self.idle.fetch_add(1, Ordering::AcqRel);
-            let received = self.work.1.recv();
-            self.idle.fetch_sub(1, Ordering::AcqRel);
-            let Ok(work) = received else { return };
+        while let Some(work) = self.next() {
             // What the work owned has been dropped by then: its waiter hears that it died.
             if catch_unwind(AssertUnwindSafe(|| (self.run)(work, self))).is_err() {
                 tracing::error!(pool = self.name, "a thread's work ended by a panic");
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Pool;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Arc, Barrier, mpsc};
+
+    fn quiet(_: usize) {}
+
+    #[test]
+    fn as_many_threads_as_there_is_work_and_no_more_than_allowed() {
+        let most = Arc::new(AtomicUsize::new(0));
+        let seen = Arc::clone(&most);
+        // Each piece of work waits for the others: with fewer than four threads this would never end.
+        let all_here = Arc::new(Barrier::new(4));
+        let barrier = Arc::clone(&all_here);
+        let (done, ended) = mpsc::channel();
+        let pool = Pool::new(
+            "test",
+            4,
+            move |number: usize, _| {
+                barrier.wait();
+                done.send(number).unwrap();
+            },
+            move |threads| {
+                seen.fetch_max(threads, Ordering::SeqCst);
+            },
+        );
+        for number in 0..400 {
+            pool.give(number);
+        }
+        let mut numbers: Vec<usize> = ended.iter().take(400).collect();
+        numbers.sort_unstable();
+        assert!(numbers.into_iter().eq(0..400));
+        assert_eq!(most.load(Ordering::SeqCst), 4);
+    }
+
+    #[test]
+    fn work_never_waits_for_a_thread_that_is_at_work_while_another_may_be_started() {
+        for _ in 0..200 {
+            // Two pieces of work that need each other, given one after the other to a pool with one sleeping thread.
+            let (done, ended) = mpsc::channel();
+            let pair = Arc::new(Barrier::new(2));
+            let pool = Pool::new(
+                "test",
+                2,
+                move |paired: bool, _| {
+                    if paired {
+                        pair.wait();
+                    }
+                    done.send(()).unwrap();
+                },
+                quiet,
+            );
+            pool.give(false);
+            ended.recv().unwrap();
+            pool.give(true);
+            pool.give(true);
+            assert_eq!(ended.iter().take(2).count(), 2);
+            pool.end();
+        }
+    }
+
+    #[test]
+    fn a_panic_costs_its_work_only_and_the_end_ends_the_threads() {
+        let (done, ended) = mpsc::channel();
+        let pool = Pool::new(
+            "test",
+            1,
+            move |number: u8, _| {
+                assert_ne!(number, 1, "this piece of work panics on purpose");
+                done.send(number).unwrap();
+            },
+            quiet,
+        );
+        for number in 0..3 {
+            pool.give(number);
+        }
+        assert_eq!(ended.iter().take(2).collect::<Vec<_>>(), [0, 2]);
+        pool.end();
+        // The threads hold the pool, and it holds the sender: this ends when they have ended.
+        drop(pool);
+        assert_eq!(ended.recv(), Err(mpsc::RecvError));
     }
 }

@@ -1,18 +1,18 @@
 //! One POST and its answer: one call of ureq, repeated once if a kept-alive connection turned out to be closed.
 
 use super::format::Rendered;
-use super::transport;
-use super::{NoAnswer, Response};
+use super::progress::{self, progress};
+use super::{NoAnswer, Response, redirect};
 use std::io::Read;
 use std::time::{Duration, Instant};
 use ureq::{Agent, SendBody};
 use url::Url;
 
-/// Within the deadline.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Octets of a response body that are read, and that are kept.
 const BODY_READ_MAX: usize = 64 * 1024;
 const BODY_KEPT: usize = 2 * 1024;
+/// The body of a redirect is of little interest; the deadline is for what it leads to.
+const REDIRECT_BODY_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What a POST needs; read again for a repetition.
 pub(super) struct Post<'a> {
@@ -21,7 +21,7 @@ pub(super) struct Post<'a> {
     pub(super) len: u64,
     pub(super) body: Source<'a>,
     pub(super) deadline: Instant,
-    /// Connects to no loopback, link-local or private address, and takes no connection from the pool, whose address is not known.
+    /// Uses no connection to a loopback, link-local or private address.
     pub(super) only_public: bool,
 }
 
@@ -44,35 +44,37 @@ pub(super) struct Answer {
 /// # Errors
 /// Nobody answered before the deadline.
 pub(super) fn post(agent: &Agent, post: &Post<'_>) -> Result<Answer, NoAnswer> {
-    match call(agent, post, post.only_public) {
+    match call(agent, post, false) {
         Ok(answer) => Ok(answer),
         Err(error) => {
-            let progress = transport::progress();
+            let progress = progress();
             // The one repetition (RFC 9110 section 9.2.2): the endpoint had closed the kept-alive connection before it said a word.
-            let stale = progress.sent && !progress.fresh && !progress.received;
-            if stale && !matches!(error, ureq::Error::Timeout(_)) {
+            if progress.reused && !progress.received && !matches!(error, ureq::Error::Timeout(_)) {
                 return call(agent, post, true).map_err(no_answer);
             }
             Err(no_answer(error))
         }
     }
+    .and_then(whole)
+}
+
+/// Promise 1: a 2xx counts only from an endpoint that took the whole request.
+fn whole(answer: Answer) -> Result<Answer, NoAnswer> {
+    if progress().incomplete && (200..=299).contains(&answer.response.status) {
+        return Err(NoAnswer::Broken("a 2xx before the whole request was taken".to_owned()));
+    }
+    Ok(answer)
 }
 
 fn call(agent: &Agent, post: &Post<'_>, fresh: bool) -> Result<Answer, ureq::Error> {
-    let left = post.deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
+    progress::begin(post.deadline, post.only_public, fresh);
+    if Instant::now() >= post.deadline {
         return Err(ureq::Error::Timeout(ureq::Timeout::Global));
     }
-    transport::begin(post.only_public);
     let mut request = agent.post(post.url.as_str());
     for (name, value) in post.headers {
         request = request.header(*name, *value);
     }
-    let mut config = request.config().timeout_global(Some(left)).timeout_connect(Some(left.min(CONNECT_TIMEOUT)));
-    if fresh {
-        config = config.max_idle_age(Duration::ZERO);
-    }
-    let request = config.build();
     let response = match &post.body {
         Source::Whole(octets) => request.send(*octets)?,
         Source::Pieces { rendered, message } => {
@@ -80,18 +82,20 @@ fn call(agent: &Agent, post: &Post<'_>, fresh: bool) -> Result<Answer, ureq::Err
             request.header("content-length", post.len.to_string()).send(SendBody::from_reader(&mut reader))?
         }
     };
-    let from_public = transport::progress().to_public;
     let header = |name: &str| {
         let value = response.headers().get(name)?;
         Some(String::from_utf8_lossy(value.as_bytes()).into_owned())
     };
     let (content_type, retry_after, location) = (header("content-type"), header("retry-after"), header("location"));
     let status = response.status().as_u16();
+    if location.is_some() && redirect::is_redirect(status) {
+        progress::hurry(REDIRECT_BODY_PATIENCE);
+    }
     let body = kept_body(response.into_body());
     Ok(Answer {
         response: Response { status, content_type, retry_after, body, redirect_refused: None },
         location,
-        from_public,
+        from_public: progress().peer.is_some_and(redirect::is_public),
     })
 }
 
@@ -117,15 +121,16 @@ fn kept_body(mut body: ureq::Body) -> String {
 }
 
 fn no_answer(error: ureq::Error) -> NoAnswer {
-    let why = why(&error);
-    if transport::progress().sent { NoAnswer::Broken(why) } else { NoAnswer::NotReached(why) }
+    let progress = progress();
+    let why = if progress.not_public { redirect::NOT_PUBLIC.to_owned() } else { why(&error) };
+    if progress.sent { NoAnswer::Broken(why) } else { NoAnswer::NotReached(why) }
 }
 
 /// One short line; ureq's own texts name no credential, for the URL has none.
 fn why(error: &ureq::Error) -> String {
     match error {
         ureq::Error::Io(error) => error.to_string(),
-        ureq::Error::Timeout(stage) => format!("timed out ({stage})"),
+        ureq::Error::Timeout(_) => "timed out".to_owned(),
         ureq::Error::HostNotFound => "host not found".to_owned(),
         other => other.to_string(),
     }

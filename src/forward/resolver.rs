@@ -1,56 +1,76 @@
 //! Host to addresses, through the system's resolver, with a short cache: ureq's own starts a thread for every request that has
-//! a deadline. Also where a redirect's rule about addresses is kept: only addresses that come out of here are connected to.
+//! a deadline. Many calls that miss one host wait for one look-up, so that a burst does not become a burst of look-ups.
+//! Logs nothing; fails when there is no address in time.
 
+use super::progress::{progress, until};
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use ureq::config::Config;
 use ureq::http::Uri;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
 use ureq::unversioned::transport::NextTimeout;
-
-use super::{redirect, transport};
+use ureq::{Error, Timeout};
 
 /// The system's resolver tells no time to live; an endpoint that moves is found again within this.
 const TTL: Duration = Duration::from_secs(10);
-/// Look-ups under way at once: each holds a thread until the system's resolver gives up.
+/// When the resolver fails, addresses it knew this long ago still serve.
+const STALE_MAX: Duration = Duration::from_secs(300);
+/// A name that could not be found is asked for again after this.
+const FAILED_TTL: Duration = Duration::from_secs(1);
+/// Waiting for one look-up, within the deadline.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Look-ups under way at once, one for each host: each holds a thread until the system's resolver gives up.
 const LOOKUPS_MAX: usize = 32;
 /// Hosts are those of the configuration, and what their redirects name.
 const HOSTS_MAX: usize = 1024;
 /// As many as ureq takes.
 const ADDRESSES_MAX: usize = 16;
 
-#[derive(Debug, Default)]
-pub(super) struct CachedResolver {
-    cache: Mutex<HashMap<String, Entry>>,
-    lookups: Arc<AtomicUsize>,
-}
+/// What asks the system.
+type Ask = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
+
+#[derive(Debug, Clone)]
+pub(super) struct CachedResolver(Arc<Shared>);
 
 #[derive(Debug)]
+struct Shared {
+    hosts: Mutex<Hosts>,
+    answered: Condvar,
+    ask: Ask,
+}
+
+#[derive(Debug, Default)]
+struct Hosts {
+    known: HashMap<(String, u16), Entry>,
+    lookups: usize,
+}
+
+#[derive(Debug, Default)]
 struct Entry {
+    /// The last answer that had addresses.
     addresses: Vec<SocketAddr>,
-    expires: Instant,
+    found: Option<Instant>,
+    /// The last look-up failed, and when.
+    failed: Option<(Instant, String)>,
+    under_way: bool,
+}
+
+impl Default for CachedResolver {
+    fn default() -> Self {
+        Self::new(|host, port| (host, port).to_socket_addrs().map(Iterator::collect))
+    }
 }
 
 impl Resolver for CachedResolver {
-    fn resolve(&self, uri: &Uri, _: &Config, timeout: NextTimeout) -> Result<ResolvedSocketAddrs, ureq::Error> {
-        let host = uri.host().ok_or(ureq::Error::HostNotFound)?;
+    fn resolve(&self, uri: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
+        let host = uri.host().ok_or(Error::HostNotFound)?;
         let default_port = if uri.scheme_str() == Some("https") { 443 } else { 80 };
         let port = uri.port_u16().unwrap_or(default_port);
-        let addresses = self.addresses(host, port, *timeout.after)?;
-        let allowed = if transport::only_public() {
-            addresses.into_iter().filter(|address| redirect::is_public(address.ip())).collect()
-        } else {
-            addresses
-        };
-        if allowed.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::PermissionDenied, redirect::NOT_PUBLIC).into());
-        }
         let mut resolved = self.empty();
-        for address in allowed.into_iter().take(ADDRESSES_MAX) {
+        for address in self.addresses(host, port, until(&progress(), PATIENCE))?.into_iter().take(ADDRESSES_MAX) {
             resolved.push(address);
         }
         Ok(resolved)
@@ -58,64 +78,163 @@ impl Resolver for CachedResolver {
 }
 
 impl CachedResolver {
-    fn addresses(&self, host: &str, port: u16, patience: Duration) -> Result<Vec<SocketAddr>, ureq::Error> {
+    fn new(ask: Ask) -> Self {
+        Self(Arc::new(Shared { hosts: Mutex::default(), answered: Condvar::new(), ask }))
+    }
+
+    fn addresses(&self, host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, Error> {
         let literal = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
         if let Ok(ip) = literal.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(ip, port)]);
         }
-        let key = format!("{host}:{port}");
-        if let Some(known) = self.cached(&key) {
-            return Ok(known);
-        }
-        let addresses = self.look_up(key.clone(), patience)?;
-        self.remember(key, &addresses);
-        Ok(addresses)
-    }
-
-    fn cached(&self, key: &str) -> Option<Vec<SocketAddr>> {
-        let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        cache.get(key).filter(|entry| entry.expires > Instant::now()).map(|entry| entry.addresses.clone())
-    }
-
-    fn remember(&self, key: String, addresses: &[SocketAddr]) {
-        let mut cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        if cache.len() >= HOSTS_MAX {
-            cache.retain(|_, entry| entry.expires > now);
-        }
-        if cache.len() < HOSTS_MAX {
-            cache.insert(key, Entry { addresses: addresses.to_vec(), expires: now + TTL });
+        let key = (host.to_owned(), port);
+        let mut hosts = self.0.hosts();
+        loop {
+            let now = Instant::now();
+            if let Some(done) = hosts.known.get(&key).and_then(|entry| entry.answer(now)) {
+                return done;
+            }
+            if !hosts.known.get(&key).is_some_and(|entry| entry.under_way) {
+                hosts.make_room(now)?;
+                self.start_look_up(&mut hosts, &key)?;
+            }
+            let left = deadline.saturating_duration_since(now);
+            if left.is_zero() {
+                return Err(Error::Timeout(Timeout::Resolve));
+            }
+            hosts = self.0.answered.wait_timeout(hosts, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
-    /// The system's resolver cannot be interrupted: it works on a thread of its own, which is left behind at the deadline.
-    fn look_up(&self, key: String, patience: Duration) -> Result<Vec<SocketAddr>, ureq::Error> {
-        let slot = Slot::take(&self.lookups).ok_or_else(|| io::Error::other("too many look-ups of host names under way"))?;
-        let (sender, receiver) = mpsc::sync_channel(1);
+    /// The system's resolver cannot be interrupted: it works on a thread of its own, which nobody has to wait for.
+    fn start_look_up(&self, hosts: &mut Hosts, key: &(String, u16)) -> Result<(), Error> {
+        let (shared, key) = (Arc::clone(&self.0), key.clone());
+        let asked = key.clone();
         std::thread::Builder::new().name("resolve".to_owned()).spawn(move || {
-            let found = key.to_socket_addrs().map(Iterator::collect::<Vec<_>>);
-            drop(slot);
-            // Nobody waits any more after the deadline.
-            drop(sender.send(found));
+            let found = (shared.ask)(&asked.0, asked.1);
+            let mut hosts = shared.hosts();
+            hosts.lookups -= 1;
+            hosts.known.entry(asked).or_default().learn(found, Instant::now());
+            shared.answered.notify_all();
         })?;
-        match receiver.recv_timeout(patience) {
-            Ok(found) => Ok(found?),
-            Err(_) => Err(ureq::Error::Timeout(ureq::Timeout::Resolve)),
+        hosts.lookups += 1;
+        hosts.known.entry(key).or_default().under_way = true;
+        Ok(())
+    }
+}
+
+impl Shared {
+    fn hosts(&self) -> MutexGuard<'_, Hosts> {
+        self.hosts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Hosts {
+    fn make_room(&mut self, now: Instant) -> Result<(), Error> {
+        if self.lookups >= LOOKUPS_MAX {
+            return Err(io::Error::other("too many look-ups of host names under way").into());
+        }
+        if self.known.len() >= HOSTS_MAX {
+            self.known.retain(|_, entry| entry.under_way || entry.is_fresh(now));
+        }
+        if self.known.len() >= HOSTS_MAX {
+            return Err(io::Error::other("too many host names at once").into());
+        }
+        Ok(())
+    }
+}
+
+impl Entry {
+    fn is_fresh(&self, now: Instant) -> bool {
+        self.found.is_some_and(|found| now < found + TTL)
+    }
+
+    /// What is known, if there is nothing to look up.
+    fn answer(&self, now: Instant) -> Option<Result<Vec<SocketAddr>, Error>> {
+        if self.is_fresh(now) {
+            return Some(Ok(self.addresses.clone()));
+        }
+        let (_, why) = self.failed.as_ref().filter(|(at, _)| now < *at + FAILED_TTL)?;
+        if self.found.is_some_and(|found| now < found + STALE_MAX) {
+            return Some(Ok(self.addresses.clone()));
+        }
+        Some(Err(io::Error::other(why.clone()).into()))
+    }
+
+    fn learn(&mut self, found: io::Result<Vec<SocketAddr>>, now: Instant) {
+        self.under_way = false;
+        match found {
+            Ok(addresses) if !addresses.is_empty() => {
+                self.addresses = addresses;
+                self.found = Some(now);
+                self.failed = None;
+            }
+            Ok(_) => self.failed = Some((now, "the host has no address".to_owned())),
+            Err(error) => self.failed = Some((now, error.to_string())),
         }
     }
 }
 
-struct Slot(Arc<AtomicUsize>);
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
-impl Slot {
-    fn take(count: &Arc<AtomicUsize>) -> Option<Self> {
-        let taken = count.fetch_update(Ordering::AcqRel, Ordering::Acquire, |n| (n < LOOKUPS_MAX).then_some(n + 1));
-        taken.ok().map(|_| Self(Arc::clone(count)))
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(10)
     }
-}
 
-impl Drop for Slot {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::AcqRel);
+    #[test]
+    fn literals_are_not_looked_up() {
+        let resolver = CachedResolver::new(|_, _| Err(io::Error::other("asked")));
+        assert_eq!(resolver.addresses("[::1]", 8, soon()).unwrap(), ["[::1]:8".parse().unwrap()]);
+        assert_eq!(resolver.addresses("10.0.0.1", 9, soon()).unwrap(), ["10.0.0.1:9".parse().unwrap()]);
+    }
+
+    #[test]
+    fn a_burst_is_one_look_up() {
+        static ASKED: AtomicUsize = AtomicUsize::new(0);
+        let resolver = CachedResolver::new(|_, port| {
+            ASKED.fetch_add(1, Ordering::SeqCst);
+            Ok(vec![SocketAddr::from(([192, 0, 2, 1], port))])
+        });
+        std::thread::scope(|scope| {
+            for _ in 0..100 {
+                let resolver = resolver.clone();
+                scope.spawn(move || assert_eq!(resolver.addresses("app.example", 80, soon()).unwrap().len(), 1));
+            }
+        });
+        assert_eq!(ASKED.load(Ordering::SeqCst), 1);
+    }
+
+    #[test]
+    fn one_host_that_hangs_costs_its_callers_their_deadline_and_nobody_else_anything() {
+        let resolver = CachedResolver::new(|host, port| {
+            if host == "hangs.example" {
+                std::thread::park_timeout(Duration::from_secs(60));
+            }
+            Ok(vec![SocketAddr::from(([192, 0, 2, 1], port))])
+        });
+        for _ in 0..LOOKUPS_MAX + 1 {
+            let ended = resolver.addresses("hangs.example", 80, Instant::now() + Duration::from_millis(1));
+            assert!(matches!(ended, Err(Error::Timeout(Timeout::Resolve))));
+        }
+        assert!(resolver.addresses("app.example", 80, soon()).is_ok());
+        assert_eq!(resolver.0.hosts().lookups, 1, "one thread for the host that hangs");
+    }
+
+    #[test]
+    fn a_failing_resolver_leaves_what_was_known() {
+        let start = Instant::now();
+        let mut entry = Entry::default();
+        entry.learn(Err(io::Error::other("no such host")), start);
+        assert!(entry.answer(start).is_some_and(|answer| answer.is_err()));
+        assert!(entry.answer(start + FAILED_TTL).is_none(), "asked again");
+        entry.learn(Ok(vec![SocketAddr::from(([192, 0, 2, 1], 80))]), start);
+        assert!(entry.answer(start + TTL).is_none());
+        entry.learn(Err(io::Error::other("resolver down")), start + TTL);
+        assert!(entry.answer(start + TTL).is_some_and(|answer| answer.is_ok()));
+        entry.learn(Err(io::Error::other("resolver down")), start + STALE_MAX);
+        assert!(entry.answer(start + STALE_MAX).is_some_and(|answer| answer.is_err()));
     }
 }
