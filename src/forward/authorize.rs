@@ -3,8 +3,9 @@
 
 use super::lane::Lane;
 use super::request::{Post, Source, post};
-use super::{redirect, Authorization, Authorized, Refused};
+use super::{Authorization, Authorized, Refused, redirect};
 use crate::config::Route;
+use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -115,24 +116,25 @@ impl Authorization {
         }
         form.append_pair("remote_ip", &self.remote_ip).append_pair("helo_domain", &self.helo_domain);
         if let Some(spf) = &self.spf {
-            form.append_pair("spf", spf.result);
+            form.append_pair("spf[result]", spf.result).append_pair("spf[domain]", &spf.domain);
         }
         form.finish()
     }
 
     fn json(&self) -> String {
-        let mut object = serde_json::json!({
-            "to": self.to,
-            "from": self.from,
-            "remote_ip": self.remote_ip,
-            "helo_domain": self.helo_domain,
-        });
+        let text = |text: &str| Value::from(text);
+        let mut object = Map::new();
+        let mut put = |name: &str, value: Value| drop(object.insert(name.to_owned(), value));
+        put("to", text(&self.to));
+        put("from", text(&self.from));
         if let Some(size) = self.size {
-            object["size"] = size.into();
+            put("size", size.into());
         }
+        put("remote_ip", text(&self.remote_ip));
+        put("helo_domain", text(&self.helo_domain));
         if let Some(spf) = &self.spf {
-            object["spf"] = spf.result.into();
+            put("spf", serde_json::json!({ "result": spf.result, "domain": spf.domain }));
         }
-        object.to_string()
+        Value::Object(object).to_string()
     }
 }

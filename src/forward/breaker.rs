@@ -10,8 +10,12 @@ pub(super) struct Breaker {
 }
 
 enum State {
-    Closed { failures: u32 },
-    Open { until: Instant },
+    Closed {
+        failures: u32,
+    },
+    Open {
+        until: Instant,
+    },
     /// One probe is under way.
     HalfOpen,
 }

@@ -83,8 +83,11 @@ impl Connect {
         let mut tls = ClientConnection::new(Arc::clone(&self.tls), name)?;
         let mut socket = stream;
         while tls.is_handshaking() || tls.wants_write() {
-            let (done, event) =
-                if tls.wants_write() { (tls.write_tls(&mut socket), PollFlags::POLLOUT) } else { (tls.read_tls(&mut socket), PollFlags::POLLIN) };
+            let (done, event) = if tls.wants_write() {
+                (tls.write_tls(&mut socket), PollFlags::POLLOUT)
+            } else {
+                (tls.read_tls(&mut socket), PollFlags::POLLIN)
+            };
             match done {
                 Ok(0) => return Err(io::Error::new(ErrorKind::UnexpectedEof, "closed during the TLS handshake").into()),
                 Ok(_) => {
@@ -102,5 +105,23 @@ impl Connect {
             }
         }
         Ok(tls)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Duration, Instant, SocketAddr, open};
+    use crate::forward::progress;
+    use std::net::TcpListener;
+
+    #[test]
+    fn the_next_address_is_tried() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let good = listener.local_addr().unwrap();
+        let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(5);
+        progress::begin(deadline, false, false);
+        assert_eq!(open(&[closed, SocketAddr::from(([127, 0, 0, 2], closed.port())), good], deadline).unwrap().1, good);
+        assert!(open(&[closed], deadline).is_err());
     }
 }

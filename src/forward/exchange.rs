@@ -42,8 +42,8 @@ pub(super) fn forward(job: Job, agent: &Agent, verifier: &Verifier) -> Result<As
         verifier.check(route.verify, &envelope, message, spf, deadline)
     };
     let mut lease = body.lease().sibling();
-    let rendered = format::render(&route, &envelope, &verification, message, &mut |octets| lease.resize(octets))
-        .map_err(|_| Refused::OverBudget)?;
+    let rendered =
+        format::render(&route, &envelope, &verification, message, &mut |octets| lease.resize(octets)).map_err(|_| Refused::OverBudget)?;
     if Instant::now() >= deadline {
         return Ok(Asked::No(NoAnswer::Broken("timed out before the endpoint was asked".to_owned())));
     }
@@ -57,8 +57,7 @@ pub(super) fn forward(job: Job, agent: &Agent, verifier: &Verifier) -> Result<As
     let timestamp = timestamp.to_string();
     let common = common_headers(&rendered, &webhook_id, &timestamp);
     // These three kinds go to the route's own origin only.
-    let mut confidential: Vec<(&str, &str)> =
-        route.headers.iter().map(|(name, value)| (name.as_str(), value.expose())).collect();
+    let mut confidential: Vec<(&str, &str)> = route.headers.iter().map(|(name, value)| (name.as_str(), value.expose())).collect();
     if let Some(authorization) = &route.authorization {
         confidential.push(("authorization", authorization.expose()));
     }
@@ -91,14 +90,13 @@ pub(super) fn forward(job: Job, agent: &Agent, verifier: &Verifier) -> Result<As
 }
 
 fn common_headers<'a>(rendered: &'a Rendered, webhook_id: &'a str, timestamp: &'a str) -> Vec<(&'a str, &'a str)> {
-    let mut headers =
-        vec![("content-type", rendered.content_type.as_str()), ("webhook-id", webhook_id), ("webhook-timestamp", timestamp)];
+    let mut headers = vec![("content-type", rendered.content_type.as_str()), ("webhook-id", webhook_id), ("webhook-timestamp", timestamp)];
     headers.extend(rendered.headers.iter().map(|(name, value)| (*name, value.as_str())));
     headers
 }
 
 /// Asks, and asks again where the answer says so.
-fn follow(start: &Url, mut ask: impl FnMut(&Url, bool) -> Result<Answer, NoAnswer>) -> Result<Response, NoAnswer> {
+pub(super) fn follow(start: &Url, mut ask: impl FnMut(&Url, bool) -> Result<Answer, NoAnswer>) -> Result<Response, NoAnswer> {
     let mut url = start.clone();
     // Once a hop was on the open internet, no later one may be inside.
     let mut only_public = false;

@@ -79,13 +79,18 @@ impl Lane {
         })
     }
 
-    pub(super) fn configure(&self, route: &Route, limits: &config::Forward, agent: Arc<Agent>) {
+    /// New limits; how many tickets they have set free for jobs that wait.
+    pub(super) fn configure(&self, route: &Route, limits: &config::Forward, agent: Arc<Agent>) -> usize {
         let mut state = self.state();
         state.queue_max = limits.queue;
         state.permits_max = route.max_concurrency;
         state.breaker.set_limits(limits.breaker);
         state.agent = agent;
         self.route_stats.set_breaker(state.breaker.shown());
+        let without_ticket = state.queue.len().saturating_sub(state.permits.saturating_sub(state.at_work));
+        let tickets = without_ticket.min(state.permits_max.saturating_sub(state.permits));
+        state.permits += tickets;
+        tickets
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -97,11 +102,7 @@ impl Lane {
     }
 
     /// Queues the job. True: a permit was free, so a ticket goes to the pool.
-    #[expect(clippy::type_complexity, reason = "the receiver is the contract of Forwarders::submit")]
-    pub(super) fn push(
-        &self,
-        job: Job,
-    ) -> Result<(oneshot::Receiver<Result<Completed, Refused>>, bool), Refused> {
+    pub(super) fn push(&self, job: Job) -> Result<(oneshot::Receiver<Result<Completed, Refused>>, bool), Refused> {
         let mut state = self.state();
         // A job that a permit on its way to it stands for does not count as waiting.
         let waiting = state.queue.len().saturating_sub(state.permits.saturating_sub(state.at_work));

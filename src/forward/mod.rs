@@ -16,6 +16,8 @@ mod progress;
 mod redirect;
 mod request;
 mod resolver;
+#[cfg(test)]
+mod tests;
 mod transport;
 pub mod webhook;
 
@@ -156,6 +158,7 @@ impl Forwarders {
     pub fn reload(&self, config: &Config) -> Result<(), String> {
         let agents = self.agents.for_routes(&config.routes)?;
         let old = self.lanes.load();
+        self.pool.set_max(config.forward.workers);
         let lanes = config.routes.iter().zip(agents).map(|(route, agent)| {
             let lane = old.get(&route.name).map_or_else(
                 || {
@@ -165,11 +168,12 @@ impl Forwarders {
                 },
                 Arc::clone,
             );
-            lane.configure(route, &config.forward, agent);
+            for _ in 0..lane.configure(route, &config.forward, agent) {
+                self.pool.give(Arc::clone(&lane));
+            }
             (route.name.clone(), lane)
         });
         self.lanes.store(Arc::new(lanes.collect()));
-        self.pool.set_max(config.forward.workers);
         self.stats.forwarders.workers.set(u64::try_from(config.forward.workers).unwrap_or(u64::MAX));
         Ok(())
     }
@@ -196,11 +200,7 @@ impl Forwarders {
     ///
     /// # Errors
     /// Too many questions of this route are open.
-    pub fn authorize(
-        &self,
-        route: &Arc<Route>,
-        question: Authorization,
-    ) -> Result<oneshot::Receiver<Authorized>, Refused> {
+    pub fn authorize(&self, route: &Arc<Route>, question: Authorization) -> Result<oneshot::Receiver<Authorized>, Refused> {
         let lanes = self.lanes.load();
         let lane = lanes.get(&route.name).ok_or(Refused::Draining)?;
         let (call, receiver) = authorize::Call::new(route, lane, question)?;

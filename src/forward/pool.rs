@@ -13,10 +13,12 @@ pub(super) struct Pool<T: Send + 'static> {
     name: &'static str,
     state: Mutex<State<T>>,
     woken: Condvar,
-    run: Box<dyn Fn(T, &Self) + Send + Sync>,
+    run: Run<T>,
     /// Told how many threads there are, whenever that changes.
     on_threads: Box<dyn Fn(usize) + Send + Sync>,
 }
+
+type Run<T> = Box<dyn Fn(T, &Pool<T>) + Send + Sync>;
 
 struct State<T> {
     work: VecDeque<T>,
@@ -35,13 +37,7 @@ impl<T: Send + 'static> Pool<T> {
         on_threads: impl Fn(usize) + Send + Sync + 'static,
     ) -> Arc<Self> {
         let state = State { work: VecDeque::new(), idle: 0, threads: 0, threads_max: threads_max.max(1), ended: false };
-        Arc::new(Self {
-            name,
-            state: Mutex::new(state),
-            woken: Condvar::new(),
-            run: Box::new(run),
-            on_threads: Box::new(on_threads),
-        })
+        Arc::new(Self { name, state: Mutex::new(state), woken: Condvar::new(), run: Box::new(run), on_threads: Box::new(on_threads) })
     }
 
     fn state(&self) -> MutexGuard<'_, State<T>> {

@@ -50,14 +50,7 @@ fn is_public_v4(ip: Ipv4Addr) -> bool {
     let shared = a == 100 && (64..128).contains(&b);
     let protocol_assignments = a == 192 && b == 0 && c == 0;
     let benchmarking = a == 198 && (b == 18 || b == 19);
-    !(a == 0
-        || ip.is_loopback()
-        || ip.is_private()
-        || ip.is_link_local()
-        || shared
-        || protocol_assignments
-        || benchmarking
-        || a >= 224)
+    !(a == 0 || ip.is_loopback() || ip.is_private() || ip.is_link_local() || shared || protocol_assignments || benchmarking || a >= 224)
 }
 
 fn is_public_v6(ip: Ipv6Addr) -> bool {
@@ -65,11 +58,8 @@ fn is_public_v6(ip: Ipv6Addr) -> bool {
     // NAT64 and 6to4 carry an IPv4 address, which decides.
     if (first, second) == (0x64, 0xff9b) || first == 0x2002 {
         let octets = ip.octets();
-        let embedded = if first == 0x2002 {
-            [octets[2], octets[3], octets[4], octets[5]]
-        } else {
-            [octets[12], octets[13], octets[14], octets[15]]
-        };
+        let embedded =
+            if first == 0x2002 { [octets[2], octets[3], octets[4], octets[5]] } else { [octets[12], octets[13], octets[14], octets[15]] };
         return is_public_v4(Ipv4Addr::from(embedded));
     }
     let unique_local = first & 0xfe00 == 0xfc00;
@@ -94,9 +84,30 @@ mod tests {
     #[test]
     fn addresses_that_are_not_public() {
         for ip in [
-            "127.0.0.1", "127.8.8.8", "0.0.0.0", "10.0.0.1", "172.16.0.1", "172.31.255.255", "192.168.1.1", "169.254.169.254",
-            "100.64.0.1", "198.18.0.1", "224.0.0.1", "255.255.255.255", "::", "::1", "fe80::1", "fc00::1", "fd12::1", "ff02::1",
-            "::ffff:127.0.0.1", "::ffff:169.254.169.254", "::127.0.0.1", "64:ff9b::7f00:1", "2002:7f00:1::", "fec0::1",
+            "127.0.0.1",
+            "127.8.8.8",
+            "0.0.0.0",
+            "10.0.0.1",
+            "172.16.0.1",
+            "172.31.255.255",
+            "192.168.1.1",
+            "169.254.169.254",
+            "100.64.0.1",
+            "198.18.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "fe80::1",
+            "fc00::1",
+            "fd12::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "::ffff:169.254.169.254",
+            "::127.0.0.1",
+            "64:ff9b::7f00:1",
+            "2002:7f00:1::",
+            "fec0::1",
         ] {
             assert!(!is_public(ip.parse().unwrap()), "{ip}");
         }

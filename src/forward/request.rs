@@ -128,6 +128,7 @@ fn no_answer(error: ureq::Error) -> NoAnswer {
 
 /// One short line; ureq's own texts name no credential, for the URL has none.
 fn why(error: &ureq::Error) -> String {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "ureq's errors grow with its releases")]
     match error {
         ureq::Error::Io(error) => error.to_string(),
         ureq::Error::Timeout(_) => "timed out".to_owned(),

@@ -44,11 +44,13 @@ pub(super) struct Wire {
     gave_up_sending: bool,
     /// Look for an answer while the request cannot go on.
     watching: bool,
+    /// Some of the answer came while the request was still being sent.
+    early: bool,
 }
 
 impl Wire {
     pub(super) fn new(stream: Arc<TcpStream>, tls: Option<Box<ClientConnection>>, peer: IpAddr) -> Self {
-        Self { stream, tls, peer, buffers: None, call: 0, head: Vec::new(), gave_up_sending: false, watching: false }
+        Self { stream, tls, peer, buffers: None, call: 0, head: Vec::new(), gave_up_sending: false, watching: false, early: false }
     }
 
     fn buffers(&mut self) -> &mut LazyBuffers {
@@ -83,6 +85,7 @@ impl Wire {
         self.call = now.call;
         self.head.clear();
         self.watching = true;
+        self.early = false;
         Ok(true)
     }
 
@@ -170,7 +173,8 @@ impl Wire {
         match self.receive_some() {
             // It has closed its side; it may read on.
             Ok(Some(0)) => self.watching = false,
-            Ok(_) => {}
+            Ok(Some(_)) => self.early = true,
+            Ok(None) => {}
             Err(Error::Io(error)) if matches!(kind(&error), Kind::Closed) => {
                 self.give_up_sending();
                 return Ok(());
@@ -252,6 +256,10 @@ impl Transport for Wire {
         if !self.head.is_empty() {
             // A request without a body.
             self.send(0)?;
+        }
+        // What came early is in the buffer: the connection may be closed behind it.
+        if std::mem::take(&mut self.early) {
+            return Ok(true);
         }
         loop {
             // TLS may have plaintext left from the last record.

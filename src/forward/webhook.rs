@@ -58,12 +58,7 @@ impl WebhookIdHasher {
 }
 
 /// The value of `Webhook-Signature`: one signature per secret, so that secrets can rotate.
-pub(super) fn signature<'a>(
-    secrets: &[Secret],
-    id: &str,
-    timestamp: u64,
-    body: impl Iterator<Item = &'a [u8]> + Clone,
-) -> String {
+pub(super) fn signature<'a>(secrets: &[Secret], id: &str, timestamp: u64, body: impl Iterator<Item = &'a [u8]> + Clone) -> String {
     let signatures = secrets.iter().map(|secret| {
         let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, &secret_octets(secret)));
         context.update(format!("{id}.{timestamp}.").as_bytes());

@@ -253,7 +253,7 @@ fn the_callback_is_told_the_spf_result() {
     client.envelope("alice@soft.spf.test", &["bob@example.test"]);
     client.data(&messages::simple("x", "text")).starts("250 ");
     let form: Vec<(String, String)> = url::form_urlencoded::parse(&authorizer.only().body).into_owned().collect();
-    assert!(form.contains(&("spf".to_owned(), "softfail".to_owned())), "{form:?}");
+    assert!(form.contains(&("spf[result]".to_owned(), "softfail".to_owned())), "{form:?}");
     // In `rfc822`, as fields of the request.
     let fields = &endpoint.only().fields;
     assert!(

@@ -1,0 +1,123 @@
+//! Endpoints over TLS, with an authority of the test's own.
+
+use super::*;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
+struct Authority {
+    issuer: Issuer<'static, KeyPair>,
+    /// Kept until the test ends.
+    file: tempfile::NamedTempFile,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let key = KeyPair::generate().unwrap();
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(params.self_signed(&key).unwrap().pem().as_bytes()).unwrap();
+        Self { issuer: Issuer::new(params, key), file }
+    }
+
+    fn server(&self, name: &str) -> Arc<ServerConfig> {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
+        let certificate = CertificateDer::from_pem_slice(certificate.pem().as_bytes()).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        Arc::new(builder.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap())
+    }
+
+    fn rig(&self, endpoint: &Endpoint) -> Rig {
+        let more = format!("ca_certificate = \"{}\"", self.file.path().display());
+        Rig::new(&route("r", &format!("https://{}/in", endpoint.address), &more))
+    }
+}
+
+type Stream = BufReader<StreamOwned<ServerConnection, TcpStream>>;
+
+fn endpoint(config: Arc<ServerConfig>, script: impl Fn(&mut Stream, &Mutex<Vec<Request>>) + Send + Sync + 'static) -> Endpoint {
+    Endpoint::start(move |talk| {
+        let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+        let mut stream = BufReader::new(StreamOwned::new(connection, talk.stream.try_clone().unwrap()));
+        script(&mut stream, &talk.seen);
+    })
+}
+
+fn serve(stream: &mut Stream, seen: &Mutex<Vec<Request>>) {
+    while let Some(request) = Request::whole(stream) {
+        seen.lock().unwrap().push(request);
+        stream.get_mut().write_all(OK.as_bytes()).unwrap();
+    }
+}
+
+#[test]
+fn a_routes_own_authority_and_a_connection_kept_alive() {
+    let authority = Authority::new();
+    let endpoint = endpoint(authority.server("127.0.0.1"), serve);
+    let rig = authority.rig(&endpoint);
+    for len in [0, 1, 100_000, 3_000_000, 5] {
+        let message = vec![b'm'; len];
+        assert_eq!(rig.send(&message).unwrap().status, 200, "{len}");
+        assert!(endpoint.requests().pop().unwrap().body == message, "{len}");
+    }
+    assert_eq!(endpoint.connections(), 1);
+}
+
+#[test]
+fn what_is_not_trusted_is_not_reached_and_gets_nothing() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let strange = endpoint(other.server("127.0.0.1"), serve);
+    let why = not_reached(authority.rig(&strange).send(b"m"));
+    assert!(why.contains("certificate"), "{why}");
+    let misnamed = endpoint(authority.server("app.example"), serve);
+    let why = not_reached(authority.rig(&misnamed).send(b"m"));
+    assert!(why.contains("certificate"), "{why}");
+    assert!(strange.requests().is_empty() && misnamed.requests().is_empty());
+    let plain = Endpoint::always(OK);
+    not_reached(authority.rig(&plain).send(b"m"));
+}
+
+#[test]
+fn a_handshake_that_hangs_ends_at_the_deadline() {
+    let authority = Authority::new();
+    let endpoint = Endpoint::start(Talk::wait_for_close);
+    let begun = Instant::now();
+    not_reached(authority.rig(&endpoint).send_within(Duration::from_millis(300), b"m"));
+    assert!(begun.elapsed() < Duration::from_secs(4));
+}
+
+#[test]
+fn an_early_answer_is_heard() {
+    let authority = Authority::new();
+    for closes in [true, false] {
+        let endpoint = endpoint(authority.server("127.0.0.1"), move |stream, _| {
+            Request::header(stream);
+            stream.get_mut().write_all(b"HTTP/1.1 413 Too Large\r\nContent-Length: 3\r\n\r\nbig").unwrap();
+            if !closes {
+                std::thread::park_timeout(PATIENCE);
+            }
+        });
+        let response = authority.rig(&endpoint).send(&vec![b'm'; 8_000_000]).unwrap();
+        assert_eq!((response.status, response.body.as_str()), (413, "big"), "closes: {closes}");
+    }
+}
+
+#[test]
+fn a_connection_closed_on_reuse_is_replaced() {
+    let authority = Authority::new();
+    let endpoint = endpoint(authority.server("127.0.0.1"), |stream, seen| {
+        seen.lock().unwrap().extend(Request::whole(stream));
+        stream.get_mut().write_all(OK.as_bytes()).unwrap();
+        Request::header(stream);
+    });
+    let rig = authority.rig(&endpoint);
+    for n in 1..=3 {
+        assert_eq!(rig.send(b"m").unwrap().status, 200);
+        assert_eq!(endpoint.connections(), n);
+    }
+}
