@@ -233,7 +233,7 @@ impl Writer {
             return Err(Fault::Io(self.shared.trouble()));
         }
         let result = work(self);
-        if let Err(fault @ (Fault::Full(_) | Fault::Damaged(_) | Fault::Io(_) | Fault::Lost)) = &result {
+        if let Err(fault @ (Fault::Full(_) | Fault::Damaged(_) | Fault::Io(_) | Fault::Disk(_) | Fault::Lost)) = &result {
             self.degrade(fault);
         }
         result

@@ -58,6 +58,8 @@ pub(super) enum Fault {
     Damaged(String),
     #[error("{0}")]
     Io(String),
+    #[error("{0}")]
+    Disk(io::Error),
     /// The file under the store's name is not the one that is open.
     #[error("the store's file was removed or replaced from outside")]
     Lost,
@@ -80,7 +82,7 @@ impl From<io::Error> for Fault {
             // redb's answers to a file that is none of its own, or cut short.
             Self::Damaged(error.to_string())
         } else {
-            Self::Io(error.to_string())
+            Self::Disk(error)
         }
     }
 }

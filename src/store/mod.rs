@@ -22,10 +22,10 @@ mod rewrite;
 mod schema;
 mod shared;
 mod tables;
-mod verify;
 #[cfg(test)]
 mod tests;
 mod trouble;
+mod verify;
 
 pub use disk::{Disk, FileStat, FileSystem, Lock};
 pub use error::{CommitFailed, StoreError};
@@ -150,9 +150,10 @@ impl Store {
     pub fn open_on(disk: Arc<dyn Disk>, config: &config::Store, stats: &Arc<Stats>, tuning: Tuning) -> Result<Arc<Self>, StoreError> {
         let files = Files { disk, path: config.path.clone() };
         let path = || config.path.clone();
-        let failed = |fault: Fault| match &fault {
+        let failed = |fault: Fault| match fault {
             Fault::Locked => StoreError::Locked(path()),
-            Fault::Newer(found) => StoreError::Newer { path: path(), found: *found, known: schema::STORE_VERSION },
+            Fault::Newer(found) => StoreError::Newer { path: path(), found, known: schema::STORE_VERSION },
+            Fault::Disk(source) => StoreError::Io { path: path(), source },
             Fault::Full(_) | Fault::Damaged(_) | Fault::Io(_) | Fault::Lost | Fault::Void | Fault::Closing => {
                 StoreError::Failed { path: path(), what: fault.to_string() }
             }

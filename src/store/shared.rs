@@ -105,7 +105,7 @@ impl Shared {
             Fault::Damaged(what) => StoreError::Damaged(what),
             Fault::Closing => StoreError::Closed,
             Fault::Full(what) | Fault::Io(what) => StoreError::Degraded(what),
-            Fault::Lost | Fault::Newer(_) | Fault::Locked | Fault::Void => StoreError::Degraded(fault.to_string()),
+            Fault::Disk(_) | Fault::Lost | Fault::Newer(_) | Fault::Locked | Fault::Void => StoreError::Degraded(fault.to_string()),
         }
     }
 

@@ -254,7 +254,10 @@ fn a_second_daemon_on_the_same_store_is_refused_in_one_line() {
 fn a_place_that_cannot_be_written_is_refused_in_one_line() {
     let place = Place::new();
     std::fs::write(place.directory(), "a file where the directory should be").unwrap();
-    let line = Store::open(&place.config, &place.stats).err().unwrap().to_string();
+    let refused = Store::open(&place.config, &place.stats).err().unwrap();
+    // The kind is what the exit code is made of.
+    assert!(matches!(&refused, StoreError::Io { source, .. } if source.kind() == io::ErrorKind::AlreadyExists), "{refused:?}");
+    let line = refused.to_string();
     assert!(line.contains("records.redb") && !line.contains('\n'), "{line}");
 }
 
