@@ -97,15 +97,15 @@ impl App {
     async fn store<T: Send + 'static>(
         &self,
         call: impl FnOnce(&Store) -> Result<T, crate::store::StoreError> + Send + 'static,
-    ) -> Result<T, answer::Problem> {
+    ) -> Result<T, Problem> {
         let Ok(Ok(_turn)) = tokio::time::timeout(STORE_WAIT, self.store_calls.acquire()).await else {
-            return Err(answer::Problem::unavailable("the store is busy with other requests; try again"));
+            return Err(Problem::unavailable("the store is busy with other requests; try again"));
         };
         let store = Arc::clone(&self.deps.store);
         match tokio::task::spawn_blocking(move || call(&store)).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => Err(error.into()),
-            Err(_) => Err(answer::Problem::internal("the store's call ended with a panic")),
+            Err(_) => Err(Problem::internal("the store's call ended with a panic")),
         }
     }
 }
