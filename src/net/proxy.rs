@@ -1,7 +1,7 @@
 //! The PROXY protocol's header, versions 1 and 2: who the proxy's client is. Pure; reads no more than a bounded prefix.
 
 use crate::envelope::Peer;
-use ppp::{HeaderResult, PartialResult, v1, v2};
+use ppp::{PartialResult, v1, v2};
 use std::net::IpAddr;
 
 const V1_START: &[u8] = b"PROXY ";
@@ -23,38 +23,41 @@ pub enum Header {
     Invalid,
 }
 
-/// Parses the header at the start of `input`.
+/// Parses the header at the start of `input`. The answer does not depend on how much of what follows has come with it.
 #[must_use]
 pub fn parse(input: &[u8]) -> Header {
-    let Some(limit) = limit(input) else { return Header::Invalid };
-    let incomplete = if input.len() < limit { Header::Incomplete } else { Header::Invalid };
-    // A line is looked at when it is whole: the parser calls some beginnings of good lines invalid.
-    if limit == V1_MAX && memchr::memchr(b'\n', input.get(..limit).unwrap_or(input)).is_none() {
-        return incomplete;
-    }
-    let parsed = HeaderResult::parse(input);
-    if parsed.is_incomplete() {
-        return incomplete;
-    }
-    match parsed {
-        HeaderResult::V1(Ok(header)) => Header::Complete { peer: v1_peer(&header.addresses), used: header.header.len() },
-        HeaderResult::V2(Ok(header)) if header.len() <= V2_MAX => {
-            let peer = if header.command == v2::Command::Proxy { v2_peer(&header.addresses) } else { None };
-            Header::Complete { peer, used: header.len() }
-        }
-        HeaderResult::V1(Err(_)) | HeaderResult::V2(_) => Header::Invalid,
+    let starts = |magic: &[u8]| input.iter().zip(magic).all(|(octet, wanted)| octet == wanted);
+    if starts(V1_START) {
+        version_1(input)
+    } else if starts(V2_START) {
+        version_2(input)
+    } else {
+        Header::Invalid
     }
 }
 
-/// How long a header that starts like this may get; `None` if no header starts so.
-fn limit(input: &[u8]) -> Option<usize> {
-    let starts = |magic: &[u8]| input.iter().zip(magic).all(|(octet, wanted)| octet == wanted);
-    if starts(V1_START) {
-        Some(V1_MAX)
-    } else if starts(V2_START) {
-        Some(V2_MAX)
-    } else {
-        None
+/// A line is looked at when it is whole, and without what follows: the parser calls some beginnings of good lines invalid. It also takes
+/// a blank and LF for CRLF.
+fn version_1(input: &[u8]) -> Header {
+    let bounded = input.get(..V1_MAX).unwrap_or(input);
+    let Some(end) = memchr::memchr(b'\n', bounded) else {
+        return if input.len() < V1_MAX { Header::Incomplete } else { Header::Invalid };
+    };
+    let line = bounded.get(..=end).unwrap_or(bounded);
+    match v1::Header::try_from(line) {
+        Ok(header) if line.ends_with(b"\r\n") => Header::Complete { peer: v1_peer(&header.addresses), used: line.len() },
+        Ok(_) | Err(_) => Header::Invalid,
+    }
+}
+
+fn version_2(input: &[u8]) -> Header {
+    match v2::Header::try_from(input) {
+        Ok(header) if header.len() <= V2_MAX => {
+            let peer = if header.command == v2::Command::Proxy { v2_peer(&header.addresses) } else { None };
+            Header::Complete { peer, used: header.len() }
+        }
+        Err(error) if error.is_incomplete() && input.len() < V2_MAX => Header::Incomplete,
+        Ok(_) | Err(_) => Header::Invalid,
     }
 }
 
@@ -107,7 +110,14 @@ mod tests {
         assert_eq!(parse(line), Header::Complete { peer: client("2001:db8::7", 12345), used: line.len() });
         assert_eq!(parse(b"PROXY UNKNOWN\r\n"), Header::Complete { peer: None, used: 15 });
         assert_eq!(parse(b"PROXY TCP4 192.0.2.7"), Header::Incomplete);
-        assert_eq!(parse(b"PROXY TCP4 nonsense 198.51.100.1 1 25\r\n"), Header::Invalid);
+        for line in [
+            "PROXY TCP4 nonsense 198.51.100.1 1 25\r\n",
+            "PROXY UNKNOWN\n",
+            "PROXY UNKNOWN a \n",
+            "PROXY TCP4 192.0.2.7 198.51.100.1 1 25 \n",
+        ] {
+            assert_eq!(parse(line.as_bytes()), Header::Invalid, "{line:?}");
+        }
         assert_eq!(parse(&[b"PROXY TCP4 ".as_slice(), &[b'1'; 200]].concat()), Header::Invalid);
     }
 

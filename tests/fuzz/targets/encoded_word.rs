@@ -30,9 +30,11 @@ pub fn run(octets: &[u8]) {
     assert_eq!(decode(b.join("\r\n ").as_bytes()), expected, "B");
 }
 
-/// What may be seen of a text that came out of words: blanks at its ends are kept.
+/// What may be seen of a text that came out of words: blanks at its ends are kept, a byte order mark is none of it.
 fn shown(text: &str) -> String {
-    text.chars()
+    text.strip_prefix('\u{feff}')
+        .unwrap_or(text)
+        .chars()
         .map(|c| match c {
             '\0' => '\u{fffd}',
             c if is_line_control(c) => ' ',
