@@ -75,6 +75,7 @@ pub(super) async fn serve(ring: Rc<RingState>, conn: Conn, peer: Peer, admission
 }
 
 impl Connection {
+    /// What a message or a handshake needs to wait is boxed, so that an idle connection holds no room for it.
     async fn run(&mut self) -> Result<(), Ended> {
         self.session.greet(&mut self.out);
         loop {
@@ -87,13 +88,13 @@ impl Connection {
                         return Ok(());
                     }
                 }
-                Need::Recipient(mailbox) => self.recipient(&mailbox).await,
+                Need::Recipient(mailbox) => Box::pin(self.recipient(&mailbox)).await,
                 Need::Data => {
                     let verdict = self.begin();
                     let accepted = verdict.is_ok();
                     self.session.begin(verdict, &mut self.out);
                     if accepted {
-                        self.take_data().await?;
+                        Box::pin(self.take_data()).await?;
                     }
                 }
                 Need::Chunk { first, .. } => {
@@ -101,9 +102,9 @@ impl Connection {
                         let verdict = self.begin();
                         self.session.begin(verdict, &mut self.out);
                     }
-                    self.take_data().await?;
+                    Box::pin(self.take_data()).await?;
                 }
-                Need::Tls => self.start_tls().await?,
+                Need::Tls => Box::pin(self.start_tls()).await?,
                 Need::Close => return self.flush().await,
             }
         }

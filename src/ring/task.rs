@@ -70,9 +70,10 @@ pub fn run<F: Future>(main: F) -> io::Result<F::Output> {
 pub fn spawn(task: impl Future<Output = ()> + 'static) {
     let id = RING.with(|ring| ring.next_task.replace(ring.next_task.get() + 1));
     let listed = Listed(id);
+    // Pinned on the heap: pinned inside the block below it would be there twice, as what is captured and as what runs.
+    let mut task = Box::pin(task);
     let handle = tokio_uring::spawn(async move {
         let _listed = listed;
-        let mut task = pin!(task);
         let task = poll_fn(|cx| {
             let _in_task = InTask::new();
             task.as_mut().poll(cx)
