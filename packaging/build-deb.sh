@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Builds the Debian package: the program, its manual page and completions, the package around them. Prints where it is.
 #
+# PROFILE=dev packs the development build, for the tests.
+#
 # Needs cargo-deb (cargo install cargo-deb --version 3.8.0 --locked), and looks the result over with lintian where there is one.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,13 +14,14 @@ command -v cargo-deb >/dev/null || {
 # Builds of one source are the same, octet by octet: times in the package are the commit's.
 export SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}"
 
-cargo build --release --locked --bin mailsluice
+profile="${PROFILE:-release}"
+cargo build --profile "$profile" --locked --bin mailsluice
 
 # What the program knows about itself; the assets of [package.metadata.deb] name these files.
 made=target/package
 rm -rf "$made"
 mkdir -p "$made"
-program=target/release/mailsluice
+case "$profile" in dev) program=target/debug/mailsluice ;; *) program=target/$profile/mailsluice ;; esac
 "$program" generate man | gzip -9n >"$made/mailsluice.8.gz"
 "$program" generate bash >"$made/mailsluice.bash"
 "$program" generate zsh >"$made/_mailsluice"
@@ -27,7 +30,7 @@ gzip -9n <packaging/debian/changelog >"$made/changelog.gz"
 gzip -9n <packaging/prometheus/mailsluice.rules.yml >"$made/mailsluice.rules.yml.gz"
 gzip -9n <packaging/grafana/mailsluice.json >"$made/mailsluice.grafana.json.gz"
 
-package="$(cargo deb --no-build --locked "$@" | tail -n 1)"
+package="$(cargo deb --no-build --locked --profile "$profile" "$@" | tail -n 1)"
 if command -v lintian >/dev/null; then
     lintian --fail-on error,warning "$package"
 else

@@ -51,6 +51,14 @@ if ! cmp -s <(echo "$modules") "$venv/installed" && /usr/bin/python3 -c 'import 
     fi
 fi
 
+# Programs of crates, built here.
+for crate in $(wanted cargo); do
+    if [ ! -x "$peers/cargo/bin/${crate%%@*}" ]; then
+        echo "tests: installing $crate"
+        cargo install -q --locked --root "$peers/cargo" "$crate" </dev/null >>"$log" 2>&1 || true
+    fi
+done
+
 # Which groups of tests have to be skipped?
 modules_there=$("$venv/bin/pip" freeze 2>>"$log" | tr 'A-Z_' 'a-z-' || true)
 skip=()
@@ -59,14 +67,15 @@ while read -r kind name group; do
     case $kind in
     apt) installed "$name" && continue ;;
     pip) grep -qxF -- "$(tr 'A-Z_' 'a-z-' <<<"$name")" <<<"$modules_there" && continue ;;
+    cargo) [ -x "$peers/cargo/bin/${name%%@*}" ] && continue ;;
     *) continue ;;
     esac
     absent+=("$kind $name")
     [ "$group" = - ] || skip+=(--skip "peers::$group::")
 done <tests/peers.list
 if [ "$(id -u)" != 0 ]; then
-    echo "tests: NOT ROOT: tests with small file systems, other users and Postfix are skipped" >&2
-    skip+=(--skip peers::machine:: --skip peers::postfix::)
+    echo "tests: NOT ROOT: tests with small file systems, other users, Postfix and the package are skipped" >&2
+    skip+=(--skip peers::machine:: --skip peers::postfix:: --skip peers::package::)
 fi
 for thing in "${absent[@]}"; do
     echo "tests: NOT AVAILABLE: $thing (see $log): what needs it is skipped" >&2

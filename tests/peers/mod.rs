@@ -4,6 +4,7 @@ mod chromium;
 mod dns;
 mod haproxy;
 mod machine;
+mod package;
 mod postfix;
 mod prometheus;
 mod python;

@@ -1,0 +1,218 @@
+//! The Debian package: built, looked over by lintian, and taken through its life in a clean Debian 12 tree.
+
+use crate::support::Client;
+use crate::support::admin::Admin;
+use crate::support::client::deliver;
+use crate::support::process::{Process, enter_a_network_of_its_own, run};
+use crate::support::{Answer, Endpoint, PATIENCE, eventually, messages};
+use nix::sys::signal::Signal;
+use std::collections::BTreeMap;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use tempfile::TempDir;
+
+const SLOW: Duration = Duration::from_secs(600);
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The package of the development build, under this version, built once. `build-deb.sh` ends with lintian, which must find nothing.
+#[track_caller]
+fn package(version: &'static str) -> PathBuf {
+    static BUILT: Mutex<BTreeMap<&str, PathBuf>> = Mutex::new(BTreeMap::new());
+    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
+    built.entry(version).or_insert_with(|| build(version)).clone()
+}
+
+fn build(version: &str) -> PathBuf {
+    let path = format!("{}:{}", root().join("target/peers/cargo/bin").display(), std::env::var("PATH").unwrap());
+    let output = root().join(format!("target/peers/mailsluice_{version}_amd64.deb"));
+    let mut command = Command::new(root().join("packaging/build-deb.sh"));
+    command.env("PATH", path).env("PROFILE", "dev").args(["--fast", "--deb-version", version, "--output"]).arg(&output);
+    run(&mut command, SLOW).ok();
+    output
+}
+
+/// A Debian 12 with nothing in it, made once and copied for each use.
+struct Tree(TempDir);
+
+impl Tree {
+    fn new() -> Self {
+        let made = root().join("target/peers/debian12");
+        if !made.join("usr/bin/dpkg").exists() {
+            let mut command = Command::new(super::program("debootstrap"));
+            command.args(["--variant=minbase", "--include=systemd,ca-certificates", "bookworm"]).arg(&made);
+            run(command.arg("http://deb.debian.org/debian"), SLOW).ok();
+        }
+        let tree =
+            tempfile::Builder::new().permissions(std::fs::Permissions::from_mode(0o755)).tempdir_in(root().join("target/peers")).unwrap();
+        run(Command::new("cp").arg("-a").arg(made.join(".")).arg(tree.path()), SLOW).ok();
+        Self(tree)
+    }
+
+    fn at(&self, path: &str) -> PathBuf {
+        self.0.path().join(path)
+    }
+
+    /// Runs a command inside, with a `/proc` of its own.
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", "mount -t proc proc \"$0/proc\" && exec chroot \"$0\" \"$@\""]).arg(self.0.path());
+        command.args(arguments).env_clear().env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin").env("DEBIAN_FRONTEND", "noninteractive");
+        command
+    }
+
+    #[track_caller]
+    fn dpkg(&self, arguments: &[&str]) {
+        run(self.command(&["dpkg"]).args(arguments), SLOW).ok();
+    }
+
+    #[track_caller]
+    fn install(&self, package: &Path) {
+        std::fs::copy(package, self.at("tmp/package.deb")).unwrap();
+        // As `dpkg -i` by hand, without a terminal: an edited configuration is kept.
+        self.dpkg(&["--force-confold", "-i", "/tmp/package.deb"]);
+    }
+
+    /// Starts the daemon as its own user, with nothing but the right to take port 25.
+    fn serve(&self) -> Process {
+        let mut command = self.command(&[
+            "setpriv",
+            "--reuid=mailsluice",
+            "--regid=mailsluice",
+            "--init-groups",
+            "--inh-caps=+net_bind_service",
+            "--ambient-caps=+net_bind_service",
+            "--bounding-set=-all,+net_bind_service",
+            "--no-new-privs",
+            "/usr/bin/mailsluice",
+            "serve",
+            "--config",
+            "/etc/mailsluice/mailsluice.toml",
+        ]);
+        Process::start(&mut command)
+    }
+}
+
+#[test]
+fn its_whole_life() {
+    let (older, newer) = (package("0.0.9"), package("0.1.0"));
+    let tree = Tree::new();
+    std::thread::spawn(move || {
+        // Port 25 of a network that is ours alone.
+        enter_a_network_of_its_own();
+        life(&tree, &older, &newer);
+    })
+    .join()
+    .unwrap();
+}
+
+fn life(tree: &Tree, older: &Path, newer: &Path) {
+    tree.install(older);
+    for file in [
+        "usr/bin/mailsluice",
+        "etc/mailsluice/mailsluice.toml",
+        "usr/lib/sysctl.d/60-mailsluice.conf",
+        "usr/share/man/man8/mailsluice.8.gz",
+        "usr/share/bash-completion/completions/mailsluice",
+        "usr/share/doc/mailsluice/copyright",
+    ] {
+        assert!(tree.at(file).is_file(), "{file}");
+    }
+    for unit in ["mailsluice.service", "mailsluice.socket"] {
+        assert!(["lib", "usr/lib"].iter().any(|lib| tree.at(&format!("{lib}/systemd/system/{unit}")).is_file()), "{unit}");
+    }
+    // The configuration may hold secrets; nothing runs that is not configured.
+    let configuration = tree.at("etc/mailsluice/mailsluice.toml");
+    let metadata = std::fs::metadata(&configuration).unwrap();
+    assert_eq!((metadata.mode() & 0o777, metadata.uid()), (0o640, 0));
+    let enabled = run(Command::new("find").arg(tree.at("etc/systemd/system")).args(["-name", "mailsluice*"]), PATIENCE).ok();
+    assert_eq!(enabled, "");
+    let refused = run(&mut tree.command(&["mailsluice", "check", "--config", "/etc/mailsluice/mailsluice.toml"]), PATIENCE);
+    assert_eq!(refused.code, Some(78), "{refused:?}");
+    assert!(refused.err.contains("[[route]]"), "{refused:?}");
+
+    // Edited, checked, inspected, started on port 25 as its own user.
+    let endpoint = Endpoint::with(|_| Answer::status(200)).start();
+    let mut text = std::fs::read_to_string(&configuration).unwrap();
+    text.push_str(&format!("\n[[route]]\nname = \"all\"\nrecipients = [\"*\"]\nurl = \"{}\"\n", endpoint.url("/in")));
+    std::fs::write(&configuration, &text).unwrap();
+    run(&mut tree.command(&["mailsluice", "check", "--config", "/etc/mailsluice/mailsluice.toml"]), PATIENCE).ok();
+    let findings = run(&mut tree.command(&["mailsluice", "doctor", "--config", "/etc/mailsluice/mailsluice.toml"]), PATIENCE);
+    assert!(findings.out.contains("io_uring") && !findings.err.contains("panic"), "{findings:?}");
+    prepare_state(tree);
+    receive_one(tree, 1);
+
+    // An upgrade keeps the configuration and the store.
+    tree.install(newer);
+    assert_eq!(std::fs::read_to_string(&configuration).unwrap(), text);
+    receive_one(tree, 2);
+
+    tree.dpkg(&["-r", "mailsluice"]);
+    assert!(!tree.at("usr/bin/mailsluice").exists());
+    assert!(configuration.exists() && tree.at("var/lib/mailsluice/records.redb").exists(), "removing keeps the records");
+    tree.dpkg(&["-P", "mailsluice"]);
+    assert!(!tree.at("etc/mailsluice").exists() && !tree.at("var/lib/mailsluice").exists(), "purging removes them");
+}
+
+/// What systemd does before the start: `StateDirectory=`.
+fn prepare_state(tree: &Tree) {
+    let state = tree.at("var/lib/mailsluice");
+    std::fs::create_dir_all(&state).unwrap();
+    run(&mut tree.command(&["chown", "mailsluice:mailsluice", "/var/lib/mailsluice"]), PATIENCE).ok();
+    std::fs::set_permissions(&state, std::fs::Permissions::from_mode(0o700)).unwrap();
+}
+
+/// One message over port 25; afterwards the store has so many records.
+#[track_caller]
+fn receive_one(tree: &Tree, records: usize) {
+    let mut daemon = tree.serve();
+    let smtp = "127.0.0.1:25".parse().unwrap();
+    eventually("port 25", || Client::try_connect(smtp).ok()?.try_reply().ok());
+    deliver(smtp, "a@sender.test", &["b@example.test"], &messages::simple(&format!("n{records}"), "text")).starts("250 2.0.0 Ok: ");
+    assert_eq!(Admin::new("127.0.0.1:8025").records("").len(), records);
+    daemon.signal(Signal::SIGTERM);
+    assert_eq!(daemon.wait(PATIENCE).code(), Some(0), "{}", daemon.lines.text());
+}
+
+#[test]
+fn the_units_are_sound_and_shut() {
+    let unit = root().join("systemd/mailsluice.service");
+    // At or below 1.5 of 10.
+    let mut security = Command::new("systemd-analyze");
+    security.args(["security", "--offline=true", "--no-pager", "--threshold=15"]).arg(&unit);
+    let finished = run(&mut security, PATIENCE);
+    assert_eq!(finished.code, Some(0), "{}{}", finished.out, finished.err);
+    let tree = Tree::new();
+    tree.install(&package("0.1.0"));
+    for unit in ["mailsluice.service", "mailsluice.socket"] {
+        let checked = run(tree.command(&["systemd-analyze", "verify", "--man=no"]).arg(unit), PATIENCE);
+        let ours: Vec<&str> = checked.err.lines().filter(|line| line.contains("mailsluice")).collect();
+        assert!(ours.is_empty(), "{ours:?}");
+    }
+}
+
+#[test]
+fn manual_and_completions_load() {
+    drop(package("0.1.0"));
+    let made = root().join("target/package");
+    let man = run(
+        Command::new("man").args(["--warnings", "-E", "UTF-8", "-l"]).arg(made.join("mailsluice.8.gz")).env("MANPAGER", "cat"),
+        PATIENCE,
+    );
+    assert!(man.code == Some(0) && man.err.is_empty(), "{man:?}");
+    for part in ["mailsluice", "--config", "forget", "doctor"] {
+        assert!(man.out.contains(part), "{part}");
+    }
+    let bash = format!("source '{}' && complete -p mailsluice", made.join("mailsluice.bash").display());
+    assert!(run(Command::new("bash").args(["--norc", "-c", &bash]), PATIENCE).ok().contains("mailsluice"));
+    let zsh =
+        format!("autoload -U compinit && compinit -D -u && fpath=('{}' $fpath) && autoload +X _mailsluice && echo loaded", made.display());
+    assert!(run(Command::new("zsh").args(["-f", "-c", &zsh]), PATIENCE).ok().contains("loaded"));
+    let fish = format!("source '{}'; complete -C 'mailsluice rec'", made.join("mailsluice.fish").display());
+    assert!(run(Command::new("fish").args(["--no-config", "-c", &fish]), PATIENCE).ok().contains("records"));
+}
