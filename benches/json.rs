@@ -25,7 +25,9 @@ const ATTACHMENT: usize = 760 * 1024;
 
 fn message() -> Vec<u8> {
     let mut message = support::header_block(3);
-    message.extend_from_slice(b"Content-Type: multipart/mixed; boundary=\"edge\"\r\n\r\n--edge\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n");
+    message.extend_from_slice(
+        b"Content-Type: multipart/mixed; boundary=\"edge\"\r\n\r\n--edge\r\nContent-Type: text/plain; charset=utf-8\r\n\r\n",
+    );
     message.extend_from_slice(&support::lines(4096));
     message.extend_from_slice(
         b"\r\n--edge\r\nContent-Type: application/pdf; name=\"report.pdf\"\r\nContent-Disposition: attachment; filename=\"report.pdf\"\r\n\
