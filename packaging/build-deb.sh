@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Builds the Debian package: the program, its manual page and completions, the package around them. Prints where it is.
 #
-# PROFILE=dev packs the development build, for the tests.
+# PROFILE=dev packs the development build that is there, for the tests.
 #
 # Needs cargo-deb (cargo install cargo-deb --version 3.8.0 --locked), and looks the result over with lintian where there is one.
 set -euo pipefail
@@ -15,7 +15,7 @@ command -v cargo-deb >/dev/null || {
 export SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}"
 
 profile="${PROFILE:-release}"
-cargo build --profile "$profile" --locked --bin mailsluice
+[ "$profile" = dev ] || cargo build --profile "$profile" --locked --bin mailsluice
 
 # What the program knows about itself; the assets of [package.metadata.deb] name these files.
 made=target/package
