@@ -36,11 +36,20 @@ struct Kept {
     hasher: Box<WebhookIdHasher>,
     /// `body[..hashed]` is in the hash: all that is clean, but under `normalize`, where the last clean octet may still change.
     hashed: usize,
+    /// `max_message_size`: beyond it the session drops what is in the body.
+    size_max: usize,
+    /// Taken just before that.
+    fields: Option<Fields>,
 }
 
-/// The logged fields of a message whose body has been given back.
+/// A message whose body has been given back.
 struct Dropped {
     envelope: Envelope,
+    fields: Fields,
+}
+
+/// The logged fields of a message that is refused while it comes.
+struct Fields {
     message_id: Option<String>,
     subject: Option<String>,
     webhook_id: String,
@@ -72,7 +81,15 @@ impl Incoming {
         Ok(Self {
             began: Instant::now(),
             pace: Pace::new(limits),
-            kept: Some(Kept { envelope, body, clean: 0, hasher, hashed: 0 }),
+            kept: Some(Kept {
+                envelope,
+                body,
+                clean: 0,
+                hasher,
+                hashed: 0,
+                size_max: usize::try_from(limits.max_message_size).unwrap_or(usize::MAX),
+                fields: None,
+            }),
             dropped: None,
         })
     }
@@ -168,32 +185,26 @@ impl Incoming {
 
     /// Gives the body back and keeps what the record needs; returns the octets that were not clean yet.
     fn drop_body(&mut self) -> Vec<u8> {
-        let Some(kept) = self.kept.take() else { return Vec::new() };
-        let octets = kept.body.octets();
-        let clean = kept.clean.min(octets.len());
-        let (message, waiting) = octets.split_at_checked(clean).unwrap_or((octets, &[]));
-        let block = header::scan(message);
-        // The octets that came differ from attempt to attempt; the header block stands for the message.
-        let mut hasher = kept.hasher.restarted();
-        hasher.update(message.get(..block.len).unwrap_or_default());
-        self.dropped = Some(Dropped {
-            message_id: block.message_id.map(header::message_id_text),
-            subject: block.subject.map(header::subject_text),
-            webhook_id: hasher.finish(),
-            envelope: kept.envelope,
-        });
-        waiting.to_vec()
+        let Some(mut kept) = self.kept.take() else { return Vec::new() };
+        let fields = kept.fields.take().unwrap_or_else(|| kept.fields());
+        let waiting = kept.body.octets().get(kept.clean..).unwrap_or_default().to_vec();
+        self.dropped = Some(Dropped { envelope: kept.envelope, fields });
+        waiting
     }
 
     /// Scans the message; the first refusal wins: the session's, then the header block's size, then a loop.
     /// `None`: the message was never taken, so there is nothing to record.
     pub(super) fn finish(mut self, refused: Option<Reply>, limits: &Smtp, stats: &Stats) -> Option<Finished> {
         if let Some(dropped) = self.dropped.take() {
-            let Dropped { envelope, message_id, subject, webhook_id } = dropped;
+            let Dropped { envelope, fields: Fields { message_id, subject, webhook_id } } = dropped;
             let refusal = Some(refused.unwrap_or(reply::OUT_OF_MEMORY));
             return Some(Finished { envelope, body: None, header_len: 0, message_id, subject, webhook_id, refusal });
         }
         let mut kept = self.kept.take()?;
+        if let (Some(refusal), Some(Fields { message_id, subject, webhook_id })) = (&refused, kept.fields.take()) {
+            let refusal = Some(refusal.clone());
+            return Some(Finished { envelope: kept.envelope, body: None, header_len: 0, message_id, subject, webhook_id, refusal });
+        }
         kept.hash(false);
         let block = header::scan(kept.body.octets());
         let mut refusal = refused;
@@ -219,6 +230,20 @@ impl Incoming {
 }
 
 impl Kept {
+    /// The fields as far as the header block has come. The octets that come of a refused message differ from attempt to attempt:
+    /// the header block stands for it in the Webhook-Id.
+    fn fields(&self) -> Fields {
+        let octets = self.body.octets();
+        let block = header::scan(octets);
+        let mut hasher = self.hasher.restarted();
+        hasher.update(octets.get(..block.len).unwrap_or_default());
+        Fields {
+            message_id: block.message_id.map(header::message_id_text),
+            subject: block.subject.map(header::subject_text),
+            webhook_id: hasher.finish(),
+        }
+    }
+
     fn hash(&mut self, all_but_one: bool) {
         let end = self.clean.saturating_sub(usize::from(all_but_one));
         if let Some(octets) = self.body.octets().get(self.hashed..end) {
@@ -235,6 +260,9 @@ impl Kept {
             stats.messages.refused_memory.add(1);
             session.refuse_data(reply::OUT_OF_MEMORY);
             return (Progress::More, Vec::new());
+        }
+        if filled > self.size_max && self.fields.is_none() {
+            self.fields = Some(self.fields());
         }
         let advance = session.data(self.body.octets_mut(), clean, filled, out);
         stats.bytes_received.add(u64::try_from(advance.clean.saturating_sub(clean)).unwrap_or(0));

@@ -1,6 +1,6 @@
 //! The record: each field, from where the contract says.
 
-use crate::support::client::deliver;
+use crate::support::client::{deliver, stuffed};
 use crate::support::{Answer, Client, Config, Daemon, Endpoint, messages};
 use serde_json::json;
 
@@ -53,7 +53,18 @@ fn a_message_refused_for_its_size_while_sending_has_a_record() {
     let record = daemon.admin.records("").remove(0);
     assert_eq!((&record["outcome"], &record["server_response"]["status"]), (&json!("rejected"), &json!(0)));
     assert!(record["reply"].as_str().unwrap().starts_with("552 5.3.4 "));
-    assert_eq!(daemon.admin.stat("messages.refused.size"), 1);
+    assert_eq!(record["subject"], "big");
+    assert!(record["message_id"].as_str().is_some_and(|id| id.contains("big")), "{record}");
+    // The sender's next attempt is the same message, however its octets were cut.
+    let mut client = Client::connect(daemon.smtp());
+    client.envelope("a@sender.test", &["b@example.test"]);
+    client.expect("DATA", "354 ");
+    for part in stuffed(&messages::of_size("big", 70_000)).chunks(30_000) {
+        client.send(part);
+    }
+    client.reply().starts("552 5.3.4 ");
+    assert_eq!(daemon.admin.records("").remove(0)["webhook_id"], record["webhook_id"]);
+    assert_eq!(daemon.admin.stat("messages.refused.size"), 2);
 }
 
 #[test]
