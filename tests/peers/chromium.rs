@@ -153,6 +153,14 @@ fn the_page_under_load() {
         let text = browser.text();
         (text.contains("needle-in-a-haystack") && !text.contains("came-live")).then_some(())
     });
+    // A row opens its record, with all attempts of its message.
+    let id = daemon.admin.records("sender=first@sender.test").remove(0)["id"].as_str().unwrap().to_owned();
+    browser.eval(&format!("void (location.hash = 'record={id}')"));
+    eventually("the record's detail", || {
+        let open = browser.eval("document.querySelector('#detail').open") == true;
+        let text = browser.eval("document.querySelector('#detail').innerText");
+        (open && text.as_str().is_some_and(|text| text.contains(&id) && text.contains("first@sender.test"))).then_some(())
+    });
     clean(&browser, &daemon);
 }
 
