@@ -37,7 +37,7 @@ fn greeted() -> Session {
     session
 }
 
-fn transaction(session: &mut Session, data: &mut Vec<u8>, out: &mut Vec<u8>) {
+fn transaction(session: &mut Session, data: &mut [u8], out: &mut Vec<u8>) {
     let mut input: &[u8] = b"MAIL FROM:<bob@example.org> SIZE=64\r\nRCPT TO:<anna@example.com>\r\nDATA\r\n";
     loop {
         let (used, need) = session.feed(input, out);

@@ -1,7 +1,7 @@
 //! What several benches send: made-up messages of a given size, the same at every run.
 
 /// A header block as a relayed message has it, about 1.5 KiB per `hops` of 3.
-pub fn header_block(hops: usize) -> Vec<u8> {
+pub(crate) fn header_block(hops: usize) -> Vec<u8> {
     let mut block = String::new();
     for hop in 0..hops {
         block.push_str(&format!(
@@ -24,14 +24,14 @@ pub fn header_block(hops: usize) -> Vec<u8> {
 
 /// Text lines of 76 octets; none needs stuffing.
 #[allow(dead_code, reason = "each bench is a crate of its own and uses what it needs")]
-pub fn lines(octets: usize) -> Vec<u8> {
+pub(crate) fn lines(octets: usize) -> Vec<u8> {
     let line = b"The quick brown fox jumps over the lazy dog, and then it takes a long nap.\r\n";
     line.iter().copied().cycle().take(octets / line.len() * line.len()).collect()
 }
 
 /// A plain message of about this many octets.
 #[allow(dead_code, reason = "each bench is a crate of its own and uses what it needs")]
-pub fn plain(octets: usize) -> Vec<u8> {
+pub(crate) fn plain(octets: usize) -> Vec<u8> {
     let mut message = header_block(3);
     message.extend_from_slice(b"\r\n");
     let rest = octets.saturating_sub(message.len());

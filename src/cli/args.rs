@@ -63,16 +63,16 @@ pub(super) struct Doctor {
 
 #[derive(Group)]
 pub(super) struct Send {
-    /// A recipient; more than once for several [default: one that the first route takes]
+    /// A recipient; more than once for several (default: one that the first route takes)
     #[arg(long, value_name = "ADDR")]
     pub(super) to: Vec<String>,
-    /// The reverse-path; "" for the null one [default: sender@ this machine]
+    /// The reverse-path; "" for the null one (default: sender@ this machine)
     #[arg(long, value_name = "ADDR")]
     pub(super) from: Option<String>,
-    /// Where to submit [default: the first smtp.listen of the configuration]
+    /// Where to submit (default: the first smtp.listen of the configuration)
     #[arg(long, value_name = "HOST:PORT")]
     pub(super) server: Option<String>,
-    /// Messages to send, "-" for standard input [default: a sample message]
+    /// Messages to send, "-" for standard input (default: a sample message)
     #[arg(value_name = "FILE.eml")]
     pub(super) files: Vec<PathBuf>,
 }
@@ -80,10 +80,10 @@ pub(super) struct Send {
 /// How to reach the running daemon.
 #[derive(Group)]
 pub(super) struct Admin {
-    /// The daemon's admin address: http://HOST:PORT or unix:/PATH [default: admin.listen of the configuration]
+    /// The daemon's admin address: http://HOST:PORT or unix:/PATH (default: admin.listen of the configuration)
     #[arg(long, value_name = "URL")]
     pub(super) admin: Option<String>,
-    /// A file with the admin token [default: admin.token_file of the configuration]
+    /// A file with the admin token (default: admin.token_file of the configuration)
     #[arg(long, value_name = "FILE")]
     pub(super) token_file: Option<PathBuf>,
 }
