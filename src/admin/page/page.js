@@ -200,7 +200,6 @@ function start() {
   every(HISTOGRAMS_EVERY, showHistograms);
   every(SERIES_EVERY, loadSeries);
   if (inspector.open) every(STATS_EVERY * 2, loadRequests);
-  run(loadRecords);
   run(() => followRecords(live.follow.signal));
 }
 

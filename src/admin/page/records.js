@@ -29,8 +29,9 @@ async function loadRecords(older = false) {
     log.records = older ? [...log.records, ...page.records] : page.records;
     log.cursor = page.cursor;
     log.loaded = true;
-    if (!older) [log.waiting, log.unseen] = [[], 0];
+    if (!older) keepWaiting();
     showRecords();
+    if (log.unseen) showLive();
     if (older) byId("records").rows[log.records.length - page.records.length]?.querySelector("a")?.focus();
   } catch (error) {
     if (error.name === "AbortError") return;
@@ -40,6 +41,13 @@ async function loadRecords(older = false) {
   } finally {
     if (log.request === request) byId("records").removeAttribute("aria-busy");
   }
+}
+
+// What came live while the page was under way, and is not on it, is still to be shown.
+function keepWaiting() {
+  const known = new Set(log.records.map((record) => record.id)), chosen = filters();
+  log.waiting = log.waiting.filter((record) => !known.has(record.id) && matches(record, chosen));
+  log.unseen = log.waiting.length;
 }
 
 function blankLog(...children) {
@@ -132,7 +140,8 @@ function showNewer() {
 
 // Server-sent events over fetch, which can send the token. Ends with the connection.
 async function followRecords(signal) {
-  const response = await ask("/records/live", signal);
+  // The log is asked for when the stream is open: what comes between the two is in one of them.
+  const response = await ask("/records/live", signal).finally(() => { if (!signal.aborted) run(loadRecords); });
   if (!response.ok) throw new Refused(response.status, "The live view is not available.");
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
