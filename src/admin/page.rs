@@ -16,6 +16,7 @@ const JS: &[&str] = &[
     include_str!("page/dom.js"),
     include_str!("page/plot.js"),
     include_str!("page/records.js"),
+    include_str!("page/undelivered.js"),
     include_str!("page/inspector.js"),
     include_str!("page/page.js"),
 ];

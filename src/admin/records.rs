@@ -5,7 +5,7 @@ use super::App;
 use super::answer::{self, Problem};
 use super::query::{self, Wanted};
 use crate::record::Record;
-use crate::store::{Page, StoreError, Undelivered};
+use crate::store::{Page, StoreError};
 use axum::body::Bytes;
 use axum::extract::{Path, Query, State};
 use axum::response::Response;
@@ -16,13 +16,6 @@ use std::sync::Arc;
 #[derive(Serialize)]
 struct Records<'a> {
     records: &'a [Record],
-    cursor: Option<crate::record::RecordId>,
-}
-
-/// `{"undelivered": [...], "cursor": ...}`.
-#[derive(Serialize)]
-struct Messages {
-    undelivered: Vec<Undelivered>,
     cursor: Option<crate::record::RecordId>,
 }
 
@@ -46,13 +39,7 @@ pub(super) async fn undelivered(State(app): State<Arc<App>>, Query(pairs): Query
         return Err(Problem::bad_request(format!("/undelivered takes limit and cursor, not {key:?}")));
     }
     let Wanted::Page(query) = query::parse(pairs, jiff::Timestamp::now())? else { return Err(no_record()) };
-    let text = app
-        .store(move |store| {
-            let undelivered = store.undelivered(query.cursor, query.limit)?;
-            let cursor = undelivered.last().filter(|_| undelivered.len() == query.limit).map(|last| last.record.id);
-            Ok(render(&Messages { undelivered, cursor }))
-        })
-        .await?;
+    let text = app.store(move |store| store.undelivered(query.cursor, query.limit).map(|page| render(&page))).await?;
     Ok(answer::json_text(text))
 }
 

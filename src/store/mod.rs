@@ -90,8 +90,16 @@ pub struct Undelivered {
     pub attempts: u64,
     pub first_seen: jiff::Timestamp,
     pub last_seen: jiff::Timestamp,
-    /// The latest attempt; its id is the cursor for what comes after it.
+    /// The latest attempt.
     pub record: Record,
+}
+
+/// One page of them, by their latest attempt, newest first.
+#[derive(Debug, serde::Serialize)]
+pub struct UndeliveredPage {
+    pub undelivered: Vec<Undelivered>,
+    /// For the next page, if there may be one.
+    pub cursor: Option<RecordId>,
 }
 
 /// A point in the store's long works, for tests that look at the files there.
@@ -245,7 +253,7 @@ impl Store {
     }
 
     /// Messages that no endpoint has taken or refused, by their latest attempt, newest first.
-    pub fn undelivered(&self, cursor: Option<RecordId>, limit: usize) -> Result<Vec<Undelivered>, StoreError> {
+    pub fn undelivered(&self, cursor: Option<RecordId>, limit: usize) -> Result<UndeliveredPage, StoreError> {
         query::undelivered(&self.shared, cursor, limit)
     }
 

@@ -6,7 +6,7 @@ use super::id::first_of;
 use super::redact::{Address, find, fold, trimmed};
 use super::schema::{BY_LAST, INDEX, Property, RECORDS, SEGMENTS, Segment, Tries, UNDELIVERED, index_id, index_key};
 use super::shared::Shared;
-use super::{Page, Query, Undelivered};
+use super::{Page, Query, Undelivered, UndeliveredPage};
 use crate::record::{Record, RecordId};
 use redb::{ReadTransaction, ReadableTable};
 use std::collections::BinaryHeap;
@@ -228,14 +228,16 @@ pub(super) fn attempts(shared: &Shared, webhook_id: &str) -> Result<Vec<Record>,
     })
 }
 
-pub(super) fn undelivered(shared: &Shared, cursor: Option<RecordId>, limit: usize) -> Result<Vec<Undelivered>, StoreError> {
+pub(super) fn undelivered(shared: &Shared, cursor: Option<RecordId>, limit: usize) -> Result<UndeliveredPage, StoreError> {
     let limit = if limit == 0 { LIMIT_DEFAULT } else { limit.min(LIMIT_MOST) };
     shared.read(|txn| {
         let records = txn.open_table(RECORDS)?;
         let messages = txn.open_table(UNDELIVERED)?;
         let mut found = Vec::new();
+        let (mut looked_at, mut last) = (0, None);
         for item in txn.open_table(BY_LAST)?.range(..cursor.map_or(u128::MAX, |cursor| cursor.0))?.rev().take(limit) {
             let (id, message) = item?;
+            (looked_at, last) = (looked_at + 1, Some(RecordId(id.value())));
             let tries = messages.get(message.value())?.map(|octets| Tries::decode(octets.value()));
             let record = records.get(id.value())?.map(|octets| encoding::decode(id.value(), octets.value()));
             let (Some(Ok(tries)), Some(Ok(record))) = (tries, record) else {
@@ -250,6 +252,7 @@ pub(super) fn undelivered(shared: &Shared, cursor: Option<RecordId>, limit: usiz
                 record,
             });
         }
-        Ok(found)
+        // A damaged one makes the page shorter, it does not end the list.
+        Ok(UndeliveredPage { undelivered: found, cursor: last.filter(|_| looked_at == limit) })
     })
 }

@@ -1,132 +1,25 @@
-//! A real Chromium drives the page, through ChromeDriver and its WebDriver protocol.
+//! A real Chromium drives the page.
 
-use crate::support::admin::Admin;
+mod browser;
+mod inspector;
+mod pictures;
+
 use crate::support::client::deliver;
 use crate::support::load::{self, Load};
-use crate::support::process::Process;
-use crate::support::{Answer, Config, Daemon, Endpoint, eventually, messages};
-use serde_json::{Value, json};
-use std::process::Command;
+use crate::support::{Answer, Config, Daemon, Endpoint, eventually, messages, port};
+use browser::Browser;
+use serde_json::Value;
 use std::sync::atomic::AtomicBool;
-
-/// One browser with one window.
-struct Browser {
-    driver: Admin,
-    session: String,
-    _process: Process,
-    _profile: tempfile::TempDir,
-}
-
-impl Browser {
-    fn start() -> Self {
-        let mut command = Command::new(super::program("chromedriver"));
-        command.args(["--port=0", "--allowed-ips=127.0.0.1"]);
-        let process = Process::start(&mut command);
-        let port: u16 = process
-            .lines
-            .wait_for("ChromeDriver's port", |line| line.split("started successfully on port ").nth(1)?.trim_end_matches('.').parse().ok());
-        let driver = Admin::new(&format!("127.0.0.1:{port}"));
-        let profile = tempfile::tempdir().unwrap();
-        let arguments = [
-            "--headless=new",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-dev-shm-usage",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--window-size=1280,1400",
-            &format!("--user-data-dir={}", profile.path().display()),
-        ];
-        let capabilities = json!({"capabilities": {"alwaysMatch": {
-            "browserName": "chrome",
-            "goog:chromeOptions": {"args": arguments, "binary": super::program("chromium")},
-            "goog:loggingPrefs": {"browser": "ALL", "performance": "ALL"},
-        }}});
-        let answer = driver.post("/session", "application/json", &capabilities.to_string());
-        let session = answer.json()["value"]["sessionId"].as_str().unwrap_or_else(|| panic!("{}", answer.text())).to_owned();
-        Self { driver, session, _process: process, _profile: profile }
-    }
-
-    #[track_caller]
-    fn call(&self, path: &str, body: &Value) -> Value {
-        let answer = self.driver.post(&format!("/session/{}/{path}", self.session), "application/json", &body.to_string());
-        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
-        answer.json()["value"].take()
-    }
-
-    fn open(&self, url: &str) {
-        self.call("url", &json!({"url": url}));
-    }
-
-    /// The value of an expression in the page.
-    #[track_caller]
-    fn eval(&self, expression: &str) -> Value {
-        self.call("execute/sync", &json!({"script": format!("return ({expression});"), "args": []}))
-    }
-
-    /// What a person sees.
-    fn text(&self) -> String {
-        self.eval("document.body.innerText").as_str().unwrap_or_default().to_owned()
-    }
-
-    #[track_caller]
-    fn wait_for_text(&self, text: &str) {
-        let begun = std::time::Instant::now();
-        while !self.text().contains(text) {
-            assert!(begun.elapsed() < crate::support::PATIENCE, "no {text:?} in\n{}", self.text());
-            crate::support::wait::tick();
-        }
-    }
-
-    /// Types into the element that a selector finds.
-    #[track_caller]
-    fn type_into(&self, selector: &str, text: &str) {
-        let element = self.call("element", &json!({"using": "css selector", "value": selector}));
-        let id = element.as_object().unwrap().values().next().unwrap().as_str().unwrap().to_owned();
-        self.call(&format!("element/{id}/clear"), &json!({}));
-        self.call(&format!("element/{id}/value"), &json!({"text": text}));
-    }
-
-    /// Console messages and security errors so far.
-    fn console(&self) -> Vec<Value> {
-        self.call("se/log", &json!({"type": "browser"})).as_array().unwrap().clone()
-    }
-
-    /// Addresses of all requests so far.
-    fn requested(&self) -> Vec<String> {
-        let log = self.call("se/log", &json!({"type": "performance"}));
-        log.as_array()
-            .unwrap()
-            .iter()
-            .filter_map(|entry| {
-                let message: Value = serde_json::from_str(entry["message"].as_str()?).ok()?;
-                (message["message"]["method"] == "Network.requestWillBeSent")
-                    .then(|| message["message"]["params"]["request"]["url"].as_str().unwrap_or_default().to_owned())
-            })
-            .collect()
-    }
-}
-
-impl Drop for Browser {
-    fn drop(&mut self) {
-        // Ends the browser as well as the session.
-        let head = format!("DELETE /session/{} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n\r\n", self.session, self.driver.host());
-        let _ = self.driver.request(&head, b"");
-    }
-}
 
 /// No console error, no policy violation, nothing asked of another origin.
 #[track_caller]
-fn clean(browser: &Browser, daemon: &Daemon) {
+fn clean(browser: &Browser, origin: &str) {
     let severe: Vec<Value> = browser.console().into_iter().filter(|entry| entry["level"] != "INFO" && entry["level"] != "DEBUG").collect();
     assert!(severe.is_empty(), "{severe:?}");
-    let origin = daemon.admin_url();
     let requested = browser.requested();
     assert!(!requested.is_empty());
     for url in requested {
-        assert!(url.starts_with(&origin) || url.starts_with("data:") || url.starts_with("chrome") || url.starts_with("about:"), "{url}");
+        assert!(url.starts_with(origin) || url.starts_with("data:") || url.starts_with("chrome") || url.starts_with("about:"), "{url}");
     }
 }
 
@@ -161,7 +54,7 @@ fn the_page_under_load() {
         let text = browser.eval("document.querySelector('#detail').innerText");
         (open && text.as_str().is_some_and(|text| text.contains(&id) && text.contains("first@sender.test"))).then_some(())
     });
-    clean(&browser, &daemon);
+    clean(&browser, &daemon.admin_url());
 }
 
 #[test]
@@ -190,5 +83,155 @@ fn hostile_fields_are_shown_as_text() {
     assert_eq!(browser.eval("window.hit === undefined"), true);
     // The page keeps its width, whatever a subject's length.
     assert_eq!(browser.eval("document.documentElement.scrollWidth <= window.innerWidth"), true);
-    clean(&browser, &daemon);
+    clean(&browser, &daemon.admin_url());
+}
+
+#[test]
+fn the_undelivered_list() {
+    let endpoint = Endpoint::in_turn(vec![Answer::text(503, "not now"), Answer::text(503, "still not"), Answer::status(200)]);
+    let daemon = Daemon::start(Config::to(&endpoint));
+    let browser = Browser::start();
+    browser.open(&format!("{}/", daemon.admin_url()));
+    browser.wait_for_text("None: every message was taken or refused.");
+    let list = || browser.eval("document.querySelector('#late').innerText").as_str().unwrap_or_default().to_owned();
+    let attempt = || deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("a-late-one", "text"));
+    for attempts in 1..=2 {
+        attempt().starts("450 ");
+        // Columns: last seen, first seen, attempts, subject, ..., the last answer.
+        eventually("the message with its attempts", || {
+            let cell = |n| browser.eval(&format!("document.querySelector('#late tr').cells[{n}]?.innerText"));
+            (list().contains("a-late-one") && cell(2) == attempts.to_string().as_str()).then_some(())
+        });
+    }
+    assert!(list().contains("503") && list().contains("still not"), "{}", list());
+    let seen = &daemon.admin.json("/undelivered")["undelivered"][0];
+    assert!(seen["first_seen"].as_str() < seen["last_seen"].as_str(), "{seen}");
+    for (cell, time) in [(0, "last_seen"), (1, "first_seen")] {
+        assert_eq!(browser.eval(&format!("document.querySelector('#late tr').cells[{cell}].querySelector('time').dateTime")), seen[time]);
+    }
+    assert_eq!(browser.eval("document.querySelector('#undelivered-count').innerText"), "1");
+    // Its row leads to the record, which has all attempts.
+    browser.eval("document.querySelector('#late a').click()");
+    browser.wait_for_text("2 attempts at this message");
+    browser.press(ESCAPE);
+    // The retry gets through: the message vanishes by itself.
+    attempt().starts("250 ");
+    eventually("an empty list", || list().contains("None:").then_some(()));
+    eventually("the count", || (browser.eval("document.querySelector('#undelivered-count').innerText") == "0").then_some(()));
+    clean(&browser, &daemon.admin_url());
+}
+
+/// WebDriver's names of keys.
+const TAB: &str = "\u{e004}";
+const ENTER: &str = "\u{e007}";
+const ESCAPE: &str = "\u{e00c}";
+
+#[test]
+fn by_keyboard_alone() {
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(Config::to(&endpoint));
+    for subject in ["first-mail", "second-mail"] {
+        deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple(subject, "text")).starts("250 ");
+    }
+    let browser = Browser::start();
+    browser.open(&format!("{}/", daemon.admin_url()));
+    browser.wait_for_text("second-mail");
+    let focused = |what: &str| browser.eval(&format!("document.activeElement.{what}"));
+    // The first stop of Tab leads past everything to the log, and can be seen.
+    browser.press(TAB);
+    assert_eq!(focused("innerText"), "Skip to the record log");
+    assert_eq!(browser.eval("document.activeElement.getBoundingClientRect().top >= 0"), true);
+    browser.press(ENTER);
+    browser.press(TAB);
+    assert_eq!(focused("name"), "text", "the search comes first");
+    browser.press("first-m");
+    eventually("the search's result", || {
+        let rows = browser.eval("document.querySelector('#records').innerText");
+        rows.as_str().is_some_and(|rows| rows.contains("first-mail") && !rows.contains("second-mail")).then_some(())
+    });
+    // On to the row; what has the focus is outlined all along.
+    for _ in 0..20 {
+        browser.press(TAB);
+        assert_ne!(browser.eval("getComputedStyle(document.activeElement).outlineStyle"), "none", "{}", focused("outerHTML"));
+        if focused("innerText") == "first-mail" {
+            break;
+        }
+    }
+    assert_eq!(focused("innerText"), "first-mail");
+    browser.press(ENTER);
+    eventually("the detail", || (browser.eval("document.querySelector('#detail').open") == true).then_some(()));
+    assert_eq!(browser.eval("document.querySelector('#detail').contains(document.activeElement)"), true);
+    browser.press(ESCAPE);
+    eventually("its end", || (browser.eval("document.querySelector('#detail').open") == false).then_some(()));
+    assert_eq!(focused("innerText"), "first-mail", "the focus is where it was");
+    // Whatever can be used has a name for those who hear the page.
+    let nameless = browser.eval(
+        "[...document.querySelectorAll('a, button, input, select')].filter((node) => !node.closest('[hidden]')
+            && !(node.innerText || node.getAttribute('aria-label') || node.labels?.length)).map((node) => node.outerHTML)",
+    );
+    assert_eq!(nameless, serde_json::json!([]));
+    clean(&browser, &daemon.admin_url());
+}
+
+#[test]
+fn on_a_phone() {
+    let endpoint = Endpoint::in_turn(vec![Answer::status(200), Answer::text(503, "later, please, since the database is away")]);
+    let daemon = Daemon::start(Config::to(&endpoint));
+    let long = "a subject of some length that would not fit beside anything else on a screen so narrow";
+    for (subject, reply) in [("taken", "250 "), (long, "450 ")] {
+        deliver(daemon.smtp(), "a.sender.with.a.long.name@sender.test", &["b@example.test"], &messages::simple(subject, "text"))
+            .starts(reply);
+    }
+    let browser = Browser::start();
+    browser.become_a_phone();
+    browser.open(&format!("{}/", daemon.admin_url()));
+    browser.wait_for_text("a subject of some length");
+    eventually("the undelivered list", || {
+        browser.eval("document.querySelector('#late').innerText").as_str().is_some_and(|text| text.contains("1 attempt")).then_some(())
+    });
+    let fits = |what: &str| assert_eq!(browser.eval("document.documentElement.scrollWidth <= innerWidth"), true, "{what} is too wide");
+    assert_eq!(browser.eval("innerWidth"), 390);
+    fits("the page");
+    // A record is a card whose subject has the whole line; nothing is smaller than can be read.
+    assert_eq!(browser.eval("getComputedStyle(document.querySelector('#records tr')).display"), "grid");
+    assert_eq!(browser.eval("document.querySelector('#records tr').cells[2].clientWidth > 300"), true);
+    let small = browser.eval(
+        "[...document.querySelectorAll('#main *')].filter((node) => node.checkVisibility() && !node.closest('svg')
+            && [...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim())
+            && parseFloat(getComputedStyle(node).fontSize) < 11).map((node) => node.outerHTML)",
+    );
+    assert_eq!(small, serde_json::json!([]));
+    browser.eval("document.querySelector('#records a').click()");
+    browser.wait_for_text("The only attempt at this message");
+    assert_eq!(browser.eval("document.querySelector('#detail').getBoundingClientRect().width <= innerWidth"), true);
+    fits("the detail");
+    clean(&browser, &daemon.admin_url());
+}
+
+#[test]
+fn a_daemon_that_goes_away_and_comes_back() {
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(Config::to(&endpoint).set("admin.listen", format!("127.0.0.1:{}", port::free())));
+    deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("before-it", "text")).starts("250 ");
+    let browser = Browser::start();
+    browser.open(&format!("{}/", daemon.admin_url()));
+    browser.wait_for_text("before-it");
+    browser.wait_for_text("Taking mail");
+    clean(&browser, &daemon.admin_url());
+    let killed = daemon.kill();
+    browser.wait_for_text("No connection to the daemon.");
+    assert_eq!(browser.eval("document.querySelector('#state').innerText"), "No connection");
+    assert!(browser.text().contains("before-it"), "what was there can still be read");
+    let daemon = killed.restart();
+    deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("after-it", "text")).starts("250 ");
+    browser.wait_for_text("after-it");
+    browser.wait_for_text("Taking mail");
+    assert_eq!(browser.eval("document.querySelector('#banner').hidden"), true);
+    deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("live-again", "text")).starts("250 ");
+    browser.wait_for_text("live-again");
+    // The browser says for each try that nothing answered; nothing else went wrong.
+    for entry in browser.console() {
+        let message = entry["message"].as_str().unwrap_or_default();
+        assert!(message.contains("net::ERR_"), "{entry}");
+    }
 }

@@ -108,7 +108,7 @@ impl Known {
             *settled.entry(&record.webhook_id).or_insert(false) |= record.outcome != Outcome::Deferred;
         }
         let expected: BTreeSet<_> = settled.into_iter().filter(|(_, settled)| !settled).map(|(webhook_id, _)| webhook_id.clone()).collect();
-        let view = store.undelivered(None, 1000).unwrap();
+        let view = store.undelivered(None, 1000).unwrap().undelivered;
         assert_eq!(view.into_iter().map(|message| message.record.webhook_id).collect::<BTreeSet<_>>(), expected);
     }
 }

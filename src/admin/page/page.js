@@ -25,7 +25,8 @@ function showStats(stats) {
   set("p99", minute.count ? duration(minute.p99_us) : "–");
   set("p99-note", minute.count ? `half within ${duration(minute.p50_us)}, last minute` : "no mail in the last minute");
   set("connections", number(connections.open));
-  set("undelivered", number(messages.undelivered));
+  set("undelivered-count", number(messages.undelivered));
+  if (messages.undelivered !== late.count) lateChanged(messages.undelivered);
   set("undelivered-note", `${number(messages.deferred)} deferred, ${number(messages.replies_lost)} replies lost`);
   gauge("busy", number(forwarders.busy), forwarders.busy, forwarders.workers, `of ${number(forwarders.workers)}`);
   set("busy-note", `${number(forwarders.queued)} queued, ${number(forwarders.started)} started`);
@@ -171,8 +172,9 @@ function connectionBack() {
   announce("Connected again");
 }
 
-function recordsCame(count) {
-  if (count && inspector.open && !live.inspectorTimer) {
+function recordsCame(records) {
+  if (records.some(concernsLate)) lateChanged(late.count);
+  if (records.length && inspector.open && !live.inspectorTimer) {
     live.inspectorTimer = setTimeout(() => {
       live.inspectorTimer = null;
       run(loadRequests);
@@ -196,6 +198,7 @@ function start() {
   byId("sign-out").hidden = !session.token;
   stop();
   live.follow = new AbortController();
+  late.count = null;
   every(STATS_EVERY, readStats);
   every(HISTOGRAMS_EVERY, showHistograms);
   every(SERIES_EVERY, loadSeries);
@@ -237,16 +240,11 @@ async function download(link) {
   setTimeout(() => URL.revokeObjectURL(copy.href));
 }
 
-// The address bar: a record's detail and the undelivered have addresses of their own.
+// The address bar: a record's detail has an address of its own.
 function followAddress() {
   const wanted = location.hash.slice(1);
   if (wanted.startsWith("record=")) return run(() => showDetail(decodeURIComponent(wanted.slice(7))));
   if (byId("detail").open) byId("detail").close();
-  if (wanted === "undelivered") {
-    byId("filters").elements.undelivered.checked = true;
-    if (log.loaded) run(loadRecords);
-    byId("log").scrollIntoView();
-  }
 }
 
 function listen() {
@@ -265,6 +263,7 @@ function listen() {
   form.addEventListener("reset", () => setTimeout(reload));
   byId("more").addEventListener("click", () => run(() => loadRecords(true)));
   byId("newer").addEventListener("click", reload);
+  byId("late-more").addEventListener("click", () => run(() => loadLate(true)));
   byId("detail").addEventListener("close", () => location.hash.startsWith("#record=") && history.pushState(null, "", "#log"));
   byId("detail").addEventListener("click", (event) => event.target === byId("detail") && byId("detail").close());
   byId("hour-stage").append(...STAGES.map((stage) => element("option", { value: stage }, STAGE_NAMES[stage])));

@@ -69,15 +69,16 @@ function showRecords(fresh = 0) {
   byId("more").hidden = !log.cursor;
 }
 
+const subjectOf = ({ subject }) => (subject === null ? absent("no subject") : subject === "" ? absent("empty subject") : shown(subject));
+
 function recordRow(record, fresh) {
-  const subject = record.subject === null ? absent("no subject") : record.subject === "" ? absent("empty subject") : shown(record.subject);
   const [first = "", ...others] = record.recipients;
   const recipients = element("span", {}, shown(first), others.length ? ` +${others.length}` : "");
   const status = record.server_response.status;
   return element("tr", { class: fresh && "fresh" },
     element("td", {}, clock(record.date)),
     element("td", {}, outcome(record.outcome)),
-    element("td", {}, element("a", { href: `#record=${record.id}` }, subject)),
+    element("td", {}, element("a", { href: `#record=${record.id}` }, subjectOf(record))),
     element("td", {}, record.sender ? shown(record.sender) : absent("null sender")),
     element("td", {}, recipients),
     element("td", {}, shown(record.route)),
@@ -158,7 +159,7 @@ async function followRecords(signal) {
       else if (data) records.push(JSON.parse(data));
     }
     if (records.length) takeLive(records);
-    recordsCame(records.length);
+    recordsCame(records);
   }
 }
 

@@ -117,10 +117,14 @@ fn a_message_is_undelivered_until_an_attempt_is_taken_or_refused() {
     commit(&store, attempt("c", Outcome::Delivered));
     assert_eq!(gauge(), 2);
 
-    let view = store.undelivered(None, 10).unwrap();
+    let view = store.undelivered(None, 10).unwrap().undelivered;
     assert_eq!(view.iter().map(|message| (message.record.webhook_id.as_str(), message.attempts)).collect::<Vec<_>>(), [("a", 2), ("b", 1)]);
     assert_eq!((view[0].record.id, view[0].first_seen, view[0].last_seen), (last.id, first.date, last.date));
-    assert_eq!(store.undelivered(Some(view[0].record.id), 10).unwrap().len(), 1);
+    // Pages of one: the last is known as such once the next is asked for.
+    let first_page = store.undelivered(None, 1).unwrap();
+    assert_eq!((first_page.undelivered.as_slice(), first_page.cursor), (&view[..1], Some(last.id)));
+    let second_page = store.undelivered(first_page.cursor, 2).unwrap();
+    assert_eq!((second_page.undelivered.as_slice(), second_page.cursor), (&view[1..], None));
     let listed = store.query(&Query { undelivered: true, ..Query::default() }).unwrap();
     assert_eq!(listed.records.iter().map(|record| record.webhook_id.as_str()).collect::<Vec<_>>(), ["a", "b"]);
     let listed = store.query(&Query { undelivered: true, sender: Some("sender0@example.org".into()), ..Query::default() }).unwrap();
@@ -138,7 +142,7 @@ fn a_message_is_undelivered_until_an_attempt_is_taken_or_refused() {
     // An attempt that was cut off and ends after the one that got through.
     commit(&store, attempt("a", Outcome::Deferred));
     assert_eq!(gauge(), 0);
-    assert!(store.undelivered(None, 10).unwrap().is_empty());
+    assert!(store.undelivered(None, 10).unwrap().undelivered.is_empty());
 }
 
 #[test]
