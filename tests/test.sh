@@ -68,6 +68,7 @@ while read -r kind name group; do
     apt) installed "$name" && continue ;;
     pip) grep -qxF -- "$(tr 'A-Z_' 'a-z-' <<<"$name")" <<<"$modules_there" && continue ;;
     cargo) [ -x "$peers/cargo/bin/${name%%@*}" ] && continue ;;
+    file) [ -f "$name" ] && continue ;;
     *) continue ;;
     esac
     absent+=("$kind $name")

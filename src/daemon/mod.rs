@@ -88,7 +88,7 @@ impl Daemon {
         let tls = net::tls::ServerTls::load(config.smtp.tls.as_ref()).map_err(|error| Error::Start(format!("smtp.tls: {error}")))?;
         let stats = Stats::new();
         let store = Store::open(&config.store, &stats)?;
-        let verifier = Verifier::start(&config.dns, &config.smtp.hostname).map_err(Error::Start)?;
+        let verifier = Verifier::start(&config.dns).map_err(Error::Start)?;
         let forwarders = Forwarders::start(&config, &stats, Arc::clone(&verifier)).map_err(Error::Start)?;
         let budget = Budget::new(config.memory.body_budget, config.memory.per_ip_share);
         let limits = net::limits::Limits::new(

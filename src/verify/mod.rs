@@ -5,8 +5,7 @@
 //! `temperror`; one that was not asked for is absent. Logs nothing of a message; fails only at start.
 
 mod results;
-mod spf_syntax;
-mod voids;
+mod spf;
 
 pub use results::{SpfResult, Verification};
 
@@ -15,17 +14,14 @@ use crate::envelope::Envelope;
 use mail_auth::hickory_resolver::TokioResolver;
 use mail_auth::hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
 use mail_auth::hickory_resolver::net::runtime::TokioRuntimeProvider;
-use mail_auth::hickory_resolver::proto::rr::RData;
 use mail_auth::hickory_resolver::system_conf::read_system_conf;
-use mail_auth::spf::verify::SpfParameters;
-use mail_auth::{AuthenticatedMessage, MessageAuthenticator, Parameters, SpfOutput, dmarc::verify::DmarcParameters};
+use mail_auth::{AuthenticatedMessage, MessageAuthenticator, SpfOutput, dmarc::verify::DmarcParameters};
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, oneshot};
-use voids::Voids;
 
 /// SPF checks under way at once; more are answered `temperror`.
 const SPF_CHECKS_MAX: usize = 1024;
@@ -38,7 +34,6 @@ const CACHE_ENTRIES: u64 = 8192;
 pub struct Verifier {
     runtime: Handle,
     authenticator: MessageAuthenticator,
-    hostname: String,
     timeout: Duration,
     spf_checks: Arc<Semaphore>,
 }
@@ -46,7 +41,7 @@ pub struct Verifier {
 impl Verifier {
     /// # Errors
     /// The system's resolver configuration cannot be read, or there is no thread to be had.
-    pub fn start(dns: &Dns, hostname: &str) -> Result<Arc<Self>, String> {
+    pub fn start(dns: &Dns) -> Result<Arc<Self>, String> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -64,13 +59,7 @@ impl Verifier {
             .name("dns".to_owned())
             .spawn(move || runtime.block_on(std::future::pending::<()>()))
             .map_err(|error| format!("cannot start the DNS thread: {error}"))?;
-        Ok(Arc::new(Self {
-            runtime: handle,
-            authenticator,
-            hostname: hostname.to_owned(),
-            timeout: dns.timeout,
-            spf_checks: Arc::new(Semaphore::new(SPF_CHECKS_MAX)),
-        }))
+        Ok(Arc::new(Self { runtime: handle, authenticator, timeout: dns.timeout, spf_checks: Arc::new(Semaphore::new(SPF_CHECKS_MAX)) }))
     }
 
     /// Starts an SPF check of MAIL FROM (of HELO for the null reverse-path, RFC 7208 section 2.4); never blocks.
@@ -84,13 +73,11 @@ impl Verifier {
         };
         let authenticator = self.authenticator.clone();
         let (helo, reverse_path) = (helo.to_owned(), reverse_path.to_owned());
-        let (hostname, timeout) = (self.hostname.clone(), self.timeout);
+        let timeout = self.timeout;
         self.runtime.spawn(async move {
-            let check = check_spf(&authenticator, ip, &helo, &reverse_path, &hostname);
-            let result = match tokio::time::timeout(timeout, check).await {
-                Ok(output) => results::spf(&output),
-                Err(_) => SpfResult { result: "temperror", domain },
-            };
+            let check = spf::check(authenticator.resolver(), ip, &helo, &reverse_path);
+            let result = tokio::time::timeout(timeout, check).await.map_or("temperror", results::word_of_spf);
+            let result = SpfResult { result, domain };
             drop(permit);
             // The message may be gone by now.
             drop(sender.send(result));
@@ -169,7 +156,7 @@ impl Verifier {
         spf: &SpfResult,
     ) -> mail_auth::DmarcOutput {
         let domain = results::mail_from_domain(envelope);
-        let spf_output = SpfOutput::new(domain.clone()).with_result(results::spf_word(spf.result));
+        let spf_output = SpfOutput::new(domain.clone()).with_result(results::spf_of_word(spf.result));
         self.authenticator
             .verify_dmarc(DmarcParameters {
                 message: parsed,
@@ -180,46 +167,6 @@ impl Verifier {
             })
             .await
     }
-}
-
-async fn check_spf(authenticator: &MessageAuthenticator, ip: IpAddr, helo: &str, reverse_path: &str, hostname: &str) -> SpfOutput {
-    let voids = Voids::default();
-    let parameters = if reverse_path.is_empty() {
-        SpfParameters::verify_ehlo(ip, helo, hostname)
-    } else {
-        SpfParameters::verify_mail_from(ip, helo, hostname, reverse_path)
-    };
-    let parameters = Parameters::new(parameters)
-        .with_txt_cache(&voids)
-        .with_mx_cache(&voids)
-        .with_ipv4_cache(&voids)
-        .with_ipv6_cache(&voids)
-        .with_ptr_cache(&voids);
-    let output = authenticator.check_host(parameters).await;
-    // RFC 7208 section 4.6.4: more than two look-ups without an answer are an error of the record.
-    if voids.over_limit() && output.result() != mail_auth::SpfResult::TempError {
-        return output.with_result(mail_auth::SpfResult::PermError);
-    }
-    if output.result() != mail_auth::SpfResult::TempError && !records_are_well_formed(authenticator, &voids).await {
-        return output.with_result(mail_auth::SpfResult::PermError);
-    }
-    output
-}
-
-/// The records that the evaluation came by, looked at once more: the resolver's cache has them.
-async fn records_are_well_formed(authenticator: &MessageAuthenticator, voids: &Voids) -> bool {
-    for name in voids.policies() {
-        let Ok(lookup) = authenticator.resolver().txt_lookup(name).await else { continue };
-        let records: Vec<Vec<u8>> = lookup
-            .answers()
-            .iter()
-            .filter_map(|record| if let RData::TXT(text) = &record.data { Some(text.txt_data.concat()) } else { None })
-            .collect();
-        if !spf_syntax::is_well_formed(records.iter().map(Vec::as_slice)) {
-            return false;
-        }
-    }
-    true
 }
 
 /// How `[dns]` asks; `doctor` asks alike.

@@ -4,7 +4,7 @@ use crate::config;
 use crate::envelope::Envelope;
 use mail_auth::dkim::DkimError;
 use mail_auth::dmarc::Policy;
-use mail_auth::{DkimOutput, DkimResult, DmarcOutput, DmarcResult, DnsError, Error, SpfOutput};
+use mail_auth::{DkimOutput, DkimResult, DmarcOutput, DmarcResult, DnsError, Error};
 use serde_json::{Value, json};
 
 /// `envelope.spf`.
@@ -25,9 +25,9 @@ pub struct Verification {
     pub dmarc: Option<Value>,
 }
 
-pub(super) fn spf(output: &SpfOutput) -> SpfResult {
+pub(super) fn word_of_spf(result: mail_auth::SpfResult) -> &'static str {
     use mail_auth::SpfResult as Word;
-    let result = match output.result() {
+    match result {
         Word::Pass => "pass",
         Word::Fail => "fail",
         Word::SoftFail => "softfail",
@@ -35,11 +35,10 @@ pub(super) fn spf(output: &SpfOutput) -> SpfResult {
         Word::TempError => "temperror",
         Word::PermError => "permerror",
         Word::None => "none",
-    };
-    SpfResult { result, domain: output.domain().to_owned() }
+    }
 }
 
-pub(super) fn spf_word(result: &str) -> mail_auth::SpfResult {
+pub(super) fn spf_of_word(result: &str) -> mail_auth::SpfResult {
     use mail_auth::SpfResult as Word;
     match result {
         "pass" => Word::Pass,

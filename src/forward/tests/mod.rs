@@ -173,7 +173,7 @@ impl Rig {
     fn new(config: &str) -> Self {
         let config = Config::parse(Origin::File("test.toml".into()), config).unwrap();
         let stats = Stats::new();
-        let verifier = Verifier::start(&config.dns, "mx.example").unwrap();
+        let verifier = Verifier::start(&config.dns).unwrap();
         let forwarders = Forwarders::start(&config, &stats, verifier).unwrap();
         Self { forwarders, stats, config, budget: Budget::new(256 * 1024 * 1024, 1.0) }
     }

@@ -1,14 +1,15 @@
 //! SPF, DKIM and DMARC against a real name server (NSD) with zones of our own, and messages signed by `dkimpy`.
 
+mod server;
+mod spf_suite;
+
 use super::python::script;
-use crate::support::process::Process;
 use crate::support::{Client, Config, Daemon, Endpoint, messages};
 use serde_json::{Value, json};
-use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::process::Command;
+use server::{NameServer, Relay, free_for_udp_and_tcp};
+use std::net::{SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tempfile::TempDir;
 
 /// SPF, one domain below `test.` for each case.
 const SPF: &str = r#"
@@ -32,56 +33,23 @@ macro.spf       TXT "v=spf1 exists:%{ir}.%{v}.%{l}._spf.%{d2} -all"
 many.spf        TXT "v=spf1 include:i1.spf.test include:i2.spf.test include:i3.spf.test include:i4.spf.test include:i5.spf.test include:i6.spf.test include:i7.spf.test include:i8.spf.test include:i9.spf.test include:i10.spf.test include:i11.spf.test ip4:192.0.2.1 -all"
 loop.spf        TXT "v=spf1 include:loop.spf.test -all"
 voids.spf       TXT "v=spf1 a:v1.spf.test a:v2.spf.test a:v3.spf.test ip4:192.0.2.1 -all"
+; A void look-up that comes last counts too; two of them are still allowed.
+last.spf        TXT "v=spf1 exists:v1.spf.test exists:v2.spf.test exists:v3.spf.test"
+two.spf         TXT "v=spf1 exists:v1.spf.test a:v2.spf.test -all"
+; Hosts of an mx that have no address of the client's family are no void look-ups: the mx itself has an answer.
+hosts.spf       TXT "v=spf1 mx -all"
+hosts.spf       MX  1 host.spf
+hosts.spf       MX  2 a.spf
+hosts.spf       MX  3 ns
 "#;
 
-/// A name server on a port of its own, authoritative for `test.`.
-struct NameServer {
-    address: SocketAddr,
-    _process: Process,
-    _dir: TempDir,
-}
-
-impl NameServer {
-    fn start(records: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        let address = free_for_udp_and_tcp();
-        let mut zone =
-            String::from("$ORIGIN test.\n$TTL 60\n@ SOA ns.test. admin.test. 1 3600 600 86400 60\n@ NS ns.test.\nns A 127.0.0.1\n");
-        zone.push_str(records);
-        for n in 1..=11 {
-            zone.push_str(&format!("i{n}.spf TXT \"v=spf1 ip4:198.51.100.{n} -all\"\n"));
-        }
-        std::fs::write(dir.path().join("test.zone"), zone).unwrap();
-        let config = dir.path().join("nsd.conf");
-        let at = |name: &str| dir.path().join(name).display().to_string();
-        std::fs::write(
-            &config,
-            format!(
-                "server:\n  ip-address: {}@{}\n  username: \"\"\n  chroot: \"\"\n  zonesdir: \"{}\"\n  pidfile: \"{}\"\n  xfrdfile: \"{}\"\n  xfrdir: \"{}\"\n  zonelistfile: \"{}\"\n  database: \"\"\n  server-count: 1\n  verbosity: 1\nremote-control:\n  control-enable: no\nzone:\n  name: test\n  zonefile: test.zone\n",
-                address.ip(), address.port(), at(""), at("nsd.pid"), at("xfrd.state"), at(""), at("zone.list"),
-            ),
-        )
-        .unwrap();
-        let process = Process::start(Command::new(super::program("nsd")).arg("-d").arg("-c").arg(&config));
-        // It answers a query for the zone's own name.
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-        let query = b"\x12\x34\x01\0\0\x01\0\0\0\0\0\0\x04test\0\0\x06\0\x01";
-        crate::support::eventually("the name server", || {
-            socket.send_to(query, address).unwrap();
-            let mut answer = [0; 512];
-            socket.recv(&mut answer).ok().filter(|&n| n > 12 && answer[3] & 0x0f == 0)
-        });
-        Self { address, _process: process, _dir: dir }
+/// A name server for `test.` with these records.
+fn test_zone(records: &str) -> NameServer {
+    let mut zone = format!("{records}\n");
+    for n in 1..=11 {
+        zone.push_str(&format!("i{n}.spf TXT \"v=spf1 ip4:198.51.100.{n} -all\"\n"));
     }
-}
-
-fn free_for_udp_and_tcp() -> SocketAddr {
-    crate::support::eventually("a port free for both", || {
-        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let address = udp.local_addr().unwrap();
-        TcpListener::bind(address).ok().map(|_| address)
-    })
+    NameServer::start("test.", &zone)
 }
 
 /// A daemon that verifies everything and believes what a PROXY header says.
@@ -111,7 +79,7 @@ fn envelope(daemon: &Daemon, endpoint: &Endpoint, ip: &str, from: &str, message:
 
 #[test]
 fn every_result_of_spf() {
-    let server = NameServer::start(SPF);
+    let server = test_zone(SPF);
     let endpoint = Endpoint::ok();
     let daemon = verifying(&endpoint, server.address);
     let (right, wrong) = ("192.0.2.1", "203.0.113.9");
@@ -137,6 +105,10 @@ fn every_result_of_spf() {
         ("many.spf.test", right, "permerror"),
         ("loop.spf.test", right, "permerror"),
         ("voids.spf.test", right, "permerror"),
+        ("last.spf.test", right, "permerror"),
+        ("two.spf.test", right, "fail"),
+        ("hosts.spf.test", "2001:db8::1", "fail"),
+        ("hosts.spf.test", right, "pass"),
         // Another zone: this server refuses.
         ("elsewhere.example", right, "temperror"),
     ] {
@@ -153,7 +125,7 @@ fn dkim_and_dmarc_of_messages_signed_by_another_tool() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     // Keys and their records first, then the signed messages with what is expected of them.
     let records = script("sign.py", &[dir.path().to_str().unwrap()]);
-    let server = NameServer::start(&format!("{SPF}\n{records}"));
+    let server = test_zone(&format!("{SPF}\n{records}"));
     let endpoint = Endpoint::ok();
     let daemon = verifying(&endpoint, server.address);
     let cases: Value = serde_json::from_slice(&std::fs::read(dir.path().join("cases.json")).unwrap()).unwrap();
@@ -224,7 +196,7 @@ fn name_servers_that_fail() {
 
 #[test]
 fn a_check_that_was_not_asked_for_is_absent() {
-    let server = NameServer::start(SPF);
+    let server = test_zone(SPF);
     let endpoint = Endpoint::ok();
     let config = Config::to(&endpoint)
         .of_route("format", "json")
@@ -239,7 +211,7 @@ fn a_check_that_was_not_asked_for_is_absent() {
 
 #[test]
 fn the_callback_is_told_the_spf_result() {
-    let server = NameServer::start(SPF);
+    let server = test_zone(SPF);
     let (endpoint, authorizer) = (Endpoint::ok(), Endpoint::ok());
     let config = Config::to(&endpoint)
         .of_route("verify", vec!["spf"])
@@ -265,35 +237,16 @@ fn the_callback_is_told_the_spf_result() {
 /// A look-up is made once for its time to live: the second message costs no question.
 #[test]
 fn answers_are_kept_for_their_time_to_live() {
-    let server = NameServer::start(SPF);
+    let server = test_zone(SPF);
     let endpoint = Endpoint::ok();
-    // A relay that counts the questions.
-    let relay = UdpSocket::bind("127.0.0.1:0").unwrap();
-    let address = relay.local_addr().unwrap();
-    let questions = Arc::new(std::sync::atomic::AtomicU64::new(0));
-    let counted = Arc::clone(&questions);
-    let upstream = server.address;
-    relay.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
-    std::thread::spawn(move || {
-        let mut octets = [0; 1500];
-        while let Ok((n, from)) = relay.recv_from(&mut octets) {
-            counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-            let onward = UdpSocket::bind("127.0.0.1:0").unwrap();
-            onward.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
-            onward.send_to(&octets[..n], upstream).unwrap();
-            let mut answer = [0; 1500];
-            if let Ok(n) = onward.recv(&mut answer) {
-                let _ = relay.send_to(&answer[..n], from);
-            }
-        }
-    });
-    let daemon = verifying(&endpoint, address);
+    let relay = Relay::start(server.address, Vec::new());
+    let daemon = verifying(&endpoint, relay.address);
     let send = || envelope(&daemon, &endpoint, "192.0.2.1", "alice@include.spf.test", &messages::simple("x", "text"));
     assert_eq!(send()["spf"]["result"], "pass");
-    let cold = questions.load(std::sync::atomic::Ordering::Relaxed);
+    let cold = relay.questions();
     assert!(cold > 0);
     for _ in 0..5 {
         assert_eq!(send()["spf"]["result"], "pass");
     }
-    assert_eq!(questions.load(std::sync::atomic::Ordering::Relaxed), cold, "questions for six messages");
+    assert_eq!(relay.questions(), cold, "questions for six messages");
 }
