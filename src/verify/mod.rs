@@ -5,6 +5,7 @@
 //! `temperror`; one that was not asked for is absent. Logs nothing of a message; fails only at start.
 
 mod results;
+mod signatures;
 mod spf;
 
 pub use results::{SpfResult, Verification};
@@ -25,8 +26,6 @@ use tokio::sync::{Semaphore, oneshot};
 
 /// SPF checks under way at once; more are answered `temperror`.
 const SPF_CHECKS_MAX: usize = 1024;
-/// Signatures looked at in one message: each costs a look-up and a hash of the body.
-const DKIM_SIGNATURES_MAX: usize = 10;
 /// Answers kept by the resolver for their time to live.
 const CACHE_ENTRIES: u64 = 8192;
 
@@ -129,17 +128,18 @@ impl Verifier {
         let Some(mut parsed) = AuthenticatedMessage::parse(message) else {
             return results::unparsed(wanted, envelope, spf);
         };
-        parsed.dkim_headers.truncate(DKIM_SIGNATURES_MAX);
+        let aside = signatures::set_aside(&mut parsed);
         let checks = async {
             let dkim = self.authenticator.verify_dkim(&parsed).await;
             let dmarc = match spf {
                 Some(spf) if wanted.dmarc => Some(self.check_dmarc(envelope, &parsed, &dkim, spf).await),
                 _ => None,
             };
+            let signatures: Vec<_> = dkim.iter().map(results::judged).chain(aside).collect();
             Verification {
                 spf: None,
-                dkim: wanted.dkim.then(|| results::dkim(&dkim)),
-                dmarc: dmarc.zip(spf).map(|(output, spf)| results::dmarc(&output, &dkim, spf)),
+                dkim: wanted.dkim.then(|| results::dkim(&signatures)),
+                dmarc: dmarc.zip(spf).map(|(output, spf)| results::dmarc(&output, &signatures, spf)),
             }
         };
         match tokio::time::timeout_at(deadline.into(), checks).await {

@@ -1,5 +1,6 @@
 //! The library's results in the words of the contract's JSON envelope.
 
+use super::signatures::Judged;
 use crate::config;
 use crate::envelope::Envelope;
 use mail_auth::dkim::DkimError;
@@ -70,23 +71,13 @@ fn dkim_word(result: &DkimResult) -> &'static str {
     }
 }
 
-fn dkim_results(outputs: &[DkimOutput<'_>]) -> Value {
-    outputs
-        .iter()
-        .map(|output| {
-            let signature = output.signature();
-            json!({
-                "result": dkim_word(output.result()),
-                "domain": signature.map(|signature| signature.d.as_str()),
-                "selector": signature.map(|signature| signature.s.as_str()),
-            })
-        })
-        .collect()
+pub(super) fn judged(output: &DkimOutput<'_>) -> Judged {
+    Judged::new(dkim_word(output.result()), output.signature())
 }
 
-pub(super) fn dkim(outputs: &[DkimOutput<'_>]) -> Value {
-    let success = outputs.iter().any(|output| *output.result() == DkimResult::Pass);
-    json!({ "success": success, "result": dkim_results(outputs) })
+pub(super) fn dkim(signatures: &[Judged]) -> Value {
+    let success = signatures.iter().any(|signature| signature.result == "pass");
+    json!({ "success": success, "result": signatures })
 }
 
 fn dmarc_word(result: &DmarcResult) -> &'static str {
@@ -99,7 +90,7 @@ fn dmarc_word(result: &DmarcResult) -> &'static str {
     }
 }
 
-pub(super) fn dmarc(output: &DmarcOutput, dkim: &[DkimOutput<'_>], spf: &SpfResult) -> Value {
+pub(super) fn dmarc(output: &DmarcOutput, signatures: &[Judged], spf: &SpfResult) -> Value {
     let policy = match output.policy() {
         Policy::Reject => "reject",
         Policy::Quarantine => "quarantine",
@@ -125,7 +116,7 @@ pub(super) fn dmarc(output: &DmarcOutput, dkim: &[DkimOutput<'_>], spf: &SpfResu
             "spf_result": spf.result,
             "dmarc_spf_result": dmarc_word(by_spf),
             "dmarc_dkim_result": dmarc_word(by_dkim),
-            "dkim_results": dkim_results(dkim),
+            "dkim_results": signatures,
         }
     })
 }

@@ -4,6 +4,7 @@ import base64
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import dkim
@@ -13,8 +14,8 @@ directory = Path(sys.argv[1])
 cases, records = [], []
 
 
-def rsa_key():
-    pem = subprocess.run(["openssl", "genrsa", "-traditional", "2048"], capture_output=True, check=True).stdout
+def rsa_key(bits=2048):
+    pem = subprocess.run(["openssl", "genrsa", "-traditional", str(bits)], capture_output=True, check=True).stdout
     public = subprocess.run(["openssl", "rsa", "-pubout", "-outform", "DER"], input=pem, capture_output=True, check=True).stdout
     return pem, base64.b64encode(public).decode()
 
@@ -26,6 +27,7 @@ def txt(name, value):
 
 pem, public = rsa_key()
 other_pem, _ = rsa_key()
+short_pem, short_public = rsa_key(768)
 ed = SigningKey.generate()
 ed_private = base64.b64encode(bytes(ed))
 ed_public = base64.b64encode(bytes(ed.verify_key)).decode()
@@ -34,6 +36,7 @@ for domain in ("signed", "sub.signed", "strict", "nodmarc"):
     txt(f"rsa._domainkey.{domain}", f"v=DKIM1; k=rsa; p={public}")
     txt(f"ed._domainkey.{domain}", f"v=DKIM1; k=ed25519; p={ed_public}")
     txt(f"revoked._domainkey.{domain}", "v=DKIM1; k=rsa; p=")
+    txt(f"short._domainkey.{domain}", f"v=DKIM1; k=rsa; p={short_public}")
     txt(domain, "v=spf1 ip4:192.0.2.1 -all")
 txt("_dmarc.signed", "v=DMARC1; p=reject; sp=quarantine")
 txt("_dmarc.strict", "v=DMARC1; p=reject; adkim=s; aspf=s")
@@ -50,6 +53,30 @@ def message(author):
 def sign(octets, domain, selector=b"rsa", key=pem, kind=b"rsa-sha256", canonical=(b"relaxed", b"relaxed"), **options):
     signature = dkim.sign(octets, selector, domain.encode(), key, canonicalize=canonical, signature_algorithm=kind, **options)
     return signature + octets
+
+
+class Tagged(dkim.DKIM):
+    """Signs with tags that dkimpy has no option for; None takes one away."""
+
+    tags = {}
+
+    def gen_header(self, fields, include_headers, *rest, **named):
+        kept = [(name, self.tags.get(name, value)) for name, value in fields if name != b"b"]
+        names = [name for name, _ in kept]
+        added = [(name, value) for name, value in self.tags.items() if name not in names]
+        fields[:] = kept + added + [field for field in fields if field[0] == b"b"]
+        signed = [name.strip().lower() for name in dict(fields)[b"h"].split(b":")]
+        return super().gen_header(fields, signed, *rest, **named)
+
+
+def tagged(octets, domain, tags, **options):
+    signer = Tagged(octets)
+    signer.tags = tags
+    return signer.sign(b"rsa", domain.encode(), pem, canonicalize=(b"relaxed", b"relaxed"), **options) + octets
+
+
+def at(seconds_from_now):
+    return str(int(time.time()) + seconds_from_now).encode()
 
 
 def case(name, octets, dkim_results, dmarc, ip="203.0.113.9", sender="bounce@elsewhere.test", policy=None):
@@ -74,6 +101,21 @@ case("no-key", sign(plain, "signed.test", selector=b"missing"), ["permerror"], "
 case("revoked-key", sign(plain, "signed.test", selector=b"revoked"), ["permerror"], "fail")
 # A signature over a part of the body (l=) lets anybody append to it: it is looked at, and not accepted (RFC 6376 section 8.2).
 case("partial-body", sign(plain, "signed.test", length=True), ["neutral"], "fail")
+case("expired", tagged(plain, "signed.test", {b"t": at(-7200), b"x": at(-3600)}), ["fail"], "fail")
+case("not-yet-expired", tagged(plain, "signed.test", {b"t": at(-3600), b"x": at(3600)}), ["pass"], "pass")
+case("expired-and-fresh", tagged(sign(plain, "signed.test"), "signed.test", {b"t": at(-7200), b"x": at(-3600)}), ["fail", "pass"], "pass")
+# A signature that does not cover the author says nothing about him (RFC 6376 section 5.4).
+case("author-not-signed", tagged(plain, "signed.test", {b"h": b"to : subject"}), ["permerror"], "fail")
+case("identity-elsewhere", tagged(plain, "signed.test", {b"i": b"@elsewhere.test"}), ["fail"], "fail")
+case("no-signature-at-all", b"DKIM-Signature: v=1; a=rsa-sha256; b=\r\n" + plain, ["neutral"], "fail")
+case("not-base64", b"DKIM-Signature: v=1; a=rsa-sha256; d=signed.test; s=rsa; h=from; bh=!; b=!\r\n" + plain, ["neutral"], "fail")
+# However many there are, ten are looked at.
+case("many-malformed", b"DKIM-Signature: v=1; a=rsa-sha256; b=\r\n" * 2000 + sign(plain, "signed.test"), ["pass"] + ["neutral"] * 9, "pass")
+case("many-fields", tagged(plain, "signed.test", {b"h": b" : ".join([b"from"] + [b"x-%d" % n for n in range(300)])}), ["neutral"], "fail")
+# SHA-1 and keys under 1024 bits prove nothing (RFC 8301 section 3).
+case("sha1", sign(plain, "signed.test", kind=b"rsa-sha1"), ["neutral"], "fail")
+case("short-key", sign(plain, "signed.test", selector=b"short", key=short_pem), ["fail"], "fail")
+case("name-server-refuses", sign(message("author.example"), "author.example"), ["temperror"], "temperror")
 both = sign(sign(plain, "signed.test"), "signed.test", b"ed", ed_private, b"ed25519-sha256")
 case("two-signatures", both, ["pass", "pass"], "pass")
 mixed = sign(sign(plain, "signed.test", key=other_pem), "signed.test", b"ed", ed_private, b"ed25519-sha256")
