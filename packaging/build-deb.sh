@@ -11,17 +11,18 @@ command -v cargo-deb >/dev/null || {
     echo "build-deb: cargo-deb is missing: cargo install cargo-deb --version 3.8.0 --locked" >&2
     exit 69
 }
-# Builds of one source are the same, octet by octet: times in the package are the commit's.
-export SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}"
-
 profile="${PROFILE:-release}"
+target="${CARGO_TARGET_DIR:-target}"
 [ "$profile" = dev ] || cargo build --profile "$profile" --locked --bin mailsluice
+# Packages of one source are the same, octet by octet: times in them are the commit's. Behind the build, since what C there is in the
+# dependencies would be compiled again for each new time.
+export SOURCE_DATE_EPOCH="${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}"
 
 # What the program knows about itself; the assets of [package.metadata.deb] name these files.
 made=target/package
 rm -rf "$made"
 mkdir -p "$made"
-case "$profile" in dev) program=target/debug/mailsluice ;; *) program=target/$profile/mailsluice ;; esac
+case "$profile" in dev) program=$target/debug/mailsluice ;; *) program=$target/$profile/mailsluice ;; esac
 "$program" generate man | gzip -9n >"$made/mailsluice.8.gz"
 "$program" generate bash >"$made/mailsluice.bash"
 "$program" generate zsh >"$made/_mailsluice"
@@ -30,7 +31,7 @@ gzip -9n <packaging/debian/changelog >"$made/changelog.gz"
 gzip -9n <packaging/prometheus/mailsluice.rules.yml >"$made/mailsluice.rules.yml.gz"
 gzip -9n <packaging/grafana/mailsluice.json >"$made/mailsluice.grafana.json.gz"
 
-package="$(cargo deb --no-build --locked --profile "$profile" "$@" | tail -n 1)"
+package="$(cargo deb --no-build --strip --locked --profile "$profile" "$@" | tail -n 1)"
 if command -v lintian >/dev/null; then
     lintian --fail-on error,warning "$package"
 else

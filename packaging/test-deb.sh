@@ -5,8 +5,8 @@
 #
 #   packaging/test-deb.sh [target/debian/mailsluice_0.1.0_amd64.deb]
 #
-# Needs root, debootstrap and systemd-nspawn (apt install debootstrap systemd-container). The clean tree is kept in
-# target/package-test and used again.
+# Needs root, debootstrap and systemd-nspawn (apt install debootstrap systemd-container). The clean tree is made by
+# packaging/clean-debian.sh, kept in target/peers/debian12 and used again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -18,13 +18,9 @@ done
 [ "$(id -u)" = 0 ] || { echo "test-deb: must be root, for a machine of its own" >&2; exit 77; }
 
 work=target/package-test
-clean="$work/clean" root="$work/root"
+clean=target/peers/debian12 root="$work/root"
 mkdir -p "$work"
-if [ ! -e "$clean/.complete" ]; then
-    rm -rf "$clean"
-    debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,iproute2,procps,man-db bookworm "$clean" >"$work/debootstrap.log"
-    touch "$clean/.complete"
-fi
+packaging/clean-debian.sh "$clean"
 rm -rf "$root"
 cp -a "$clean" "$root"
 cp "$package" "$root/root/mailsluice.deb"

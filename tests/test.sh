@@ -82,7 +82,23 @@ for thing in "${absent[@]}"; do
     echo "tests: NOT AVAILABLE: $thing (see $log): what needs it is skipped" >&2
 done
 
-[ "${1:-}" != --install ] || exit 0
+# A machine of its own needs a control group of its own.
+if [ ! -w /sys/fs/cgroup/cgroup.procs ]; then
+    echo "tests: NO CONTROL GROUPS: the package is not tried under a running systemd" >&2
+    skip+=(--skip peers::package::its_life_under_systemd)
+fi
+
+# The clean Debian that the package is tried in: begun now, since the build takes as long. The tests wait for it, and fail without it.
+debian=
+if [ "$(id -u)" = 0 ] && command -v debootstrap >/dev/null && [[ "${1:-peers::package}" == *package* || "${1:-}" == --install ]]; then
+    packaging/clean-debian.sh "$peers/debian12" &
+    debian=$!
+fi
+
+if [ "${1:-}" = --install ]; then
+    [ -z "$debian" ] || wait "$debian"
+    exit 0
+fi
 
 # Tests wait for sockets and disks more than they compute: more of them at once than there are cores. Each daemon has its own directory and
 # ports, and the tests that measure take a turn of their own.

@@ -1,31 +1,38 @@
 //! The Debian package: built, looked over by lintian, and taken through its life in a clean Debian 12 tree.
+//!
+//! All of this is part of the ordinary run. The package is the development build's there, since a release build takes longer than
+//! all tests; `packaging/build-deb.sh` and `packaging/test-deb.sh` do the same by hand with the release.
 
 use crate::support::Client;
 use crate::support::admin::Admin;
 use crate::support::client::deliver;
 use crate::support::process::{Process, enter_a_network_of_its_own, run};
-use crate::support::{Answer, Endpoint, PATIENCE, eventually, messages};
+use crate::support::{Answer, Endpoint, PATIENCE, eventually, messages, turn};
 use nix::sys::signal::Signal;
-use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
+use std::sync::OnceLock;
 use std::time::Duration;
 use tempfile::TempDir;
 
 const SLOW: Duration = Duration::from_secs(600);
+/// A Debian that has to be downloaded, in several tries.
+const VERY_SLOW: Duration = Duration::from_secs(1800);
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The package of the development build, under this version, built once. `build-deb.sh` ends with lintian, which must find nothing.
+/// Two packages of the development build, an older and this one, built once: what they are made from lies in `target/package`, which
+/// each build makes anew. `build-deb.sh` ends with lintian, which must find nothing.
 #[track_caller]
-fn package(version: &'static str) -> PathBuf {
-    static BUILT: Mutex<BTreeMap<&str, PathBuf>> = Mutex::new(BTreeMap::new());
-    let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
-    built.entry(version).or_insert_with(|| build(version)).clone()
+fn packages() -> &'static [PathBuf; 2] {
+    static BUILT: OnceLock<[PathBuf; 2]> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let _turn = turn::shared();
+        ["0.0.9", env!("CARGO_PKG_VERSION")].map(build)
+    })
 }
 
 fn build(version: &str) -> PathBuf {
@@ -37,17 +44,20 @@ fn build(version: &str) -> PathBuf {
     output
 }
 
+/// Where the clean Debian 12 is. `tests/test.sh` has begun to make it; whoever comes second waits for the first.
+#[track_caller]
+fn clean_debian() -> PathBuf {
+    let made = root().join("target/peers/debian12");
+    run(Command::new(root().join("packaging/clean-debian.sh")).arg(&made), VERY_SLOW).ok();
+    made
+}
+
 /// A Debian 12 with nothing in it, made once and copied for each use.
 struct Tree(TempDir);
 
 impl Tree {
     fn new() -> Self {
-        let made = root().join("target/peers/debian12");
-        if !made.join("usr/bin/dpkg").exists() {
-            let mut command = Command::new(super::program("debootstrap"));
-            command.args(["--variant=minbase", "--include=systemd,ca-certificates", "bookworm"]).arg(&made);
-            run(&mut command, SLOW).ok();
-        }
+        let made = clean_debian();
         let tree =
             tempfile::Builder::new().permissions(std::fs::Permissions::from_mode(0o755)).tempdir_in(root().join("target/peers")).unwrap();
         run(Command::new("cp").arg("-a").arg(made.join(".")).arg(tree.path()), SLOW).ok();
@@ -99,14 +109,14 @@ impl Tree {
 }
 
 #[test]
-#[ignore = "needs a debootstrapped Debian and a turn of its own: run by hand, one at a time"]
 fn its_whole_life() {
-    let (older, newer) = (package("0.0.9"), package("0.1.0"));
+    let [older, newer] = packages();
     let tree = Tree::new();
+    let _turn = turn::shared();
     std::thread::spawn(move || {
         // Port 25 of a network that is ours alone.
         enter_a_network_of_its_own();
-        life(&tree, &older, &newer);
+        life(&tree, older, newer);
     })
     .join()
     .unwrap();
@@ -180,8 +190,17 @@ fn receive_one(tree: &Tree, records: usize) {
     assert_eq!(daemon.wait(PATIENCE).code(), Some(0), "{}", daemon.lines.text());
 }
 
+/// The same and more in a machine with a running systemd: the unit's sandbox, restarts, an upgrade of what runs.
 #[test]
-#[ignore = "needs a debootstrapped Debian and a turn of its own: run by hand, one at a time"]
+fn its_life_under_systemd() {
+    let [_, package] = packages();
+    clean_debian();
+    let _turn = turn::shared();
+    let out = run(Command::new(root().join("packaging/test-deb.sh")).arg(package), SLOW).ok();
+    assert!(out.ends_with("all as promised\n"), "{out}");
+}
+
+#[test]
 fn the_units_are_sound_and_shut() {
     let unit = root().join("systemd/mailsluice.service");
     // At or below 1.5 of 10.
@@ -190,7 +209,7 @@ fn the_units_are_sound_and_shut() {
     let finished = run(&mut security, PATIENCE);
     assert_eq!(finished.code, Some(0), "{}{}", finished.out, finished.err);
     let tree = Tree::new();
-    tree.install(&package("0.1.0"));
+    tree.install(&packages()[1]);
     for unit in ["mailsluice.service", "mailsluice.socket"] {
         let checked = run(tree.command(&["systemd-analyze", "verify", "--man=no"]).arg(unit), PATIENCE);
         let ours: Vec<&str> = checked.err.lines().filter(|line| line.contains("mailsluice")).collect();
@@ -199,9 +218,8 @@ fn the_units_are_sound_and_shut() {
 }
 
 #[test]
-#[ignore = "needs a debootstrapped Debian and a turn of its own: run by hand, one at a time"]
 fn manual_and_completions_load() {
-    drop(package("0.1.0"));
+    packages();
     let made = root().join("target/package");
     let man = run(
         Command::new("man").args(["--warnings", "-E", "UTF-8", "-l"]).arg(made.join("mailsluice.8.gz")).env("MANPAGER", "cat"),
