@@ -4,19 +4,20 @@
 //! thread. Each is bounded by `[dns] timeout`, in look-ups and in number at once. A check that was cut off says
 //! `temperror`; one that was not asked for is absent. Logs nothing of a message; fails only at start.
 
+mod known;
+mod resolver;
 mod results;
 mod signatures;
 mod spf;
 
+pub(crate) use resolver::resolver;
 pub use results::{SpfResult, Verification};
 
 use crate::config::{self, Dns};
 use crate::envelope::Envelope;
-use mail_auth::hickory_resolver::TokioResolver;
-use mail_auth::hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
-use mail_auth::hickory_resolver::net::runtime::TokioRuntimeProvider;
-use mail_auth::hickory_resolver::system_conf::read_system_conf;
-use mail_auth::{AuthenticatedMessage, MessageAuthenticator, SpfOutput, dmarc::verify::DmarcParameters};
+use known::Known;
+use mail_auth::{AuthenticatedMessage, Parameters, SpfOutput, dmarc::verify::DmarcParameters};
+use resolver::Resolver;
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -26,13 +27,11 @@ use tokio::sync::{Semaphore, oneshot};
 
 /// SPF checks under way at once; more are answered `temperror`.
 const SPF_CHECKS_MAX: usize = 1024;
-/// Answers kept by the resolver for their time to live.
-const CACHE_ENTRIES: u64 = 8192;
 
 /// Asks the DNS, on a thread of its own.
 pub struct Verifier {
     runtime: Handle,
-    authenticator: MessageAuthenticator,
+    resolver: Arc<Resolver>,
     timeout: Duration,
     spf_checks: Arc<Semaphore>,
 }
@@ -46,8 +45,8 @@ impl Verifier {
             .build()
             .map_err(|error| format!("cannot start the DNS thread: {error}"))?;
         let handle = runtime.handle().clone();
-        let authenticator = match resolver(dns, &handle) {
-            Ok(authenticator) => authenticator,
+        let resolver = match Resolver::new(dns, &handle) {
+            Ok(resolver) => Arc::new(resolver),
             Err(error) => {
                 // A runtime may not be dropped within another one, where this is called.
                 runtime.shutdown_background();
@@ -58,7 +57,7 @@ impl Verifier {
             .name("dns".to_owned())
             .spawn(move || runtime.block_on(std::future::pending::<()>()))
             .map_err(|error| format!("cannot start the DNS thread: {error}"))?;
-        Ok(Arc::new(Self { runtime: handle, authenticator, timeout: dns.timeout, spf_checks: Arc::new(Semaphore::new(SPF_CHECKS_MAX)) }))
+        Ok(Arc::new(Self { runtime: handle, resolver, timeout: dns.timeout, spf_checks: Arc::new(Semaphore::new(SPF_CHECKS_MAX)) }))
     }
 
     /// Starts an SPF check of MAIL FROM (of HELO for the null reverse-path, RFC 7208 section 2.4); never blocks.
@@ -70,11 +69,11 @@ impl Verifier {
             drop(sender.send(SpfResult { result: "temperror", domain }));
             return receiver;
         };
-        let authenticator = self.authenticator.clone();
+        let resolver = Arc::clone(&self.resolver);
         let (helo, reverse_path) = (helo.to_owned(), reverse_path.to_owned());
         let timeout = self.timeout;
         self.runtime.spawn(async move {
-            let check = spf::check(authenticator.resolver(), ip, &helo, &reverse_path);
+            let check = spf::check(&resolver, ip, &helo, &reverse_path);
             let result = tokio::time::timeout(timeout, check).await.map_or("temperror", results::word_of_spf);
             let result = SpfResult { result, domain };
             drop(permit);
@@ -130,7 +129,11 @@ impl Verifier {
         };
         let aside = signatures::set_aside(&mut parsed);
         let checks = async {
-            let dkim = self.authenticator.verify_dkim(&parsed).await;
+            let mut known = Known::new(&self.resolver);
+            for header in &parsed.dkim_headers {
+                known.learn_key(&header.header).await;
+            }
+            let dkim = self.resolver.library().verify_dkim(Parameters::new(&parsed).with_txt_cache(&known)).await;
             let dmarc = match spf {
                 Some(spf) if wanted.dmarc => Some(self.check_dmarc(envelope, &parsed, &dkim, spf).await),
                 _ => None,
@@ -156,55 +159,24 @@ impl Verifier {
         spf: &SpfResult,
     ) -> mail_auth::DmarcOutput {
         let domain = results::mail_from_domain(envelope);
+        let author = parsed.from().rsplit_once('@').map_or("", |(_, domain)| domain);
+        let mut known = Known::new(&self.resolver);
+        known.learn_policies(author).await;
+        // Others are looked at if they may belong to the same organization.
+        let passed = dkim.iter().filter_map(|output| output.signature()).map(|signature| signature.d.as_str());
+        for other in passed.chain([domain.as_str()]) {
+            if known::may_belong_together(other, author) {
+                known.learn_policies(other).await;
+            }
+        }
         let spf_output = SpfOutput::new(domain.clone()).with_result(results::spf_of_word(spf.result));
-        self.authenticator
-            .verify_dmarc(DmarcParameters {
-                message: parsed,
-                dkim_output: dkim,
-                dkim2_output: None,
-                rfc5321_mail_from_domain: &domain,
-                spf_output: &spf_output,
-            })
-            .await
+        let parameters = DmarcParameters {
+            message: parsed,
+            dkim_output: dkim,
+            dkim2_output: None,
+            rfc5321_mail_from_domain: &domain,
+            spf_output: &spf_output,
+        };
+        self.resolver.library().verify_dmarc(Parameters::new(parameters).with_txt_cache(&known)).await
     }
-}
-
-/// How `[dns]` asks; `doctor` asks alike.
-pub(crate) fn resolver(dns: &Dns, runtime: &Handle) -> Result<MessageAuthenticator, String> {
-    let (config, mut options) = if dns.servers.is_empty() {
-        // A box without resolv.conf still takes mail; checks then say temperror.
-        read_system_conf().unwrap_or_else(|error| {
-            tracing::debug!(%error, "no /etc/resolv.conf: set dns.servers if a route verifies senders");
-            (ResolverConfig::from_name_servers(Vec::new()), ResolverOpts::default())
-        })
-    } else {
-        let servers = dns.servers.iter().map(|server| {
-            let mut udp = ConnectionConfig::udp();
-            let mut tcp = ConnectionConfig::tcp();
-            udp.port = server.port();
-            tcp.port = server.port();
-            NameServerConfig::new(server.ip(), true, vec![udp, tcp])
-        });
-        (ResolverConfig::from_name_servers(servers.collect()), ResolverOpts::default())
-    };
-    options.timeout = (dns.timeout / 2).max(Duration::from_millis(100));
-    options.attempts = 1;
-    options.cache_size = CACHE_ENTRIES;
-    // Names of mail are absolute: no search list, no hosts file.
-    options.ndots = 0;
-    options.use_hosts_file = mail_auth::hickory_resolver::config::ResolveHosts::Never;
-    // Names are asked over UDP and TCP. Without a TLS of our own, hickory wants the system's certificates, and a machine that
-    // has none could not start.
-    let tls = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| format!("[dns]: {error}"))?
-        .with_root_certificates(rustls::RootCertStore::empty())
-        .with_no_client_auth();
-    let _inside = runtime.enter();
-    TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
-        .with_options(options)
-        .with_tls_config(tls)
-        .build()
-        .map(MessageAuthenticator)
-        .map_err(|error| format!("[dns]: no resolver: {error}"))
 }

@@ -128,5 +128,10 @@ case("strict-not-aligned", sign(message("strict.test"), "sub.strict.test"), ["pa
 case("strict-spf-not-aligned", message("strict.test"), [], "fail", ip="192.0.2.1", sender="a@sub.strict.test")
 case("no-policy", sign(message("nodmarc.test"), "nodmarc.test"), ["pass"], "none")
 
+# To measure with; they pass all three.
+for name, size in (("small", 4000), ("large", 400000)):
+    text = plain + b"This line is part of a text that goes on for a while, as texts do.\r\n" * (size // 68 + 1)
+    case(name, sign(text, "signed.test"), ["pass"], "pass", ip="192.0.2.1", sender="alice@signed.test")
+
 (directory / "cases.json").write_text(json.dumps(cases))
 print("\n".join(records))

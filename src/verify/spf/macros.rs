@@ -211,7 +211,7 @@ fn dotted(ip: IpAddr) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{DomainSpec, EXPANSION_MAX, MacroString, Values};
+    use super::{DomainSpec, MacroString, Values};
 
     fn expanded(spec: &str) -> String {
         let values = Values {
@@ -267,6 +267,5 @@ mod tests {
     fn long_expansions_keep_their_right_side() {
         let name = expanded(&format!("{}x.test", "%{d}.".repeat(5000)));
         assert!(name.len() <= 253 && name.ends_with(".example.com.x.test") && !name.starts_with('.'), "{name}");
-        assert!(EXPANSION_MAX > 4 * 253);
     }
 }

@@ -5,11 +5,10 @@
 mod macros;
 mod record;
 
+use super::resolver::{NoAnswer, Resolver};
 use macros::{DomainSpec, Values};
 use mail_auth::SpfResult;
 use mail_auth::common::to_a_label;
-use mail_auth::hickory_resolver::TokioResolver;
-use mail_auth::hickory_resolver::net::{DnsError, NetError};
 use mail_auth::hickory_resolver::proto::rr::{Name, RData, RecordType};
 use record::{Mechanism, Prefixes, Record, Selected};
 use std::net::IpAddr;
@@ -30,7 +29,7 @@ enum Trouble {
 }
 
 /// Checks MAIL FROM; HELO where there is no domain in it (section 2.4).
-pub(super) async fn check(resolver: &TokioResolver, ip: IpAddr, helo: &str, reverse_path: &str) -> SpfResult {
+pub(super) async fn check(resolver: &Resolver, ip: IpAddr, helo: &str, reverse_path: &str) -> SpfResult {
     let (local, sender_domain) = reverse_path.rsplit_once('@').unwrap_or(("", helo));
     let local = if local.is_empty() { "postmaster" } else { local };
     let Some(domain) = checkable(sender_domain) else { return SpfResult::None };
@@ -57,7 +56,7 @@ fn dns_name(name: &str) -> Option<Name> {
 }
 
 struct Check<'a> {
-    resolver: &'a TokioResolver,
+    resolver: &'a Resolver,
     values: Values<'a>,
     terms: usize,
     voids: usize,
@@ -78,10 +77,8 @@ impl Check<'_> {
             let Some(redirect) = &record.redirect else { return Ok(SpfResult::Neutral) };
             self.count_term()?;
             let target = self.expand(redirect, &domain).await.ok_or(Trouble::Permanent)?;
-            match self.host(target).await? {
-                SpfResult::None => Err(Trouble::Permanent),
-                result => Ok(result),
-            }
+            let result = self.host(target).await?;
+            if result == SpfResult::None { Err(Trouble::Permanent) } else { Ok(result) }
         })
     }
 
@@ -249,11 +246,8 @@ impl Check<'_> {
 
     /// The records of this type, aliases followed; none where there are none.
     async fn look_up<T>(&self, name: Name, kind: RecordType, pick: impl Fn(&RData) -> Option<T>) -> Result<Vec<T>, Trouble> {
-        match self.resolver.lookup(name, kind).await {
-            Ok(found) => Ok(found.answers().iter().filter_map(|record| pick(&record.data)).collect()),
-            Err(NetError::Dns(DnsError::NoRecordsFound(_))) => Ok(Vec::new()),
-            Err(_) => Err(Trouble::Temporary),
-        }
+        let answer = self.resolver.ask(name, kind).await.map_err(|NoAnswer| Trouble::Temporary)?;
+        Ok(answer.records().iter().filter_map(pick).collect())
     }
 }
 
