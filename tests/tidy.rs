@@ -15,7 +15,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("route", &["config", "envelope"]),
     ("verify", &["config", "envelope", "message", "stats", "log"]),
     ("store", &["record", "config", "stats", "log"]),
-    ("forward", &["message", "envelope", "config", "stats", "verify", "log"]),
+    ("forward", &["ring", "message", "envelope", "config", "stats", "verify", "log"]),
     ("delivery", &["forward", "store", "route", "verify", "smtp", "message", "envelope", "record", "stats", "config", "log"]),
     ("net", &["ring", "smtp", "envelope", "message", "delivery", "stats", "config", "log"]),
     // Of `message` only the budget's gauge.

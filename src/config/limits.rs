@@ -75,9 +75,9 @@ pub const SIGNING_SECRET_OCTETS: usize = 24;
 
 // --- [forward]
 
-/// Threads that may wait for endpoints at once; started as they are needed.
+/// Messages that may be with their endpoints at once, over all routes.
 pub const WORKERS: Bound<u64> = bound(512, 1, 65_536);
-/// Jobs that wait for a worker, per route; more than this and waiting costs more than coming back.
+/// Jobs that wait for a forwarder, per route; more than this and waiting costs more than coming back.
 pub const QUEUE: Bound<u64> = bound(256, 1, 1_000_000);
 /// 0: off.
 pub const BREAKER_FAILURES: Bound<u64> = bound(20, 0, 1_000_000);

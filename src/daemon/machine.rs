@@ -16,8 +16,7 @@ pub(super) fn harden() {
     if let Err(error) = setrlimit(Resource::RLIMIT_CORE, 0, 0) {
         tracing::warn!(%error, "cannot forbid core dumps: set LimitCORE=0 in the unit");
     }
-    // The allocator has an arena a thread: with huge pages each of hundreds of forwarders would hold 2 MiB for a few KiB in use,
-    // zeroed when it starts.
+    // The allocator has an arena a thread: with huge pages each thread would hold 2 MiB for a few KiB in use, zeroed when it starts.
     if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
         tracing::warn!(%error, "cannot do without transparent huge pages: memory may be used generously");
     }

@@ -119,23 +119,14 @@ impl Delivery {
 
     async fn forward(&self, job: Job, id: crate::record::RecordId, utf8: bool) -> (Verdict, Spent) {
         let route = Arc::clone(&job.route);
-        let answer = match self.forwarders.submit(job) {
-            Ok(receiver) => receiver.await,
-            Err(refused) => Ok(Err(refused)),
-        };
-        match answer {
-            Ok(Ok(done)) => {
+        match self.forwarders.forward(job).await {
+            Ok(done) => {
                 let spent = Spent { queue_us: done.queue_us, forward_us: done.forward_us };
                 (verdict::of_answer(done.answer, &route, id, utf8), spent)
             }
-            Ok(Err(refused)) => {
+            Err(refused) => {
                 self.count_refusal(refused);
                 (verdict::of_refusal(refused), Spent::default())
-            }
-            // The forwarder died with the job: whether the endpoint has the message is not known, so "later".
-            Err(_) => {
-                let lost = crate::forward::NoAnswer::Broken("the forwarder failed".to_owned());
-                (verdict::of_answer(Err(lost), &route, id, utf8), Spent::default())
             }
         }
     }

@@ -96,11 +96,7 @@ impl Delivery {
             helo_domain: envelope.helo.clone(),
             spf,
         };
-        let answer = match self.forwarders.authorize(&destination.route, question) {
-            Ok(receiver) => receiver.await.unwrap_or(Authorized::Unknown),
-            Err(_) => Authorized::Unknown,
-        };
-        match answer {
+        match self.forwarders.authorize(&destination.route, question).await {
             Authorized::Yes => Ok(()),
             Authorized::No(text) => Err(Reply::with_text(
                 550,

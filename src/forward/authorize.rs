@@ -1,92 +1,54 @@
-//! The authorization callback at RCPT TO: may this recipient have mail from this sender? On threads of its own, a few per
-//! route, so that a callback that hangs takes no forwarder.
+//! The authorization callback at RCPT TO: may this recipient have mail from this sender? A few per route at once, and beside
+//! the forwarders: a callback that hangs takes none.
 
 use super::lane::Lane;
-use super::request::{Post, Source, post};
-use super::{Authorization, Authorized, Refused, redirect};
+use super::request::{Post, post};
+use super::{Authorization, Authorized, redirect};
 use crate::config::Route;
 use serde_json::{Map, Value};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
 use url::form_urlencoded;
 
-/// All in all, waiting for a thread included.
+/// All in all.
 const TIMEOUT: Duration = Duration::from_secs(5);
 /// Questions of one route at once.
-const QUESTIONS_MAX: usize = 32;
-/// Threads for all routes' questions.
-pub(super) const THREADS_MAX: usize = 128;
+pub(super) const QUESTIONS_MAX: usize = 32;
 
-/// A question on its way.
-pub(super) struct Call {
-    route: Arc<Route>,
-    question: Authorization,
-    asked: Instant,
-    answer: oneshot::Sender<Authorized>,
-    open: Open,
-}
+/// An open question of a lane.
+pub(super) struct Question(Arc<Lane>);
 
-/// Counts an open question of a lane.
-struct Open(Arc<Lane>);
-
-impl Open {
-    fn count(&self) -> &AtomicUsize {
-        &self.0.questions
-    }
-}
-
-impl Drop for Open {
-    fn drop(&mut self) {
-        self.count().fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-impl Call {
-    pub(super) fn new(
-        route: &Arc<Route>,
-        lane: &Arc<Lane>,
-        question: Authorization,
-    ) -> Result<(Self, oneshot::Receiver<Authorized>), Refused> {
+impl Question {
+    /// `None`: too many are open.
+    pub(super) fn open(lane: &Arc<Lane>) -> Option<Self> {
         let room = |n: usize| (n < QUESTIONS_MAX).then_some(n + 1);
-        if lane.questions.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).is_err() {
-            return Err(Refused::QueueFull);
-        }
-        let (answer, receiver) = oneshot::channel();
-        let open = Open(Arc::clone(lane));
-        Ok((Self { route: Arc::clone(route), question, asked: Instant::now(), answer, open }, receiver))
+        lane.questions.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).ok()?;
+        Some(Self(Arc::clone(lane)))
     }
 
-    /// Asks and answers; on a callback thread.
-    pub(super) fn ask(self) {
-        let verdict = self.verdict();
-        // The client may be gone.
-        drop(self.answer.send(verdict));
-        drop(self.open);
-    }
-
-    fn verdict(&self) -> Authorized {
-        let Some(url) = &self.route.authorize_url else { return Authorized::Yes };
+    /// Asks the route's `authorize_url`.
+    pub(super) async fn ask(self, route: &Route, question: Authorization) -> Authorized {
+        let Some(url) = &route.authorize_url else { return Authorized::Yes };
         let json = url.path().ends_with(".json");
-        let body = if json { self.question.json() } else { self.question.form() };
+        let body = if json { question.json() } else { question.form() };
         let content_type = if json { "application/json" } else { "application/x-www-form-urlencoded" };
         let mut headers = vec![("content-type", content_type)];
-        if redirect::same_origin(&self.route.url, url) {
-            headers.extend(self.route.headers.iter().map(|(name, value)| (name.as_str(), value.expose())));
+        if redirect::same_origin(&route.url, url) {
+            headers.extend(route.headers.iter().map(|(name, value)| (name.as_str(), value.expose())));
         }
-        if let Some(authorization) = &self.route.authorize_authorization {
+        if let Some(authorization) = &route.authorize_authorization {
             headers.push(("authorization", authorization.expose()));
         }
         let request = Post {
             url,
             headers: &headers,
             len: u64::try_from(body.len()).unwrap_or(u64::MAX),
-            body: Source::Whole(body.as_bytes()),
-            deadline: self.asked + TIMEOUT,
+            body: &[body.as_bytes()],
+            deadline: Instant::now() + TIMEOUT,
             only_public: false,
         };
-        match post(&self.open.0.agent(), &request) {
+        match post(&self.0.client(), &request).await {
             Ok(answer) => match answer.response.status {
                 200..=299 => Authorized::Yes,
                 400..=499 => {
@@ -96,10 +58,16 @@ impl Call {
                 _ => Authorized::Unknown,
             },
             Err(super::NoAnswer::NotReached(why) | super::NoAnswer::Broken(why)) => {
-                tracing::warn!(route = self.route.name, why, "the authorization callback gave no answer");
+                tracing::warn!(route = route.name, why, "the authorization callback gave no answer");
                 Authorized::Unknown
             }
         }
+    }
+}
+
+impl Drop for Question {
+    fn drop(&mut self) {
+        self.0.questions.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

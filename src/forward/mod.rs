@@ -1,41 +1,46 @@
-//! HTTP out: a bounded pool of forwarder threads, a bounded queue and a breaker per route.
+//! HTTP out: a bounded pool of forwarders, a bounded queue and a breaker per route.
 //!
-//! A ring thread hands a [`Job`] to its route's lane and never waits; a forwarder thread takes it from there, renders it,
-//! POSTs it and answers through a oneshot. Logs certificate errors and panics of a forwarder (never their text).
+//! A forwarder is a permit, not a thread: the message is POSTed by the task that received it, on its ring. Only what would hold
+//! a ring up (verification, large messages that are taken apart) goes to threads. Logs certificate errors and panics of that
+//! work (never their text).
 
-mod agent;
 mod authorize;
 mod breaker;
+mod call;
+mod client;
 mod connect;
 mod exchange;
 pub mod format;
-mod keeper;
+mod idle;
 mod lane;
 mod pool;
-mod progress;
+mod prepare;
 mod redirect;
 mod request;
 mod resolver;
 #[cfg(test)]
 mod tests;
-mod transport;
 pub mod webhook;
+mod wire;
+mod workers;
 
 use crate::config::{Config, Route};
 use crate::envelope::Envelope;
 use crate::message::Body;
 use crate::stats::Stats;
 use crate::verify::{SpfResult, Verifier};
-use agent::Agents;
 use arc_swap::ArcSwap;
-use keeper::Keeper;
-use lane::Lane;
+use authorize::Question;
+use client::Clients;
+use lane::{Lane, Place};
 use pool::Pool;
+use prepare::Unprepared;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
+use workers::Workers;
 
 /// One message on its way to its endpoint. Owns the body: it is freed as soon as the answer is there.
 pub struct Job {
@@ -49,6 +54,12 @@ pub struct Job {
     pub received: Instant,
     /// SPF asked for after MAIL FROM, if the route verifies it.
     pub spf: Option<oneshot::Receiver<SpfResult>>,
+}
+
+impl Job {
+    fn deadline(&self) -> Instant {
+        self.received + self.route.timeout
+    }
 }
 
 /// What the endpoint said: a complete status line and header; the body as far as it came.
@@ -109,15 +120,17 @@ pub enum Authorized {
     Unknown,
 }
 
-/// The pool, and a lane for each route.
+/// The bound over all forwarders, and a lane for each route.
 pub struct Forwarders {
     lanes: ArcSwap<HashMap<String, Arc<Lane>>>,
-    pool: Arc<Pool<Arc<Lane>>>,
-    callbacks: Arc<Pool<authorize::Call>>,
-    agents: Agents,
-    keeper: Keeper,
+    workers: Arc<Workers>,
+    /// Threads for what would hold a ring up.
+    pool: Arc<Pool<prepare::Work>>,
+    clients: Clients,
+    verifier: Arc<Verifier>,
     stats: Arc<Stats>,
     draining: AtomicBool,
+    aborted: watch::Sender<bool>,
 }
 
 /// Threads end with what they work for.
@@ -131,20 +144,15 @@ impl Forwarders {
     /// # Errors
     /// A route's `ca_certificate` cannot be used.
     pub fn start(config: &Config, stats: &Arc<Stats>, verifier: Arc<Verifier>) -> Result<Arc<Self>, String> {
-        stats.forwarders.workers.set(u64::try_from(config.forward.workers).unwrap_or(u64::MAX));
-        let gauges = Arc::clone(stats);
-        let serve = move |lane: Arc<Lane>, pool: &Pool<Arc<Lane>>| lane::serve(lane, &verifier, pool);
-        let count = move |threads| gauges.forwarders.started.set(u64::try_from(threads).unwrap_or(u64::MAX));
-        let pool = Pool::new("forwarder", config.forward.workers, serve, count);
-        let callbacks = Pool::new("callback", authorize::THREADS_MAX, |call: authorize::Call, _| call.ask(), |_| {});
         let forwarders = Self {
             lanes: ArcSwap::default(),
-            pool,
-            callbacks,
-            agents: Agents::new(config.forward.workers),
-            keeper: Keeper::start()?,
+            workers: Workers::new(config.forward.workers, stats),
+            pool: Pool::new("forwarder", config.forward.workers, |work: prepare::Work| work()),
+            clients: Clients::default(),
+            verifier,
             stats: Arc::clone(stats),
             draining: AtomicBool::new(false),
+            aborted: watch::Sender::new(false),
         };
         forwarders.reload(config)?;
         Ok(Arc::new(forwarders))
@@ -156,21 +164,13 @@ impl Forwarders {
     /// # Errors
     /// As [`Forwarders::start`]; nothing has changed then.
     pub fn reload(&self, config: &Config) -> Result<(), String> {
-        let agents = self.agents.for_routes(&config.routes)?;
+        let clients = self.clients.for_routes(&config.routes)?;
         let old = self.lanes.load();
         self.pool.set_max(config.forward.workers);
-        let lanes = config.routes.iter().zip(agents).map(|(route, agent)| {
-            let lane = old.get(&route.name).map_or_else(
-                || {
-                    let lane = Lane::new(route, &self.stats, &agent);
-                    self.keeper.watch(&lane);
-                    lane
-                },
-                Arc::clone,
-            );
-            for _ in 0..lane.configure(route, &config.forward, agent) {
-                self.pool.give(Arc::clone(&lane));
-            }
+        self.workers.set_max(config.forward.workers);
+        let lanes = config.routes.iter().zip(clients).map(|(route, client)| {
+            let lane = old.get(&route.name).map_or_else(|| Lane::new(route, &self.stats, &self.workers, &client), Arc::clone);
+            lane.configure(route, &config.forward, client);
             (route.name.clone(), lane)
         });
         self.lanes.store(Arc::new(lanes.collect()));
@@ -178,35 +178,69 @@ impl Forwarders {
         Ok(())
     }
 
-    /// Never blocks: called on a ring thread. `Completed` comes through the receiver; a dropped sender means the job died (defer).
+    /// Takes the job to its endpoint; on a ring. The body is freed when this returns.
     ///
     /// # Errors
-    /// Why the job was not taken. `Refused::OverBudget` may also come as the receiver's answer.
-    pub fn submit(&self, job: Job) -> Result<oneshot::Receiver<Result<Completed, Refused>>, Refused> {
+    /// Why the job was not taken: nothing was asked.
+    pub async fn forward(&self, job: Job) -> Result<Completed, Refused> {
+        let place = self.enter(&job)?;
+        self.go(job, place).await
+    }
+
+    fn enter(&self, job: &Job) -> Result<Place, Refused> {
         if self.draining.load(Ordering::Relaxed) {
             return Err(Refused::Draining);
         }
-        let lanes = self.lanes.load();
         // A route that a reload has just taken away: the sender's next attempt meets the new configuration.
-        let lane = lanes.get(&job.route.name).ok_or(Refused::Draining)?;
-        let (receiver, ticket) = lane.push(job)?;
-        if !ticket || !self.pool.give(Arc::clone(lane)) {
-            self.keeper.wake();
-        }
-        Ok(receiver)
+        self.lanes.load().get(&job.route.name).ok_or(Refused::Draining)?.enter()
     }
 
-    /// Asks the route's `authorize_url`; never blocks, and never takes a forwarder.
-    ///
-    /// # Errors
-    /// Too many questions of this route are open.
-    pub fn authorize(&self, route: &Arc<Route>, question: Authorization) -> Result<oneshot::Receiver<Authorized>, Refused> {
-        let lanes = self.lanes.load();
-        let lane = lanes.get(&route.name).ok_or(Refused::Draining)?;
-        let (call, receiver) = authorize::Call::new(route, lane, question)?;
-        // Where no thread is free, it waits for one: each that is ahead of it ends within its own five seconds.
-        self.callbacks.give(call);
-        Ok(receiver)
+    async fn go(&self, job: Job, place: Place) -> Result<Completed, Refused> {
+        let (received, deadline) = (job.received, job.deadline());
+        let mut begun = None;
+        let mut aborted = self.aborted.subscribe();
+        let answer = tokio::select! {
+            answer = self.ask(job, place, deadline, &mut begun) => answer?,
+            // Dropped, the exchange ends its connection.
+            _ = aborted.wait_for(|aborted| *aborted) => Err(NoAnswer::Broken("the daemon is stopping".to_owned())),
+        };
+        let now = Instant::now();
+        let begun = begun.unwrap_or(now);
+        Ok(Completed { answer, queue_us: micros(begun, received), forward_us: micros(now, begun) })
+    }
+
+    async fn ask(
+        &self,
+        job: Job,
+        place: Place,
+        deadline: Instant,
+        begun: &mut Option<Instant>,
+    ) -> Result<Result<Response, NoAnswer>, Refused> {
+        let permit = match place {
+            Place::Permit(permit) => Some(permit),
+            Place::Queue(queued) => queued.permit(deadline).await?,
+        };
+        let Some(mut permit) = permit else {
+            return Ok(Err(NoAnswer::Broken("timed out while waiting for a forwarder".to_owned())));
+        };
+        *begun = Some(Instant::now());
+        let (route, webhook_id) = (Arc::clone(&job.route), job.webhook_id.clone());
+        let envelope = Arc::clone(&job.envelope);
+        let prepared = match prepare::prepare(job, &envelope, &self.verifier, &self.pool).await {
+            Ok(prepared) => prepared,
+            Err(Unprepared::Refused(refused)) => return Err(refused),
+            Err(Unprepared::NoAnswer(none)) => return Ok(Err(none)),
+        };
+        let answer = exchange::ask(&permit.client(), &route, prepared, &webhook_id, deadline).await;
+        permit.asked(&answer);
+        Ok(answer)
+    }
+
+    /// Asks the route's `authorize_url`; takes no forwarder. With too many questions open the answer is not known.
+    pub async fn authorize(&self, route: &Route, question: Authorization) -> Authorized {
+        let open = self.lanes.load().get(&route.name).and_then(Question::open);
+        let Some(open) = open else { return Authorized::Unknown };
+        open.ask(route, question).await
     }
 
     /// No new job from now on (`Refused::Draining`).
@@ -214,13 +248,14 @@ impl Forwarders {
         self.draining.store(true, Ordering::Relaxed);
     }
 
-    /// Ends calls in flight and jobs that wait: they answer `Broken` (one that is just connecting: within five seconds). Idle
-    /// threads end.
+    /// Ends calls in flight and jobs that wait: they answer `Broken`. Idle threads end.
     pub fn abort(&self) {
         self.drain();
-        self.keeper.abandon_all();
-        self.agents.shutdown();
+        self.aborted.send_replace(true);
         self.pool.end();
-        self.callbacks.end();
     }
+}
+
+fn micros(end: Instant, start: Instant) -> u64 {
+    u64::try_from(end.saturating_duration_since(start).as_micros()).unwrap_or(u64::MAX)
 }

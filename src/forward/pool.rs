@@ -14,11 +14,9 @@ pub(super) struct Pool<T: Send + 'static> {
     state: Mutex<State<T>>,
     woken: Condvar,
     run: Run<T>,
-    /// Told how many threads there are, whenever that changes.
-    on_threads: Box<dyn Fn(usize) + Send + Sync>,
 }
 
-type Run<T> = Box<dyn Fn(T, &Pool<T>) + Send + Sync>;
+type Run<T> = Box<dyn Fn(T) + Send + Sync>;
 
 struct State<T> {
     work: VecDeque<T>,
@@ -30,14 +28,9 @@ struct State<T> {
 }
 
 impl<T: Send + 'static> Pool<T> {
-    pub(super) fn new(
-        name: &'static str,
-        threads_max: usize,
-        run: impl Fn(T, &Self) + Send + Sync + 'static,
-        on_threads: impl Fn(usize) + Send + Sync + 'static,
-    ) -> Arc<Self> {
+    pub(super) fn new(name: &'static str, threads_max: usize, run: impl Fn(T) + Send + Sync + 'static) -> Arc<Self> {
         let state = State { work: VecDeque::new(), idle: 0, threads: 0, threads_max: threads_max.max(1), ended: false };
-        Arc::new(Self { name, state: Mutex::new(state), woken: Condvar::new(), run: Box::new(run), on_threads: Box::new(on_threads) })
+        Arc::new(Self { name, state: Mutex::new(state), woken: Condvar::new(), run: Box::new(run) })
     }
 
     fn state(&self) -> MutexGuard<'_, State<T>> {
@@ -47,16 +40,6 @@ impl<T: Send + 'static> Pool<T> {
     /// More threads may be started from now on; those that are there stay.
     pub(super) fn set_max(&self, threads_max: usize) {
         self.state().threads_max = threads_max.max(1);
-    }
-
-    /// Puts this work back behind what waits for a thread, if anything does: the caller's thread is free for that then.
-    pub(super) fn give_way(&self, work: T) -> Result<(), T> {
-        let mut state = self.state();
-        if state.work.is_empty() {
-            return Err(work);
-        }
-        state.work.push_back(work);
-        Ok(())
     }
 
     /// Hands work to a sleeping thread or a new one; never waits. False: all threads there may be are at work.
@@ -73,19 +56,15 @@ impl<T: Send + 'static> Pool<T> {
             return false;
         }
         state.threads += 1;
-        let threads = state.threads;
         drop(state);
-        self.start_thread(threads)
+        self.start_thread()
     }
 
-    fn start_thread(self: &Arc<Self>, threads: usize) -> bool {
+    fn start_thread(self: &Arc<Self>) -> bool {
         let pool = Arc::clone(self);
         let builder = std::thread::Builder::new().name(self.name.to_owned()).stack_size(STACK_OCTETS);
         match builder.spawn(move || pool.work_on()) {
-            Ok(_) => {
-                (self.on_threads)(threads);
-                true
-            }
+            Ok(_) => true,
             Err(error) => {
                 self.state().threads -= 1;
                 tracing::warn!(%error, pool = self.name, "no thread to be had: raise TasksMax or lower forward.workers");
@@ -119,7 +98,7 @@ impl<T: Send + 'static> Pool<T> {
     fn work_on(&self) {
         while let Some(work) = self.next() {
             // What the work owned has been dropped by then: its waiter hears that it died.
-            if catch_unwind(AssertUnwindSafe(|| (self.run)(work, self))).is_err() {
+            if catch_unwind(AssertUnwindSafe(|| (self.run)(work))).is_err() {
                 tracing::error!(pool = self.name, "a thread's work ended by a panic");
             }
         }
@@ -129,37 +108,25 @@ impl<T: Send + 'static> Pool<T> {
 #[cfg(test)]
 mod tests {
     use super::Pool;
-    use std::sync::atomic::{AtomicUsize, Ordering};
     use std::sync::{Arc, Barrier, mpsc};
-
-    fn quiet(_: usize) {}
 
     #[test]
     fn as_many_threads_as_there_is_work_and_no_more_than_allowed() {
-        let most = Arc::new(AtomicUsize::new(0));
-        let seen = Arc::clone(&most);
         // Each piece of work waits for the others: with fewer than four threads this would never end.
         let all_here = Arc::new(Barrier::new(4));
         let barrier = Arc::clone(&all_here);
         let (done, ended) = mpsc::channel();
-        let pool = Pool::new(
-            "test",
-            4,
-            move |number: usize, _| {
-                barrier.wait();
-                done.send(number).unwrap();
-            },
-            move |threads| {
-                seen.fetch_max(threads, Ordering::SeqCst);
-            },
-        );
+        let pool = Pool::new("test", 4, move |number: usize| {
+            barrier.wait();
+            done.send(number).unwrap();
+        });
         for number in 0..400 {
             pool.give(number);
         }
         let mut numbers: Vec<usize> = ended.iter().take(400).collect();
         numbers.sort_unstable();
         assert!(numbers.into_iter().eq(0..400));
-        assert_eq!(most.load(Ordering::SeqCst), 4);
+        assert_eq!(pool.state().threads, 4);
     }
 
     #[test]
@@ -168,17 +135,12 @@ mod tests {
             // Two pieces of work that need each other, given one after the other to a pool with one sleeping thread.
             let (done, ended) = mpsc::channel();
             let pair = Arc::new(Barrier::new(2));
-            let pool = Pool::new(
-                "test",
-                2,
-                move |paired: bool, _| {
-                    if paired {
-                        pair.wait();
-                    }
-                    done.send(()).unwrap();
-                },
-                quiet,
-            );
+            let pool = Pool::new("test", 2, move |paired: bool| {
+                if paired {
+                    pair.wait();
+                }
+                done.send(()).unwrap();
+            });
             pool.give(false);
             ended.recv().unwrap();
             pool.give(true);
@@ -191,15 +153,10 @@ mod tests {
     #[test]
     fn a_panic_costs_its_work_only_and_the_end_ends_the_threads() {
         let (done, ended) = mpsc::channel();
-        let pool = Pool::new(
-            "test",
-            1,
-            move |number: u8, _| {
-                assert_ne!(number, 1, "this piece of work panics on purpose");
-                done.send(number).unwrap();
-            },
-            quiet,
-        );
+        let pool = Pool::new("test", 1, move |number: u8| {
+            assert_ne!(number, 1, "this piece of work panics on purpose");
+            done.send(number).unwrap();
+        });
         for number in 0..3 {
             pool.give(number);
         }

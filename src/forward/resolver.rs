@@ -1,18 +1,13 @@
-//! Host to addresses, through the system's resolver, with a short cache: ureq's own starts a thread for every request that has
-//! a deadline. Many calls that miss one host wait for one look-up, so that a burst does not become a burst of look-ups.
-//! Logs nothing; fails when there is no address in time.
+//! Host to addresses, through the system's resolver, with a short cache. Many calls that miss one host wait for one look-up, so that
+//! a burst does not become a burst of look-ups. Logs nothing; fails when there is no address in time.
 
-use super::progress::{progress, until};
+use crate::ring;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-use ureq::config::Config;
-use ureq::http::Uri;
-use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
-use ureq::unversioned::transport::NextTimeout;
-use ureq::{Error, Timeout};
+use tokio::sync::Notify;
 
 /// The system's resolver tells no time to live; an endpoint that moves is found again within this.
 const TTL: Duration = Duration::from_secs(10);
@@ -26,8 +21,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const LOOKUPS_MAX: usize = 32;
 /// Hosts are those of the configuration, and what their redirects name.
 const HOSTS_MAX: usize = 1024;
-/// As many as ureq takes.
-const ADDRESSES_MAX: usize = 16;
 
 /// What asks the system.
 type Ask = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
@@ -38,7 +31,7 @@ pub(super) struct CachedResolver(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     hosts: Mutex<Hosts>,
-    answered: Condvar,
+    answered: Notify,
     ask: Ask,
 }
 
@@ -64,50 +57,48 @@ impl Default for CachedResolver {
     }
 }
 
-impl Resolver for CachedResolver {
-    fn resolve(&self, uri: &Uri, _: &Config, _: NextTimeout) -> Result<ResolvedSocketAddrs, Error> {
-        let host = uri.host().ok_or(Error::HostNotFound)?;
-        let default_port = if uri.scheme_str() == Some("https") { 443 } else { 80 };
-        let port = uri.port_u16().unwrap_or(default_port);
-        let mut resolved = self.empty();
-        for address in self.addresses(host, port, until(&progress(), PATIENCE))?.into_iter().take(ADDRESSES_MAX) {
-            resolved.push(address);
-        }
-        Ok(resolved)
-    }
-}
-
 impl CachedResolver {
     fn new(ask: Ask) -> Self {
-        Self(Arc::new(Shared { hosts: Mutex::default(), answered: Condvar::new(), ask }))
+        Self(Arc::new(Shared { hosts: Mutex::default(), answered: Notify::new(), ask }))
     }
 
-    fn addresses(&self, host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, Error> {
+    /// # Errors
+    /// The host has no address, or none was found in time.
+    pub(super) async fn addresses(&self, host: &str, port: u16, deadline: Instant) -> Result<Vec<SocketAddr>, String> {
         let literal = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
         if let Ok(ip) = literal.parse::<IpAddr>() {
             return Ok(vec![SocketAddr::new(ip, port)]);
         }
         let key = (host.to_owned(), port);
-        let mut hosts = self.0.hosts();
+        let deadline = deadline.min(Instant::now() + PATIENCE);
         loop {
-            let now = Instant::now();
-            if let Some(done) = hosts.known.get(&key).and_then(|entry| entry.answer(now)) {
+            // Before the look, so that an answer that comes behind it is heard.
+            let answered = self.0.answered.notified();
+            if let Some(done) = self.known(&key)? {
                 return done;
             }
-            if !hosts.known.get(&key).is_some_and(|entry| entry.under_way) {
-                hosts.make_room(now)?;
-                self.start_look_up(&mut hosts, &key)?;
+            if ring::timeout_at(deadline, answered).await.is_none() {
+                return Err("timed out".to_owned());
             }
-            let left = deadline.saturating_duration_since(now);
-            if left.is_zero() {
-                return Err(Error::Timeout(Timeout::Resolve));
-            }
-            hosts = self.0.answered.wait_timeout(hosts, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 
+    /// What is known of it; `Ok(None)`: a look-up is under way.
+    fn known(&self, key: &(String, u16)) -> Result<Option<Result<Vec<SocketAddr>, String>>, String> {
+        let now = Instant::now();
+        let mut hosts = self.0.hosts();
+        if let Some(done) = hosts.known.get(key).and_then(|entry| entry.answer(now)) {
+            return Ok(Some(done));
+        }
+        if !hosts.known.get(key).is_some_and(|entry| entry.under_way) {
+            hosts.make_room(now)?;
+            self.start_look_up(&mut hosts, key).map_err(|error| error.to_string())?;
+        }
+        Ok(None)
+    }
+
     /// The system's resolver cannot be interrupted: it works on a thread of its own, which nobody has to wait for.
-    fn start_look_up(&self, hosts: &mut Hosts, key: &(String, u16)) -> Result<(), Error> {
+    fn start_look_up(&self, hosts: &mut Hosts, key: &(String, u16)) -> io::Result<()> {
         let (shared, key) = (Arc::clone(&self.0), key.clone());
         let asked = key.clone();
         std::thread::Builder::new().name("resolve".to_owned()).spawn(move || {
@@ -115,7 +106,7 @@ impl CachedResolver {
             let mut hosts = shared.hosts();
             hosts.lookups -= 1;
             hosts.known.entry(asked).or_default().learn(found, Instant::now());
-            shared.answered.notify_all();
+            shared.answered.notify_waiters();
         })?;
         hosts.lookups += 1;
         hosts.known.entry(key).or_default().under_way = true;
@@ -130,15 +121,15 @@ impl Shared {
 }
 
 impl Hosts {
-    fn make_room(&mut self, now: Instant) -> Result<(), Error> {
+    fn make_room(&mut self, now: Instant) -> Result<(), String> {
         if self.lookups >= LOOKUPS_MAX {
-            return Err(io::Error::other("too many look-ups of host names under way").into());
+            return Err("too many look-ups of host names under way".to_owned());
         }
         if self.known.len() >= HOSTS_MAX {
             self.known.retain(|_, entry| entry.under_way || entry.is_fresh(now));
         }
         if self.known.len() >= HOSTS_MAX {
-            return Err(io::Error::other("too many host names at once").into());
+            return Err("too many host names at once".to_owned());
         }
         Ok(())
     }
@@ -150,7 +141,7 @@ impl Entry {
     }
 
     /// What is known, if there is nothing to look up.
-    fn answer(&self, now: Instant) -> Option<Result<Vec<SocketAddr>, Error>> {
+    fn answer(&self, now: Instant) -> Option<Result<Vec<SocketAddr>, String>> {
         if self.is_fresh(now) {
             return Some(Ok(self.addresses.clone()));
         }
@@ -158,7 +149,7 @@ impl Entry {
         if self.found.is_some_and(|found| now < found + STALE_MAX) {
             return Some(Ok(self.addresses.clone()));
         }
-        Some(Err(io::Error::other(why.clone()).into()))
+        Some(Err(why.clone()))
     }
 
     fn learn(&mut self, found: io::Result<Vec<SocketAddr>>, now: Instant) {
@@ -180,6 +171,11 @@ mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
+    /// Look-ups wait on timers only, which any tokio has.
+    fn wait<T>(look_up: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(look_up)
+    }
+
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(10)
     }
@@ -187,8 +183,8 @@ mod tests {
     #[test]
     fn literals_are_not_looked_up() {
         let resolver = CachedResolver::new(|_, _| Err(io::Error::other("asked")));
-        assert_eq!(resolver.addresses("[::1]", 8, soon()).unwrap(), ["[::1]:8".parse().unwrap()]);
-        assert_eq!(resolver.addresses("10.0.0.1", 9, soon()).unwrap(), ["10.0.0.1:9".parse().unwrap()]);
+        assert_eq!(wait(resolver.addresses("[::1]", 8, soon())).unwrap(), ["[::1]:8".parse().unwrap()]);
+        assert_eq!(wait(resolver.addresses("10.0.0.1", 9, soon())).unwrap(), ["10.0.0.1:9".parse().unwrap()]);
     }
 
     #[test]
@@ -201,7 +197,7 @@ mod tests {
         std::thread::scope(|scope| {
             for _ in 0..100 {
                 let resolver = resolver.clone();
-                scope.spawn(move || assert_eq!(resolver.addresses("app.example", 80, soon()).unwrap().len(), 1));
+                scope.spawn(move || assert_eq!(wait(resolver.addresses("app.example", 80, soon())).unwrap().len(), 1));
             }
         });
         assert_eq!(ASKED.load(Ordering::SeqCst), 1);
@@ -216,10 +212,10 @@ mod tests {
             Ok(vec![SocketAddr::from(([192, 0, 2, 1], port))])
         });
         for _ in 0..LOOKUPS_MAX + 1 {
-            let ended = resolver.addresses("hangs.example", 80, Instant::now() + Duration::from_millis(1));
-            assert!(matches!(ended, Err(Error::Timeout(Timeout::Resolve))));
+            let ended = wait(resolver.addresses("hangs.example", 80, Instant::now() + Duration::from_millis(1)));
+            assert_eq!(ended.unwrap_err(), "timed out");
         }
-        assert!(resolver.addresses("app.example", 80, soon()).is_ok());
+        assert!(wait(resolver.addresses("app.example", 80, soon())).is_ok());
         assert_eq!(resolver.0.hosts().lookups, 1, "one thread for the host that hangs");
     }
 

@@ -61,6 +61,21 @@ impl Conn {
         Self::new(Socket::new(stream.into()))
     }
 
+    /// Connects to an address, on this ring.
+    pub async fn connect(address: SocketAddr, deadline: Instant) -> io::Result<Self> {
+        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+        let conn = Self::new(Socket::new(socket.into()));
+        loop {
+            match until(op::connect(&conn.socket, address), &conn.write_timer, deadline, None).await.0 {
+                Ended::Done(_) => return Ok(conn),
+                // A connection that a signal interrupted goes on by itself; asked again the kernel says what became of it.
+                Ended::Again => {}
+                Ended::Failed(error) if error.raw_os_error() == Some(libc::EISCONN) => return Ok(conn),
+                Ended::Failed(error) => return Err(error),
+            }
+        }
+    }
+
     /// Whether it was accepted with the last descriptor the process may have: tell the client to come later, and drop it.
     #[must_use]
     pub fn on_spare(&self) -> bool {
@@ -87,6 +102,36 @@ impl Conn {
     /// Waits without a buffer until there are octets (or EOF). `TimedOut` at the deadline; also ends early with `Interrupted` after [`Conn::interrupt`].
     pub async fn readable(&self, deadline: Instant) -> io::Result<()> {
         self.wait(deadline, Some(&self.interrupt)).await
+    }
+
+    /// Waits until the peer takes octets, and with `or_read` until it says something, whichever is first: (takes, says). A connection that
+    /// broke is both.
+    pub async fn writable(&self, or_read: bool, deadline: Instant) -> io::Result<(bool, bool)> {
+        let wanted = if or_read { libc::POLLOUT | libc::POLLIN } else { libc::POLLOUT };
+        loop {
+            match until(op::poll(&self.socket, wanted), &self.write_timer, deadline, None).await.0 {
+                Ended::Done(events) => {
+                    let came = |event: libc::c_short| events & u32::from(event.cast_unsigned()) != 0;
+                    let broke = came(libc::POLLERR) || came(libc::POLLHUP);
+                    return Ok((broke || came(libc::POLLOUT), broke || came(libc::POLLIN)));
+                }
+                Ended::Again => {}
+                Ended::Failed(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Hands the slices to the socket as far as they fit, without waiting; `WouldBlock` if nothing fits.
+    pub fn send_now(&self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
+        SockRef::from(&*self.socket).send_vectored_with_flags(slices, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+    }
+
+    /// Whether the connection is open and the peer has said nothing that was not read.
+    #[must_use]
+    pub fn is_quiet(&self) -> bool {
+        let mut octet = [MaybeUninit::uninit()];
+        let peeked = SockRef::from(&*self.socket).recv_with_flags(&mut octet, libc::MSG_PEEK | libc::MSG_DONTWAIT);
+        peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
     async fn wait(&self, deadline: Instant, interrupt: Option<&Interrupt>) -> io::Result<()> {
@@ -126,8 +171,8 @@ impl Conn {
         }
     }
 
-    /// Takes what is there without waiting; `None` if nothing is.
-    fn read_now<B: Fill>(&self, into: &mut B) -> Option<io::Result<usize>> {
+    /// Takes what is there without waiting; `None` if nothing is. 0 is EOF, or no spare octets in `into`.
+    pub fn read_now<B: Fill>(&self, into: &mut B) -> Option<io::Result<usize>> {
         let (at, len) = (into.spare_ptr().cast::<MaybeUninit<u8>>(), into.spare());
         #[expect(unsafe_code, reason = "the octets that `Fill` promises, as a slice")]
         // SAFETY: by the contract of `Fill` these octets are writable and the value's own, which is borrowed here.

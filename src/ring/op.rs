@@ -135,8 +135,19 @@ impl<D> Drop for Op<D> {
 
 /// Readiness to read (octets, EOF, an error), without a buffer.
 pub(super) fn poll_in(socket: &Rc<Socket>) -> Op<()> {
-    let events = libc::POLLIN.cast_unsigned().into();
-    Op::submit(socket, (), opcode::PollAdd::new(socket.target(), events).build())
+    poll(socket, libc::POLLIN)
+}
+
+/// One of these events, a hang-up or an error, without a buffer; the result has the events.
+pub(super) fn poll(socket: &Rc<Socket>, events: libc::c_short) -> Op<()> {
+    Op::submit(socket, (), opcode::PollAdd::new(socket.target(), events.cast_unsigned().into()).build())
+}
+
+/// Connects to the address; its octets are on the heap until the kernel is done with them.
+pub(super) fn connect(socket: &Rc<Socket>, address: SocketAddr) -> Op<Box<SockAddr>> {
+    let address = Box::new(SockAddr::from(address));
+    let sqe = opcode::Connect::new(socket.target(), address.as_ptr().cast(), address.len()).build();
+    Op::submit(socket, address, sqe)
 }
 
 /// Receives into the spare octets of `into`, which must have some; the caller counts them as filled.

@@ -339,8 +339,10 @@ fn a_proxy_in_the_environment_does_not_matter() {
 
 #[test]
 fn connections_are_kept_and_a_stale_one_is_tried_once_more() {
+    // Kept-alive connections are their ring's.
+    let on_one_ring = |endpoint: &Endpoint| Daemon::start(Config::to(endpoint).set("smtp.threads", 1));
     let endpoint = Endpoint::ok();
-    let daemon = Daemon::start(Config::to(&endpoint));
+    let daemon = on_one_ring(&endpoint);
     for _ in 0..5 {
         one(&daemon).starts("250 ");
     }
@@ -354,7 +356,7 @@ fn connections_are_kept_and_a_stale_one_is_tried_once_more() {
         if *on_this == 1 { Answer::status(200) } else { Answer::Reset(Vec::new()) }
     })
     .start();
-    let daemon = Daemon::start(Config::to(&closing));
+    let daemon = on_one_ring(&closing);
     one(&daemon).starts("250 ");
     one(&daemon).starts("250 ");
     let requests = closing.requests();

@@ -24,7 +24,6 @@ use crate::message::OverBudget;
 use crate::message::mime::{self, Part};
 use crate::message::transfer::Encoding;
 use crate::verify::Verification;
-use std::io::Read;
 use std::ops::Range;
 
 /// Octets of a request body.
@@ -93,32 +92,10 @@ impl Rendered {
     }
 
     /// The body's octets in order, without a copy (for the signature).
-    pub fn slices<'a>(&'a self, message: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+    pub fn slices<'a>(&'a self, message: &'a [u8]) -> impl Iterator<Item = &'a [u8]> + Clone {
         self.pieces.iter().map(move |piece| match piece {
             Piece::Octets(octets) => octets.as_slice(),
             Piece::Message(range) => message.get(range.clone()).unwrap_or_default(),
         })
-    }
-
-    /// Streams the body; exactly `len` octets.
-    pub fn reader<'a>(&'a self, message: &'a [u8]) -> impl Read + 'a {
-        Slices { current: &[], rest: self.slices(message) }
-    }
-}
-
-struct Slices<'a, I> {
-    current: &'a [u8],
-    rest: I,
-}
-
-impl<'a, I: Iterator<Item = &'a [u8]>> Read for Slices<'a, I> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        while self.current.is_empty() {
-            match self.rest.next() {
-                Some(slice) => self.current = slice,
-                None => return Ok(0),
-            }
-        }
-        self.current.read(buffer)
     }
 }

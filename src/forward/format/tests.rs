@@ -7,7 +7,6 @@ use crate::message::OverBudget;
 use crate::verify::{SpfResult, Verification};
 use proptest::prelude::*;
 use serde_json::{Value, json};
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -53,13 +52,11 @@ fn checked() -> Verification {
     }
 }
 
-/// Renders and reads the stream to its end; the length said before must be the length read.
+/// Renders; the length said must be the length of the pieces.
 fn render_all(route: &Route, envelope: &Envelope, verification: &Verification, message: &[u8]) -> (Rendered, Vec<u8>) {
     let rendered = render(route, envelope, verification, message, &mut |_| Ok(())).unwrap();
-    let mut body = Vec::new();
-    rendered.reader(message).read_to_end(&mut body).unwrap();
+    let body = rendered.slices(message).collect::<Vec<_>>().concat();
     assert_eq!(body.len() as u64, rendered.len);
-    assert!(rendered.slices(message).collect::<Vec<_>>().concat() == body);
     (rendered, body)
 }
 

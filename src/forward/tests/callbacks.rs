@@ -1,6 +1,7 @@
 //! The authorization callback.
 
 use super::*;
+use crate::forward::authorize::QUESTIONS_MAX;
 use crate::forward::{Authorization, Authorized};
 use crate::verify::SpfResult;
 
@@ -20,7 +21,12 @@ fn rig(callback: &str) -> Rig {
 }
 
 fn ask(rig: &Rig) -> Authorized {
-    rig.forwarders.authorize(&rig.route("r"), question()).unwrap().blocking_recv().unwrap()
+    open(rig).blocking_recv().unwrap()
+}
+
+fn open(rig: &Rig) -> oneshot::Receiver<Authorized> {
+    let (forwarders, route) = (Arc::clone(&rig.forwarders), rig.route("r"));
+    rig.run(move || async move { forwarders.authorize(&route, question()).await })
 }
 
 #[test]
@@ -94,18 +100,16 @@ fn a_callback_that_hangs_holds_no_forwarder_and_ends_in_time() {
     let more = format!("authorize_url = \"{}\"\nmax_concurrency = 1", hanging.url("/a"));
     let rig = Rig::new(&format!("{}[forward]\nworkers = 1\n", route("r", &good.url("/in"), &more)));
     let begun = Instant::now();
-    let mut open = Vec::new();
-    let refused = loop {
-        match rig.forwarders.authorize(&rig.route("r"), question()) {
-            Ok(receiver) => open.push(receiver),
-            Err(refused) => break refused,
-        }
-    };
-    assert_eq!(refused, Refused::QueueFull);
+    let open: Vec<_> = (0..QUESTIONS_MAX).map(|_| open(&rig)).collect();
+    wait_until("all are asked", || hanging.connections() == QUESTIONS_MAX);
+    assert_eq!(ask(&rig), Authorized::Unknown, "one too many");
+    assert!(begun.elapsed().as_millis() < 4500, "it did not wait");
     assert_eq!(rig.send(b"m").unwrap().status, 200);
     for receiver in open {
         assert_eq!(receiver.blocking_recv().unwrap(), Authorized::Unknown);
     }
     assert!((4500..9000).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
-    assert!(rig.forwarders.authorize(&rig.route("r"), question()).is_ok(), "there is room again");
+    let again = self::open(&rig);
+    wait_until("there is room again", || hanging.connections() == QUESTIONS_MAX + 1);
+    drop(again);
 }

@@ -10,6 +10,7 @@ use super::{Completed, Forwarders, Job, NoAnswer, Refused, Response};
 use crate::config::{Config, Origin, Route};
 use crate::envelope::{Envelope, Peer};
 use crate::message::{Body, Budget};
+use crate::ring;
 use crate::stats::Stats;
 use crate::verify::Verifier;
 use std::io::{BufReader, Read as _, Write as _};
@@ -17,7 +18,7 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -156,9 +157,12 @@ impl Endpoint {
     }
 }
 
-/// The forwarders of one configuration.
+type OnRing = Box<dyn FnOnce() + Send>;
+
+/// The forwarders of one configuration, and a ring to run them on.
 struct Rig {
     forwarders: Arc<Forwarders>,
+    ring: mpsc::UnboundedSender<OnRing>,
     stats: Arc<Stats>,
     config: Config,
     budget: Arc<Budget>,
@@ -175,7 +179,35 @@ impl Rig {
         let stats = Stats::new();
         let verifier = Verifier::start(&config.dns).unwrap();
         let forwarders = Forwarders::start(&config, &stats, verifier).unwrap();
-        Self { forwarders, stats, config, budget: Budget::new(256 * 1024 * 1024, 1.0) }
+        let (ring, mut inbox) = mpsc::unbounded_channel::<OnRing>();
+        std::thread::spawn(move || {
+            let until_dropped = async move {
+                while let Some(work) = inbox.recv().await {
+                    work();
+                }
+            };
+            ring::run(until_dropped).unwrap();
+        });
+        Self { forwarders, ring, stats, config, budget: Budget::new(256 * 1024 * 1024, 1.0) }
+    }
+
+    fn on_ring(&self, work: impl FnOnce() + Send + 'static) {
+        assert!(self.ring.send(Box::new(work)).is_ok(), "the ring runs");
+    }
+
+    /// Runs it as a task of the ring; it ends when nobody waits for its answer any more.
+    fn run<F: Future<Output: Send> + 'static>(&self, task: impl FnOnce() -> F + Send + 'static) -> oneshot::Receiver<F::Output> {
+        let (mut answer, receiver) = oneshot::channel();
+        self.on_ring(move || {
+            ring::spawn(async move {
+                let done = tokio::select! {
+                    done = task() => Some(done),
+                    () = answer.closed() => None,
+                };
+                done.map(|done| answer.send(done));
+            });
+        });
+        receiver
     }
 
     /// With one route, `r`.
@@ -194,7 +226,14 @@ impl Rig {
     }
 
     fn submit(&self, route: &str, message: &[u8]) -> Result<oneshot::Receiver<Result<Completed, Refused>>, Refused> {
-        self.forwarders.submit(self.job(self.route(route), message))
+        self.submit_job(self.job(self.route(route), message))
+    }
+
+    /// `Err`: it did not get a place.
+    fn submit_job(&self, job: Job) -> Result<oneshot::Receiver<Result<Completed, Refused>>, Refused> {
+        let place = self.forwarders.enter(&job)?;
+        let forwarders = Arc::clone(&self.forwarders);
+        Ok(self.run(move || async move { forwarders.go(job, place).await }))
     }
 
     fn send(&self, message: &[u8]) -> Result<Response, NoAnswer> {
@@ -208,7 +247,7 @@ impl Rig {
 
     fn submit_within(&self, timeout: Duration, message: &[u8]) -> Result<oneshot::Receiver<Result<Completed, Refused>>, Refused> {
         let route = Route { timeout, ..Route::clone(&self.route("r")) };
-        self.forwarders.submit(self.job(Arc::new(route), message))
+        self.submit_job(self.job(Arc::new(route), message))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::forward::exchange::follow;
-use crate::forward::request::{Answer, Post, Source, post};
+use crate::forward::request::{Answer, Post, post};
 
 fn moved(status: u16, location: &str) -> String {
     format!("HTTP/1.1 {status} Moved\r\nLocation: {location}\r\nContent-Length: 5\r\n\r\nthere")
@@ -105,18 +105,20 @@ fn an_inner_address_is_not_connected_to_for_a_public_one() {
     let endpoint = Endpoint::always(OK);
     let rig = Rig::of(&endpoint, "");
     assert_eq!(rig.send(b"m").unwrap().status, 200);
-    let agent = rig.forwarders.lanes.load().get("r").unwrap().agent();
     let name = format!("http://localhost:{}/", endpoint.address.port());
     for url in
         [endpoint.url("/"), name, format!("http://[::ffff:127.0.0.1]:{}/", endpoint.address.port()), "http://169.254.169.254/".into()]
     {
-        let url = url.parse().unwrap();
-        let deadline = Instant::now() + PATIENCE;
-        let asked = Post { url: &url, headers: &[], len: 1, body: Source::Whole(b"m"), deadline, only_public: true };
-        match post(&agent, &asked) {
+        let client = rig.forwarders.lanes.load().get("r").unwrap().client();
+        let target = url.parse().unwrap();
+        let asked = rig.run(move || async move {
+            let deadline = Instant::now() + PATIENCE;
+            post(&client, &Post { url: &target, headers: &[], len: 1, body: &[b"m"], deadline, only_public: true }).await.map(|_| ())
+        });
+        match asked.blocking_recv().unwrap() {
             Err(NoAnswer::NotReached(why)) => assert_eq!(why, crate::forward::redirect::NOT_PUBLIC, "{url}"),
             Err(other) => panic!("{url}: {other:?}"),
-            Ok(_) => panic!("{url} was asked"),
+            Ok(()) => panic!("{url} was asked"),
         }
     }
     assert_eq!((endpoint.connections(), endpoint.requests().len()), (1, 1));
@@ -131,7 +133,7 @@ fn redirecting(to: &str, from_public: bool) -> Answer {
 fn once_outside_never_inside_again() {
     let start = "http://10.0.0.1/".parse().unwrap();
     let mut rules = Vec::new();
-    let answer = follow(&start, |url, only_public| {
+    let answer = follow(&start, async |url: &url::Url, only_public| {
         rules.push((url.to_string(), only_public));
         match rules.len() {
             // Inside to inside, and to the outside, are free.
@@ -141,8 +143,8 @@ fn once_outside_never_inside_again() {
             _ => Err(NoAnswer::NotReached(crate::forward::redirect::NOT_PUBLIC.to_owned())),
         }
     });
+    let response = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(answer).unwrap();
     assert_eq!(rules.iter().map(|(_, only)| *only).collect::<Vec<_>>(), [false, false, false, true]);
-    let response = answer.unwrap();
     assert_eq!(response.status, 307, "the redirect's own status");
     assert!(response.redirect_refused.is_some());
 }

@@ -1,0 +1,238 @@
+//! One call: a request over one connection, and its answer. The protocol is ureq-proto's, which does no I/O of its own; the
+//! octets of the body go from where they lie to the socket.
+//!
+//! Logs nothing; fails with one short line, and [`Progress`] tells how far it came.
+
+use super::connect::told;
+use super::redirect;
+use super::request::{Answer, Post};
+use super::wire::{INPUT_OCTETS, Wire};
+use super::{NoAnswer, Response};
+use std::time::{Duration, Instant};
+use ureq_proto::client::state::{Cleanup, RecvBody, RecvResponse, SendRequest};
+use ureq_proto::client::{Call, RecvBodyResult, RecvResponseResult, SendRequestResult};
+use ureq_proto::http::{HeaderMap, Request, header};
+
+/// Octets of a response body that are read, and that are kept.
+const BODY_READ_MAX: usize = 64 * 1024;
+const BODY_KEPT: usize = 2 * 1024;
+/// The body of a redirect is of little interest; the deadline is for what it leads to.
+const REDIRECT_BODY_PATIENCE: Duration = Duration::from_secs(1);
+/// A request's header, at first and at most: a hundred recipients fit many times.
+const HEAD_OCTETS: usize = 2 * 1024;
+const HEAD_OCTETS_MAX: usize = 4 * 1024 * 1024;
+const USER_AGENT: &str = concat!("mailsluice/", env!("CARGO_PKG_VERSION"));
+
+/// How far a call has come.
+#[derive(Default)]
+pub(super) struct Progress {
+    /// An octet of the request went out.
+    pub(super) sent: bool,
+    /// The endpoint did not take the whole request.
+    pub(super) incomplete: bool,
+    /// An octet of the response came.
+    pub(super) received: bool,
+    /// The deadline has passed.
+    pub(super) timed_out: bool,
+}
+
+/// A request that is ready to be sent: its header, and the protocol's state behind it.
+pub(super) struct Prepared {
+    head: Vec<u8>,
+    call: Call<RecvResponse>,
+}
+
+/// # Errors
+/// A header field that cannot be sent.
+pub(super) fn prepare(post: &Post<'_>) -> Result<Prepared, NoAnswer> {
+    head(post).map_err(|why| NoAnswer::NotReached(why.to_string()))
+}
+
+fn head(post: &Post<'_>) -> Result<Prepared, ureq_proto::Error> {
+    let mut request = Request::post(post.url.as_str())
+        .header(header::ACCEPT, "*/*")
+        .header(header::USER_AGENT, USER_AGENT)
+        .header(header::CONTENT_LENGTH, post.len);
+    for (name, value) in post.headers {
+        request = request.header(*name, *value);
+    }
+    let request = request.body(()).map_err(|error| ureq_proto::Error::BadHeader(error.to_string()))?;
+    let mut call = Call::new(request)?.proceed();
+    let mut head = vec![0; HEAD_OCTETS];
+    let written = write_head(&mut call, &mut head)?;
+    head.truncate(written);
+    let call = match call.proceed()? {
+        Some(SendRequestResult::SendBody(mut call)) => {
+            // The body does not pass through the protocol: its length has been told.
+            call.consume_direct_write(usize::try_from(post.len).unwrap_or(usize::MAX))?;
+            call.proceed()
+        }
+        Some(SendRequestResult::RecvResponse(call)) => Some(call),
+        Some(SendRequestResult::Await100(_)) | None => None,
+    };
+    // Nobody asks for a 100, and all of the header and body has been accounted for.
+    let call = call.ok_or_else(|| ureq_proto::Error::BadHeader("the request cannot be sent".to_owned()))?;
+    Ok(Prepared { head, call })
+}
+
+fn write_head(call: &mut Call<SendRequest>, head: &mut Vec<u8>) -> Result<usize, ureq_proto::Error> {
+    let mut written = 0;
+    while !call.can_proceed() {
+        match call.write(head.get_mut(written..).unwrap_or_default()) {
+            Ok(more) => written += more,
+            Err(ureq_proto::Error::OutputOverflow) if head.len() < HEAD_OCTETS_MAX => {}
+            Err(error) => return Err(error),
+        }
+        if !call.can_proceed() {
+            head.resize(head.len() * 2, 0);
+        }
+    }
+    Ok(written)
+}
+
+/// Asks over this connection, and gives it back if it can be used again.
+///
+/// # Errors
+/// There was no complete status line and header.
+pub(super) async fn call(
+    mut wire: Wire,
+    prepared: Prepared,
+    body: &[&[u8]],
+    progress: &mut Progress,
+    deadline: Instant,
+) -> Result<(Answer, Option<Wire>), String> {
+    let Prepared { head, call } = prepared;
+    let mut input = Vec::new();
+    let from_public = redirect::is_public(wire.peer());
+    let answered = async {
+        let mut octets = Vec::with_capacity(body.len() + 1);
+        octets.push(head.as_slice());
+        octets.extend_from_slice(body);
+        wire.send(&octets, &mut input, progress, deadline).await?;
+        drop(octets);
+        header(&mut wire, call, &mut input, progress, deadline).await
+    };
+    let (fields, next) = match answered.await {
+        Ok(answered) => answered,
+        Err(Failed::Io(error)) => {
+            progress.timed_out = error.kind() == std::io::ErrorKind::TimedOut && error.raw_os_error().is_none();
+            return Err(told(&error));
+        }
+        Err(Failed::Protocol(why)) => return Err(why),
+    };
+    let Fields { status, content_type, retry_after, location } = fields;
+    let patience =
+        if location.is_some() && redirect::is_redirect(status) { deadline.min(Instant::now() + REDIRECT_BODY_PATIENCE) } else { deadline };
+    let (body, reusable) = match next {
+        RecvResponseResult::RecvBody(call) => kept_body(&mut wire, call, &mut input, progress, patience).await,
+        RecvResponseResult::Cleanup(call) => (String::new(), may_be_used_again(&call)),
+        RecvResponseResult::Redirect(call) => (String::new(), may_be_used_again(&call.proceed())),
+    };
+    let response = Response { status, content_type, retry_after, body, redirect_refused: None };
+    // Octets behind the answer are nobody's.
+    let wire = (reusable && !progress.incomplete && input.is_empty()).then_some(wire);
+    Ok((Answer { response, location, from_public }, wire))
+}
+
+fn may_be_used_again(call: &Call<Cleanup>) -> bool {
+    !call.must_close_connection()
+}
+
+enum Failed {
+    Io(std::io::Error),
+    Protocol(String),
+}
+
+impl From<std::io::Error> for Failed {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error)
+    }
+}
+
+impl From<ureq_proto::Error> for Failed {
+    fn from(error: ureq_proto::Error) -> Self {
+        Self::Protocol(error.to_string())
+    }
+}
+
+/// What is of interest in a response's header.
+struct Fields {
+    status: u16,
+    content_type: Option<String>,
+    retry_after: Option<String>,
+    location: Option<String>,
+}
+
+impl Fields {
+    fn of(status: u16, headers: &HeaderMap) -> Self {
+        let text = |name| headers.get(name).map(|value: &header::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned());
+        Self { status, content_type: text(header::CONTENT_TYPE), retry_after: text(header::RETRY_AFTER), location: text(header::LOCATION) }
+    }
+}
+
+/// Reads a status line and header; 1xx go by. What came behind them stays in `input`.
+async fn header(
+    wire: &mut Wire,
+    mut call: Call<RecvResponse>,
+    input: &mut Vec<u8>,
+    progress: &mut Progress,
+    deadline: Instant,
+) -> Result<(Fields, RecvResponseResult), Failed> {
+    loop {
+        let (used, response) = call.try_response(input, false)?;
+        input.drain(..used.min(input.len()));
+        if let Some(response) = response {
+            let fields = Fields::of(response.status().as_u16(), response.headers());
+            let next = call.proceed().ok_or_else(|| Failed::Protocol("the response ends in its header".to_owned()))?;
+            return Ok((fields, next));
+        }
+        if used > 0 {
+            continue;
+        }
+        if input.len() >= INPUT_OCTETS {
+            return Err(Failed::Protocol(format!("the response's header is longer than {INPUT_OCTETS} octets")));
+        }
+        if wire.receive(input, progress, deadline).await? == 0 {
+            return Err(Failed::Protocol("closed before the answer was complete".to_owned()));
+        }
+    }
+}
+
+/// The start of the body as far as it comes: the status line has been the answer, whatever happens to the rest. True: it came to its end.
+async fn kept_body(
+    wire: &mut Wire,
+    mut call: Call<RecvBody>,
+    input: &mut Vec<u8>,
+    progress: &mut Progress,
+    deadline: Instant,
+) -> (String, bool) {
+    let mut kept = Vec::new();
+    let mut piece = [0; 4096];
+    let mut total = 0;
+    let mut ended = false;
+    while total < BODY_READ_MAX {
+        let Ok((used, came)) = call.read(input, &mut piece) else { break };
+        input.drain(..used.min(input.len()));
+        total += came;
+        let room = BODY_KEPT.saturating_sub(kept.len()).min(came);
+        kept.extend_from_slice(piece.get(..room).unwrap_or_default());
+        // A body that ends with its connection never says so.
+        ended = call.can_proceed() && !matches!(call.body_mode(), ureq_proto::BodyMode::CloseDelimited);
+        if ended {
+            break;
+        }
+        if used == 0 && came == 0 && !matches!(wire.receive(input, progress, deadline).await, Ok(n) if n > 0) {
+            break;
+        }
+    }
+    let reusable = ended
+        && match call.proceed() {
+            Some(RecvBodyResult::Cleanup(call)) => may_be_used_again(&call),
+            Some(RecvBodyResult::Redirect(call)) => may_be_used_again(&call.proceed()),
+            None => false,
+        };
+    // A character cut at the end becomes a replacement character, which is no help: it is left out.
+    let text = String::from_utf8_lossy(&kept);
+    let text = if kept.len() == BODY_KEPT { text.trim_end_matches('\u{fffd}').to_owned() } else { text.into_owned() };
+    (text, reusable)
+}

@@ -1,0 +1,74 @@
+//! HTTP clients: one for each set of trusted roots. What they share with the rings is what a connection needs; the
+//! kept-alive connections themselves belong to each ring (`idle.rs`).
+
+use super::resolver::CachedResolver;
+use crate::config::{self, Route};
+use rustls::{ClientConfig, RootCertStore};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub(super) struct Client {
+    /// Tells the connections of one client from those of another, also over a reload.
+    pub(super) id: u64,
+    pub(super) tls: Arc<ClientConfig>,
+    pub(super) resolver: CachedResolver,
+}
+
+/// Makes the clients of a configuration.
+#[derive(Default)]
+pub(super) struct Clients {
+    resolver: CachedResolver,
+    made: AtomicU64,
+}
+
+impl Clients {
+    /// The routes' clients in their order. System roots and CA files are read anew, so a reload takes up changed ones; kept-alive
+    /// connections of the old clients are not used again.
+    pub(super) fn for_routes(&self, routes: &[Arc<Route>]) -> Result<Vec<Arc<Client>>, String> {
+        let mut known: HashMap<Option<PathBuf>, Arc<Client>> = HashMap::new();
+        let mut clients = Vec::new();
+        for route in routes {
+            let client = match known.get(&route.ca_certificate) {
+                Some(client) => Arc::clone(client),
+                None => {
+                    let client = Arc::new(self.client(roots(route)?)?);
+                    known.insert(route.ca_certificate.clone(), Arc::clone(&client));
+                    client
+                }
+            };
+            clients.push(client);
+        }
+        Ok(clients)
+    }
+
+    fn client(&self, roots: RootCertStore) -> Result<Client, String> {
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut tls = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| format!("no TLS for endpoints: {error}"))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let id = self.made.fetch_add(1, Ordering::Relaxed);
+        Ok(Client { id, tls: Arc::new(tls), resolver: self.resolver.clone() })
+    }
+}
+
+fn roots(route: &Route) -> Result<RootCertStore, String> {
+    let certificates = if let Some(path) = &route.ca_certificate {
+        config::files::certificates(path, "ca_certificate").map_err(|error| format!("route {}: {error}", route.name))?
+    } else {
+        rustls_native_certs::load_native_certs().certs
+    };
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(certificates);
+    if roots.is_empty() {
+        match &route.ca_certificate {
+            Some(path) => return Err(format!("route {}: ca_certificate: no usable certificate in {}", route.name, path.display())),
+            None => tracing::warn!("no system roots found, https endpoints need ca_certificate: install ca-certificates"),
+        }
+    }
+    Ok(roots)
+}

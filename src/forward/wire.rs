@@ -1,0 +1,279 @@
+//! One connection to an endpoint, over TCP or TLS: octets out, octets in, each with the call's deadline.
+//!
+//! An endpoint that answers early and closes makes our sending fail while its answer is in the socket: the failure is no error,
+//! so that the answer is read. One that answers early and only stops reading is heard as well. Logs nothing.
+
+use super::call::Progress;
+use crate::ring::Conn;
+use rustls::ClientConnection;
+use std::io::{self, BufRead as _, ErrorKind, IoSlice, Write as _};
+use std::net::IpAddr;
+use std::time::Instant;
+
+/// A response's header, or what is read of its body at once.
+pub(super) const INPUT_OCTETS: usize = 16 * 1024;
+/// Room for most answers.
+const INPUT_STEP: usize = 2 * 1024;
+/// Sent without a wait, before other connections of the ring get their turn.
+const TURN_OCTETS: usize = 1024 * 1024;
+/// Plaintext that the record layer encrypts at once.
+const RECORDS_OCTETS: usize = 64 * 1024;
+/// Slices of one send.
+const SLICES_MAX: usize = 64;
+/// `HTTP/1.1 413`: enough of a response to know what it says.
+const STATUS_END: usize = 12;
+
+pub(super) struct Wire {
+    conn: Conn,
+    tls: Option<Box<ClientConnection>>,
+    peer: IpAddr,
+}
+
+impl Wire {
+    pub(super) fn new(conn: Conn, tls: Option<Box<ClientConnection>>, peer: IpAddr) -> Self {
+        Self { conn, tls, peer }
+    }
+
+    /// The address it is connected to.
+    pub(super) fn peer(&self) -> IpAddr {
+        self.peer
+    }
+
+    /// Open, and nothing has come that nobody asked for.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.conn.is_quiet()
+    }
+
+    /// Sends all of it, unless the endpoint takes no more. What it says meanwhile is appended to `input`.
+    pub(super) async fn send(
+        &mut self,
+        octets: &[&[u8]],
+        input: &mut Vec<u8>,
+        progress: &mut Progress,
+        deadline: Instant,
+    ) -> io::Result<()> {
+        let mut early = Early { input, watching: true };
+        if self.tls.is_none() {
+            return self.send_plain(octets, &mut early, progress, deadline).await;
+        }
+        let mut records = Vec::new();
+        let mut waiting = 0;
+        for slice in octets {
+            for chunk in slice.chunks(RECORDS_OCTETS) {
+                if progress.incomplete {
+                    return Ok(());
+                }
+                // A header and a small body go out together.
+                if waiting + chunk.len() > RECORDS_OCTETS {
+                    self.take_records(&mut records);
+                    self.send_plain(&[&records], &mut early, progress, deadline).await?;
+                    records.clear();
+                    waiting = 0;
+                }
+                if let Some(tls) = self.tls.as_mut() {
+                    tls.writer().write_all(chunk)?;
+                }
+                waiting += chunk.len();
+            }
+        }
+        self.take_records(&mut records);
+        self.send_plain(&[&records], &mut early, progress, deadline).await
+    }
+
+    async fn send_plain(&mut self, octets: &[&[u8]], early: &mut Early<'_>, progress: &mut Progress, deadline: Instant) -> io::Result<()> {
+        let mut slices: Vec<IoSlice<'_>> = octets.iter().map(|octets| IoSlice::new(octets)).collect();
+        let mut rest = slices.as_mut_slice();
+        // Empty slices in front would make a send of nothing.
+        IoSlice::advance_slices(&mut rest, 0);
+        let mut in_turn = 0;
+        while !rest.is_empty() && !progress.incomplete {
+            match self.conn.send_now(rest.get(..SLICES_MAX).unwrap_or(rest)) {
+                Ok(0) => progress.incomplete = true,
+                Ok(sent) => {
+                    progress.sent = true;
+                    in_turn += sent;
+                    IoSlice::advance_slices(&mut rest, sent);
+                    if in_turn < TURN_OCTETS {
+                        continue;
+                    }
+                }
+                Err(error) => match kind(&error) {
+                    Kind::Again => continue,
+                    Kind::Wait => {}
+                    Kind::Closed => progress.incomplete = true,
+                    Kind::Other => return Err(error),
+                },
+            }
+            if !rest.is_empty() && !progress.incomplete {
+                in_turn = 0;
+                self.wait_to_send(early, progress, deadline).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Until the endpoint takes more; what it says meanwhile may be that it wants no more (RFC 9112 section 9.5).
+    async fn wait_to_send(&mut self, early: &mut Early<'_>, progress: &mut Progress, deadline: Instant) -> io::Result<()> {
+        let (takes, says) = self.conn.writable(early.watching, deadline).await?;
+        if takes || !says {
+            return Ok(());
+        }
+        match self.receive_now(early.input, progress) {
+            // It has closed its side; it may read on.
+            Ok(Some(0)) => early.watching = false,
+            Ok(_) => {}
+            Err(error) if matches!(kind(&error), Kind::Closed) => progress.incomplete = true,
+            Err(error) => return Err(error),
+        }
+        if let Some(start) = early.input.get(..STATUS_END) {
+            // Behind a 1xx or a 2xx the request goes on.
+            early.watching = false;
+            if start.starts_with(b"HTTP/1.") && matches!(start, [.., b' ', b'3'..=b'5', _, _]) {
+                progress.incomplete = true;
+            }
+        }
+        Ok(())
+    }
+
+    /// Appends at least one octet to `input`; 0 is the end.
+    pub(super) async fn receive(&mut self, input: &mut Vec<u8>, progress: &mut Progress, deadline: Instant) -> io::Result<usize> {
+        loop {
+            // TLS may have plaintext left from the last record.
+            if self.tls.is_some()
+                && let Some(came) = self.plaintext(input, progress)?
+            {
+                return Ok(came);
+            }
+            self.conn.readable(deadline).await?;
+            if let Some(came) = self.receive_now(input, progress)? {
+                return Ok(came);
+            }
+        }
+    }
+
+    /// Octets that are there; `None`: there are none yet.
+    fn receive_now(&mut self, input: &mut Vec<u8>, progress: &mut Progress) -> io::Result<Option<usize>> {
+        if self.tls.is_some() {
+            return match self.read_records()? {
+                Some(_) => self.plaintext(input, progress),
+                None => Ok(None),
+            };
+        }
+        input.reserve(INPUT_STEP);
+        match self.conn.read_now(input) {
+            None => Ok(None),
+            Some(Err(error)) if matches!(kind(&error), Kind::Again | Kind::Wait) => Ok(None),
+            Some(read) => read.map(|came| {
+                progress.received |= came > 0;
+                Some(came)
+            }),
+        }
+    }
+
+    /// What the record layer has decrypted; an end without close_notify is an error, for what came before may be cut.
+    fn plaintext(&mut self, input: &mut Vec<u8>, progress: &mut Progress) -> io::Result<Option<usize>> {
+        let Some(tls) = self.tls.as_mut() else { return Ok(None) };
+        let mut reader = tls.reader();
+        let taken = match reader.fill_buf() {
+            Ok(plain) => {
+                input.extend_from_slice(plain);
+                plain.len()
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        reader.consume(taken);
+        progress.received |= taken > 0;
+        Ok(Some(taken))
+    }
+
+    /// Feeds the record layer with what the socket has; `None`: nothing has come yet, 0 is the end.
+    fn read_records(&mut self) -> io::Result<Option<usize>> {
+        let mut octets = Vec::with_capacity(INPUT_OCTETS);
+        match self.conn.read_now(&mut octets) {
+            None => return Ok(None),
+            Some(Err(error)) if matches!(kind(&error), Kind::Again | Kind::Wait) => return Ok(None),
+            Some(read) => drop(read?),
+        }
+        let Some(tls) = self.tls.as_mut() else { return Ok(None) };
+        let mut rest = octets.as_slice();
+        // The end is told too, as a read of nothing.
+        loop {
+            tls.read_tls(&mut rest)?;
+            tls.process_new_packets().map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+            if rest.is_empty() {
+                return Ok(Some(octets.len()));
+            }
+        }
+    }
+
+    fn take_records(&mut self, records: &mut Vec<u8>) {
+        let Some(tls) = self.tls.as_mut() else { return };
+        // Writing to a vector cannot fail; an end is an end all the same.
+        while tls.wants_write() && matches!(tls.write_tls(records), Ok(n) if n > 0) {}
+    }
+
+    /// The client's side of the TLS handshake.
+    pub(super) async fn handshake(&mut self, deadline: Instant) -> io::Result<()> {
+        let mut records = Vec::new();
+        loop {
+            self.take_records(&mut records);
+            if !records.is_empty() {
+                let (sent, back) = self.conn.write_all(std::mem::take(&mut records), deadline).await;
+                sent?;
+                records = back;
+                records.clear();
+            }
+            if self.tls.as_ref().is_none_or(|tls| !tls.is_handshaking()) {
+                return Ok(());
+            }
+            self.conn.readable(deadline).await?;
+            match self.read_records() {
+                Ok(Some(0)) => return Err(io::Error::new(ErrorKind::UnexpectedEof, "closed during the TLS handshake")),
+                Ok(_) => {}
+                Err(error) => {
+                    // The alert that tells the endpoint why; where there is no room for it, it is left out.
+                    self.take_records(&mut records);
+                    drop(self.conn.send_now(&[IoSlice::new(&records)]));
+                    return Err(error);
+                }
+            }
+        }
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        if let Some(tls) = self.tls.as_mut() {
+            tls.send_close_notify();
+            let mut records = Vec::new();
+            self.take_records(&mut records);
+            // A courtesy: where there is no room for it, it is left out.
+            drop(self.conn.send_now(&[IoSlice::new(&records)]));
+        }
+    }
+}
+
+/// What an endpoint says while it is still being sent to.
+struct Early<'a> {
+    input: &'a mut Vec<u8>,
+    watching: bool,
+}
+
+enum Kind {
+    Again,
+    Wait,
+    /// The other end has closed the connection, or torn it down.
+    Closed,
+    Other,
+}
+
+fn kind(error: &io::Error) -> Kind {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "io::ErrorKind has many, and grows")]
+    match error.kind() {
+        ErrorKind::Interrupted => Kind::Again,
+        ErrorKind::WouldBlock => Kind::Wait,
+        ErrorKind::BrokenPipe | ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted => Kind::Closed,
+        _ => Kind::Other,
+    }
+}
