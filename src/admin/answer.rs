@@ -59,12 +59,11 @@ impl IntoResponse for Problem {
 }
 
 pub(super) fn json(value: &Value) -> Response {
-    json_text(value.to_string())
+    json_text(format!("{value}\n"))
 }
 
-/// JSON that is rendered already.
-pub(super) fn json_text(mut text: String) -> Response {
-    text.push('\n');
+/// JSON that is rendered already, with its line end.
+pub(super) fn json_text(text: impl IntoResponse) -> Response {
     ([(header::CONTENT_TYPE, "application/json")], text).into_response()
 }
 

@@ -11,6 +11,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use std::sync::Arc;
+use tokio::sync::oneshot;
 
 #[derive(Deserialize)]
 pub(super) struct Wanted {
@@ -41,15 +42,20 @@ pub(super) async fn export(State(app): State<Arc<App>>, Query(wanted): Query<Wan
 
 async fn lines(app: &App, address: &Arc<str>, cursor: Option<RecordId>) -> Result<(Bytes, Next), Problem> {
     let address = Arc::clone(address);
-    app.store(move |store| {
-        let page = store.export(&address, cursor)?;
-        let mut text = String::new();
-        for record in &page.records {
-            text.push_str(&serde_json::to_string(record).unwrap_or_default());
-            text.push('\n');
-        }
-        let next = page.cursor.map_or(Next::End, |cursor| Next::From(Some(cursor)));
-        Ok((Bytes::from(text), next))
-    })
-    .await
+    let (more, next) = oneshot::channel();
+    let octets = app
+        .records(move |store| {
+            let page = store.export(&address, cursor)?;
+            let mut text = String::new();
+            for record in &page.records {
+                text.push_str(&serde_json::to_string(record).unwrap_or_default());
+                text.push('\n');
+            }
+            // The receiver outlives the call that it waits for, or nobody asks any more.
+            more.send(page.cursor).unwrap_or_default();
+            Ok(text)
+        })
+        .await?;
+    let cursor = next.await.map_err(|_| Problem::internal("the store's call ended with a panic"))?;
+    Ok((octets, cursor.map_or(Next::End, |cursor| Next::From(Some(cursor)))))
 }

@@ -20,22 +20,27 @@ pub use answer::Problem;
 use crate::config::{Config, Origin};
 use crate::message::Budget;
 use crate::stats::{Ready, Stats};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use arc_swap::ArcSwap;
 use axum::Router;
+use axum::body::Bytes;
 use axum::extract::DefaultBodyLimit;
 use axum::routing::{get, post};
 use nix::libc;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 /// A JSON body of ours (`/forget`) has no reason to be longer.
 const MAX_JSON_BODY: usize = 64 * 1024;
-/// Blocking calls into the store at once; more wait.
+/// Blocking reads of the store at once; more wait.
 const STORE_CALLS: usize = 4;
-/// How long a request waits for its turn at the store.
+/// Erasures at once, which take long and share their work; reads do not wait for them.
+const ERASURES: usize = 4;
+/// How long a request waits for its turn at the store, and for room for its answer.
 const STORE_WAIT: Duration = Duration::from_secs(10);
+/// KiB of records that clients have asked for and not read yet.
+const UNREAD_KIB: usize = 64 * 1024;
 /// Unfinished blocking calls (an erasure) get this long when the daemon stops.
 const STOP_WAIT: Duration = Duration::from_secs(5);
 /// Behind the rings and forwarders when all want the processor.
@@ -78,7 +83,21 @@ struct App {
     page: page::Page,
     inspector: inspector::Inspector,
     live: live::Live,
-    store_calls: Semaphore,
+    store_calls: Arc<Semaphore>,
+    erasures: Arc<Semaphore>,
+    unread: Arc<Semaphore>,
+}
+
+/// Records as text, counted as unread until the client has them or is gone.
+struct Unread {
+    text: String,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Unread {
+    fn as_ref(&self) -> &[u8] {
+        self.text.as_bytes()
+    }
 }
 
 impl App {
@@ -93,18 +112,31 @@ impl App {
         self.deps.stats.body_budget_bytes.set(self.deps.budget.limit());
     }
 
-    /// Runs a blocking call into the store, a few at a time.
-    async fn store<T: Send + 'static>(
+    /// What a read of the store found, as text for an answer.
+    async fn records(&self, read: impl FnOnce(&Store) -> Result<String, StoreError> + Send + 'static) -> Result<Bytes, Problem> {
+        // The turn is kept while the text waits for room: so no more than a few wait.
+        let (text, _turn) = self.call(&self.store_calls, read).await?;
+        let kib = u32::try_from(text.len() / 1024 + 1).unwrap_or(u32::MAX);
+        match tokio::time::timeout(STORE_WAIT, Arc::clone(&self.unread).acquire_many_owned(kib)).await {
+            Ok(Ok(room)) => Ok(Bytes::from_owner(Unread { text, _room: room })),
+            _ => Err(Problem::unavailable("too many answers wait to be read; try again")),
+        }
+    }
+
+    /// Runs a blocking call into the store, a few of a kind at a time. A turn lasts as long as its call, also when whoever asked
+    /// has gone meanwhile.
+    async fn call<T: Send + 'static>(
         &self,
-        call: impl FnOnce(&Store) -> Result<T, crate::store::StoreError> + Send + 'static,
-    ) -> Result<T, Problem> {
-        let Ok(Ok(_turn)) = tokio::time::timeout(STORE_WAIT, self.store_calls.acquire()).await else {
+        turns: &Arc<Semaphore>,
+        call: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<(T, OwnedSemaphorePermit), Problem> {
+        let Ok(Ok(turn)) = tokio::time::timeout(STORE_WAIT, Arc::clone(turns).acquire_owned()).await else {
             return Err(Problem::unavailable("the store is busy with other requests; try again"));
         };
         let store = Arc::clone(&self.deps.store);
-        match tokio::task::spawn_blocking(move || call(&store)).await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => Err(error.into()),
+        match tokio::task::spawn_blocking(move || (call(&store), turn)).await {
+            Ok((Ok(value), turn)) => Ok((value, turn)),
+            Ok((Err(error), _)) => Err(error.into()),
             Err(_) => Err(Problem::internal("the store's call ended with a panic")),
         }
     }
@@ -112,7 +144,7 @@ impl App {
 
 /// Starts the listener's thread.
 pub fn start(deps: Deps, socket: AdminSocket) -> std::io::Result<Handle> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2 * STORE_CALLS).build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(STORE_CALLS + ERASURES).build()?;
     let socket = {
         let _context = runtime.enter();
         listener::Socket::new(socket)?
@@ -121,10 +153,12 @@ pub fn start(deps: Deps, socket: AdminSocket) -> std::io::Result<Handle> {
     let thread = std::thread::Builder::new().name("admin".into()).spawn(move || {
         yield_to_mail();
         let app = Arc::new(App {
-            page: page::Page::new(),
+            page: page::Page::new(deps.config.load().origin == Origin::Development),
             inspector: inspector::Inspector::default(),
             live: live::Live::default(),
-            store_calls: Semaphore::new(STORE_CALLS),
+            store_calls: Arc::new(Semaphore::new(STORE_CALLS)),
+            erasures: Arc::new(Semaphore::new(ERASURES)),
+            unread: Arc::new(Semaphore::new(UNREAD_KIB)),
             deps,
         });
         let router = router(&app);

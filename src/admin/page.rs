@@ -3,6 +3,7 @@
 
 use super::App;
 use aws_lc_rs::digest;
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
@@ -23,13 +24,15 @@ const JS: &[&str] = &[
 
 /// The page's text and the policy every answer carries.
 pub(super) struct Page {
-    /// Up to the two places that depend on the configuration.
-    html: String,
+    /// Without and with a token: shared by all answers, so that a crowd costs no copies.
+    html: [Bytes; 2],
     pub(super) policy: HeaderValue,
 }
 
 impl Page {
-    pub(super) fn new() -> Self {
+    /// The page must know before its first request whether a token is asked for and whether there is an inspector, so that it makes no
+    /// request that fails.
+    pub(super) fn new(inspector: bool) -> Self {
         let script = format!("\"use strict\";\n{}", JS.concat());
         let html = HTML.replace("/*style*/", CSS).replace("/*script*/", &script).replace("__VERSION__", env!("CARGO_PKG_VERSION"));
         let policy = format!(
@@ -40,6 +43,8 @@ impl Page {
         );
         // Hashes and words only. Were it no header value, the policy that allows nothing at all stands in its place.
         let policy = HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'"));
+        let html = html.replace("__INSPECTOR__", bool_text(inspector));
+        let html = [false, true].map(|token| Bytes::from(html.replace("__TOKEN__", bool_text(token))));
         Self { html, policy }
     }
 }
@@ -48,12 +53,10 @@ fn hash(text: &str) -> String {
     format!("sha256-{}", STANDARD.encode(digest::digest(&digest::SHA256, text.as_bytes())))
 }
 
-/// The page must know before its first request whether a token is asked for and whether there is an inspector, so that it
-/// makes no request that fails.
 pub(super) async fn page(State(app): State<Arc<App>>) -> Response {
-    let token = app.deps.config.load().admin.token.is_some();
-    let html = app.page.html.replace("__TOKEN__", bool_text(token)).replace("__INSPECTOR__", bool_text(app.development()));
-    ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], html).into_response()
+    let [open, with_token] = &app.page.html;
+    let html = if app.deps.config.load().admin.token.is_some() { with_token } else { open };
+    ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], html.clone()).into_response()
 }
 
 fn bool_text(value: bool) -> &'static str {
@@ -66,26 +69,28 @@ mod tests {
 
     #[test]
     fn the_policy_allows_exactly_what_the_page_holds() {
-        let page = Page::new();
+        let page = Page::new(true);
+        let html = str::from_utf8(&page.html[0]).unwrap();
         let policy = page.policy.to_str().unwrap();
-        let script = page.html.split_once("<script>").unwrap().1.split_once("</script>").unwrap().0;
-        let style = page.html.split_once("<style>").unwrap().1.split_once("</style>").unwrap().0;
+        let script = html.split_once("<script>").unwrap().1.split_once("</script>").unwrap().0;
+        let style = html.split_once("<style>").unwrap().1.split_once("</style>").unwrap().0;
         assert!(policy.contains(&format!("script-src '{}'", hash(script))));
         assert!(policy.contains(&format!("style-src '{}'", hash(style))));
-        assert_eq!(page.html.matches("<script").count(), 1);
-        assert_eq!(page.html.matches("<style").count(), 1);
+        assert_eq!(html.matches("<script").count(), 1);
+        assert_eq!(html.matches("<style").count(), 1);
         assert!(!policy.contains("unsafe"));
     }
 
     #[test]
     fn the_page_names_no_other_origin_and_sets_no_markup() {
-        let page = Page::new();
+        let page = Page::new(true);
+        let html = str::from_utf8(&page.html[0]).unwrap();
         for other in
             ["https://", "src=\"http", "url(", "@import", "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("]
         {
-            assert!(!page.html.contains(other), "{other}");
+            assert!(!html.contains(other), "{other}");
         }
         // The one name it needs is no request: the namespace of its drawings.
-        assert!(!page.html.replace("http://www.w3.org/2000/svg", "").contains("http://"));
+        assert!(!html.replace("http://www.w3.org/2000/svg", "").contains("http://"));
     }
 }

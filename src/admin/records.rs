@@ -7,10 +7,15 @@ use super::query::{self, Wanted};
 use crate::record::Record;
 use crate::store::{Page, StoreError};
 use axum::body::Bytes;
-use axum::extract::{Path, Query, State};
+use axum::extract::{FromRequest as _, Path, Query, Request, State};
+use axum::http::StatusCode;
 use axum::response::Response;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// For the few octets of an address.
+const BODY_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// `{"records": [...], "cursor": ...}`.
 #[derive(Serialize)]
@@ -25,7 +30,7 @@ fn rendered(page: &Page) -> String {
 
 /// A record has no map with keys that are not text and no failing serializer, so that this cannot fail.
 fn render(value: &impl Serialize) -> String {
-    serde_json::to_string(value).unwrap_or_default()
+    serde_json::to_string(value).unwrap_or_default() + "\n"
 }
 
 pub(super) async fn list(State(app): State<Arc<App>>, Query(pairs): Query<Vec<(String, String)>>) -> Result<Response, Problem> {
@@ -39,14 +44,14 @@ pub(super) async fn undelivered(State(app): State<Arc<App>>, Query(pairs): Query
         return Err(Problem::bad_request(format!("/undelivered takes limit and cursor, not {key:?}")));
     }
     let Wanted::Page(query) = query::parse(pairs, jiff::Timestamp::now())? else { return Err(no_record()) };
-    let text = app.store(move |store| store.undelivered(query.cursor, query.limit).map(|page| render(&page))).await?;
+    let text = app.records(move |store| store.undelivered(query.cursor, query.limit).map(|page| render(&page))).await?;
     Ok(answer::json_text(text))
 }
 
 async fn answer_query(app: &App, pairs: Vec<(String, String)>) -> Result<Response, Problem> {
     let text = match query::parse(pairs, jiff::Timestamp::now())? {
-        Wanted::Page(query) => app.store(move |store| store.query(&query).map(|page| rendered(&page))).await?,
-        Wanted::Attempts(webhook_id) => app.store(move |store| attempts_of(store, &webhook_id)).await?,
+        Wanted::Page(query) => app.records(move |store| store.query(&query).map(|page| rendered(&page))).await?,
+        Wanted::Attempts(webhook_id) => app.records(move |store| attempts_of(store, &webhook_id)).await?,
     };
     Ok(answer::json_text(text))
 }
@@ -57,20 +62,24 @@ fn attempts_of(store: &crate::store::Store, webhook_id: &str) -> Result<String, 
 
 pub(super) async fn one(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, Problem> {
     let id = query::id(&id)?;
-    let text = app.store(move |store| Ok(store.record(id)?.map(|record| render(&record)))).await?;
-    text.map(answer::json_text).ok_or_else(no_record)
+    found(app.records(move |store| Ok(store.record(id)?.map(|record| render(&record)).unwrap_or_default())).await?)
 }
 
 /// Every attempt at the message of this record, oldest first.
 pub(super) async fn attempts(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, Problem> {
     let id = query::id(&id)?;
     let text = app
-        .store(move |store| match store.record(id)? {
-            Some(record) => attempts_of(store, &record.webhook_id).map(Some),
-            None => Ok(None),
+        .records(move |store| match store.record(id)? {
+            Some(record) => attempts_of(store, &record.webhook_id),
+            None => Ok(String::new()),
         })
         .await?;
-    text.map(answer::json_text).ok_or_else(no_record)
+    found(text)
+}
+
+/// No text: no such record.
+fn found(text: Bytes) -> Result<Response, Problem> {
+    if text.is_empty() { Err(no_record()) } else { Ok(answer::json_text(text)) }
 }
 
 fn no_record() -> Problem {
@@ -83,9 +92,12 @@ struct Forget {
     address: String,
 }
 
-pub(super) async fn forget(State(app): State<Arc<App>>, body: Bytes) -> Result<Response, Problem> {
+pub(super) async fn forget(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
+    let body = tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, &())).await;
+    let body = body.map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the request's body did not come in time"))?;
+    let body = body.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
     let Forget { address } = serde_json::from_slice(&body).map_err(|_| Problem::bad_request("send {\"address\": \"a@example.com\"}"))?;
-    let records = app.store(move |store| store.forget(&address)).await?;
+    let (records, _) = app.call(&app.erasures, move |store| store.forget(&address)).await?;
     tracing::info!(records, "an address was erased from the store");
     Ok(answer::json(&serde_json::json!({ "records": records })))
 }

@@ -77,6 +77,10 @@ pub(super) struct Writer {
     pub(super) removed: bool,
     /// Where a pass over the expired records goes on.
     pub(super) pass: Option<u128>,
+    /// When it began, until it has found something to remove.
+    pub(super) in_vain_since: Option<Instant>,
+    /// No other pass before this.
+    pub(super) rest_until: Instant,
 }
 
 impl Writer {
@@ -97,6 +101,8 @@ impl Writer {
             next_tick: Instant::now(),
             removed: false,
             pass: None,
+            in_vain_since: None,
+            rest_until: Instant::now(),
         }
     }
 

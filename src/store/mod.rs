@@ -76,7 +76,8 @@ pub struct Query {
     pub limit: usize,
 }
 
-/// One page, newest first. A search that took long may give a short or an empty page with a cursor: go on until there is none.
+/// One page, newest first. A search that took long may give a short or an empty page with a cursor, and long records a short one: go on
+/// until there is none.
 #[derive(Debug)]
 pub struct Page {
     pub records: Vec<Record>,
@@ -247,7 +248,7 @@ impl Store {
         query::record(&self.shared, id)
     }
 
-    /// All attempts at one message, oldest first, at most 1000.
+    /// All attempts at one message, oldest first: the last 1000, or fewer of very long ones.
     pub fn attempts(&self, webhook_id: &str) -> Result<Vec<Record>, StoreError> {
         query::attempts(&self.shared, webhook_id)
     }

@@ -15,6 +15,7 @@ use super::disk::{Backend, Disk, FileStat, Lock, directory_of};
 use super::encoding;
 use super::error::{Fault, guarded};
 use super::schema::{BY_LAST, FORMAT, INDEX, INDEX_KEY, IndexKey, MESSAGES, SEGMENTS, STATE, STORE_VERSION, State, UNDELIVERED};
+use super::shared::now_ms;
 use super::tables::Tables;
 use super::{Step, Tuning};
 use redb::{Builder, Database};
@@ -215,6 +216,7 @@ fn prepare(database: &Database, key: IndexKey, tuning: &Tuning) -> Result<(State
     drop(tables);
     txn.abort().map_err(redb::Error::from)?;
 
+    let is_new = format.is_none();
     let version = match format {
         None if records == 0 => STORE_VERSION,
         None => return Err(Fault::Damaged("records without a version".to_owned())),
@@ -232,16 +234,18 @@ fn prepare(database: &Database, key: IndexKey, tuning: &Tuning) -> Result<(State
             if records > 0 {
                 tracing::warn!(records, version, reason, "bringing the store up to date; mail waits until this is done");
             }
-            rebuild(database, key, tuning)
+            // What has expired may still stand in the file, and since when nobody knows any more.
+            let stale_since_ms = if is_new { 0 } else { now_ms() };
+            rebuild(database, key, tuning, stale_since_ms)
         }
     }
 }
 
 /// Re-encodes every record and makes the index and the summary anew, in slices. Cut off at any point, it starts again: the
 /// summary is taken away first and written last.
-fn rebuild(database: &Database, key: IndexKey, tuning: &Tuning) -> Result<(State, u64, u64), Fault> {
+fn rebuild(database: &Database, key: IndexKey, tuning: &Tuning, stale_since_ms: u64) -> Result<(State, u64, u64), Fault> {
     let newest_id = forget_index(database, key)?;
-    let mut state = State { newest_id, ..State::default() };
+    let mut state = State { newest_id, stale_since_ms, ..State::default() };
     let mut start = Some(0);
     while let Some(from) = start {
         let txn = database.begin_write().map_err(redb::Error::from)?;

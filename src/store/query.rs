@@ -3,7 +3,7 @@
 use super::encoding::{self, Unreadable};
 use super::error::StoreError;
 use super::id::first_of;
-use super::redact::{Address, find, fold, trimmed};
+use super::redact::{Address, Needle, find, fold, trimmed};
 use super::schema::{BY_LAST, INDEX, Property, RECORDS, SEGMENTS, Segment, Tries, UNDELIVERED, index_id, index_key};
 use super::shared::Shared;
 use super::{Page, Query, Undelivered, UndeliveredPage};
@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 pub(super) const LIMIT_MOST: usize = 1000;
 const LIMIT_DEFAULT: usize = 100;
+/// A page of records that are long ends sooner: octets as they are stored.
+const PAGE_OCTETS: usize = 4 << 20;
 /// Records that one read transaction looks at.
 const STEP: usize = 1000;
 /// A search that takes longer gives what it has, with a cursor.
@@ -44,6 +46,10 @@ struct Plan {
     undelivered: bool,
     text: Option<String>,
     names: Option<Address>,
+    /// Of these two, what most records can be left out by without decoding them.
+    needle: Option<Needle>,
+    /// Octets of what was found.
+    octets: usize,
 }
 
 impl Plan {
@@ -70,6 +76,7 @@ impl Plan {
         let low = query.since.map_or(0, |since| first_of(since.as_millisecond().saturating_sub(lag).saturating_sub(2)));
         let high = query.until.map_or(u128::MAX, |until| first_of(until.as_millisecond().saturating_add(lead).saturating_add(2)));
         let normal = |text: &String| fold(trimmed(text));
+        let text = query.text.as_deref().map(fold).filter(|text| !text.is_empty());
         Self {
             source,
             low,
@@ -81,8 +88,10 @@ impl Plan {
             message_id: query.message_id.as_ref().map(normal),
             outcome: query.outcome,
             undelivered: query.undelivered,
-            text: query.text.as_deref().map(fold).filter(|text| !text.is_empty()),
+            needle: text.as_deref().and_then(Needle::new),
+            text,
             names: None,
+            octets: 0,
         }
     }
 
@@ -98,40 +107,71 @@ impl Plan {
             && self.names.as_ref().is_none_or(|address| address.is_named_by(record))
     }
 
-    /// Ids from the source, newest first.
-    fn ids(&self, txn: &ReadTransaction) -> Result<Vec<u128>, redb::Error> {
-        if self.low >= self.high {
-            return Ok(Vec::new());
-        }
-        match self.source {
-            Source::All => txn.open_table(RECORDS)?.range(self.low..self.high)?.rev().take(STEP).map(|item| Ok(item?.0.value())).collect(),
-            Source::Undelivered => {
-                txn.open_table(BY_LAST)?.range(self.low..self.high)?.rev().take(STEP).map(|item| Ok(item?.0.value())).collect()
-            }
-            Source::Index(hash) => indexed(txn, hash, self.low, self.high),
-        }
-    }
-
     /// One transaction's worth: adds what matches and moves `high` down. True while there may be more.
     fn step(&mut self, shared: &Shared, txn: &ReadTransaction, limit: usize, found: &mut Vec<Record>) -> Result<bool, redb::Error> {
-        let ids = self.ids(txn)?;
+        if self.low >= self.high {
+            return Ok(false);
+        }
         let records = txn.open_table(RECORDS)?;
         let latest = txn.open_table(BY_LAST)?;
+        let ids: Vec<u128> = match self.source {
+            Source::Undelivered => {
+                latest.range(self.low..self.high)?.rev().take(STEP).map(|item| Ok(item?.0.value())).collect::<Result<_, redb::Error>>()?
+            }
+            Source::Index(hash) => indexed(txn, hash, self.low, self.high)?,
+            Source::All => {
+                let mut seen = 0;
+                for item in records.range(self.low..self.high)?.rev().take(STEP) {
+                    let (id, octets) = item?;
+                    seen += 1;
+                    if self.take(shared, &latest, id.value(), octets.value(), found)? && self.is_full(limit, found) {
+                        return Ok(true);
+                    }
+                }
+                return Ok(seen == STEP);
+            }
+        };
         let more = ids.len() == STEP;
         for id in ids {
             self.high = id;
             // An index entry whose record was damaged and removed points nowhere.
             let Some(octets) = records.get(id)? else { continue };
-            match encoding::decode(id, octets.value()) {
-                Ok(record) if self.matches(&record) && (!self.undelivered || latest.get(id)?.is_some()) => found.push(record),
-                Ok(_) => {}
-                Err(Unreadable) => damaged(shared, id),
-            }
-            if found.len() >= limit {
+            if self.take(shared, &latest, id, octets.value(), found)? && self.is_full(limit, found) {
                 return Ok(true);
             }
         }
         Ok(more)
+    }
+
+    /// Looks at one record; whether it was taken.
+    fn take(
+        &mut self,
+        shared: &Shared,
+        latest: &impl ReadableTable<u128, &'static [u8; 16]>,
+        id: u128,
+        octets: &[u8],
+        found: &mut Vec<Record>,
+    ) -> Result<bool, redb::Error> {
+        self.high = id;
+        if self.needle.as_ref().is_some_and(|needle| !needle.may_be_in(octets)) {
+            return Ok(false);
+        }
+        match encoding::decode(id, octets) {
+            Ok(record) if self.matches(&record) && (!self.undelivered || latest.get(id)?.is_some()) => {
+                self.octets += octets.len();
+                found.push(record);
+                Ok(true)
+            }
+            Ok(_) => Ok(false),
+            Err(Unreadable) => {
+                damaged(shared, id);
+                Ok(false)
+            }
+        }
+    }
+
+    fn is_full(&self, limit: usize, found: &[Record]) -> bool {
+        found.len() >= limit || self.octets >= PAGE_OCTETS
     }
 
     fn run(mut self, shared: &Shared, limit: usize) -> Result<Page, StoreError> {
@@ -139,7 +179,7 @@ impl Plan {
         let begun = Instant::now();
         let mut records = Vec::new();
         while shared.read(|txn| self.step(shared, txn, limit, &mut records))? {
-            if records.len() >= limit || begun.elapsed() > PATIENCE {
+            if self.is_full(limit, &records) || begun.elapsed() > PATIENCE {
                 return Ok(Page { records, cursor: Some(RecordId(self.high)) });
             }
         }
@@ -201,7 +241,7 @@ pub(super) fn query(shared: &Shared, query: &Query) -> Result<Page, StoreError> 
 
 pub(super) fn export(shared: &Shared, address: Address, cursor: Option<RecordId>) -> Result<Page, StoreError> {
     let everything = Query { cursor, ..Query::default() };
-    Plan { names: Some(address), ..Plan::new(shared, &everything) }.run(shared, LIMIT_MOST)
+    Plan { needle: address.needle(), names: Some(address), ..Plan::new(shared, &everything) }.run(shared, LIMIT_MOST)
 }
 
 pub(super) fn record(shared: &Shared, id: RecordId) -> Result<Option<Record>, StoreError> {
@@ -217,13 +257,20 @@ pub(super) fn attempts(shared: &Shared, webhook_id: &str) -> Result<Vec<Record>,
     shared.read(|txn| {
         let records = txn.open_table(RECORDS)?;
         let mut found = Vec::new();
-        for id in indexed(txn, hash, 0, u128::MAX)?.into_iter().rev() {
-            match records.get(id)?.map(|octets| encoding::decode(id, octets.value())) {
-                Some(Ok(record)) if record.webhook_id == webhook_id => found.push(record),
-                Some(Ok(_)) | None => {}
-                Some(Err(Unreadable)) => damaged(shared, id),
+        let mut sum = 0;
+        for id in indexed(txn, hash, 0, u128::MAX)? {
+            let Some(octets) = records.get(id)? else { continue };
+            match encoding::decode(id, octets.value()) {
+                Ok(record) if record.webhook_id == webhook_id => found.push(record),
+                Ok(_) => {}
+                Err(Unreadable) => damaged(shared, id),
+            }
+            sum += octets.value().len();
+            if sum >= PAGE_OCTETS {
+                break;
             }
         }
+        found.reverse();
         Ok(found)
     })
 }
@@ -234,12 +281,15 @@ pub(super) fn undelivered(shared: &Shared, cursor: Option<RecordId>, limit: usiz
         let records = txn.open_table(RECORDS)?;
         let messages = txn.open_table(UNDELIVERED)?;
         let mut found = Vec::new();
-        let (mut looked_at, mut last) = (0, None);
+        let (mut looked_at, mut last, mut sum) = (0, None, 0);
         for item in txn.open_table(BY_LAST)?.range(..cursor.map_or(u128::MAX, |cursor| cursor.0))?.rev().take(limit) {
             let (id, message) = item?;
             (looked_at, last) = (looked_at + 1, Some(RecordId(id.value())));
             let tries = messages.get(message.value())?.map(|octets| Tries::decode(octets.value()));
-            let record = records.get(id.value())?.map(|octets| encoding::decode(id.value(), octets.value()));
+            let record = records.get(id.value())?.map(|octets| {
+                sum += octets.value().len();
+                encoding::decode(id.value(), octets.value())
+            });
             let (Some(Ok(tries)), Some(Ok(record))) = (tries, record) else {
                 damaged(shared, id.value());
                 continue;
@@ -251,6 +301,9 @@ pub(super) fn undelivered(shared: &Shared, cursor: Option<RecordId>, limit: usiz
                 last_seen: time(tries.last_seen_us),
                 record,
             });
+            if sum >= PAGE_OCTETS {
+                return Ok(UndeliveredPage { undelivered: found, cursor: last });
+            }
         }
         // A damaged one makes the page shorter, it does not end the list.
         Ok(UndeliveredPage { undelivered: found, cursor: last.filter(|_| looked_at == limit) })

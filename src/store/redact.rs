@@ -43,6 +43,10 @@ impl Address {
         folded.contains(|letter| !ERASED.contains(letter)).then_some(Self { folded })
     }
 
+    pub(super) fn needle(&self) -> Option<Needle> {
+        Needle::new(&self.folded)
+    }
+
     /// Whether a record names it, as sender or recipient or anywhere in a text.
     pub(super) fn is_named_by(&self, record: &Record) -> bool {
         fold(&record.sender) == self.folded
@@ -122,6 +126,35 @@ pub(super) fn find(text: &str, folded: &str) -> Option<(usize, usize)> {
     })
 }
 
+/// A text of ASCII letters, looked for in a record as it is stored: most records are left out of a search at the speed of memory.
+pub(super) struct Needle {
+    folded: String,
+    /// Where its octet stands that is looked for first: the rest is compared around each place where it is found.
+    anchor: usize,
+}
+
+impl Needle {
+    /// `None` for what has other letters: those can be written in more than one way.
+    pub(super) fn new(folded: &str) -> Option<Self> {
+        let is_rare = |octet: &u8| !octet.is_ascii_alphabetic();
+        let anchor = folded.bytes().position(|octet| is_rare(&octet)).unwrap_or(0);
+        (folded.is_ascii() && !folded.is_empty()).then(|| Self { folded: folded.to_owned(), anchor })
+    }
+
+    /// False only if no text of the record has it, in any letter case.
+    pub(super) fn may_be_in(&self, octets: &[u8]) -> bool {
+        /// The only letter outside of ASCII whose lower case is one of ASCII.
+        const KELVIN: &[u8] = "\u{212a}".as_bytes();
+        let Some(&first) = self.folded.as_bytes().get(self.anchor) else { return true };
+        let found = memchr::memchr2_iter(first, first.to_ascii_uppercase(), octets).any(|at| {
+            let start = at.checked_sub(self.anchor);
+            let place = start.and_then(|start| octets.get(start..start.checked_add(self.folded.len())?));
+            place.is_some_and(|place| place.eq_ignore_ascii_case(self.folded.as_bytes()))
+        });
+        found || (self.folded.contains('k') && memchr::memmem::find(octets, KELVIN).is_some())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -163,12 +196,29 @@ mod tests {
         }
 
         #[test]
+        fn a_needle_misses_nothing(record in super::super::encoding::tests::any_record(), text in "[ -~\u{212a}İß]{1,12}", start in 0usize..12, upper in any::<bool>()) {
+            let mut record = record;
+            record.subject = Some(if upper { format!("ä{text}ö").to_uppercase() } else { text.clone() });
+            let wanted: String = fold(&text).chars().skip(start).collect();
+            let said = record.subject.as_deref().is_some_and(|subject| !wanted.is_empty() && find(subject, &wanted).is_some());
+            if let Some(needle) = Needle::new(&wanted) {
+                prop_assert!(!said || needle.may_be_in(&super::super::encoding::encode(&record, 1)));
+            }
+        }
+
+        #[test]
         fn find_never_panics_and_is_right_where_it_finds(text in ".{0,40}", folded in ".{1,3}") {
             let folded = fold(&folded);
             if let Some((start, end)) = find(&text, &folded) {
                 prop_assert_eq!(text.get(start..end).map(fold), Some(folded));
             }
         }
+    }
+
+    #[test]
+    fn kelvin_alone_becomes_ascii() {
+        let letters = ('\u{80}'..=char::MAX).filter(|letter| letter.to_lowercase().all(|lowered| lowered.is_ascii()));
+        assert_eq!(letters.collect::<String>(), "\u{212a}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ use super::id::{first_of, milliseconds};
 use super::schema::RECORDS;
 use super::shared::now_ms;
 use super::{encoding, schema::State};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Records that one transaction removes at most: as many as the batch before it brought, or the store would outgrow its bounds under
 /// load, and no fewer than the first of these, never more than the second.
@@ -60,8 +60,16 @@ impl Writer {
         let (retention, max_size) = (settings.retention, settings.max_size);
         let over = self.over(max_size);
         let by_size = over > 0;
+        if !by_size && self.pass.is_none() && Instant::now() < self.rest_until {
+            return Ok(());
+        }
         let due = if by_size { self.oldest(over)? } else { self.expired(retention)? };
+        self.rest_after_a_pass_in_vain(!due.is_empty());
         if due.is_empty() {
+            if by_size {
+                // Nothing is left that could go.
+                self.pass = None;
+            }
             return Ok(());
         }
         self.removed = true;
@@ -76,6 +84,19 @@ impl Writer {
             self.pass = Some(0);
         }
         Ok(())
+    }
+
+    /// Where ids were once far ahead of their dates (a clock that was set back), a pass looks at many records that stay: it may take a
+    /// twentieth of the time, not all of it.
+    fn rest_after_a_pass_in_vain(&mut self, found: bool) {
+        let now = Instant::now();
+        if found {
+            self.in_vain_since = None;
+        } else if self.pass.is_some() {
+            self.in_vain_since.get_or_insert(now);
+        } else if let Some(since) = self.in_vain_since.take() {
+            self.rest_until = now + now.duration_since(since) * 20;
+        }
     }
 
     /// Live octets above what `max_size` allows.
@@ -156,7 +177,6 @@ impl Writer {
             self.give_up_ballast()?;
             self.pass = Some(0);
             while self.pass.is_some() {
-                self.pass = None;
                 self.expire()?;
             }
             self.stat = self.shared.files.stat()?;

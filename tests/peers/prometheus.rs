@@ -207,7 +207,7 @@ fn its_parser_reads_the_metrics() {
     let file = dir.path().join("metrics");
     std::fs::write(&file, &metrics.body).unwrap();
     let out = script("metrics.py", &[file.to_str().unwrap()]);
-    let samples: serde_json::Value = serde_json::from_str(&out).unwrap();
+    let samples: Value = serde_json::from_str(&out).unwrap();
     assert_eq!(samples["mailsluice_messages_total{outcome=delivered}"], 20.0, "{samples}");
 }
 

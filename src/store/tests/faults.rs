@@ -237,6 +237,30 @@ fn on_a_full_disk_the_ballast_goes_so_that_expired_records_can() {
     eventually("the ballast is back", || ballast.exists());
 }
 
+/// Ids may be ahead of their dates: then a look at what could have expired goes over many records that have not.
+#[test]
+fn on_a_full_disk_the_look_at_what_has_expired_ends() {
+    let mut place = Place::new();
+    let disk = Faulty::new();
+    let store = Store::open_on(disk.clone(), &place.config, &place.stats, Tuning::default()).unwrap();
+    let ballast = place.directory().join("records.redb.ballast");
+    eventually("the ballast is there", || ballast.exists());
+    let minutes = |ago: i64| jiff::Timestamp::now() - jiff::SignedDuration::from_mins(ago);
+    let aged = |number: usize, id: i64, date: i64| {
+        let id = RecordId(id::first_of(minutes(id).as_millisecond()) + number as u128);
+        Record { id, date: minutes(date), ..record(&store, number) }
+    };
+    // One that will have expired, many that will not, and one whose id is so far ahead of its date that the look goes over all of them.
+    commit_all(&store, [aged(2000, 56, 61)].into_iter().chain((0..2000).map(|number| aged(number, 55, 55))).chain([aged(2001, 0, 50)]));
+    disk.free.store(0, Ordering::SeqCst);
+    eventually("it is noticed", || !store.writable());
+    place.config.retention = Duration::from_secs(3600);
+    store.reload(&place.config);
+    eventually("what has expired is gone", || place.stats.store.records.get() == 2001);
+    disk.free.store(1 << 30, Ordering::SeqCst);
+    eventually("it goes on", || store.writable());
+}
+
 #[test]
 fn a_second_daemon_on_the_same_store_is_refused_in_one_line() {
     let place = Place::new();

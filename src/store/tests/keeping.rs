@@ -104,6 +104,45 @@ fn pages_meet_without_a_gap_or_a_double() {
 }
 
 #[test]
+fn long_records_make_short_pages_and_none_is_left_out() {
+    let place = Place::new();
+    let store = place.open();
+    let long = |number| Record {
+        recipients: (0..1000).map(|nth| format!("{nth}.{}@example.com", "x".repeat(60))).collect(),
+        outcome: Outcome::Deferred,
+        ..record(&store, number)
+    };
+    let records: Vec<_> = (0..200).map(long).collect();
+    commit_all(&store, records.clone());
+    for query in [Query::default(), Query { recipient: Some(records[0].recipients[7].clone()), ..Query::default() }] {
+        let mut query = Query { limit: 1000, ..query };
+        let (mut found, mut pages) = (Vec::new(), 0);
+        loop {
+            let page = store.query(&query).unwrap();
+            found.extend(ids(&page));
+            pages += 1;
+            query.cursor = page.cursor;
+            if page.cursor.is_none() {
+                break;
+            }
+        }
+        assert!(pages > 3, "{pages} pages of 15 MiB");
+        assert!(found.into_iter().eq(records.iter().rev().map(|record| record.id)));
+    }
+    let (mut cursor, mut found, mut pages) = (None, Vec::new(), 0);
+    loop {
+        let page = store.undelivered(cursor, 1000).unwrap();
+        found.extend(page.undelivered.iter().map(|message| message.record.id));
+        pages += 1;
+        cursor = page.cursor;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    assert!(pages > 3 && found.into_iter().eq(records.iter().rev().map(|record| record.id)));
+}
+
+#[test]
 fn a_message_is_undelivered_until_an_attempt_is_taken_or_refused() {
     let place = Place::new();
     let store = place.open();
