@@ -3,11 +3,14 @@
 use crate::support::client::deliver;
 use crate::support::daemon::cli;
 use crate::support::load::{self, Load};
-use crate::support::{Answer, Config, Daemon, Endpoint, messages};
+use crate::support::{Answer, Config, Daemon, Endpoint, eventually_within, messages};
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::io::Write;
+use std::net::TcpStream;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 #[track_caller]
 fn status(daemon: &Daemon, head: &str, body: &str) -> u16 {
@@ -248,9 +251,63 @@ fn a_crowd_at_the_event_stream_does_not_slow_mail() {
     let beside = load::run(&load, &AtomicBool::new(false));
     assert_eq!((quiet.count(Some(250)), beside.count(Some(250))), (300, 300));
     let (before, now) = (quiet.quantile(0.99), beside.quantile(0.99));
-    assert!(now < before * 10 + std::time::Duration::from_millis(200), "p99 {now:?} beside {before:?}");
+    assert!(now < before * 10 + Duration::from_millis(200), "p99 {now:?} beside {before:?}");
     assert_eq!(daemon.admin.get("/healthz").status, 200);
     println!("p99 {now:?} with {open} streams open, {before:?} without");
+}
+
+/// Some send their request octet by octet, in its head or in its body; some ask for megabytes and read nothing.
+#[test]
+fn slow_clients_are_cut_and_do_not_slow_mail() {
+    const OF_A_KIND: usize = 40;
+    let turn = crate::support::turn::alone();
+    let endpoint = Endpoint::always(Answer::text(200, &"answer ".repeat(280)));
+    let daemon = Daemon::start(Config::to(&endpoint));
+    let load = Load { senders: 4, ..Load::new(daemon.smtp(), 300) };
+    load::run(&load, &AtomicBool::new(false));
+    let quiet = load::run(&load, &AtomicBool::new(false));
+    let (descriptors, rss) = (daemon.descriptors(), daemon.rss());
+    let host = daemon.admin.host();
+    let connect = |request: String| {
+        let mut stream = TcpStream::connect(&host).unwrap();
+        stream.write_all(request.as_bytes()).unwrap();
+        stream
+    };
+    let head = |rest: &str| format!("{rest} HTTP/1.1\r\nHost: {host}\r\n");
+    let in_body = format!("{}Content-Type: application/json\r\nContent-Length: 60000\r\n\r\n", head("POST /forget"));
+    let kinds = [
+        head("GET /stats") + "X-Long: ",
+        in_body,
+        head("GET /records?limit=1000") + "\r\n",
+        head("GET /export?address=load@sender.test") + "\r\n",
+    ];
+    let clients: Vec<Vec<TcpStream>> = kinds.map(|kind| (0..OF_A_KIND).map(|_| connect(kind.clone())).collect()).into();
+    let begun = Instant::now();
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                // One that is cut cannot be written to any more.
+                clients.iter().take(2).flatten().for_each(|mut client| drop(client.write(b" ")));
+                crate::support::wait::tick();
+            }
+        });
+        let beside = load::run(&load, &AtomicBool::new(false));
+        assert!(daemon.descriptors() >= descriptors + clients.len() * OF_A_KIND / 2, "the clients were gone too early to matter");
+        assert_eq!((quiet.count(Some(250)), beside.count(Some(250))), (300, 300));
+        let (before, now) = (quiet.quantile(0.99), beside.quantile(0.99));
+        assert!(now < before * 10 + Duration::from_millis(200), "p99 {now:?} beside {before:?}");
+        println!("p99 {now:?} beside slow clients, {before:?} without; {} MiB more in memory", daemon.rss().saturating_sub(rss) >> 20);
+        assert!(daemon.rss() < rss + (160 << 20), "{} MiB", daemon.rss() >> 20);
+        drop(turn);
+        // All sockets are still open on this side.
+        let cut = || (daemon.descriptors() <= descriptors + 2).then_some(());
+        eventually_within(Duration::from_secs(90), "the slow clients to be cut", cut);
+        println!("all were cut after {:?}", begun.elapsed());
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert_eq!(clients.len() * OF_A_KIND, 160);
+    assert_eq!(daemon.admin.get("/records?limit=1000").status, 200);
 }
 
 #[test]
