@@ -62,7 +62,7 @@ impl Verifier {
 
     /// Starts an SPF check of MAIL FROM (of HELO for the null reverse-path, RFC 7208 section 2.4); never blocks.
     pub fn spf(&self, ip: IpAddr, helo: &str, reverse_path: &str) -> oneshot::Receiver<SpfResult> {
-        let (sender, receiver) = oneshot::channel();
+        let (mut sender, receiver) = oneshot::channel();
         let domain = reverse_path.rsplit_once('@').map_or(helo, |(_, domain)| domain).to_owned();
         let Ok(permit) = Arc::clone(&self.spf_checks).try_acquire_owned() else {
             // The receiver is in the caller's hand.
@@ -73,12 +73,16 @@ impl Verifier {
         let (helo, reverse_path) = (helo.to_owned(), reverse_path.to_owned());
         let timeout = self.timeout;
         self.runtime.spawn(async move {
-            let check = spf::check(&resolver, ip, &helo, &reverse_path);
-            let result = tokio::time::timeout(timeout, check).await.map_or("temperror", results::word_of_spf);
-            let result = SpfResult { result, domain };
+            let check = tokio::time::timeout(timeout, spf::check(&resolver, ip, &helo, &reverse_path));
+            // Once the transaction is gone nobody is asked any more.
+            let result = tokio::select! {
+                result = check => Some(result.map_or("temperror", results::word_of_spf)),
+                () = sender.closed() => None,
+            };
             drop(permit);
-            // The message may be gone by now.
-            drop(sender.send(result));
+            if let Some(result) = result {
+                drop(sender.send(SpfResult { result, domain }));
+            }
         });
         receiver
     }

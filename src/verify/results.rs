@@ -1,6 +1,6 @@
 //! The library's results in the words of the contract's JSON envelope.
 
-use super::signatures::Judged;
+use super::signatures::{Judged, NAME_MAX};
 use crate::config;
 use crate::envelope::Envelope;
 use mail_auth::dkim::DkimError;
@@ -111,7 +111,7 @@ pub(super) fn dmarc(output: &DmarcOutput, signatures: &[Judged], spf: &SpfResult
         "success": result == "pass",
         "result": result,
         "details": {
-            "domain": output.domain(),
+            "domain": Some(output.domain()).filter(|domain| domain.len() <= NAME_MAX).unwrap_or_default(),
             "policy": policy,
             "spf_result": spf.result,
             "dmarc_spf_result": dmarc_word(by_spf),

@@ -10,6 +10,9 @@ const SIGNATURES_MAX: usize = 10;
 /// Fields that one signature may name: each is looked for among all of the message's.
 const FIELDS_MAX: usize = 256;
 
+/// Octets of a name of the DNS; a longer one is none, and is not handed on.
+pub(super) const NAME_MAX: usize = 253;
+
 /// One of `dkim.result`.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Judged {
@@ -20,7 +23,8 @@ pub(super) struct Judged {
 
 impl Judged {
     pub(super) fn new(result: &'static str, signature: Option<&Signature>) -> Self {
-        Self { result, domain: signature.map(|signature| signature.d.clone()), selector: signature.map(|signature| signature.s.clone()) }
+        let name = |of: fn(&Signature) -> &String| signature.map(of).filter(|name| name.len() <= NAME_MAX).cloned();
+        Self { result, domain: name(|signature| &signature.d), selector: name(|signature| &signature.s) }
     }
 }
 
@@ -42,8 +46,9 @@ pub(super) fn set_aside(message: &mut AuthenticatedMessage<'_>) -> Vec<Judged> {
 }
 
 fn refusal(signature: &Signature) -> Option<&'static str> {
-    if !signature.h.iter().any(|field| field.eq_ignore_ascii_case("from")) {
-        // It says nothing about the author (RFC 6376 sections 5.4 and 6.1.1).
+    let names_good = signature.d.len() <= NAME_MAX && signature.s.len() <= NAME_MAX;
+    if !names_good || !signature.h.iter().any(|field| field.eq_ignore_ascii_case("from")) {
+        // Without the field of the author it says nothing about him (RFC 6376 sections 5.4 and 6.1.1).
         return Some("permerror");
     }
     // SHA-1 proves nothing any more (RFC 8301 section 3.1).

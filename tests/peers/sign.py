@@ -106,6 +106,8 @@ case("not-yet-expired", tagged(plain, "signed.test", {b"t": at(-3600), b"x": at(
 case("expired-and-fresh", tagged(sign(plain, "signed.test"), "signed.test", {b"t": at(-7200), b"x": at(-3600)}), ["fail", "pass"], "pass")
 # A signature that does not cover the author says nothing about him (RFC 6376 section 5.4).
 case("author-not-signed", tagged(plain, "signed.test", {b"h": b"to : subject"}), ["permerror"], "fail")
+case("endless-domain", tagged(plain, "signed.test", {b"d": b"a." * 5000 + b"test", b"s": b"s" * 5000}), ["permerror"], "fail")
+case("endless-author", message("a." * 300 + "test"), [], "permerror")
 case("identity-elsewhere", tagged(plain, "signed.test", {b"i": b"@elsewhere.test"}), ["fail"], "fail")
 case("no-signature-at-all", b"DKIM-Signature: v=1; a=rsa-sha256; b=\r\n" + plain, ["neutral"], "fail")
 case("not-base64", b"DKIM-Signature: v=1; a=rsa-sha256; d=signed.test; s=rsa; h=from; bh=!; b=!\r\n" + plain, ["neutral"], "fail")

@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 /// Octets of a name (section 7.3).
 const NAME_MAX: usize = 253;
-/// While a specification is expanded, more than this is cut on its left, which section 7.3 cuts anyway.
-const EXPANSION_MAX: usize = 16 * NAME_MAX;
+/// A name is expanded from its right until it has so many octets: what is left of them section 7.3 cuts anyway.
+const EXPANSION_MAX: usize = 2 * NAME_MAX;
 
 /// A `macro-string`, parsed.
 pub(super) struct MacroString {
@@ -137,29 +137,30 @@ impl DomainSpec {
     /// The name, at most as long as a name may be. None where a local part would stand in it that no name can carry
     /// (RFC 8616 section 4).
     pub(super) fn expand(&self, values: &Values<'_>, domain: &str, validated: &str) -> Option<String> {
-        let mut name = String::new();
-        for part in &self.0.parts {
-            match part {
-                Part::Literal(text) => name.push_str(text),
-                Part::Macro(one) => {
-                    if matches!(one.letter, 's' | 'l') && !values.local.is_ascii() {
-                        return None;
-                    }
-                    name.push_str(&one.transform(&values.of(one.letter, domain, validated)));
-                }
-            }
-            if name.len() > EXPANSION_MAX {
-                let cut = name.len() - EXPANSION_MAX / 2;
-                let cut = (cut..name.len()).find(|&at| name.is_char_boundary(at)).unwrap_or(name.len());
-                name.drain(..cut);
+        if !values.local.is_ascii() && self.0.macros().any(|one| matches!(one.letter, 's' | 'l')) {
+            return None;
+        }
+        let (mut pieces, mut octets) = (Vec::new(), 0);
+        for part in self.0.parts.iter().rev() {
+            let piece = match part {
+                Part::Literal(text) => Cow::Borrowed(&**text),
+                Part::Macro(one) => one.transform(&values.of(one.letter, domain, validated)).into(),
+            };
+            octets += piece.len();
+            pieces.push(piece);
+            if octets > EXPANSION_MAX {
+                break;
             }
         }
+        pieces.reverse();
+        let mut name = pieces.concat();
         if name.ends_with('.') {
             name.pop();
         }
         // Labels go from the left until it fits.
-        while name.len() > NAME_MAX {
-            name = name.split_once('.')?.1.to_owned();
+        if let Some(surplus) = name.len().checked_sub(NAME_MAX + 1) {
+            let dot = name.bytes().skip(surplus).position(|octet| octet == b'.')? + surplus;
+            name.drain(..=dot);
         }
         Some(name)
     }
@@ -267,5 +268,10 @@ mod tests {
     fn long_expansions_keep_their_right_side() {
         let name = expanded(&format!("{}x.test", "%{d}.".repeat(5000)));
         assert!(name.len() <= 253 && name.ends_with(".example.com.x.test") && !name.starts_with('.'), "{name}");
+        // 253 octets stay as they are; of one more the first label goes.
+        let longest = format!("{}test", "a.".repeat(124)) + "x";
+        assert_eq!((longest.len(), expanded(&longest)), (253, longest.clone()));
+        assert_eq!(expanded(&format!("b{longest}")), longest.split_once('.').expect("a dot").1);
+        assert_eq!(expanded(&format!("bcd.{longest}")), longest);
     }
 }
