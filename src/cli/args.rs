@@ -36,6 +36,8 @@ pub(super) enum Command {
     Doctor(Doctor),
     /// Submit a message over SMTP and print the reply
     ///
+    /// Speaks STARTTLS where the server offers it, and takes any certificate, as mail servers do.
+    ///
     /// Exits with 0 for a 2xx reply, 65 if a message was refused (5xx), 69 if it was deferred (4xx) or the server could not be
     /// reached.
     Send(Send),

@@ -2,6 +2,7 @@
 
 use crate::support::certificates::{Authority, Files};
 use crate::support::client::deliver;
+use crate::support::daemon::cli;
 use crate::support::{Client, Config, Daemon, Endpoint, eventually_within, messages};
 use nix::sys::signal::Signal;
 use rustls::version::{TLS12, TLS13};
@@ -101,6 +102,20 @@ fn required_before_anything_else() {
     let mut client = Client::connect(daemon.smtp());
     client.expect("HELO client.test", "250 ");
     client.quit();
+}
+
+#[test]
+fn the_own_client_speaks_it() {
+    let secured = Secured::new();
+    let daemon = secured.start(secured.config().set("smtp.tls.require", true));
+    let server = daemon.smtp().to_string();
+    let big = secured.dir.path().join("big.eml");
+    std::fs::write(&big, messages::of_size("big", 3_000_000)).unwrap();
+    for files in [&[][..], &[big.to_str().unwrap(), big.to_str().unwrap()]] {
+        cli(&[&["send", "--server", &server, "--to", "b@example.test"], files].concat()).ok();
+    }
+    let records = daemon.admin.records("");
+    assert!(records.len() == 3 && records.iter().all(|record| record["tls"].as_str().unwrap().starts_with("TLSv1.3 ")), "{records:?}");
 }
 
 #[test]
@@ -225,7 +240,7 @@ fn a_pair_that_does_not_match_is_refused_at_the_start() {
     let file = secured.dir.path().join("c.toml");
     std::fs::write(&file, config.set("store.path", secured.dir.path().join("s").to_str().unwrap()).text()).unwrap();
     for command in ["check", "serve"] {
-        let finished = crate::support::daemon::cli(&[command, "--config", file.to_str().unwrap()]);
+        let finished = cli(&[command, "--config", file.to_str().unwrap()]);
         assert_eq!(finished.code, Some(78), "{command}: {finished:?}");
         assert!(format!("{}{}", finished.out, finished.err).contains("other.key"), "{finished:?}");
     }

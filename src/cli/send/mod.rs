@@ -1,21 +1,16 @@
 //! `mailsluice send`: submits messages over SMTP as another mail server would, and prints each reply. For trying out and for
 //! handing a file in once more; it retries nothing.
 
-use super::args::Send;
-use super::client::{connect_tcp, reachable};
-use super::{Exit, Failure, complain, load, print};
-use crate::config::{Config, hostname};
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+mod line;
+mod session;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// RFC 5321 4.5.3.2.6: a client waits 10 minutes for the reply to the end of data.
-const REPLY_TIMEOUT: Duration = Duration::from_secs(600);
-/// RFC 5321 4.5.3.1.5 allows 512 octets; a server that sends much more is none.
-const MAX_REPLY_LINE: u64 = 8192;
-const MAX_REPLY_LINES: usize = 200;
+use super::args::Send;
+use super::client::reachable;
+use super::{Exit, Failure, load};
+use crate::config::{Config, hostname};
+use session::{Session, Verdict};
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 
 pub(super) fn run(config: Option<&Path>, options: &Send) -> Result<(), Failure> {
     // The configuration is needed only for what the command line leaves open.
@@ -49,14 +44,6 @@ pub(super) fn run(config: Option<&Path>, options: &Send) -> Result<(), Failure> 
         Verdict::Deferred => Err(Failure::new(Exit::Unavailable, format!("{server} deferred a message; send it again later"))),
         Verdict::Refused => Err(Failure::new(Exit::Data, format!("{server} refused a message; its reply says what to change"))),
     }
-}
-
-/// In the order in which the exit code counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Verdict {
-    Taken,
-    Deferred,
-    Refused,
 }
 
 fn with_port(server: &str) -> String {
@@ -139,224 +126,11 @@ fn sample(from: &str, to: &[String], own_name: &str) -> Vec<u8> {
     text.into_bytes()
 }
 
-/// RFC 5321 4.5.2: CRLF line ends, a second dot before a dot that starts a line, and the end of data behind it. Beside it the
-/// message's size as RFC 1870 counts it: without those dots and the end.
-fn stuffed(message: &[u8]) -> (Vec<u8>, usize) {
-    let mut dots = 0;
-    let mut data = Vec::with_capacity(message.len() + message.len() / 32 + 8);
-    let mut previous = b'\n';
-    for &octet in message {
-        match (previous, octet) {
-            (b'\n', b'.') => {
-                data.extend_from_slice(b"..");
-                dots += 1;
-            }
-            (b'\r', b'\n') => data.push(b'\n'),
-            (_, b'\n') => data.extend_from_slice(b"\r\n"),
-            _ => data.push(octet),
-        }
-        previous = octet;
-    }
-    if previous != b'\n' {
-        data.extend_from_slice(b"\r\n");
-    }
-    let size = data.len() - dots;
-    data.extend_from_slice(b".\r\n");
-    (data, size)
-}
-
-/// A reply of one or several lines.
-struct Reply {
-    code: u16,
-    /// As they came, joined by a space.
-    text: String,
-}
-
-impl Reply {
-    fn verdict(&self) -> Verdict {
-        match self.code {
-            200..=399 => Verdict::Taken,
-            400..=499 => Verdict::Deferred,
-            _ => Verdict::Refused,
-        }
-    }
-}
-
-impl std::fmt::Display for Reply {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} {}", self.code, crate::log::escaped(&self.text))
-    }
-}
-
-struct Session {
-    stream: BufReader<TcpStream>,
-    server: String,
-    extensions: Vec<String>,
-}
-
-impl Session {
-    fn open(server: &str, own_name: &str) -> Result<Self, Failure> {
-        let unreachable = |error: io::Error| {
-            Failure::new(Exit::Unavailable, format!("{server}: {error}; start the daemon, or name another one with --server HOST:PORT"))
-        };
-        let stream = connect_tcp(server, CONNECT_TIMEOUT).map_err(unreachable)?;
-        stream.set_read_timeout(Some(REPLY_TIMEOUT)).map_err(unreachable)?;
-        stream.set_write_timeout(Some(REPLY_TIMEOUT)).map_err(unreachable)?;
-        stream.set_nodelay(true).map_err(unreachable)?;
-        let mut session = Self { stream: BufReader::new(stream), server: server.to_owned(), extensions: Vec::new() };
-        let greeting = session.reply()?;
-        session.expect(&greeting)?;
-        let (ehlo, lines) = session.command_lines(&format!("EHLO {own_name}"))?;
-        session.expect(&ehlo)?;
-        session.extensions = lines.into_iter().skip(1).map(|line| line.to_ascii_uppercase()).collect();
-        Ok(session)
-    }
-
-    /// One transaction; prints the replies that decide.
-    fn submit(&mut self, name: &str, from: &str, to: &[String], message: &[u8]) -> Result<Verdict, Failure> {
-        let mut mail = format!("MAIL FROM:<{from}>");
-        let (data, size) = stuffed(message);
-        if self.offers("SIZE") {
-            mail.push_str(&format!(" SIZE={size}"));
-        }
-        if self.offers("8BITMIME") && !message.is_ascii() {
-            mail.push_str(" BODY=8BITMIME");
-        }
-        if self.offers("SMTPUTF8") && !(from.is_ascii() && to.iter().all(|address| address.is_ascii())) {
-            mail.push_str(" SMTPUTF8");
-        }
-        let reply = self.command(&mail)?;
-        if reply.verdict() != Verdict::Taken {
-            print(&format!("{name}: {reply}\n"))?;
-            return Ok(reply.verdict());
-        }
-        let mut accepted = 0;
-        let mut worst = Verdict::Taken;
-        for address in to {
-            let reply = self.command(&format!("RCPT TO:<{address}>"))?;
-            if reply.verdict() == Verdict::Taken {
-                accepted += 1;
-            } else {
-                print(&format!("{name}: {address}: {reply}\n"))?;
-                worst = worst.max(reply.verdict());
-            }
-        }
-        if accepted == 0 {
-            self.command("RSET")?;
-            return Ok(worst);
-        }
-        let reply = self.command("DATA")?;
-        if reply.code != 354 {
-            print(&format!("{name}: {reply}\n"))?;
-            return Ok(worst.max(reply.verdict()).max(Verdict::Deferred));
-        }
-        // A server may refuse within the data; its reply says more than the broken pipe.
-        let written = self.stream.get_mut().write_all(&data);
-        let reply = match (self.reply(), written) {
-            (Ok(reply), _) => reply,
-            (Err(_), Err(error)) => return Err(self.lost(&error)),
-            (Err(failure), Ok(())) => return Err(failure),
-        };
-        print(&format!("{name}: {reply}\n"))?;
-        Ok(worst.max(reply.verdict()))
-    }
-
-    fn quit(mut self) {
-        // The messages have been answered; how the session ends does not matter to them.
-        if let Err(failure) = self.command("QUIT") {
-            complain(&failure.shown());
-        }
-    }
-
-    fn offers(&self, extension: &str) -> bool {
-        self.extensions.iter().any(|line| line.split(' ').next() == Some(extension))
-    }
-
-    /// A greeting or EHLO that must be a 2xx.
-    fn expect(&self, reply: &Reply) -> Result<(), Failure> {
-        match reply.verdict() {
-            Verdict::Taken => Ok(()),
-            Verdict::Deferred => {
-                Err(Failure::new(Exit::Unavailable, format!("{} takes no mail now: {reply}; try again later", self.server)))
-            }
-            Verdict::Refused => {
-                Err(Failure::new(Exit::Data, format!("{} takes no mail from here: {reply}; its reply says why", self.server)))
-            }
-        }
-    }
-
-    fn command(&mut self, line: &str) -> Result<Reply, Failure> {
-        self.command_lines(line).map(|(reply, _)| reply)
-    }
-
-    fn command_lines(&mut self, line: &str) -> Result<(Reply, Vec<String>), Failure> {
-        let written = self.stream.get_mut().write_all(format!("{line}\r\n").as_bytes());
-        written.map_err(|error| self.lost(&error))?;
-        self.reply_lines()
-    }
-
-    fn reply(&mut self) -> Result<Reply, Failure> {
-        self.reply_lines().map(|(reply, _)| reply)
-    }
-
-    /// RFC 5321 4.2.1: a hyphen behind the code says that more lines come.
-    fn reply_lines(&mut self) -> Result<(Reply, Vec<String>), Failure> {
-        let mut lines = Vec::new();
-        while lines.len() < MAX_REPLY_LINES {
-            let mut octets = Vec::new();
-            let read = (&mut self.stream).take(MAX_REPLY_LINE).read_until(b'\n', &mut octets);
-            read.map_err(|error| self.lost(&error))?;
-            let line = String::from_utf8_lossy(&octets);
-            let Some(line) = line.strip_suffix('\n') else {
-                return Err(self.lost(&io::ErrorKind::UnexpectedEof.into()));
-            };
-            let line = line.strip_suffix('\r').unwrap_or(line);
-            let code = line.get(..3).and_then(|code| code.parse::<u16>().ok()).filter(|code| (200..600).contains(code));
-            let Some(code) = code else {
-                let shown: String = line.chars().take(80).collect();
-                return Err(Failure::new(
-                    Exit::Unavailable,
-                    format!("{} is no SMTP server: it said {shown:?}; name one with --server", self.server),
-                ));
-            };
-            lines.push(line.get(4..).unwrap_or_default().to_owned());
-            if line.as_bytes().get(3) != Some(&b'-') {
-                let text = lines.join(" ");
-                return Ok((Reply { code, text }, lines));
-            }
-        }
-        Err(Failure::new(Exit::Unavailable, format!("{} is no SMTP server: its reply has no end; name one with --server", self.server)))
-    }
-
-    fn lost(&self, error: &io::Error) -> Failure {
-        Failure::new(
-            Exit::Unavailable,
-            format!("{}: the connection broke: {error}; the message may not have been taken, send it again", self.server),
-        )
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{BufRead as _, BufReader, Write as _};
     use std::net::TcpListener;
-
-    #[test]
-    fn data_is_stuffed() {
-        let table: &[(&[u8], &[u8])] = &[
-            (b"", b".\r\n"),
-            (b"a", b"a\r\n.\r\n"),
-            (b"a\r\nb\r\n", b"a\r\nb\r\n.\r\n"),
-            (b"a\nb\n", b"a\r\nb\r\n.\r\n"),
-            (b".\n..\n.a\nb.\n", b"..\r\n...\r\n..a\r\nb.\r\n.\r\n"),
-            (b"a\r\n.\r\n", b"a\r\n..\r\n.\r\n"),
-            (b"\n\n", b"\r\n\r\n.\r\n"),
-            (b"a\rb", b"a\rb\r\n.\r\n"),
-        ];
-        for (message, expected) in table {
-            assert_eq!(stuffed(message).0, *expected, "{:?}", String::from_utf8_lossy(message));
-        }
-    }
 
     #[test]
     fn ports() {
@@ -451,13 +225,29 @@ mod tests {
 
     #[test]
     fn codes() {
-        let table: [(&[&str], Option<Exit>); 6] = [
+        let table: [(&[&str], Option<Exit>); 8] = [
             (&["220 mx\r\n", "250 mx\r\n", "250 Ok\r\n", "250 Ok\r\n", "354 go\r\n", "250 Ok\r\n", "221 bye\r\n"], None),
             (&["220 mx\r\n", "250 mx\r\n", "250 Ok\r\n", "250 Ok\r\n", "354 go\r\n", "554 5.7.1 no\r\n", "221 bye\r\n"], Some(Exit::Data)),
             (
                 &["220 mx\r\n", "250 mx\r\n", "250 Ok\r\n", "250 Ok\r\n", "354 go\r\n", "450 4.3.0 later\r\n", "221 bye\r\n"],
                 Some(Exit::Unavailable),
             ),
+            // STARTTLS that is not to be had now: what comes is as if it had not been offered.
+            (
+                &[
+                    "220 mx\r\n",
+                    "250-mx\r\n250 STARTTLS\r\n",
+                    "454 not now\r\n",
+                    "250 Ok\r\n",
+                    "250 Ok\r\n",
+                    "354 go\r\n",
+                    "250 Ok\r\n",
+                    "221 bye\r\n",
+                ],
+                None,
+            ),
+            // What is said in the clear behind STARTTLS must not pass for encrypted.
+            (&["220 mx\r\n", "250-mx\r\n250 STARTTLS\r\n", "220 go\r\n250-mx\r\n250 Ok\r\n"], Some(Exit::Unavailable)),
             (&["421 4.7.0 full\r\n"], Some(Exit::Unavailable)),
             (&["554 no\r\n"], Some(Exit::Data)),
             (&["HTTP/1.1 400 Bad Request\r\n"], Some(Exit::Unavailable)),
