@@ -10,6 +10,7 @@ mod prometheus;
 mod python;
 mod rails;
 mod swaks;
+mod systemd;
 mod testssl;
 
 use std::path::PathBuf;
