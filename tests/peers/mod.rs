@@ -1,5 +1,6 @@
 //! Against programs that others wrote. `tests/test.sh` installs them, and skips a group by its name where one cannot be had.
 
+mod acme;
 mod chromium;
 mod dns;
 mod haproxy;
