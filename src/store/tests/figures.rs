@@ -1,7 +1,39 @@
 //! Figures, not checks: how long things take in a large store. Run with
-//! `MAILSLUICE_RECORDS=2000000 cargo test --release --lib store::tests::figures -- --ignored --nocapture`.
+//! `MAILSLUICE_RECORDS=2000000 cargo test --release --lib store::tests::figures::a_large_store -- --ignored --nocapture`. With
+//! `MAILSLUICE_KEEP=DIRECTORY` the finished store is copied there.
 
 use super::*;
+
+/// Searches to the end; how long that took.
+fn all_pages(store: &Store, text: &str) -> Duration {
+    let begun = Instant::now();
+    let mut query = Query { text: Some(text.into()), ..Query::default() };
+    loop {
+        query.cursor = store.query(&query).unwrap().cursor;
+        if query.cursor.is_none() {
+            return begun.elapsed();
+        }
+    }
+}
+
+/// Runs something while records are committed one by one; says how long the slowest took.
+fn beside_mail(what: &str, store: &Arc<Store>, work: impl FnOnce()) {
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let mail = scope.spawn(|| {
+            let mut slowest = Duration::ZERO;
+            while !stop.load(Ordering::Relaxed) {
+                let begun = Instant::now();
+                commit(store, record(store, 1));
+                slowest = slowest.max(begun.elapsed());
+            }
+            slowest
+        });
+        took(what, work);
+        stop.store(true, Ordering::Relaxed);
+        println!("slowest commit meanwhile: {:.1} ms", mail.join().unwrap().as_secs_f64() * 1000.0);
+    });
+}
 
 fn took<T>(what: &str, work: impl FnOnce() -> T) -> T {
     let begun = Instant::now();
@@ -58,6 +90,18 @@ fn a_large_store() {
     };
     figures();
     let one = count / 2;
+    // Every record decoded: what a store without an index would do for any question.
+    let scan = took("scan with every record decoded", || all_pages(&store, "überhaupt nirgends"));
+    println!("ratios to it:");
+    let ratio = |what: &str, work: &dyn Fn()| {
+        // The first asks the disk, the second finds pages in memory.
+        let [first, second] = [(), ()].map(|()| {
+            let begun = Instant::now();
+            work();
+            begun.elapsed()
+        });
+        println!("{what}: 1/{:.0}, again 1/{:.0}", scan.div_duration_f64(first), scan.div_duration_f64(second));
+    };
     let queries = [
         ("newest page", Query::default()),
         ("sender", Query { sender: Some(format!("sender{one}@example.org")), ..Query::default() }),
@@ -69,17 +113,21 @@ fn a_large_store() {
         ("last minute", Query { since: Some(jiff::Timestamp::now() - jiff::SignedDuration::from_mins(1)), ..Query::default() }),
     ];
     for (what, query) in queries {
-        took(what, || store.query(&query).unwrap());
+        ratio(what, &|| drop(store.query(&query).unwrap()));
     }
-    took("scan for a text that is nowhere", || {
-        let mut query = Query { text: Some("nowhere at all".into()), ..Query::default() };
+    ratio("one record", &|| drop(store.record(store.next_id()).unwrap()));
+    ratio("attempts", &|| drop(store.attempts(&format!("webhook-{one}")).unwrap()));
+    ratio("text that is nowhere", &|| _ = all_pages(&store, "nowhere at all"));
+    ratio("export", &|| {
+        let mut cursor = None;
         loop {
-            query.cursor = store.query(&query).unwrap().cursor;
-            if query.cursor.is_none() {
+            cursor = store.export(&format!("sender{one}@example.org"), cursor).unwrap().cursor;
+            if cursor.is_none() {
                 return;
             }
         }
     });
+    took("the first page of a text that is nowhere", || store.query(&Query { text: Some("nowhere".into()), ..Query::default() }).unwrap());
     let copy = place.directory().join("killed.redb");
     std::fs::copy(&place.config.path, &copy).unwrap();
     std::fs::copy(place.directory().join("records.redb.index-key"), place.directory().join("killed.redb.index-key")).unwrap();
@@ -87,9 +135,16 @@ fn a_large_store() {
     drop(took("opening after a kill", || Store::open(&killed, &Stats::new()).unwrap()));
     took("closing", || store.close());
     drop(store);
+    // To start a daemon on.
+    if let Some(keep) = std::env::var_os("MAILSLUICE_KEEP") {
+        for entry in std::fs::read_dir(place.directory()).unwrap().map(Result::unwrap) {
+            std::fs::copy(entry.path(), Path::new(&keep).join(entry.file_name())).unwrap();
+        }
+    }
     let store = took("opening", || place.open());
     took("one more commit", || commit(&store, record(&store, 1)));
-    took("forget", || store.forget(&format!("sender{one}@example.org")).unwrap());
+    beside_mail("nothing else", &store, || std::thread::park_timeout(Duration::from_secs(5)));
+    beside_mail("forget", &store, || assert_eq!(store.forget(&format!("sender{one}@example.org")).unwrap(), 1));
     let stat = store.shared.files.stat().unwrap();
     took("expiry of all records", || {
         store.reload(&config::Store { retention: Duration::ZERO, ..place.config.clone() });
