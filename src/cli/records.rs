@@ -8,6 +8,7 @@ use super::{Exit, Failure, complain, print};
 use crate::config::unit::parse_duration;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
+use std::collections::HashSet;
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 
@@ -34,7 +35,8 @@ pub(super) fn run(config: Option<&Path>, options: &Records) -> Result<(), Failur
     // As a log that goes on is read: the newest at the end.
     past.reverse();
     output.print(&past)?;
-    follow(&client, &filters, live, past.last().and_then(id), &mut output)
+    let known = past.iter().filter_map(id).collect();
+    follow(&client, &filters, live, known, &mut output)
 }
 
 /// The filters as the admin listener takes them.
@@ -132,7 +134,10 @@ fn await_hello(client: &Client, live: &mut impl BufRead) -> Result<(), Failure> 
 }
 
 /// Server-sent events (HTML standard, 9.2.6): `event` and `data` lines, an empty line ends one.
-fn follow(client: &Client, filters: &Filters, live: impl BufRead, last: Option<String>, output: &mut Output) -> Result<(), Failure> {
+///
+/// `known` are the records that the pages have had. An id alone does not tell: it is of a message's end of data, and a message whose
+/// endpoint is slow is recorded long after younger ones.
+fn follow(client: &Client, filters: &Filters, live: impl BufRead, mut known: HashSet<String>, output: &mut Output) -> Result<(), Failure> {
     let mut event = String::new();
     let mut data = String::new();
     for line in live.lines() {
@@ -146,8 +151,8 @@ fn follow(client: &Client, filters: &Filters, live: impl BufRead, last: Option<S
                 // A record is an event without a name.
                 "" if !data.is_empty() => {
                     let record: Value = serde_json::from_str(&data).map_err(|error| client.broken(error))?;
-                    // Ids rise, so that what the pages have had is known by its id.
-                    if filters.takes(&record) && id(&record) > last {
+                    let is_known = id(&record).is_some_and(|id| known.remove(&id));
+                    if filters.takes(&record) && !is_known {
                         output.print(&[record])?;
                     }
                 }

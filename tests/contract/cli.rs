@@ -3,7 +3,7 @@
 use crate::support::client::deliver;
 use crate::support::daemon::{cli, command};
 use crate::support::process::{Process, run};
-use crate::support::{Answer, Config, Daemon, Endpoint, PATIENCE, messages};
+use crate::support::{Answer, Config, Daemon, Endpoint, Gate, PATIENCE, messages};
 use nix::sys::signal::Signal;
 
 #[test]
@@ -98,6 +98,35 @@ fn a_hostile_subject_does_not_reach_the_terminal() {
     deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], message).starts("250 ");
     let table = daemon.cli(&["records"]).ok();
     assert!(!table.chars().any(|c| (c.is_control() && c != '\n') || c == '\u{202e}'), "{table:?}");
+}
+
+/// A record's id is of the end of data; a message whose endpoint is slow is recorded after younger ones, and must not be missed.
+#[test]
+fn follow_misses_no_slow_message() {
+    let gate = Gate::default();
+    let behind = Answer::Behind(gate.clone(), Box::new(Answer::status(200)));
+    let endpoint =
+        Endpoint::with(
+            move |request| {
+                if request.body.windows(9).any(|part| part == b"slow-mail") { behind.clone() } else { Answer::status(200) }
+            },
+        )
+        .start();
+    let daemon = Daemon::start(Config::to(&endpoint));
+    std::thread::scope(|scope| {
+        let slow = scope.spawn(|| deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("slow-mail", "text")));
+        endpoint.wait_for(1);
+        deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("quick", "text")).starts("250 ");
+        let mut follow = command();
+        follow.args(["records", "--follow", "--json", "--admin"]).arg(daemon.admin_url());
+        let follow = Process::start(&mut follow);
+        let subject = |line: &str| Some(serde_json::from_str::<serde_json::Value>(line).ok()?["subject"].as_str()?.to_owned());
+        follow.lines.wait_for("the one that is there", |line| (subject(line)? == "quick").then_some(()));
+        gate.open();
+        slow.join().unwrap().starts("250 ");
+        follow.lines.wait_for("the slow one", |line| (subject(line)? == "slow-mail").then_some(()));
+        assert_eq!(follow.lines.all().len(), 2);
+    });
 }
 
 #[test]

@@ -55,14 +55,14 @@ function blankLog(...children) {
   byId("more").hidden = true;
 }
 
-function showRecords(fresh = 0) {
+function showRecords(fresh = new Set()) {
   showNewer();
   if (!log.records.length) {
     if ([...filters()].length) return blankLog("No record matches.");
     const development = document.documentElement.dataset.inspector === "true";
     return blankLog(element("p", {}, "No mail yet."), element("p", {}, development ? "Send the first: " : "The first message appears here as soon as it is answered.", development ? element("code", {}, "mailsluice send") : ""));
   }
-  const rows = log.records.map((record, i) => recordRow(record, i < fresh));
+  const rows = log.records.map((record) => recordRow(record, fresh.has(record)));
   const body = byId("records"), focused = body.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
   body.replaceChildren(...rows);
   if (focused) body.querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
@@ -120,8 +120,9 @@ function showLive() {
   const settled = filters().has("undelivered") || !byId("follow").checked || document.hidden;
   if (settled) return showNewer();
   const known = new Set(log.records.map((record) => record.id));
-  const fresh = log.waiting.filter((record) => !known.has(record.id)).reverse();
-  log.records = [...fresh, ...log.records];
+  const fresh = log.waiting.filter((record) => !known.has(record.id));
+  // An id is of a message's end of data: one whose endpoint is slow belongs below younger ones, where a new page would have it.
+  log.records = [...fresh, ...log.records].sort((a, b) => (a.id < b.id ? 1 : -1));
   if (log.records.length > MAX_ROWS) {
     log.records.length = MAX_ROWS;
     log.cursor = log.records.at(-1).id;
@@ -131,7 +132,7 @@ function showLive() {
     announce(`${number(log.unseen)} new records`);
   }
   [log.waiting, log.unseen] = [[], 0];
-  showRecords(fresh.length);
+  showRecords(new Set(fresh));
 }
 
 function showNewer() {
