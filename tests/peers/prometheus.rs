@@ -234,7 +234,9 @@ fn hgrm_has_the_percentiles_of_the_times_that_were_recorded() {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let times: Vec<u64> = (0..30_000)
         .map(|_| {
-            (state ^= state << 13, state ^= state >> 7, state ^= state << 17);
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
             let decade = 10_u64.pow(u32::try_from(state % 10).unwrap());
             (decade + (state >> 8) % (decade * 9)).min(3_600_000_000)
         })

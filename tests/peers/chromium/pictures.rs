@@ -28,7 +28,7 @@ fn of_the_page() {
     let count = AtomicU64::new(0);
     let endpoint = Endpoint::with(move |request| {
         let nth = count.fetch_add(1, Ordering::Relaxed);
-        std::thread::park_timeout(Duration::from_micros(2000 + nth * 7919 % 9000 + if nth % 40 == 0 { 120_000 } else { 0 }));
+        std::thread::park_timeout(Duration::from_micros(2000 + nth * 7919 % 9000 + if nth.is_multiple_of(40) { 120_000 } else { 0 }));
         let said = |word: &str| request.body.windows(word.len()).any(|part| part == word.as_bytes());
         match () {
             () if said("X-Answer: refuse") => Answer::text(422, "no such mailbox in this application"),
