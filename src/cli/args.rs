@@ -128,7 +128,7 @@ pub(super) struct Records {
     /// At most so many
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub(super) limit: u64,
-    /// Go on with new records as they come
+    /// Go on with new records as they come, over restarts of the daemon
     #[arg(long, conflicts_with = "until")]
     pub(super) follow: bool,
     /// One JSON object a line

@@ -3,7 +3,7 @@
 use crate::support::client::deliver;
 use crate::support::daemon::{cli, command};
 use crate::support::process::{Process, run};
-use crate::support::{Answer, Config, Daemon, Endpoint, Gate, PATIENCE, messages};
+use crate::support::{Answer, Config, Daemon, Endpoint, Gate, PATIENCE, eventually, messages, port};
 use nix::sys::signal::Signal;
 
 #[test]
@@ -100,6 +100,86 @@ fn a_hostile_subject_does_not_reach_the_terminal() {
     assert!(!table.chars().any(|c| (c.is_control() && c != '\n') || c == '\u{202e}'), "{table:?}");
 }
 
+#[test]
+fn follow_prints_each_record_as_it_comes() {
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(Config::to(&endpoint));
+    let follow = follow(&daemon, &[]);
+    let mut n = 0;
+    // Until it listens; then every one.
+    eventually("the first line", || {
+        deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple(&format!("probe{n}"), "text"));
+        n += 1;
+        (!follow.lines.all().is_empty()).then_some(())
+    });
+    deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("followed", "text"));
+    follow.lines.wait_for("followed", |line| {
+        let record: serde_json::Value = serde_json::from_str(line).ok()?;
+        (record["subject"] == "followed").then_some(())
+    });
+}
+
+/// Starts `records --follow` for this daemon.
+fn follow(daemon: &Daemon, options: &[&str]) -> Process {
+    let mut follow = command();
+    follow.args(["records", "--follow", "--json"]).args(options).arg("--admin").arg(daemon.admin_url());
+    Process::start(&mut follow)
+}
+
+/// The subjects that were printed, once this one was.
+fn subjects_until(follow: &Process, last: &str) -> Vec<String> {
+    let subject = |line: &str| Some(serde_json::from_str::<serde_json::Value>(line).ok()?["subject"].as_str()?.to_owned());
+    follow.lines.wait_for(last, |line| (subject(line)? == last).then_some(()));
+    follow.lines.all().iter().filter_map(|line| subject(line)).collect()
+}
+
+#[test]
+fn follow_goes_on_over_a_restart() {
+    let endpoint = Endpoint::ok();
+    let config = Config::to(&endpoint)
+        .set("smtp.listen", vec![format!("127.0.0.1:{}", port::free())])
+        .set("admin.listen", format!("127.0.0.1:{}", port::free()));
+    let daemon = Daemon::start(config.clone());
+    let send = |daemon: &Daemon, subject: &str| {
+        deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple(subject, "text")).starts("250 ");
+    };
+    let dir = daemon.shared_dir();
+    for subject in ["not asked for", "past"] {
+        send(&daemon, subject);
+    }
+    let mut following = [follow(&daemon, &["--limit", "1"]), follow(&daemon, &["--limit", "0"])];
+    subjects_until(&following[0], "past");
+    // The second has nothing to show at first: until it listens.
+    let mut expected = vec!["past".to_owned()];
+    eventually("a line of the second", || {
+        expected.push(format!("probe{}", expected.len()));
+        send(&daemon, expected.last().unwrap());
+        (!following[1].lines.all().is_empty()).then_some(())
+    });
+    send(&daemon, "live");
+    for follow in &following {
+        subjects_until(follow, "live");
+    }
+    assert_eq!(daemon.stop().code, Some(0));
+    for follow in &following {
+        follow.lines.wait_for("that it is gone", |line| line.contains("waiting until it is back").then_some(()));
+    }
+    let daemon = Daemon::start_in(dir, config);
+    // Whether they come before it is found again or after.
+    for n in 0..5 {
+        send(&daemon, &format!("meanwhile{n}"));
+    }
+    for follow in &following {
+        follow.lines.wait_for("that it is back", |line| line.ends_with("the daemon is back").then_some(()));
+    }
+    send(&daemon, "last");
+    expected.extend(["live", "meanwhile0", "meanwhile1", "meanwhile2", "meanwhile3", "meanwhile4", "last"].map(str::to_owned));
+    assert_eq!(subjects_until(&following[0], "last"), expected);
+    let second = subjects_until(&following[1], "last");
+    assert!(second.len() > 7 && expected.ends_with(&second), "{second:?}");
+    assert!(following.iter_mut().all(Process::running));
+}
+
 /// A record's id is of the end of data; a message whose endpoint is slow is recorded after younger ones, and must not be missed.
 #[test]
 fn follow_misses_no_slow_message() {
@@ -117,36 +197,13 @@ fn follow_misses_no_slow_message() {
         let slow = scope.spawn(|| deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("slow-mail", "text")));
         endpoint.wait_for(1);
         deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("quick", "text")).starts("250 ");
-        let mut follow = command();
-        follow.args(["records", "--follow", "--json", "--admin"]).arg(daemon.admin_url());
-        let follow = Process::start(&mut follow);
+        let follow = follow(&daemon, &[]);
         let subject = |line: &str| Some(serde_json::from_str::<serde_json::Value>(line).ok()?["subject"].as_str()?.to_owned());
         follow.lines.wait_for("the one that is there", |line| (subject(line)? == "quick").then_some(()));
         gate.open();
         slow.join().unwrap().starts("250 ");
         follow.lines.wait_for("the slow one", |line| (subject(line)? == "slow-mail").then_some(()));
         assert_eq!(follow.lines.all().len(), 2);
-    });
-}
-
-#[test]
-fn follow_prints_each_record_as_it_comes() {
-    let endpoint = Endpoint::ok();
-    let daemon = Daemon::start(Config::to(&endpoint));
-    let mut follow = command();
-    follow.args(["records", "--follow", "--json", "--admin"]).arg(daemon.admin_url());
-    let follow = Process::start(&mut follow);
-    let mut n = 0;
-    // Until it listens; then every one.
-    crate::support::eventually("the first line", || {
-        deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple(&format!("probe{n}"), "text"));
-        n += 1;
-        (!follow.lines.all().is_empty()).then_some(())
-    });
-    deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("followed", "text"));
-    follow.lines.wait_for("followed", |line| {
-        let record: serde_json::Value = serde_json::from_str(line).ok()?;
-        (record["subject"] == "followed").then_some(())
     });
 }
 
@@ -206,7 +263,7 @@ fn development() {
     let mut process = Process::start(&mut command);
     process.lines.wait_for("the addresses", |line| line.contains("8025").then_some(()));
     let admin = crate::support::admin::Admin::new("127.0.0.1:8025");
-    crate::support::eventually("readiness", || admin.try_get("/readyz").is_ok_and(|r| r.status == 200).then_some(()));
+    eventually("readiness", || admin.try_get("/readyz").is_ok_and(|r| r.status == 200).then_some(()));
     let said = process.lines.text();
     assert!(said.contains("127.0.0.1:2525") && said.contains("http://127.0.0.1:8025"), "{said}");
     deliver("127.0.0.1:2525".parse().unwrap(), "a@sender.test", &["anyone@anywhere.test"], &messages::simple("hello", "text"))

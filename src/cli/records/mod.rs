@@ -1,15 +1,15 @@
 //! `mailsluice records`: the record log of the running daemon, as a table or as JSON lines, with `--follow` going on as records
 //! come.
 
+mod follow;
+
 use super::args::{Outcome, Records};
 use super::client::{Client, with_query};
 use super::table::{Align, Table, octets, time_us};
-use super::{Exit, Failure, complain, print};
+use super::{Exit, Failure, print};
 use crate::config::unit::parse_duration;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
-use std::collections::HashSet;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
 
 /// As many as the daemon gives at once.
@@ -22,21 +22,9 @@ pub(super) fn run(config: Option<&Path>, options: &Records) -> Result<(), Failur
     let filters = Filters::new(options, Timestamp::now())?;
     let mut output = Output::new(options.json);
     if !options.follow {
-        return pages(&client, &filters, options.limit, |records| output.print(&records));
+        return pages(&client, &filters, options.limit, |records| output.print(&records).map(|()| true));
     }
-    // The live stream is opened first, so that no record falls between it and the pages.
-    let mut live = BufReader::new(client.stream("/records/live")?);
-    await_hello(&client, &mut live)?;
-    let mut past = Vec::new();
-    pages(&client, &filters, options.limit, |records| {
-        past.extend(records);
-        Ok(())
-    })?;
-    // As a log that goes on is read: the newest at the end.
-    past.reverse();
-    output.print(&past)?;
-    let known = past.iter().filter_map(id).collect();
-    follow(&client, &filters, live, known, &mut output)
+    follow::run(&client, &filters, options.limit, &mut output)
 }
 
 /// The filters as the admin listener takes them.
@@ -103,8 +91,8 @@ fn moment(option: &str, text: &str, now: Timestamp) -> Result<Timestamp, Failure
         .ok_or_else(|| Failure::new(Exit::Usage, format!("{option} {text:?} is no time; write 1h, 2d, 2026-01-31 or 2026-01-31T12:00:00Z")))
 }
 
-/// Up to `limit` records in pages.
-fn pages(client: &Client, filters: &Filters, limit: u64, mut take: impl FnMut(Vec<Value>) -> Result<(), Failure>) -> Result<(), Failure> {
+/// Up to `limit` records in pages, newest first, as long as `take` wants more.
+fn pages(client: &Client, filters: &Filters, limit: u64, mut take: impl FnMut(Vec<Value>) -> Result<bool, Failure>) -> Result<(), Failure> {
     let mut left = limit;
     let mut cursor: Option<String> = None;
     while left > 0 {
@@ -113,57 +101,15 @@ fn pages(client: &Client, filters: &Filters, limit: u64, mut take: impl FnMut(Ve
         let Value::Object(mut answer) = answer else { return Err(client.broken("it is no page of records")) };
         let Some(Value::Array(records)) = answer.remove("records") else { return Err(client.broken("it is no page of records")) };
         left = left.saturating_sub(records.len().try_into().unwrap_or(u64::MAX));
-        take(records)?;
+        if !take(records)? {
+            break;
+        }
         match answer.remove("cursor") {
             Some(Value::String(next)) => cursor = Some(next),
             _ => break,
         }
     }
     Ok(())
-}
-
-fn id(record: &Value) -> Option<String> {
-    record.get("id").and_then(Value::as_str).map(str::to_owned)
-}
-
-/// The stream starts with a comment once it is connected.
-fn await_hello(client: &Client, live: &mut impl BufRead) -> Result<(), Failure> {
-    let mut line = String::new();
-    live.read_line(&mut line).map_err(|error| client.broken(error))?;
-    Ok(())
-}
-
-/// Server-sent events (HTML standard, 9.2.6): `event` and `data` lines, an empty line ends one.
-///
-/// `known` are the records that the pages have had. An id alone does not tell: it is of a message's end of data, and a message whose
-/// endpoint is slow is recorded long after younger ones.
-fn follow(client: &Client, filters: &Filters, live: impl BufRead, mut known: HashSet<String>, output: &mut Output) -> Result<(), Failure> {
-    let mut event = String::new();
-    let mut data = String::new();
-    for line in live.lines() {
-        let line = line.map_err(|error| client.broken(error))?;
-        if let Some(name) = line.strip_prefix("event:") {
-            name.trim().clone_into(&mut event);
-        } else if let Some(text) = line.strip_prefix("data:") {
-            data.push_str(text.trim_start());
-        } else if line.is_empty() {
-            match event.as_str() {
-                // A record is an event without a name.
-                "" if !data.is_empty() => {
-                    let record: Value = serde_json::from_str(&data).map_err(|error| client.broken(error))?;
-                    let is_known = id(&record).is_some_and(|id| known.remove(&id));
-                    if filters.takes(&record) && !is_known {
-                        output.print(&[record])?;
-                    }
-                }
-                "skipped" => complain("records were left out, since they came faster than they could be shown; ask again without --follow"),
-                _ => {}
-            }
-            event.clear();
-            data.clear();
-        }
-    }
-    Err(client.broken("the daemon has ended"))
 }
 
 /// Prints records in one of the two forms.
