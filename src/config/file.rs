@@ -28,6 +28,10 @@ impl Source {
         DeTable::parse(&self.text).map_err(|error| {
             let place = Place { file: self.name.clone(), line: error.span().map(|span| self.line(span.start)), key: String::new() };
             let what = error.message().lines().collect::<Vec<_>>().join(", ");
+            let named = error.span().and_then(|span| self.text.get(span)).unwrap_or_default();
+            if what == "duplicate key" && named.bytes().all(|octet| octet.is_ascii_alphanumeric() || octet == b'_') {
+                return place.invalid(format!("{named:?} stands a second time"), "put both into one");
+            }
             place.invalid(format!("not TOML: {what}"), "correct the line (https://toml.io shows the form)")
         })
     }

@@ -86,7 +86,9 @@ pub(super) fn names(config: &Config) -> Vec<Finding> {
             findings.push(Finding::fine(format!("smtp.hostname {hostname} is {}", list.join(", "))));
             findings.extend(addresses.into_iter().map(|address| pointer(address, hostname, lookup.names_of(address))));
         }
-        Err(error) => findings.push(Finding::warning(format!("smtp.hostname {hostname}: {error}"), "look at it: dig +short A NAME")),
+        Err(error) => {
+            findings.push(Finding::warning(format!("smtp.hostname {hostname}: {error}"), format!("look at it: dig +short A {hostname}")))
+        }
     }
     findings.extend(domains(&config.routes).into_iter().take(DOMAINS).map(|domain| exchange(&domain, hostname, lookup.exchanges(&domain))));
     findings
