@@ -20,8 +20,9 @@ use tokio::time::Sleep;
 const MAX_CONNECTIONS: usize = 1536;
 /// For a request's header to come, and for an idle connection to be kept.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(15);
-/// A client that takes no octet for so long is cut.
+/// A client that lets an answer wait must take so many octets of it in so much time, or is cut.
 const WRITE_STALL: Duration = Duration::from_secs(20);
+const WRITE_LEAST: usize = 64 * 1024;
 /// What the kernel buffers for a client that does not read.
 const SEND_BUFFER: usize = 128 * 1024;
 const READ_BUFFER: usize = 32 * 1024;
@@ -103,7 +104,7 @@ pub(super) async fn serve(socket: Socket, router: &Router) {
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIMEOUT)
             .max_buf_size(READ_BUFFER)
-            .serve_connection(TokioIo::new(Unstalled { stream, patience: WRITE_STALL, stalled: None }), service);
+            .serve_connection(TokioIo::new(Unstalled::new(stream, WRITE_STALL)), service);
         tokio::spawn(async move {
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "admin connection ended");
@@ -118,24 +119,41 @@ enum Stream {
     Unix(tokio::net::UnixStream),
 }
 
-/// A stream whose writes fail when the peer takes nothing for as long as `patience`.
+/// A stream whose writes fail when the peer takes next to nothing for as long as `patience`.
 struct Unstalled {
     stream: Stream,
     patience: Duration,
-    /// Runs while a write waits.
+    /// Runs from a write that had to wait until all is written or enough of it.
     stalled: Option<Pin<Box<Sleep>>>,
+    /// Octets that the peer has taken meanwhile.
+    taken: usize,
 }
 
 impl Unstalled {
+    fn new(stream: Stream, patience: Duration) -> Self {
+        Self { stream, patience, stalled: None, taken: 0 }
+    }
+
     /// Passes on a write's result; one that waits gets a deadline.
     fn with_deadline(&mut self, context: &mut Context<'_>, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if result.is_ready() {
-            self.stalled = None;
-            return result;
+        if let Poll::Ready(written) = result {
+            self.taken += written.as_ref().copied().unwrap_or(0);
+            if self.taken >= WRITE_LEAST {
+                self.all_is_well();
+            }
+            return Poll::Ready(written);
         }
-        let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(self.patience)));
+        let stalled = self.stalled.get_or_insert_with(|| {
+            self.taken = 0;
+            Box::pin(tokio::time::sleep(self.patience))
+        });
         ready!(stalled.as_mut().poll(context));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+
+    fn all_is_well(&mut self) {
+        self.stalled = None;
+        self.taken = 0;
     }
 }
 
@@ -170,6 +188,8 @@ impl AsyncWrite for Unstalled {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // Asked for when nothing is left to write.
+        self.all_is_well();
         match &mut self.stream {
             Stream::Tcp(stream) => Pin::new(stream).poll_flush(context),
             Stream::Unix(stream) => Pin::new(stream).poll_flush(context),
@@ -194,7 +214,7 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(async {
             let (ours, mut theirs) = tokio::net::UnixStream::pair().unwrap();
-            let mut stream = Unstalled { stream: Stream::Unix(ours), patience: Duration::from_millis(300), stalled: None };
+            let mut stream = Unstalled::new(Stream::Unix(ours), Duration::from_millis(300));
             // Ten reads, each well within the patience, all together well beyond it.
             let reader = async {
                 let mut some = vec![0; 400_000];
@@ -205,8 +225,20 @@ mod tests {
             };
             let (written, ()) = tokio::join!(stream.write_all(&[0; 4_000_000]), reader);
             written.unwrap();
-            let error = stream.write_all(&[0; 8_000_000]).await.unwrap_err();
+            // Some octets again and again are no way out, nor are none.
+            let trickle = async {
+                let mut some = [0; 2000];
+                loop {
+                    theirs.read_exact(&mut some).await.unwrap();
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            };
+            let error = tokio::select! {
+                written = stream.write_all(&[0; 8_000_000]) => written.unwrap_err(),
+                () = trickle => unreachable!(),
+            };
             assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            assert_eq!(stream.write_all(&[0; 8_000_000]).await.unwrap_err().kind(), io::ErrorKind::TimedOut);
         });
     }
 }
