@@ -154,6 +154,7 @@ impl Daemon {
 
     fn tick(&self, seconds: u64) {
         let stats = &self.shared.stats;
+        self.shared.budget.tidy();
         stats.body_bytes.set(self.shared.budget.held());
         stats.body_budget_bytes.set(self.shared.budget.limit());
         self.ready.set(if self.store.writable() {

@@ -73,8 +73,11 @@ impl Delivery {
             },
             route,
         });
-        let verdict =
-            if candidate.route.authorize_url.is_some() { self.authorize(mailbox, envelope, &mut candidate).await } else { Ok(()) };
+        let verdict = if candidate.route.authorize_url.is_some() {
+            Box::pin(self.authorize(mailbox, envelope, &mut candidate)).await
+        } else {
+            Ok(())
+        };
         match &verdict {
             Ok(()) => recipients.accepted.add(1),
             Err(_) => recipients.refused_authorization.add(1),

@@ -1,27 +1,23 @@
-//! One call: a request over one connection, and its answer. The protocol is ureq-proto's, which does no I/O of its own; the
+//! One call: a request over one connection, and its answer. Reading that is ureq-proto's, which does no I/O of its own; the
 //! octets of the body go from where they lie to the socket.
 //!
 //! Logs nothing; fails with one short line, and [`Progress`] tells how far it came.
 
+use super::Response;
 use super::connect::told;
 use super::redirect;
-use super::request::{Answer, Post};
+use super::request::Answer;
 use super::wire::{INPUT_OCTETS, Wire};
-use super::{NoAnswer, Response};
 use std::time::{Duration, Instant};
-use ureq_proto::client::state::{Cleanup, RecvBody, RecvResponse, SendRequest};
+use ureq_proto::client::state::{Cleanup, RecvBody, RecvResponse};
 use ureq_proto::client::{Call, RecvBodyResult, RecvResponseResult, SendRequestResult};
-use ureq_proto::http::{HeaderMap, Request, header};
+use ureq_proto::http::{HeaderMap, Method, Request, header};
 
 /// Octets of a response body that are read, and that are kept.
 const BODY_READ_MAX: usize = 64 * 1024;
 const BODY_KEPT: usize = 2 * 1024;
 /// The body of a redirect is of little interest; the deadline is for what it leads to.
 const REDIRECT_BODY_PATIENCE: Duration = Duration::from_secs(1);
-/// A request's header, at first and at most: a hundred recipients fit many times.
-const HEAD_OCTETS: usize = 2 * 1024;
-const HEAD_OCTETS_MAX: usize = 4 * 1024 * 1024;
-const USER_AGENT: &str = concat!("mailsluice/", env!("CARGO_PKG_VERSION"));
 
 /// How far a call has come.
 #[derive(Default)]
@@ -36,77 +32,23 @@ pub(super) struct Progress {
     pub(super) timed_out: bool,
 }
 
-/// A request that is ready to be sent: its header, and the protocol's state behind it.
-pub(super) struct Prepared {
-    head: Vec<u8>,
-    call: Call<RecvResponse>,
-}
-
-/// # Errors
-/// A header field that cannot be sent.
-pub(super) fn prepare(post: &Post<'_>) -> Result<Prepared, NoAnswer> {
-    head(post).map_err(|why| NoAnswer::NotReached(why.to_string()))
-}
-
-fn head(post: &Post<'_>) -> Result<Prepared, ureq_proto::Error> {
-    let mut request = Request::post(post.url.as_str())
-        .header(header::ACCEPT, "*/*")
-        .header(header::USER_AGENT, USER_AGENT)
-        .header(header::CONTENT_LENGTH, post.len);
-    for (name, value) in post.headers {
-        request = request.header(*name, *value);
-    }
-    let request = request.body(()).map_err(|error| ureq_proto::Error::BadHeader(error.to_string()))?;
-    let mut call = Call::new(request)?.proceed();
-    let mut head = vec![0; HEAD_OCTETS];
-    let written = write_head(&mut call, &mut head)?;
-    head.truncate(written);
-    let call = match call.proceed()? {
-        Some(SendRequestResult::SendBody(mut call)) => {
-            // The body does not pass through the protocol: its length has been told.
-            call.consume_direct_write(usize::try_from(post.len).unwrap_or(usize::MAX))?;
-            call.proceed()
-        }
-        Some(SendRequestResult::RecvResponse(call)) => Some(call),
-        Some(SendRequestResult::Await100(_)) | None => None,
-    };
-    // Nobody asks for a 100, and all of the header and body has been accounted for.
-    let call = call.ok_or_else(|| ureq_proto::Error::BadHeader("the request cannot be sent".to_owned()))?;
-    Ok(Prepared { head, call })
-}
-
-fn write_head(call: &mut Call<SendRequest>, head: &mut Vec<u8>) -> Result<usize, ureq_proto::Error> {
-    let mut written = 0;
-    while !call.can_proceed() {
-        match call.write(head.get_mut(written..).unwrap_or_default()) {
-            Ok(more) => written += more,
-            Err(ureq_proto::Error::OutputOverflow) if head.len() < HEAD_OCTETS_MAX => {}
-            Err(error) => return Err(error),
-        }
-        if !call.can_proceed() {
-            head.resize(head.len() * 2, 0);
-        }
-    }
-    Ok(written)
-}
-
 /// Asks over this connection, and gives it back if it can be used again.
 ///
 /// # Errors
 /// There was no complete status line and header.
 pub(super) async fn call(
     mut wire: Wire,
-    prepared: Prepared,
+    head: &[u8],
     body: &[&[u8]],
     progress: &mut Progress,
     deadline: Instant,
 ) -> Result<(Answer, Option<Wire>), String> {
-    let Prepared { head, call } = prepared;
+    let call = awaiting_answer().map_err(|error| error.to_string())?;
     let mut input = Vec::new();
     let from_public = redirect::is_public(wire.peer());
     let answered = async {
         let mut octets = Vec::with_capacity(body.len() + 1);
-        octets.push(head.as_slice());
+        octets.push(head);
         octets.extend_from_slice(body);
         wire.send(&octets, &mut input, progress, deadline).await?;
         drop(octets);
@@ -132,6 +74,26 @@ pub(super) async fn call(
     // Octets behind the answer are nobody's.
     let wire = (reusable && !progress.incomplete && input.is_empty()).then_some(wire);
     Ok((Answer { response, location, from_public }, wire))
+}
+
+/// The protocol's state once a POST has been sent. It insists on having written the request, so it writes the shortest there is, for nobody:
+/// what it has to know of ours is the method.
+fn awaiting_answer() -> Result<Call<RecvResponse>, ureq_proto::Error> {
+    let mut request = Request::new(());
+    *request.method_mut() = Method::POST;
+    request.headers_mut().insert(header::CONTENT_LENGTH, header::HeaderValue::from_static("0"));
+    let mut call = Call::new(request)?.proceed();
+    let mut nowhere = [0; 128];
+    call.write(&mut nowhere)?;
+    let unwritten = || ureq_proto::Error::BadHeader("the shortest request is too long".to_owned());
+    match call.proceed()? {
+        Some(SendRequestResult::SendBody(mut call)) => {
+            call.write(&[], &mut [])?;
+            call.proceed().ok_or_else(unwritten)
+        }
+        Some(SendRequestResult::RecvResponse(call)) => Ok(call),
+        Some(SendRequestResult::Await100(_)) | None => Err(unwritten()),
+    }
 }
 
 fn may_be_used_again(call: &Call<Cleanup>) -> bool {
@@ -207,7 +169,8 @@ async fn kept_body(
     deadline: Instant,
 ) -> (String, bool) {
     let mut kept = Vec::new();
-    let mut piece = [0; 4096];
+    // On the heap: it would lie in the future of every message, waiting or not.
+    let mut piece = vec![0; BODY_KEPT];
     let mut total = 0;
     let mut ended = false;
     while total < BODY_READ_MAX {

@@ -11,6 +11,7 @@ mod client;
 mod connect;
 mod exchange;
 pub mod format;
+mod head;
 mod idle;
 mod lane;
 mod pool;

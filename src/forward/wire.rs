@@ -137,11 +137,15 @@ impl Wire {
 
     /// Appends at least one octet to `input`; 0 is the end.
     pub(super) async fn receive(&mut self, input: &mut Vec<u8>, progress: &mut Progress, deadline: Instant) -> io::Result<usize> {
+        if self.tls.is_none() {
+            input.reserve(INPUT_STEP);
+            let (came, back) = self.conn.read(std::mem::take(input), deadline).await;
+            *input = back;
+            return came.inspect(|came| progress.received |= *came > 0);
+        }
         loop {
-            // TLS may have plaintext left from the last record.
-            if self.tls.is_some()
-                && let Some(came) = self.plaintext(input, progress)?
-            {
+            // There may be plaintext left from the last record.
+            if let Some(came) = self.plaintext(input, progress)? {
                 return Ok(came);
             }
             self.conn.readable(deadline).await?;

@@ -1,9 +1,10 @@
 //! One message in memory: contiguous, grown without a copy once it is large, counted in the budget by its lease.
 //!
 //! Up to 256 KiB it lives in a plain allocation, behind that in an anonymous map: `mremap` moves page tables, not
-//! octets, and pages that no octet has reached are not resident. Nothing is ever zeroed by us. The copies there are:
-//! the two re-allocations below 256 KiB, and the move from there into the map. Logs nothing; where there is no room,
-//! in the budget or in the machine, the answer is [`OverBudget`] and the body is as it was.
+//! octets, and pages that no octet has reached are not resident. Nothing is ever zeroed by us. The map of a message that
+//! has gone serves the next one, if that comes soon. The copies there are: the two re-allocations below 256 KiB, and the
+//! move from there into the map. Logs nothing; where there is no room, in the budget or in the machine, the answer is
+//! [`OverBudget`] and the body is as it was.
 
 #![expect(unsafe_code, reason = "the ring reads into memory that is not initialised, and a map that grows may move")]
 
@@ -20,9 +21,17 @@ const PAGE: usize = 4 * KIB;
 
 /// A message's octets. Has no `Debug` that shows them, is not `Clone`, is freed (and its lease given back) on drop.
 pub struct Body {
-    // Dropped in this order: the budget never says that memory is free while it is not.
+    // Dropped in this order: the budget never says that memory is free while it is not (but for the spare maps, which are few).
     room: Room,
     lease: Lease,
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        if let Room::Map { map, .. } = std::mem::replace(&mut self.room, Room::Heap(Vec::new())) {
+            self.lease.spares().put(map);
+        }
+    }
 }
 
 enum Room {
@@ -162,6 +171,9 @@ impl Body {
 
     /// Pays first, then grows; gives the difference back if the machine refuses.
     fn grow(&mut self, capacity: usize) -> Result<(), OverBudget> {
+        if capacity > HEAP_STEPS[2] && self.take_spare(capacity) {
+            return Ok(());
+        }
         let held = self.lease.held();
         self.lease.resize(capacity as u64)?;
         let grown = if capacity <= HEAP_STEPS[2] { self.grow_heap(capacity) } else { self.grow_map(capacity) };
@@ -178,18 +190,38 @@ impl Body {
         }
     }
 
+    /// A body that leaves the heap takes the map of one that has gone, if the budget has room for all of it.
+    fn take_spare(&mut self, capacity: usize) -> bool {
+        if matches!(self.room, Room::Map { .. }) {
+            return false;
+        }
+        let Some(map) = self.lease.spares().take(capacity) else { return false };
+        if self.lease.resize(map.len() as u64).is_err() {
+            self.lease.spares().put(map);
+            return false;
+        }
+        self.move_into(map).is_ok()
+    }
+
+    /// The one copy a large message sees.
+    fn move_into(&mut self, mut map: MmapMut) -> Result<(), OverBudget> {
+        if let Room::Heap(octets) = &self.room {
+            let len = octets.len();
+            map.get_mut(..len).ok_or(OverBudget)?.copy_from_slice(octets);
+            self.room = Room::Map { map, len };
+        }
+        Ok(())
+    }
+
     fn grow_map(&mut self, capacity: usize) -> Result<(), OverBudget> {
         match &mut self.room {
-            Room::Heap(octets) => {
-                let mut map = MmapMut::map_anon(capacity).map_err(|_| OverBudget)?;
+            Room::Heap(_) => {
+                let map = MmapMut::map_anon(capacity).map_err(|_| OverBudget)?;
                 // Promise 2: not in a core dump. A kernel without this advice still has RLIMIT_CORE 0 set by the daemon.
                 if let Err(error) = map.advise(Advice::DontDump) {
                     tracing::debug!(%error, "a message's memory may be dumped");
                 }
-                // The one copy a large message sees.
-                map.get_mut(..octets.len()).ok_or(OverBudget)?.copy_from_slice(octets);
-                self.room = Room::Map { len: octets.len(), map };
-                Ok(())
+                self.move_into(map)
             }
             Room::Map { map, .. } => {
                 // SAFETY: no reference into the map is alive, since `self` is borrowed mutably; raw pointers from
@@ -282,6 +314,27 @@ mod tests {
         assert_eq!(body.reserve(usize::MAX), Err(OverBudget));
         assert_eq!((body.len(), budget.held()), (280 * KIB, held));
         assert_eq!(body.octets().last(), Some(&b'y'));
+    }
+
+    #[test]
+    fn a_large_message_uses_the_map_of_the_last_if_it_may_hold_so_much() {
+        let budget = Budget::new(40 << 20, 1.0);
+        let large = |octets: usize| {
+            let mut body = Body::new(budget.lease(&budget.share()));
+            body.extend(b"start").unwrap();
+            body.reserve(octets).map(|()| body)
+        };
+        let first = large(6 << 20).unwrap();
+        let room = budget.held();
+        drop(first);
+        assert_eq!(budget.held(), 0, "what is kept is in nobody's lease");
+        let second = large(1 << 20).unwrap();
+        assert_eq!((budget.held(), second.octets()), (room, b"start".as_slice()));
+        drop(second);
+        // With little left, the message gets a map of its own size.
+        let other = large(34 << 20).unwrap();
+        assert!(large(1 << 20).is_ok_and(|body| body.spare() < 2 << 20));
+        drop(other);
     }
 
     #[test]

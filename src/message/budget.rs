@@ -3,6 +3,7 @@
 //! Two counters, no lock: a lease takes from its share and then from the whole, or from neither. Logs nothing;
 //! fails only with [`OverBudget`], which the session answers with `452 4.3.1`.
 
+use super::spare::Spares;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -14,6 +15,7 @@ pub struct Budget {
     limit: AtomicU64,
     share_limit: AtomicU64,
     held: AtomicU64,
+    spares: Spares,
 }
 
 /// What one address (IPv6: one /64) holds of it; made by the connection limiter at accept, shared by its connections.
@@ -36,7 +38,7 @@ pub struct OverBudget;
 impl Budget {
     #[must_use]
     pub fn new(octets: u64, per_ip_share: f64) -> Arc<Self> {
-        let budget = Self { limit: AtomicU64::new(0), share_limit: AtomicU64::new(0), held: AtomicU64::new(0) };
+        let budget = Self { limit: AtomicU64::new(0), share_limit: AtomicU64::new(0), held: AtomicU64::new(0), spares: Spares::default() };
         budget.set_limits(octets, per_ip_share);
         Arc::new(budget)
     }
@@ -55,6 +57,11 @@ impl Budget {
     #[must_use]
     pub fn limit(&self) -> u64 {
         self.limit.load(ORDER)
+    }
+
+    /// Frees what is kept of messages that have gone; to be called every second.
+    pub fn tidy(&self) {
+        self.spares.tidy();
     }
 
     #[must_use]
@@ -99,6 +106,10 @@ impl Lease {
     #[must_use]
     pub fn held(&self) -> u64 {
         self.held
+    }
+
+    pub(super) fn spares(&self) -> &Spares {
+        &self.budget.spares
     }
 
     /// A second, empty lease on the same budget and share (for a rendered request).

@@ -11,6 +11,7 @@ pub mod header;
 pub mod mime;
 mod parameter;
 pub mod reply_text;
+mod spare;
 pub mod transfer;
 
 pub use body::Body;

@@ -25,6 +25,16 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Buffers larger than this are not kept from one command to the next.
 const KEEP_OCTETS: usize = 32 * 1024;
 
+/// Why a connection that waited has something to do.
+enum Woken {
+    /// Nothing came: at its start, or the daemon is draining.
+    Unasked,
+    /// The peer says something.
+    Heard,
+    /// The command's time is over.
+    Late,
+}
+
 pub(super) struct Connection {
     ring: Rc<RingState>,
     stream: Stream,
@@ -38,7 +48,7 @@ pub(super) struct Connection {
     /// Set by the first accepted recipient of a transaction.
     destination: Option<Destination>,
     /// A message whose data have begun.
-    incoming: Option<Incoming>,
+    incoming: Option<Box<Incoming>>,
     /// The reply to an end of data has been written, and nothing has come from the peer since.
     unheard: bool,
     /// When the present command was first waited for.
@@ -75,26 +85,53 @@ pub(super) async fn serve(ring: Rc<RingState>, conn: Conn, peer: Peer, admission
 }
 
 impl Connection {
-    /// What a message or a handshake needs to wait is boxed, so that an idle connection holds no room for it.
+    /// An idle connection waits in here alone: what a turn needs is on the heap and goes with it.
     async fn run(&mut self) -> Result<(), Ended> {
         self.session.greet(&mut self.out);
+        let mut woken = Woken::Unasked;
+        while Box::pin(self.turn(woken)).await? {
+            woken = match self.stream.idle(self.command_deadline()).await {
+                Ok(()) => Woken::Heard,
+                Err(Ended::Interrupted) => Woken::Unasked,
+                Err(Ended::TimedOut) => Woken::Late,
+                Err(ended) => return Err(ended),
+            };
+        }
+        Ok(())
+    }
+
+    fn command_deadline(&self) -> Instant {
+        self.command_began + self.shared().live.load().config.smtp.command_timeout
+    }
+
+    /// Does what there is to do, until the peer has to say something. False: the connection is over, and the peer has been told.
+    async fn turn(&mut self, woken: Woken) -> Result<bool, Ended> {
+        match woken {
+            Woken::Unasked => {}
+            Woken::Heard => {
+                // Under TLS what came may not be a whole record yet.
+                let deadline = self.command_deadline();
+                match self.stream.read(&mut self.input, deadline).await {
+                    Ok(()) => self.unheard = false,
+                    Err(Ended::TimedOut) => return self.last_words(reply::TIMEOUT).await,
+                    Err(ended) => return Err(ended),
+                }
+            }
+            Woken::Late => return self.last_words(reply::TIMEOUT).await,
+        }
         loop {
             let unused = self.input.get(self.used..).unwrap_or_default();
             let (used, need) = self.session.feed(unused, &mut self.out);
             self.used += used;
             match need {
-                Need::Input => {
-                    if !self.more_input().await? {
-                        return Ok(());
-                    }
-                }
+                Need::Input => return self.rest().await,
                 Need::Recipient(mailbox) => Box::pin(self.recipient(&mailbox)).await,
                 Need::Data => {
                     let verdict = self.begin();
                     let accepted = verdict.is_ok();
                     self.session.begin(verdict, &mut self.out);
                     if accepted {
-                        Box::pin(self.take_data()).await?;
+                        self.message().await?;
                     }
                 }
                 Need::Chunk { first, .. } => {
@@ -102,16 +139,19 @@ impl Connection {
                         let verdict = self.begin();
                         self.session.begin(verdict, &mut self.out);
                     }
-                    Box::pin(self.take_data()).await?;
+                    self.message().await?;
                 }
                 Need::Tls => Box::pin(self.start_tls()).await?,
-                Need::Close => return self.flush().await,
+                Need::Close => {
+                    self.flush().await?;
+                    return Ok(false);
+                }
             }
         }
     }
 
-    /// Waits for commands. False: the connection is over, and the peer has been told.
-    async fn more_input(&mut self) -> Result<bool, Ended> {
+    /// Tells the peer what there is to tell and leaves nothing behind but what has to be kept. False: the daemon is draining.
+    async fn rest(&mut self) -> Result<bool, Ended> {
         if !self.out.is_empty() {
             // A reply ends a command; the next one has the whole time, however its octets drip.
             self.command_began = Instant::now();
@@ -125,16 +165,7 @@ impl Connection {
             return self.last_words(reply::SHUTTING_DOWN).await;
         }
         self.tidy_buffers();
-        let deadline = self.command_began + self.shared().live.load().config.smtp.command_timeout;
-        match self.stream.read_idle(&mut self.input, deadline).await {
-            Ok(()) => {
-                self.unheard = false;
-                Ok(true)
-            }
-            Err(Ended::Interrupted) => Ok(true),
-            Err(Ended::TimedOut) => self.last_words(reply::TIMEOUT).await,
-            Err(ended) => Err(ended),
-        }
+        Ok(true)
     }
 
     /// Unused octets move to the front; an idle connection keeps no buffer at all.
@@ -178,7 +209,7 @@ impl Connection {
         let lease = self.shared().budget.lease(self.admission.share());
         match Incoming::open(envelope, lease, &self.shared().id_key, &self.shared().live.load().config.smtp) {
             Ok(incoming) => {
-                self.incoming = Some(incoming);
+                self.incoming = Some(Box::new(incoming));
                 Ok(())
             }
             Err(_) => {
@@ -189,10 +220,19 @@ impl Connection {
     }
 
     /// Takes data until the chunk or the message ends; at its end, delivers it.
-    async fn take_data(&mut self) -> Result<(), Ended> {
+    async fn message(&mut self) -> Result<(), Ended> {
+        match Box::pin(self.take_data()).await? {
+            Some((incoming, refused)) => Box::pin(self.finish(incoming, refused)).await,
+            None => Ok(()),
+        }
+    }
+
+    /// `Some`: the message has come to its end.
+    async fn take_data(&mut self) -> Result<Option<(Box<Incoming>, Option<Reply>)>, Ended> {
         let unused = self.input.split_off(self.used.min(self.input.len()));
         self.used = self.input.len();
-        let mut incoming = self.incoming.take().unwrap_or_else(|| Incoming::swallow(&self.shared().live.load().config.smtp));
+        let swallow = || Box::new(Incoming::swallow(&self.ring.shared.live.load().config.smtp));
+        let mut incoming = self.incoming.take().unwrap_or_else(swallow);
         let normalize = self.settings.normalize_newlines;
         let stats = Arc::clone(&self.shared().stats);
         let pumped = incoming.pump(&mut self.stream, &mut self.session, &mut self.out, unused, normalize, &stats).await;
@@ -201,12 +241,12 @@ impl Connection {
                 self.input = rest;
                 self.used = 0;
                 self.incoming = self.session.message_open().then_some(incoming);
-                Ok(())
+                Ok(None)
             }
             Ok(Pumped::End { refused, rest }) => {
                 self.input = rest;
                 self.used = 0;
-                self.finish(incoming, refused).await
+                Ok(Some((incoming, refused)))
             }
             Err(Ended::TimedOut) => {
                 self.last_words(reply::TIMEOUT).await?;
@@ -217,7 +257,7 @@ impl Connection {
     }
 
     /// The end of data has come: the message is scanned, delivered or refused, and the sender is told.
-    async fn finish(&mut self, incoming: Incoming, refused: Option<Reply>) -> Result<(), Ended> {
+    async fn finish(&mut self, incoming: Box<Incoming>, refused: Option<Reply>) -> Result<(), Ended> {
         let recorder = &self.ring.recorder;
         recorder.record(Stage::Receive, incoming.receive_us());
         let otherwise = refused.clone().unwrap_or(reply::NO_VALID_RECIPIENTS);

@@ -32,8 +32,9 @@ struct Kept {
     body: Body,
     /// `body[..clean]` are message octets; a few behind them may wait for their successors.
     clean: usize,
-    /// Boxed: its 4 KiB of state would else lie in every connection's future, idle or not.
+    /// Boxed: its 2 KiB of state would else be moved with every read.
     hasher: Box<WebhookIdHasher>,
+    id_key: [u8; 32],
     /// `body[..hashed]` is in the hash: all that is clean, but under `normalize`, where the last clean octet may still change.
     hashed: usize,
     /// `max_message_size`: beyond it the session drops what is in the body.
@@ -86,6 +87,7 @@ impl Incoming {
                 body,
                 clean: 0,
                 hasher,
+                id_key: *id_key,
                 hashed: 0,
                 size_max: usize::try_from(limits.max_message_size).unwrap_or(usize::MAX),
                 fields: None,
@@ -235,7 +237,7 @@ impl Kept {
     fn fields(&self) -> Fields {
         let octets = self.body.octets();
         let block = header::scan(octets);
-        let mut hasher = self.hasher.restarted();
+        let mut hasher = WebhookIdHasher::new(&self.id_key, &self.envelope.reverse_path, &self.envelope.recipients);
         hasher.update(octets.get(..block.len).unwrap_or_default());
         Fields {
             message_id: block.message_id.map(header::message_id_text),

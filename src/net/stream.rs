@@ -75,13 +75,12 @@ impl Stream {
         self.conn
     }
 
-    /// Waits without a buffer until the peer says something, then appends it to `input`.
-    pub(super) async fn read_idle(&mut self, input: &mut Vec<u8>, deadline: Instant) -> Result<(), Ended> {
-        if self.take_plain(input) {
-            return Ok(());
-        }
-        self.conn.readable(deadline).await?;
-        self.read(input, deadline).await
+    /// Waits without a buffer until the peer says something; [`Stream::read`] has it then.
+    pub(super) async fn idle(&mut self, deadline: Instant) -> Result<(), Ended> {
+        let mut plain = std::mem::take(&mut self.unread);
+        let some = self.take_plain(&mut plain) || !plain.is_empty();
+        self.unread = plain;
+        if some { Ok(()) } else { Ok(self.conn.readable(deadline).await?) }
     }
 
     /// Appends what the peer sends to `input`; at least one octet.

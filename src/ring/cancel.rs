@@ -99,7 +99,8 @@ pub(super) async fn until<D>(mut op: Op<D>, timer: &Timer, deadline: Instant, in
     match first.await {
         Ok((result, data)) => (ended(result, None), data),
         Err(cause) => {
-            let (result, data) = cancelled(op).await;
+            // On the heap: while it waits, as nearly always, an operation holds no room for its end.
+            let (result, data) = Box::pin(cancelled(op)).await;
             (ended(result, Some(cause)), data)
         }
     }

@@ -258,8 +258,7 @@ fn rebuild(database: &Database, key: IndexKey, tuning: &Tuning, stale_since_ms: 
                 Err(encoding::Unreadable) => tracing::error!(record = %crate::record::RecordId(id), "a damaged record was found"),
             }
         }
-        state = tables.state;
-        drop(tables);
+        state = tables.step()?;
         txn.commit().map_err(redb::Error::from)?;
         if start.is_some() {
             tuning.reach(Step::Rebuilding);

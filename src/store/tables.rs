@@ -21,6 +21,8 @@ pub(super) struct Tables<'txn> {
     by_last: Table<'txn, u128, &'static [u8; 16]>,
     meta: Table<'txn, &'static str, &'static [u8]>,
     key: IndexKey,
+    /// The segment that records are being put into: written once, at the end.
+    filling: Option<(u32, Segment)>,
     pub(super) state: State,
     pub(super) changes: Vec<Change>,
 }
@@ -36,6 +38,7 @@ impl<'txn> Tables<'txn> {
             by_last: txn.open_table(BY_LAST)?,
             meta: txn.open_table(META)?,
             key,
+            filling: None,
             state,
             changes: Vec::new(),
         })
@@ -124,8 +127,15 @@ impl<'txn> Tables<'txn> {
         Ok(self.records.last()?.map_or(0, |(id, _)| id.value()))
     }
 
+    /// Writes what waits, but for the state: for a step of a work whose end writes that.
+    pub(super) fn step(mut self) -> Result<State> {
+        self.write_segment()?;
+        Ok(self.state)
+    }
+
     /// Writes the state; last in every transaction.
     pub(super) fn finish(mut self) -> Result<(State, Vec<Change>)> {
+        self.write_segment()?;
         let octets = self.state.encode();
         self.set_meta(STATE, &octets)?;
         Ok((self.state, self.changes))
@@ -180,15 +190,29 @@ impl<'txn> Tables<'txn> {
     }
 
     fn count_in_segment(&mut self, id: u128, number: u32) -> Result<()> {
-        let old = self.segments.get(number)?.map(|octets| Segment::decode(octets.value()));
+        let old = match self.filling {
+            Some((filling, segment)) if filling == number => Some(segment),
+            _ => {
+                self.write_segment()?;
+                self.segments.get(number)?.map(|octets| Segment::decode(octets.value()))
+            }
+        };
         let old = old.unwrap_or(Segment { least: id, greatest: id, records: 0 });
         let new = Segment { least: old.least.min(id), greatest: old.greatest.max(id), records: old.records.saturating_add(1) };
-        self.segments.insert(number, new.encode().as_slice())?;
-        self.changes.push(Change::Segment(number));
+        self.filling = Some((number, new));
+        Ok(())
+    }
+
+    fn write_segment(&mut self) -> Result<()> {
+        if let Some((number, segment)) = self.filling.take() {
+            self.segments.insert(number, segment.encode().as_slice())?;
+            self.changes.push(Change::Segment(number));
+        }
         Ok(())
     }
 
     fn leave_segment(&mut self, number: u32) -> Result<()> {
+        self.write_segment()?;
         let Some(old) = self.segments.get(number)?.map(|octets| Segment::decode(octets.value())) else {
             return Ok(());
         };
@@ -204,13 +228,20 @@ impl<'txn> Tables<'txn> {
 
     fn count_message(&mut self, record: &Record) -> Result<()> {
         let hash = self.key.hash(Property::Webhook, &record.webhook_id);
-        let old = self.messages.get(&hash)?.map(|octets| Message::decode(*octets.value()));
-        if old.is_none() {
-            self.state.live_octets = self.state.live_octets.saturating_add(MESSAGE_OCTETS);
-        }
-        let old = old.unwrap_or_default();
-        let settled = old.settled || record.outcome != Outcome::Deferred;
-        self.messages.insert(&hash, &Message { records: old.records.saturating_add(1), settled }.encode())?;
+        // Nearly always it is the first record of its message: written at once, it is looked for once.
+        let first = Message { records: 1, settled: record.outcome != Outcome::Deferred };
+        let old = self.messages.insert(&hash, &first.encode())?.map(|octets| Message::decode(*octets.value()));
+        let settled = match old {
+            None => {
+                self.state.live_octets = self.state.live_octets.saturating_add(MESSAGE_OCTETS);
+                first.settled
+            }
+            Some(old) => {
+                let settled = old.settled || first.settled;
+                self.messages.insert(&hash, &Message { records: old.records.saturating_add(1), settled }.encode())?;
+                settled
+            }
+        };
         self.changes.push(Change::Message(hash));
         if settled { self.settle(hash) } else { self.count_try(record, hash) }
     }
@@ -258,6 +289,9 @@ impl<'txn> Tables<'txn> {
 
     /// Not undelivered any more.
     fn settle(&mut self, message: [u8; 16]) -> Result<()> {
+        if self.undelivered.is_empty()? {
+            return Ok(());
+        }
         let Some(old) = self.undelivered.remove(&message)?.map(|octets| Tries::decode(octets.value())) else {
             return Ok(());
         };

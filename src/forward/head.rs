@@ -1,0 +1,82 @@
+//! The header of a request (RFC 9112 sections 3 and 5), written in one go. Logs nothing; fails where a value would break out of its line.
+
+use super::request::Post;
+use std::io::Write as _;
+use url::{Position, Url};
+
+const USER_AGENT: &str = concat!("mailsluice/", env!("CARGO_PKG_VERSION"));
+/// Most headers need no more.
+const OCTETS: usize = 1024;
+
+/// # Errors
+/// A name or a value that a header field cannot have: the configuration and the formats let none through.
+pub(super) fn head(post: &Post<'_>) -> Result<Vec<u8>, String> {
+    let mut head = Vec::with_capacity(OCTETS);
+    head.extend_from_slice(b"POST ");
+    head.extend_from_slice(target(post.url).as_bytes());
+    head.extend_from_slice(b" HTTP/1.1\r\n");
+    // Scheme, userinfo and the scheme's own port are not in it (RFC 9110 section 7.2).
+    field(&mut head, "host", &post.url[Position::BeforeHost..Position::AfterPort])?;
+    field(&mut head, "user-agent", USER_AGENT)?;
+    field(&mut head, "accept", "*/*")?;
+    // Writing to a vector cannot fail.
+    drop(write!(head, "content-length: {}\r\n", post.len));
+    for (name, value) in post.headers {
+        field(&mut head, name, value)?;
+    }
+    head.extend_from_slice(b"\r\n");
+    Ok(head)
+}
+
+/// Path and query, never the fragment.
+fn target(url: &Url) -> &str {
+    &url[Position::BeforePath..Position::AfterQuery]
+}
+
+fn field(head: &mut Vec<u8>, name: &str, value: &str) -> Result<(), String> {
+    let breaks = |octet: &u8| matches!(octet, b'\r' | b'\n' | b'\0');
+    if name.is_empty() || name.bytes().any(|octet| octet <= b' ' || octet == b':' || octet >= 0x7f) || value.as_bytes().iter().any(breaks) {
+        return Err(format!("the header field {name:?} cannot be sent"));
+    }
+    head.extend_from_slice(name.as_bytes());
+    head.extend_from_slice(b": ");
+    head.extend_from_slice(value.as_bytes());
+    head.extend_from_slice(b"\r\n");
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::head;
+    use crate::forward::request::Post;
+    use std::time::Instant;
+
+    fn of(url: &str, headers: &[(&str, &str)]) -> Result<String, String> {
+        let url = url.parse().unwrap();
+        let post = Post { url: &url, headers, len: 7, body: &[], deadline: Instant::now(), only_public: false };
+        head(&post).map(|octets| String::from_utf8(octets).unwrap())
+    }
+
+    #[test]
+    fn lines_and_targets() {
+        let version = env!("CARGO_PKG_VERSION");
+        let expected = format!(
+            "POST /in?x=1 HTTP/1.1\r\nhost: app.example:8080\r\nuser-agent: mailsluice/{version}\r\naccept: */*\r\ncontent-length: 7\r\nx-tenant: 42\r\n\r\n"
+        );
+        assert_eq!(of("http://app.example:8080/in?x=1#y", &[("x-tenant", "42")]).unwrap(), expected);
+        for (url, start) in [
+            ("https://u:p@app.example:443", "POST / HTTP/1.1\r\nhost: app.example\r\n"),
+            ("http://[::1]:80/?a b", "POST /?a%20b HTTP/1.1\r\nhost: [::1]\r\n"),
+            ("http://xn--e1afmkfd.example/\u{e9}", "POST /%C3%A9 HTTP/1.1\r\nhost: xn--e1afmkfd.example\r\n"),
+        ] {
+            assert!(of(url, &[]).unwrap().starts_with(start), "{url}");
+        }
+    }
+
+    #[test]
+    fn nothing_breaks_out_of_its_line() {
+        for field in [("x", "a\r\nb: c"), ("x", "a\nb"), ("x", "a\0b"), ("x y", "a"), ("x:", "a"), ("", "a"), ("x\r\ny", "a")] {
+            assert!(of("http://a.example/", &[field]).is_err(), "{field:?}");
+        }
+    }
+}
