@@ -83,14 +83,14 @@ for thing in "${absent[@]}"; do
 done
 
 # A machine of its own needs a control group of its own.
-if [ ! -w /sys/fs/cgroup/cgroup.procs ]; then
+if [ ! -w /sys/fs/cgroup/cgroup.procs ] && [ ! -w /sys/fs/cgroup/systemd/cgroup.procs ]; then
     echo "tests: NO CONTROL GROUPS: the package is not tried under a running systemd" >&2
     skip+=(--skip peers::package::its_life_under_systemd)
 fi
 
 # The clean Debian that the package is tried in: begun now, since the build takes as long. The tests wait for it, and fail without it.
 debian=
-if [ "$(id -u)" = 0 ] && command -v debootstrap >/dev/null && [[ "${1:-peers::package}" == *package* || "${1:-}" == --install ]]; then
+if [ "$(id -u)" = 0 ] && command -v debootstrap >/dev/null && [[ "${1:-peers::package}" == peers* || "${1:-}" == *package* || "${1:-}" == --install ]]; then
     packaging/clean-debian.sh "$peers/debian12" &
     debian=$!
 fi
