@@ -3,7 +3,7 @@
 //! Logs a warning when descriptors run out; fails by telling the peer `421` and going on.
 
 use super::Shared;
-use super::connection;
+use super::connection::Connection;
 use super::proxy::{self, Header};
 use crate::envelope::Peer;
 use crate::ring::{self, Conn, Interrupter, Listener};
@@ -162,26 +162,19 @@ fn admit(ring: &Rc<RingState>, conn: Conn, address: SocketAddr) {
 
 fn admit_peer(ring: &Rc<RingState>, conn: Conn, peer: Peer, input: Vec<u8>) {
     match ring.shared.limits.admit(peer.ip) {
-        Ok(admission) => {
-            let ring = Rc::clone(ring);
-            ring::spawn(async move {
-                let key = Present::enter(&ring, &conn);
-                connection::serve(Rc::clone(&ring), conn, peer, admission, input).await;
-                drop(key);
-            });
-        }
+        Ok(admission) => ring::spawn(Connection::new(ring, conn, peer, admission, input).serve()),
         Err(_) => ring::spawn(refuse(conn, reply::TOO_MANY_CONNECTIONS)),
     }
 }
 
 /// Marks a connection as there, also when its task ends by a panic.
-struct Present {
+pub(super) struct Present {
     ring: Rc<RingState>,
     key: u64,
 }
 
 impl Present {
-    fn enter(ring: &Rc<RingState>, conn: &Conn) -> Self {
+    pub(super) fn enter(ring: &Rc<RingState>, conn: &Conn) -> Self {
         Self { ring: Rc::clone(ring), key: ring.enter(conn) }
     }
 }

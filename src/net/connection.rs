@@ -4,7 +4,7 @@
 //! Logs one debug line a connection; fails by closing.
 
 use super::Shared;
-use super::acceptor::RingState;
+use super::acceptor::{Present, RingState};
 use super::data::{Finished, Incoming, Pumped};
 use super::limits::Admission;
 use super::stream::{Ended, Stream};
@@ -51,40 +51,54 @@ pub(super) struct Connection {
     incoming: Option<Box<Incoming>>,
     /// The reply to an end of data has been written, and nothing has come from the peer since.
     unheard: bool,
+    began: Instant,
     /// When the present command was first waited for.
     command_began: Instant,
-}
-
-/// Serves the connection to its end. `input` holds what came behind a PROXY header.
-pub(super) async fn serve(ring: Rc<RingState>, conn: Conn, peer: Peer, admission: Admission, input: Vec<u8>) {
-    let began = Instant::now();
-    let settings = Arc::clone(&ring.shared.live.load().settings);
-    let mut connection = Connection {
-        stream: Stream::new(conn),
-        session: Session::new(Arc::clone(&settings), peer),
-        settings,
-        admission,
-        input,
-        used: 0,
-        out: Vec::new(),
-        destination: None,
-        incoming: None,
-        unheard: false,
-        command_began: began,
-        ring: Rc::clone(&ring),
-    };
-    let ended = connection.run().await;
-    if connection.unheard && ended == Err(Ended::Reset) {
-        ring.shared.stats.messages.replies_lost.add(1);
-    }
-    tracing::debug!(?ended, "connection over");
-    let Connection { stream, admission, .. } = connection;
-    stream.close(Instant::now() + WRITE_TIMEOUT).await;
-    drop(admission);
-    ring.recorder.record(Stage::Session, u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+    /// Last: the ring waits for the connections that are there.
+    present: Present,
 }
 
 impl Connection {
+    /// On the heap once and for all: as an argument of a future it would lie there twice. `input` holds what came behind a PROXY header.
+    pub(super) fn new(ring: &Rc<RingState>, conn: Conn, peer: Peer, admission: Admission, input: Vec<u8>) -> Box<Self> {
+        let settings = Arc::clone(&ring.shared.live.load().settings);
+        let now = Instant::now();
+        Box::new(Self {
+            present: Present::enter(ring, &conn),
+            stream: Stream::new(conn),
+            session: Session::new(Arc::clone(&settings), peer),
+            settings,
+            admission,
+            input,
+            used: 0,
+            out: Vec::new(),
+            destination: None,
+            incoming: None,
+            unheard: false,
+            began: now,
+            command_began: now,
+            ring: Rc::clone(ring),
+        })
+    }
+
+    /// Serves it to its end.
+    pub(super) async fn serve(mut self: Box<Self>) {
+        let ended = self.run().await;
+        if self.unheard && ended == Err(Ended::Reset) {
+            self.shared().stats.messages.replies_lost.add(1);
+        }
+        tracing::debug!(?ended, "connection over");
+        Box::pin(self.end()).await;
+    }
+
+    async fn end(self: Box<Self>) {
+        let Self { stream, admission, ring, began, present, .. } = *self;
+        stream.close(Instant::now() + WRITE_TIMEOUT).await;
+        drop(admission);
+        ring.recorder.record(Stage::Session, u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+        drop(present);
+    }
+
     /// An idle connection waits in here alone: what a turn needs is on the heap and goes with it.
     async fn run(&mut self) -> Result<(), Ended> {
         self.session.greet(&mut self.out);
