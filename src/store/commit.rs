@@ -18,6 +18,7 @@ use crate::record::Record;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use redb::Database;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
@@ -72,6 +73,7 @@ pub(super) struct Writer {
     pub(super) last_damage: Instant,
     last_commit: Duration,
     pub(super) last_batch: usize,
+    last_change: Instant,
     next_tick: Instant,
     /// Something was removed since the rewrite that is under way began.
     pub(super) removed: bool,
@@ -98,6 +100,7 @@ impl Writer {
             last_damage: Instant::now(),
             last_commit: Duration::ZERO,
             last_batch: 0,
+            last_change: Instant::now(),
             next_tick: Instant::now(),
             removed: false,
             pass: None,
@@ -190,12 +193,30 @@ impl Writer {
 
     /// One transaction, durable when this returns `Ok`.
     pub(super) fn write<T>(&mut self, work: impl FnOnce(&mut Tables<'_>) -> Result<T, Fault>) -> Result<T, Fault> {
+        self.shared.checkpointed.store(false, Ordering::Release);
+        let result = self.transaction(false, work)?;
+        self.last_change = Instant::now();
+        Ok(result)
+    }
+
+    /// Leaves the file as one that opens at once, when nothing has changed for a while. It costs two fsyncs, so not with every commit.
+    fn checkpoint(&mut self) -> Result<(), Fault> {
+        if self.shared.checkpointed.load(Ordering::Acquire) || self.last_change.elapsed() < self.shared.tuning.checkpoint_after {
+            return Ok(());
+        }
+        self.transaction(true, |_| Ok(()))?;
+        self.shared.checkpointed.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn transaction<T>(&mut self, is_checkpoint: bool, work: impl FnOnce(&mut Tables<'_>) -> Result<T, Fault>) -> Result<T, Fault> {
         let shared = Arc::clone(&self.shared);
         let state = State { newest_id: shared.ids.newest().max(self.state.newest_id), ..self.state };
         let (result, state, changes, records, undelivered) = guarded(|| {
             let database = shared.database();
             let database = database.as_ref().ok_or(Fault::Closing)?;
-            let txn = database.begin_write().map_err(redb::Error::from)?;
+            let mut txn = database.begin_write().map_err(redb::Error::from)?;
+            txn.set_quick_repair(is_checkpoint);
             let mut tables = Tables::open(&txn, shared.index_key, state)?;
             let result = work(&mut tables)?;
             let (records, undelivered) = (tables.records()?, tables.undelivered()?);
@@ -279,7 +300,7 @@ impl Writer {
             return;
         }
         if self.pass.is_none() && now < self.next_tick && !self.too_large() {
-            return;
+            return self.checkpoint().unwrap_or_else(|fault| self.degrade(&fault));
         }
         if now >= self.next_tick {
             self.next_tick = now + TICK;
@@ -289,7 +310,7 @@ impl Writer {
             }
             self.keep_ballast();
         }
-        if let Err(fault) = self.expire() {
+        if let Err(fault) = self.expire().and_then(|()| self.checkpoint()) {
             self.degrade(&fault);
         }
     }

@@ -123,13 +123,21 @@ pub struct Tuning {
     pub rewrite_after: Duration,
     /// Between looks at whether that time is over.
     pub housekeeping: Duration,
+    /// After so long without a change the file is left as one that opens at once, should the daemon be killed then: otherwise redb reads
+    /// all of it, some seconds for each million records.
+    pub checkpoint_after: Duration,
     /// Called at each step, by the thread that takes it.
     pub at_step: Option<Arc<dyn Fn(Step) + Send + Sync>>,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self { rewrite_after: Duration::from_secs(12 * 3600), housekeeping: Duration::from_secs(60), at_step: None }
+        Self {
+            rewrite_after: Duration::from_secs(12 * 3600),
+            housekeeping: Duration::from_secs(60),
+            checkpoint_after: Duration::from_secs(2),
+            at_step: None,
+        }
     }
 }
 

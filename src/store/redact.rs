@@ -136,9 +136,11 @@ pub(super) struct Needle {
 impl Needle {
     /// `None` for what has other letters: those can be written in more than one way.
     pub(super) fn new(folded: &str) -> Option<Self> {
-        let is_rare = |octet: &u8| !octet.is_ascii_alphabetic();
-        let anchor = folded.bytes().position(|octet| is_rare(&octet)).unwrap_or(0);
-        (folded.is_ascii() && !folded.is_empty()).then(|| Self { folded: folded.to_owned(), anchor })
+        /// The most frequent letters of addresses and texts, the commonest last.
+        const FREQUENT: &[u8] = b"wybgfpumhdlcrsnitao.e@";
+        let frequency = |octet: u8| FREQUENT.iter().position(|&frequent| frequent == octet).map_or(0, |at| at + 1);
+        let (anchor, _) = folded.bytes().enumerate().min_by_key(|&(_, octet)| frequency(octet))?;
+        folded.is_ascii().then(|| Self { folded: folded.to_owned(), anchor })
     }
 
     /// False only if no text of the record has it, in any letter case.

@@ -244,6 +244,7 @@ impl Writer {
         shared.unwatch();
         // From here on the new file is the store, whatever else fails.
         *shared.database_mut() = Some(new);
+        shared.checkpointed.store(false, Ordering::Release);
         self.state = state;
         shared.set_state(state);
         shared.tuning.reach(Step::Renamed);

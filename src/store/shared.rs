@@ -30,6 +30,8 @@ pub(super) struct Shared {
     /// Damaged records that were met.
     pub(super) unreadable: AtomicU64,
     pub(super) tuning: super::Tuning,
+    /// Cut off as it is, the file would open at once.
+    pub(super) checkpointed: AtomicBool,
     /// Only the writer takes it for writing, and readers hold it for one page: a file that was replaced is let go at once.
     database: RwLock<Option<Database>>,
     writable: AtomicBool,
@@ -66,6 +68,7 @@ impl Shared {
             stopping: AtomicBool::new(false),
             unreadable: AtomicU64::new(0),
             tuning,
+            checkpointed: AtomicBool::new(false),
             database: RwLock::new(Some(database)),
             writable: AtomicBool::new(true),
             trouble: Mutex::default(),

@@ -6,6 +6,7 @@ use super::commit::Writer;
 use super::error::{Fault, guarded};
 use super::{open, retention};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// Between two tries to use the store again; doubles.
@@ -109,6 +110,7 @@ impl Writer {
         shared.set_state(opened.state);
         self.count(opened.records, opened.undelivered);
         *shared.database_mut() = Some(opened.database);
+        shared.checkpointed.store(false, Ordering::Release);
         Ok(())
     }
 

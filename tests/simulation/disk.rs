@@ -125,6 +125,12 @@ impl SimulatedDisk {
         world.cut_at = Some(world.operations + 1 + operations);
     }
 
+    /// Whether it has gone.
+    pub(super) fn is_cut(&self) -> bool {
+        let world = self.world();
+        world.cut_at.is_some_and(|at| world.operations >= at)
+    }
+
     /// Operations fail from then on, so many of them.
     pub(super) fn fail_after(&self, operations: u64, times: u64) {
         let mut world = self.world();

@@ -6,7 +6,7 @@ use super::{Random, for_each_seed};
 use mailsluice::config;
 use mailsluice::record::{Outcome, Record, RecordId, ServerResponse};
 use mailsluice::stats::Stats;
-use mailsluice::store::{Query, Store, Tuning};
+use mailsluice::store::{Query, Store, StoreError, Tuning};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -70,10 +70,15 @@ impl Known {
 
     /// All that was acknowledged is there, and all that is there is as it was written.
     fn check(&self, store: &Store) {
+        self.try_check(store).unwrap();
+    }
+
+    /// The same where the disk may fail meanwhile: what can be read is right.
+    fn try_check(&self, store: &Store) -> Result<(), StoreError> {
         let mut found = BTreeSet::new();
         let mut cursor = None;
         loop {
-            let page = store.query(&Query { cursor, limit: 1000, ..Query::default() }).unwrap();
+            let page = store.query(&Query { cursor, limit: 1000, ..Query::default() })?;
             for record in page.records {
                 let written = self.written.get(&record.id).expect("only what was handed over");
                 let mut expected = written.clone();
@@ -85,7 +90,7 @@ impl Known {
                 assert_eq!(record, expected);
                 let by_index = Query { message_id: record.message_id.clone(), ..Query::default() };
                 // What has expired may go at any moment.
-                let known = store.query(&by_index).unwrap().records.len() == 1;
+                let known = store.query(&by_index)?.records.len() == 1;
                 assert!(known || has_expired(&record), "the index knows it");
                 found.insert(record.id);
             }
@@ -97,19 +102,18 @@ impl Known {
         let missing: Vec<_> = self.acknowledged.difference(&found).collect();
         assert!(missing.is_empty(), "acknowledged and lost: {missing:?}");
         assert_eq!(store.unreadable(), 0);
-        if self.expired_one_in == 0 {
-            self.check_undelivered(store, &found);
-        }
+        if self.expired_one_in == 0 { self.check_undelivered(store, &found) } else { Ok(()) }
     }
 
-    fn check_undelivered(&self, store: &Store, found: &BTreeSet<RecordId>) {
+    fn check_undelivered(&self, store: &Store, found: &BTreeSet<RecordId>) -> Result<(), StoreError> {
         let mut settled = BTreeMap::new();
         for record in found.iter().map(|id| &self.written[id]) {
             *settled.entry(&record.webhook_id).or_insert(false) |= record.outcome != Outcome::Deferred;
         }
         let expected: BTreeSet<_> = settled.into_iter().filter(|(_, settled)| !settled).map(|(webhook_id, _)| webhook_id.clone()).collect();
-        let view = store.undelivered(None, 1000).unwrap().undelivered;
+        let view = store.undelivered(None, 1000)?.undelivered;
         assert_eq!(view.into_iter().map(|message| message.record.webhook_id).collect::<BTreeSet<_>>(), expected);
+        Ok(())
     }
 }
 
@@ -152,8 +156,12 @@ fn settings() -> config::Store {
     config::Store { path: "/simulated/records.redb".into(), retention: RETENTION, max_size: 1 << 30, redact: config::Redact::default() }
 }
 
-fn open(disk: &SimulatedDisk) -> Result<Arc<Store>, mailsluice::store::StoreError> {
-    Store::open_on(Arc::new(disk.clone()), &settings(), &Stats::new(), Tuning::default())
+fn open(disk: &SimulatedDisk) -> Result<Arc<Store>, StoreError> {
+    open_with(disk, Tuning::default())
+}
+
+fn open_with(disk: &SimulatedDisk, tuning: Tuning) -> Result<Arc<Store>, StoreError> {
+    Store::open_on(Arc::new(disk.clone()), &settings(), &Stats::new(), tuning)
 }
 
 /// Some work as a daemon does it. True if an erasure was complete.
@@ -190,12 +198,15 @@ fn a_power_cut_at_any_operation_loses_no_acknowledged_record() {
         let mut known = Known { expired_one_in: if seed % 3 == 0 { 3 } else { 0 }, ..Known::default() };
         let _log = tracing::subscriber::set_default(tracing_subscriber::registry().with(known.log.clone()));
         let mut disk = SimulatedDisk::default();
+        // Every other one makes a checkpoint after each batch, and may be cut in it.
+        let checkpoint_after = if seed % 2 == 0 { Duration::ZERO } else { Tuning::default().checkpoint_after };
         for _ in 0..3 {
             disk.cut_after(random.below(reach * 2));
             let mut erased = false;
             // The power may go while the store is being opened.
-            if let Ok(store) = open(&disk) {
-                known.check(&store);
+            if let Ok(store) = open_with(&disk, Tuning { checkpoint_after, ..Tuning::default() }) {
+                // Or while the first checkpoint is made.
+                known.try_check(&store).unwrap_or_else(|error| assert!(disk.is_cut(), "{error}"));
                 erased = work(&store, &mut known, &mut random);
                 store.close();
             }

@@ -173,7 +173,7 @@ fn a_kill_at_any_step_leaves_the_old_store_or_the_new_one() {
 #[test]
 fn expired_records_leave_the_file_without_being_asked() {
     let place = Place::new();
-    let tuning = Tuning { rewrite_after: Duration::ZERO, housekeeping: Duration::from_millis(5), at_step: None };
+    let tuning = Tuning { rewrite_after: Duration::ZERO, housekeeping: Duration::from_millis(5), ..Tuning::default() };
     let store = place.open_with(tuning);
     let old = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(31 * 24);
     let young = record(&store, 600);
@@ -197,7 +197,8 @@ fn octets_of_expired_records_wait_for_their_rewrite_over_a_restart() {
     drop(store);
     // Also where the summary that says so has to be made anew.
     std::fs::remove_file(key).unwrap();
-    let store = place.open_with(Tuning { rewrite_after: Duration::from_millis(1), housekeeping: Duration::from_millis(5), at_step: None });
+    let store =
+        place.open_with(Tuning { rewrite_after: Duration::from_millis(1), housekeeping: Duration::from_millis(5), ..Tuning::default() });
     assert!(stale > 0);
     eventually("their octets are gone", || place.files_with(PERSON).is_empty());
     drop(store);

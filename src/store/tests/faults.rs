@@ -261,6 +261,34 @@ fn on_a_full_disk_the_look_at_what_has_expired_ends() {
     eventually("it goes on", || store.writable());
 }
 
+/// Whether a copy of a store's file, as it lies there now, would have to be read whole by the next start.
+fn must_be_checked(place: &Place) -> bool {
+    let copy = tempfile::NamedTempFile::new().unwrap();
+    std::fs::copy(&place.config.path, copy.path()).unwrap();
+    let checked = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&checked);
+    drop(redb::Builder::new().set_repair_callback(move |_| seen.store(true, Ordering::SeqCst)).create(copy.path()).unwrap());
+    checked.load(Ordering::SeqCst)
+}
+
+#[test]
+fn a_store_that_is_killed_at_rest_opens_at_once() {
+    let place = Place::new();
+    let store = place.open_with(Tuning { checkpoint_after: Duration::from_secs(3600), ..Tuning::default() });
+    commit(&store, record(&store, 1));
+    assert!(must_be_checked(&place), "killed after a commit");
+    drop(store);
+    let store = place.open_with(Tuning { checkpoint_after: Duration::from_millis(200), ..Tuning::default() });
+    for round in 0..3 {
+        commit_all(&store, (0..100).map(|number| record(&store, round * 100 + number)));
+        eventually("it rests", || store.shared.checkpointed.load(Ordering::SeqCst));
+        assert!(!must_be_checked(&place));
+    }
+    store.rewrite().unwrap();
+    eventually("the new file as well", || store.shared.checkpointed.load(Ordering::SeqCst));
+    assert!(!must_be_checked(&place));
+}
+
 #[test]
 fn a_second_daemon_on_the_same_store_is_refused_in_one_line() {
     let place = Place::new();
