@@ -9,7 +9,7 @@ use crate::smtp::{Progress, Refusal, Reply, Session, reply};
 use crate::stats::Stats;
 use std::time::{Duration, Instant};
 
-/// Room that is made in the body before each read.
+/// Room that is made in the body before a read, at most.
 const READ_ROOM: usize = 64 * 1024;
 /// Room for the first read: most messages are small.
 const FIRST_ROOM: usize = 8 * 1024;
@@ -157,7 +157,8 @@ impl Incoming {
         let (result, after) = match self.kept.take() {
             Some(mut kept) => {
                 before = kept.body.len();
-                let room = if before == 0 { FIRST_ROOM } else { READ_ROOM };
+                // As much again as has come, within bounds: a message without SIZE is not charged for a large one.
+                let room = before.clamp(FIRST_ROOM, READ_ROOM);
                 let reserved = if kept.body.spare() >= FIRST_ROOM { Ok(()) } else { kept.body.reserve(room) };
                 let (result, body) = match reserved {
                     Ok(()) => stream.read_body(kept.body, deadline).await,

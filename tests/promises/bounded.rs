@@ -292,7 +292,7 @@ fn a_hostile_crowd_slows_nobody() {
         let _ = slow.try_send(&b"EHLO slow"[..n % 9]);
         crowd.push(slow);
     }
-    let half = messages::of_size("half", 2 * MIB);
+    let half = messages::of_size("half", if full { 20 * MIB } else { 2 * MIB });
     for _ in 0..20 {
         let mut client = hostile(3);
         client.reply();
