@@ -23,7 +23,8 @@ fn header_scan(c: &mut Criterion) {
         let mut group = c.benchmark_group(format!("header_scan/{name}"));
         group.throughput(Throughput::Bytes(block as u64));
         group.bench_function("scan", |b| b.iter(|| header::scan(black_box(&message)).len));
-        group.bench_function("memchr", |b| b.iter(|| memchr::memchr_iter(b'\n', black_box(&message)).count()));
+        // Where each line ends, as the scan has to know; to count them alone is far less work.
+        group.bench_function("memchr", |b| b.iter(|| memchr::memchr_iter(b'\n', black_box(&message)).fold(0, |seen, at| seen ^ at)));
         group.finish();
     }
 }
