@@ -9,6 +9,7 @@ use super::{Job, NoAnswer, Refused, webhook};
 use crate::config::{Format, Verify};
 use crate::envelope::Envelope;
 use crate::message::{Body, Lease};
+use crate::ring;
 use crate::verify::{Verification, Verifier};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -60,11 +61,20 @@ pub(super) async fn prepare(
             Err(failed())
         });
     }
+    let deadline = job.deadline();
     let (done, prepared) = oneshot::channel();
     let (envelope, verifier) = (Arc::clone(envelope), Arc::clone(verifier));
     // Where no thread is free, it waits for one: its permit bounds how many there are.
     pool.give(Box::new(move || drop(done.send(work(job, &envelope, &verifier)))));
-    prepared.await.unwrap_or_else(|_| Err(failed()))
+    match ring::timeout_at(deadline, prepared).await {
+        Some(prepared) => prepared.unwrap_or_else(|_| Err(failed())),
+        // What is made of it later is dropped where it is made.
+        None => Err(Unprepared::NoAnswer(late())),
+    }
+}
+
+fn late() -> NoAnswer {
+    NoAnswer::Broken("timed out before the endpoint was asked".to_owned())
 }
 
 fn is_light(job: &Job) -> bool {
@@ -88,7 +98,7 @@ fn work(job: Job, envelope: &Envelope, verifier: &Verifier) -> Result<Prepared, 
     let rendered = format::render(&route, envelope, &verification, message, &mut |octets| lease.resize(octets))
         .map_err(|_| Unprepared::Refused(Refused::OverBudget))?;
     if Instant::now() >= deadline {
-        return Err(Unprepared::NoAnswer(NoAnswer::Broken("timed out before the endpoint was asked".to_owned())));
+        return Err(Unprepared::NoAnswer(late()));
     }
     let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let signature = (!route.signing_secrets.is_empty())

@@ -57,6 +57,20 @@ fn a_job_that_waits_is_answered_at_its_deadline() {
     broken(answer(held));
 }
 
+/// Also when no thread is to be had for what a ring does not do.
+#[test]
+fn a_job_that_is_not_prepared_in_time_is_answered_at_its_deadline() {
+    let endpoint = Endpoint::always(OK);
+    let rig = Rig::new(&route("r", &endpoint.url("/"), "max_concurrency = 1\n[forward]\nworkers = 1").replace("rfc822", "json"));
+    let (go, wait) = std::sync::mpsc::channel::<()>();
+    rig.forwarders.pool.give(Box::new(move || drop(wait.recv())));
+    let message = vec![b'm'; 100_000];
+    assert!(broken(rig.send_within(Duration::from_millis(300), &message)).contains("before the endpoint was asked"));
+    go.send(()).unwrap();
+    assert_eq!(rig.send(&message).unwrap().status, 200);
+    wait_until("what came too late is gone", || rig.budget.held() == 0);
+}
+
 #[test]
 fn a_burst_within_the_permits_is_taken_whatever_the_queue() {
     let endpoint = Endpoint::always(OK);
