@@ -62,7 +62,10 @@ fn session(client: &Client, origin: &Origin) -> Result<ClientConnection, String>
     let host = origin.host();
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
     let name = ServerName::try_from(host.to_owned()).map_err(|_| "the host is no name that a certificate can have".to_owned())?;
-    ClientConnection::new(Arc::clone(&client.tls), name).map_err(|error| error.to_string())
+    let mut session = ClientConnection::new(Arc::clone(&client.tls), name).map_err(|error| error.to_string())?;
+    // What is written at once is bounded by who writes; a bound here would also count what the records add.
+    session.set_buffer_limit(None);
+    Ok(session)
 }
 
 #[cfg(test)]

@@ -41,7 +41,8 @@ impl Wire {
 
     /// Open, and nothing has come that nobody asked for.
     pub(super) fn is_quiet(&self) -> bool {
-        self.conn.is_quiet()
+        // The record layer wants to read while it has neither plaintext nor the other side's close_notify.
+        self.conn.is_quiet() && self.tls.as_ref().is_none_or(|tls| tls.wants_read())
     }
 
     /// Sends all of it, unless the endpoint takes no more. What it says meanwhile is appended to `input`.
@@ -52,7 +53,7 @@ impl Wire {
         progress: &mut Progress,
         deadline: Instant,
     ) -> io::Result<()> {
-        let mut early = Early { input, watching: true };
+        let mut early = Early { input, watching: true, in_turn: 0 };
         if self.tls.is_none() {
             return self.send_plain(octets, &mut early, progress, deadline).await;
         }
@@ -85,15 +86,18 @@ impl Wire {
         let mut rest = slices.as_mut_slice();
         // Empty slices in front would make a send of nothing.
         IoSlice::advance_slices(&mut rest, 0);
-        let mut in_turn = 0;
+        if early.in_turn >= TURN_OCTETS {
+            early.in_turn = 0;
+            self.wait_to_send(early, progress, deadline).await?;
+        }
         while !rest.is_empty() && !progress.incomplete {
             match self.conn.send_now(rest.get(..SLICES_MAX).unwrap_or(rest)) {
                 Ok(0) => progress.incomplete = true,
                 Ok(sent) => {
                     progress.sent = true;
-                    in_turn += sent;
+                    early.in_turn += sent;
                     IoSlice::advance_slices(&mut rest, sent);
-                    if in_turn < TURN_OCTETS {
+                    if early.in_turn < TURN_OCTETS {
                         continue;
                     }
                 }
@@ -105,7 +109,7 @@ impl Wire {
                 },
             }
             if !rest.is_empty() && !progress.incomplete {
-                in_turn = 0;
+                early.in_turn = 0;
                 self.wait_to_send(early, progress, deadline).await?;
             }
         }
@@ -158,7 +162,13 @@ impl Wire {
     /// Octets that are there; `None`: there are none yet.
     fn receive_now(&mut self, input: &mut Vec<u8>, progress: &mut Progress) -> io::Result<Option<usize>> {
         if self.tls.is_some() {
-            return match self.read_records()? {
+            let before = input.len();
+            return match self.read_records(Some(input))? {
+                Some(_) if input.len() > before => {
+                    progress.received = true;
+                    Ok(Some(input.len() - before))
+                }
+                // Nothing yet, or the end, which the record layer knows.
                 Some(_) => self.plaintext(input, progress),
                 None => Ok(None),
             };
@@ -191,8 +201,9 @@ impl Wire {
         Ok(Some(taken))
     }
 
-    /// Feeds the record layer with what the socket has; `None`: nothing has come yet, 0 is the end.
-    fn read_records(&mut self) -> io::Result<Option<usize>> {
+    /// Feeds the record layer with what the socket has, and appends what it decrypts: it takes no more while it holds much of that.
+    /// `None`: nothing has come yet, 0 is the end.
+    fn read_records(&mut self, mut input: Option<&mut Vec<u8>>) -> io::Result<Option<usize>> {
         let mut octets = Vec::with_capacity(INPUT_OCTETS);
         match self.conn.read_now(&mut octets) {
             None => return Ok(None),
@@ -201,11 +212,14 @@ impl Wire {
         }
         let Some(tls) = self.tls.as_mut() else { return Ok(None) };
         let mut rest = octets.as_slice();
-        // The end is told too, as a read of nothing.
+        // The end is told too, as a read of nothing. Behind a close_notify the record layer takes no more, whatever comes.
         loop {
-            tls.read_tls(&mut rest)?;
+            let taken = tls.read_tls(&mut rest)?;
             tls.process_new_packets().map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
-            if rest.is_empty() {
+            if let Some(input) = input.as_deref_mut() {
+                take_plaintext(tls, input);
+            }
+            if rest.is_empty() || taken == 0 {
                 return Ok(Some(octets.len()));
             }
         }
@@ -232,7 +246,7 @@ impl Wire {
                 return Ok(());
             }
             self.conn.readable(deadline).await?;
-            match self.read_records() {
+            match self.read_records(None) {
                 Ok(Some(0)) => return Err(io::Error::new(ErrorKind::UnexpectedEof, "closed during the TLS handshake")),
                 Ok(_) => {}
                 Err(error) => {
@@ -258,10 +272,24 @@ impl Drop for Wire {
     }
 }
 
+fn take_plaintext(tls: &mut ClientConnection, input: &mut Vec<u8>) {
+    let mut reader = tls.reader();
+    // An error or nothing: there is none now, or none any more.
+    while let Ok(plain) = reader.fill_buf()
+        && !plain.is_empty()
+    {
+        input.extend_from_slice(plain);
+        let taken = plain.len();
+        reader.consume(taken);
+    }
+}
+
 /// What an endpoint says while it is still being sent to.
 struct Early<'a> {
     input: &'a mut Vec<u8>,
     watching: bool,
+    /// Octets sent since the last wait.
+    in_turn: usize,
 }
 
 enum Kind {

@@ -121,3 +121,93 @@ fn a_connection_closed_on_reuse_is_replaced() {
         assert_eq!(endpoint.connections(), n);
     }
 }
+
+/// The record layer takes 64 KiB at once, its own octets among them.
+#[test]
+fn a_request_that_fills_a_turn_of_the_record_layer() {
+    let authority = Authority::new();
+    let endpoint = endpoint(authority.server("127.0.0.1"), serve);
+    let rig = authority.rig(&endpoint);
+    for len in (64_900..65_540).step_by(10) {
+        assert_eq!(rig.send(&vec![b'm'; len]).unwrap().status, 200, "{len}");
+    }
+    assert_eq!(endpoint.connections(), 1);
+}
+
+/// What comes behind it in the same segment is nobody's.
+#[test]
+fn octets_behind_a_close_notify_hold_nothing_up() {
+    let authority = Authority::new();
+    let endpoint = endpoint(authority.server("127.0.0.1"), |stream, _| {
+        Request::whole(stream);
+        let StreamOwned { conn, sock } = stream.get_mut();
+        conn.writer().write_all(OK.as_bytes()).unwrap();
+        conn.send_close_notify();
+        let mut octets = Vec::new();
+        while conn.wants_write() {
+            conn.write_tls(&mut octets).unwrap();
+        }
+        octets.resize(octets.len() + 10_000, b'x');
+        sock.write_all(&octets).unwrap();
+    });
+    let rig = authority.rig(&endpoint);
+    for _ in 0..3 {
+        let answer = rig.submit("r", b"m").unwrap();
+        let (told, heard) = std::sync::mpsc::channel();
+        std::thread::spawn(move || told.send(super::answer(answer).map(|response| response.status).ok()));
+        assert_eq!(heard.recv_timeout(PATIENCE), Ok(Some(200)), "the ring goes on");
+    }
+}
+
+/// Promise 1: it would be taken for the next message's.
+#[test]
+fn a_second_answer_in_a_record_of_its_own_ends_the_connection() {
+    let authority = Authority::new();
+    let endpoint = endpoint(authority.server("127.0.0.1"), |stream, seen| {
+        while let Some(request) = Request::whole(stream) {
+            seen.lock().unwrap().push(request);
+            let StreamOwned { conn, sock } = stream.get_mut();
+            let mut octets = Vec::new();
+            for answer in [OK, "HTTP/1.1 201 Nobody asked\r\nContent-Length: 0\r\n\r\n"] {
+                conn.writer().write_all(answer.as_bytes()).unwrap();
+                while conn.wants_write() {
+                    conn.write_tls(&mut octets).unwrap();
+                }
+            }
+            sock.write_all(&octets).unwrap();
+        }
+    });
+    let rig = authority.rig(&endpoint);
+    for n in 1..=3 {
+        assert_eq!(rig.send(b"m").unwrap().status, 200);
+        assert_eq!(endpoint.connections(), n);
+    }
+}
+
+/// More than the record layer keeps of what nobody has taken out.
+#[test]
+fn an_answer_in_records_of_every_size() {
+    let authority = Authority::new();
+    let endpoint = endpoint(authority.server("127.0.0.1"), |stream, seen| {
+        while let Some(request) = Request::whole(stream) {
+            seen.lock().unwrap().push(request);
+            let StreamOwned { conn, sock } = stream.get_mut();
+            let body = "b".repeat(30_000);
+            let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+            let mut octets = Vec::new();
+            let (first, rest) = answer.split_at(16_384);
+            for piece in std::iter::once(first.as_bytes()).chain(rest.as_bytes().chunks(100)) {
+                conn.writer().write_all(piece).unwrap();
+                while conn.wants_write() {
+                    conn.write_tls(&mut octets).unwrap();
+                }
+            }
+            sock.write_all(&octets).unwrap();
+        }
+    });
+    let rig = authority.rig(&endpoint);
+    for _ in 0..3 {
+        assert_eq!(rig.send(b"m").unwrap().status, 200);
+    }
+    assert_eq!(endpoint.connections(), 1);
+}
