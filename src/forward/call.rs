@@ -176,12 +176,17 @@ async fn kept_body(
     while total < BODY_READ_MAX {
         let Ok((used, came)) = call.read(input, &mut piece) else { break };
         input.drain(..used.min(input.len()));
-        total += came;
+        // Sizes of chunks and trailers count as well.
+        total += used.max(came);
         let room = BODY_KEPT.saturating_sub(kept.len()).min(came);
         kept.extend_from_slice(piece.get(..room).unwrap_or_default());
         // A body that ends with its connection never says so.
         ended = call.can_proceed() && !matches!(call.body_mode(), ureq_proto::BodyMode::CloseDelimited);
         if ended {
+            break;
+        }
+        // A chunk's size or a trailer that does not end.
+        if used == 0 && came == 0 && input.len() >= INPUT_OCTETS {
             break;
         }
         if used == 0 && came == 0 && !matches!(wire.receive(input, progress, deadline).await, Ok(n) if n > 0) {

@@ -108,6 +108,7 @@ impl Conn {
     /// broke is both.
     pub async fn writable(&self, or_read: bool, deadline: Instant) -> io::Result<(bool, bool)> {
         let wanted = if or_read { libc::POLLOUT | libc::POLLIN } else { libc::POLLOUT };
+        in_time(deadline)?;
         loop {
             match until(op::poll(&self.socket, wanted), &self.write_timer, deadline, None).await.0 {
                 Ended::Done(events) => {
@@ -135,6 +136,7 @@ impl Conn {
     }
 
     async fn wait(&self, deadline: Instant, interrupt: Option<&Interrupt>) -> io::Result<()> {
+        in_time(deadline)?;
         loop {
             match until(op::poll_in(&self.socket), &self.read_timer, deadline, interrupt).await.0 {
                 Ended::Done(_) => {
@@ -152,6 +154,9 @@ impl Conn {
     pub async fn read<B: Fill>(&self, mut into: B, deadline: Instant) -> (io::Result<usize>, B) {
         if into.spare() == 0 {
             return (Err(io::ErrorKind::InvalidInput.into()), into);
+        }
+        if let Err(late) = in_time(deadline) {
+            return (Err(late), into);
         }
         // What a wait has announced is there: taking it at once saves a turn of the ring. Only once per wait, for a task that
         // never waits would keep the ring from submitting.
@@ -242,6 +247,11 @@ impl Drop for Conn {
             self.socket.shutdown();
         }
     }
+}
+
+/// An operation that is begun after its deadline would still bring what is there: a peer that never pauses would have no deadline.
+fn in_time(deadline: Instant) -> io::Result<()> {
+    if Instant::now() < deadline { Ok(()) } else { Err(io::ErrorKind::TimedOut.into()) }
 }
 
 fn count_filled<B: Fill>(into: &mut B, n: usize) -> io::Result<usize> {

@@ -518,3 +518,20 @@ fn a_forbidden_io_uring_is_named() {
     }
     probe().unwrap();
 }
+
+/// Octets that are always there do not carry a deadline on.
+#[test]
+fn nothing_is_begun_after_its_deadline() {
+    run(async {
+        let (conn, mut stream) = pair().await;
+        stream.write_all(b"octets").unwrap();
+        let past = Instant::now();
+        let is_late = |error: &io::Error| error.kind() == io::ErrorKind::TimedOut;
+        assert!(conn.readable(past).await.is_err_and(|error| is_late(&error)));
+        assert!(conn.writable(true, past).await.is_err_and(|error| is_late(&error)));
+        assert!(conn.read(Vec::with_capacity(16), past).await.0.is_err_and(|error| is_late(&error)));
+        let (came, octets) = conn.read(Vec::with_capacity(16), late()).await;
+        assert_eq!((came.unwrap(), octets.as_slice()), (6, b"octets".as_slice()), "the connection is as it was");
+    })
+    .unwrap();
+}

@@ -167,6 +167,50 @@ fn a_flood_of_header_fields_is_no_answer() {
     broken(Rig::of(&endpoint, "").send(MESSAGE));
 }
 
+/// What is always there at once is no reason to wait for more of it.
+#[test]
+fn a_flood_of_interim_answers_ends_at_the_deadline() {
+    let endpoint = Endpoint::start(|talk| {
+        talk.request();
+        let flood = "HTTP/1.1 102 Processing\r\n\r\n".repeat(10_000);
+        while talk.say(&flood) {}
+    });
+    let rig = Rig::of(&endpoint, "");
+    let waiting = rig.submit_within(Duration::from_millis(300), MESSAGE).unwrap();
+    let (told, heard) = std::sync::mpsc::channel();
+    std::thread::spawn(move || told.send(answer(waiting)));
+    assert_eq!(broken(heard.recv_timeout(PATIENCE).unwrap()), "timed out");
+}
+
+/// Neither a chunk's size, nor what is behind its octets, nor a trailer comes to an end.
+#[test]
+fn chunks_without_end_are_kept_within_a_bound() {
+    for start in ["", "5\r\nhello", "5\r\nhello\r\n0\r\n"] {
+        let said = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&said);
+        let endpoint = Endpoint::start(move |talk| {
+            talk.request();
+            talk.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n");
+            talk.say(start);
+            while count.load(Ordering::SeqCst) < 104_857_600 && talk.say([b'0'; 65_536]) {
+                count.fetch_add(65_536, Ordering::SeqCst);
+            }
+        });
+        let response = Rig::of(&endpoint, "").send(MESSAGE).unwrap();
+        assert_eq!((response.status, response.body.len()), (200, start.len().min(5)), "{start:?}");
+        assert!(said.load(Ordering::SeqCst) < 104_857_600, "{start:?}: the connection was closed on it");
+    }
+    // Trailers that do end, one after the other.
+    let endpoint = Endpoint::start(|talk| {
+        talk.request();
+        talk.say("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n");
+        while talk.say("X-Trailer: 1\r\n".repeat(1000)) {}
+    });
+    let begun = Instant::now();
+    assert_eq!(Rig::of(&endpoint, "").send(MESSAGE).unwrap().status, 200);
+    assert!(begun.elapsed() < PATIENCE, "long before the deadline");
+}
+
 #[test]
 fn an_early_answer_is_heard_whether_the_endpoint_closes_or_only_stops_reading() {
     let message = vec![b'm'; 8_000_000];
