@@ -65,7 +65,12 @@ pub(super) async fn prepare(
     let (done, prepared) = oneshot::channel();
     let (envelope, verifier) = (Arc::clone(envelope), Arc::clone(verifier));
     // Where no thread is free, it waits for one: its permit bounds how many there are.
-    pool.give(Box::new(move || drop(done.send(work(job, &envelope, &verifier)))));
+    pool.give(Box::new(move || {
+        // Nobody waits any more for what was too long in coming.
+        if !done.is_closed() {
+            drop(done.send(work(job, &envelope, &verifier)));
+        }
+    }));
     match ring::timeout_at(deadline, prepared).await {
         Some(prepared) => prepared.unwrap_or_else(|_| Err(failed())),
         // What is made of it later is dropped where it is made.

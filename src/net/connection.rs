@@ -324,6 +324,8 @@ impl Connection {
         let description = self.stream.start_tls(tls, began + HANDSHAKE_TIMEOUT).await?;
         self.ring.recorder.record(Stage::TlsHandshake, u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
         self.session.tls_started(description);
+        // The next command has the whole time, whatever the handshake took.
+        self.command_began = Instant::now();
         Ok(())
     }
 
