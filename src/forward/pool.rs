@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// HTTP, TLS, a MIME parser of bounded depth and DKIM fit well; what is never touched costs no memory.
+/// A MIME parser of bounded depth, base64 and DKIM fit well; what is never touched costs no memory.
 const STACK_OCTETS: usize = 1024 * 1024;
 
-/// `T` is a piece of work; how many may wait is bounded by who gives it (a lane's permits, a route's open questions).
+/// `T` is a piece of work; how many may wait is bounded by who gives it (the permits of the lanes).
 pub(super) struct Pool<T: Send + 'static> {
     name: &'static str,
     state: Mutex<State<T>>,

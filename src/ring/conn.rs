@@ -194,7 +194,7 @@ impl Conn {
         let mut octets = octets;
         // A reply nearly always fits the socket's buffer: sent at once it saves a turn of the ring. A writer always comes to wait
         // for its peer sooner or later, so the ring gets its turns.
-        let mut sent = match SockRef::from(&*self.socket).send_with_flags(&octets, nix::libc::MSG_DONTWAIT | nix::libc::MSG_NOSIGNAL) {
+        let mut sent = match self.send_now(&[io::IoSlice::new(&octets)]) {
             Ok(n) => n,
             Err(error) if super::cancel::is_passing(&error) => 0,
             Err(error) => return (Err(error), octets),
