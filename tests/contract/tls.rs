@@ -3,10 +3,11 @@
 use crate::support::certificates::{Authority, Files};
 use crate::support::client::deliver;
 use crate::support::daemon::cli;
-use crate::support::{Client, Config, Daemon, Endpoint, eventually_within, messages};
+use crate::support::{Client, Config, Daemon, Endpoint, eventually, eventually_within, messages, turn};
 use nix::sys::signal::Signal;
 use rustls::version::{TLS12, TLS13};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -212,6 +213,52 @@ fn a_renewed_pair_is_in_use_after_sighup() {
     eventually_within(Duration::from_secs(60), "the renewed pair", || served_by(&daemon, &renewed).then_some(()));
     old_session.envelope("a@sender.test", &["b@example.test"]);
     old_session.data(&messages::simple("x", "text")).starts("250 ");
+}
+
+/// Half of the senders with TLS, on connections that go on and on new ones.
+#[test]
+fn certificates_renewed_under_load_cost_nothing() {
+    let _turn = turn::alone();
+    let secured = Secured::new();
+    let daemon = secured.start(secured.config());
+    let authorities: Vec<Authority> = (0..4).map(|_| Authority::new()).collect();
+    let trusted = Authority::client_of_any(std::iter::once(&secured.authority).chain(&authorities), rustls::ALL_VERSIONS);
+    let renewals_done = AtomicBool::new(false);
+    let delivered = std::thread::scope(|scope| {
+        let senders: Vec<_> = (0..8_usize)
+            .map(|number| {
+                let (daemon, trusted, renewals_done) = (&daemon, &trusted, &renewals_done);
+                scope.spawn(move || {
+                    let mut delivered = 0_usize;
+                    while !renewals_done.load(Ordering::SeqCst) || delivered < 20 {
+                        let mut client = Client::connect(daemon.smtp());
+                        client.ehlo();
+                        if number % 2 == 0 {
+                            client.starttls(Arc::clone(trusted));
+                            client.ehlo();
+                        }
+                        for _ in 0..5 {
+                            client.transaction("a@sender.test", &["b@example.test"]);
+                            client.data(&messages::simple("x", "text")).starts("250 ");
+                            delivered += 1;
+                        }
+                        client.quit();
+                    }
+                    delivered
+                })
+            })
+            .collect();
+        for authority in &authorities {
+            let seen = secured.endpoint.count();
+            eventually("mail flows", || (secured.endpoint.count() > seen + 40).then_some(()));
+            authority.issue_into(secured.dir.path(), "mx", &["mx.test"]);
+            daemon.signal(Signal::SIGHUP);
+            eventually("the renewed pair", || served_by(&daemon, authority).then_some(()));
+        }
+        renewals_done.store(true, Ordering::SeqCst);
+        senders.into_iter().map(|sender| sender.join().unwrap()).sum::<usize>()
+    });
+    assert_eq!(secured.endpoint.count(), delivered);
 }
 
 #[test]

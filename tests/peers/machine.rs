@@ -4,7 +4,7 @@ use crate::promises::files_with;
 use crate::support::client::deliver;
 use crate::support::load::{self, Load};
 use crate::support::process::run;
-use crate::support::{Config, Daemon, Endpoint, PATIENCE, eventually, messages, turn};
+use crate::support::{Answer, Config, Daemon, Endpoint, PATIENCE, eventually, messages, turn};
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
@@ -182,6 +182,41 @@ fn kill_9_in_the_middle_of_forget() {
     daemon.stop();
     for address in forgotten {
         assert_eq!(files_with(dir.path(), &address), Vec::<String>::new(), "{address} was acknowledged as forgotten");
+    }
+}
+
+/// `kill -9` while the oldest records make room for new ones: the newest stay, and the file stays below its maximum.
+#[test]
+fn kill_9_in_the_middle_of_retention() {
+    const MAX_SIZE: u64 = 4 * 1024 * 1024;
+    let _turn = turn::alone();
+    // Answers that are kept whole: the store is full after some hundred of them.
+    let endpoint = Endpoint::always(Answer::text(200, &"because ".repeat(250)));
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let config = Config::to(&endpoint).set("store.max_size", "4MiB");
+    for round in 0..6 {
+        let daemon = Daemon::start_in(Arc::clone(&dir), config.clone());
+        let load = Load { senders: 4, ..Load::new(daemon.smtp(), u64::MAX) };
+        let stop = AtomicBool::new(false);
+        let outcome = std::thread::scope(|scope| {
+            let running = scope.spawn(|| load::run(&load, &stop));
+            let seen = u64::try_from(endpoint.count()).unwrap();
+            eventually("the oldest go", || {
+                let kept = daemon.admin.stat("store.records");
+                let came = u64::try_from(endpoint.count()).unwrap();
+                (came > kept + 100 && came > seen + 60 + round * 25).then_some(())
+            });
+            daemon.kill();
+            stop.store(true, Ordering::Relaxed);
+            running.join().unwrap()
+        });
+        let daemon = Daemon::start_in(Arc::clone(&dir), config.clone());
+        let records = recorded(&daemon);
+        let newest: Vec<u64> = outcome.accepted().collect::<BTreeSet<_>>().into_iter().rev().take(100).collect();
+        let lost: Vec<_> = newest.iter().filter(|id| !records.contains(id)).collect();
+        assert!(!newest.is_empty() && lost.is_empty(), "round {round}, lost: {lost:?}");
+        assert!(std::fs::metadata(dir.path().join("records.redb")).unwrap().len() <= MAX_SIZE);
+        daemon.stop();
     }
 }
 

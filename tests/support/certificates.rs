@@ -50,8 +50,18 @@ impl Authority {
 
     /// A TLS client that trusts this authority and speaks these versions only.
     pub(crate) fn client(&self, versions: &[&'static rustls::SupportedProtocolVersion]) -> Arc<rustls::ClientConfig> {
+        Self::client_of_any([self], versions)
+    }
+
+    /// One that trusts each of them.
+    pub(crate) fn client_of_any<'a>(
+        authorities: impl IntoIterator<Item = &'a Self>,
+        versions: &[&'static rustls::SupportedProtocolVersion],
+    ) -> Arc<rustls::ClientConfig> {
         let mut roots = rustls::RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.pem.as_bytes()).unwrap()).unwrap();
+        for authority in authorities {
+            roots.add(CertificateDer::from_pem_slice(authority.pem.as_bytes()).unwrap()).unwrap();
+        }
         let builder = rustls::ClientConfig::builder_with_provider(provider()).with_protocol_versions(versions).unwrap();
         Arc::new(builder.with_root_certificates(roots).with_no_client_auth())
     }
