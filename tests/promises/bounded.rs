@@ -305,14 +305,28 @@ fn a_hostile_crowd_slows_nobody() {
     }
     let stop = AtomicBool::new(false);
     let beside = std::thread::scope(|scope| {
-        // Floods of bad commands, and senders that never read a reply.
-        for octet in [4, 5] {
+        // Floods of bad commands, senders that never read a reply, and resets in every state of a session.
+        const STATES: [&str; 8] = [
+            "EHL",
+            "O reset\r\n",
+            "MAIL FROM:<a@sender.test>\r\n",
+            "RCPT TO:<b@example.test>\r\n",
+            "DATA\r\n",
+            "Subject: half\r\n\r\nof a message\r\n.",
+            "\r\nMAIL FROM:<a@sender.test>\r\nRCPT TO:<b@example.test>\r\nBDAT 100\r\n",
+            "half of a chunk",
+        ];
+        for octet in [4, 5, 6] {
             let (stop, hostile) = (&stop, &hostile);
             scope.spawn(move || {
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                for turn in (0..=STATES.len()).cycle().take_while(|_| !stop.load(std::sync::atomic::Ordering::Relaxed)) {
                     let mut client = hostile(octet);
                     client.tcp().set_write_timeout(Some(Duration::from_millis(200))).unwrap();
-                    let octets = if octet == 4 { b"XYZZY\r\n".repeat(50) } else { b"EHLO x\r\nHELP\r\nNOOP\r\n".repeat(20_000) };
+                    let octets = match octet {
+                        4 => b"XYZZY\r\n".repeat(50),
+                        5 => b"EHLO x\r\nHELP\r\nNOOP\r\n".repeat(20_000),
+                        _ => STATES[..turn].concat().into_bytes(),
+                    };
                     let _ = client.try_send(&octets);
                     client.reset();
                     crate::support::wait::tick();
