@@ -119,6 +119,9 @@ impl Daemon {
         let ready = Arc::clone(&stats.ready);
         let deps = admin::Deps { config: Arc::clone(&live_config), stats, store: Arc::clone(&store), ready: Arc::clone(&ready), budget };
         let admin = admin::start(deps, sockets.admin).map_err(|error| Error::Start(format!("cannot start the admin listener: {error}")))?;
+        for ring in &rings {
+            ring.accept();
+        }
         ready.set(Readiness::Ready);
         Ok(Self { config: live_config, shared, store, forwarders, rings, ready, admin })
     }

@@ -65,10 +65,17 @@ pub struct Ring {
 }
 
 enum Command {
+    Accept,
     Drain,
 }
 
 impl Ring {
+    /// Opens the doors. Said when everything else stands: a crowd that waits at the listening sockets takes all descriptors it can get.
+    pub fn accept(&self) {
+        // A ring that has ended has nothing to accept with; its end is logged.
+        drop(self.commands.send(Command::Accept));
+    }
+
     /// No new connection from now on; idle ones are told and closed. The thread ends with its last connection.
     pub fn drain(&self) {
         // A ring that has ended has nothing to drain.
@@ -81,7 +88,7 @@ impl Ring {
     }
 }
 
-/// Starts ring thread `number` on its own duplicates of the listening sockets; returns once it accepts, or why it cannot.
+/// Starts ring thread `number` on its own duplicates of the listening sockets; returns once it could accept, or why it cannot.
 ///
 /// # Errors
 /// io_uring is forbidden, or there is no memory or descriptor for the ring.
@@ -96,7 +103,7 @@ pub fn start(number: usize, shared: Arc<Shared>, sockets: Vec<TcpListener>) -> i
     })?;
     match started.recv() {
         Ok(()) => Ok(Ring { commands, thread }),
-        // The thread has ended before it accepted: ask for the reason once more, on this thread.
+        // The thread has ended before it had a ring: ask for the reason once more, on this thread.
         Err(_) => Err(ring::probe().err().unwrap_or_else(|| io::Error::other("the ring thread ended at its start"))),
     }
 }
@@ -110,21 +117,26 @@ async fn accept_all(shared: Arc<Shared>, sockets: Vec<TcpListener>, mut inbox: m
         next: Cell::new(0),
         empty: Notify::new(),
     });
-    let mut listeners = Vec::new();
-    for socket in sockets {
-        let listener = Rc::new(Listener::new(socket));
-        listeners.push(Rc::clone(&listener));
-        ring::spawn(accept(Rc::clone(&ring), listener));
-    }
+    let listeners: Vec<_> = sockets.into_iter().map(|socket| Rc::new(Listener::new(socket))).collect();
     // Only a daemon that has given up waiting is not there any more.
     ready.send(()).ok();
-    if let Some(Command::Drain) = inbox.recv().await {
-        ring.draining.set(true);
-        for listener in &listeners {
-            listener.stop();
-        }
-        for conn in ring.connections.borrow().values() {
-            conn.interrupt();
+    while let Some(command) = inbox.recv().await {
+        match command {
+            Command::Accept => {
+                for listener in &listeners {
+                    ring::spawn(accept(Rc::clone(&ring), Rc::clone(listener)));
+                }
+            }
+            Command::Drain => {
+                ring.draining.set(true);
+                for listener in &listeners {
+                    listener.stop();
+                }
+                for conn in ring.connections.borrow().values() {
+                    conn.interrupt();
+                }
+                break;
+            }
         }
     }
     while !ring.connections.borrow().is_empty() || listeners.iter().any(|listener| Rc::strong_count(listener) > 1) {

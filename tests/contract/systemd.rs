@@ -60,11 +60,11 @@ fn readiness_status_reload_and_stop_are_told() {
     assert_eq!(daemon.ended().code, Some(0));
 }
 
-/// Starts the daemon with a listening socket as descriptor 3, as socket activation does.
-fn with_socket(command: &mut Command, socket: &TcpListener) {
+/// Starts the daemon with a listening socket as descriptor 3, as socket activation does, and at most `descriptors` open files.
+fn with_socket(command: &mut Command, socket: &TcpListener, descriptors: u32) {
     // The shell knows the child's own number, which LISTEN_PID has to be.
     let arguments: Vec<_> = command.get_args().map(std::ffi::OsStr::to_owned).collect();
-    let script = format!("exec 3<&{}; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\"", socket.as_raw_fd());
+    let script = format!("exec 3<&{}; ulimit -n {descriptors}; LISTEN_PID=$$ LISTEN_FDS=1 exec \"$0\" \"$@\"", socket.as_raw_fd());
     let mut shell = Command::new("bash");
     shell.arg("-c").arg(script).arg(BINARY).args(arguments);
     if let Some(dir) = command.get_current_dir() {
@@ -81,7 +81,7 @@ fn a_restart_under_load_refuses_no_connection_and_loses_nothing() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let socket = TcpListener::bind(("127.0.0.1", crate::support::port::free())).unwrap();
     let address = socket.local_addr().unwrap();
-    let start = || Daemon::spawn(Arc::clone(&dir), Config::to(&endpoint), |command| with_socket(command, &socket)).ready();
+    let start = || Daemon::spawn(Arc::clone(&dir), Config::to(&endpoint), |command| with_socket(command, &socket, 1024)).ready();
     let mut daemon = start();
     assert_eq!(daemon.smtp(), address);
     let load = Load { senders: 6, per_connection: 5, persistent: true, ..Load::new(address, u64::MAX) };
@@ -112,4 +112,19 @@ fn a_restart_under_load_refuses_no_connection_and_loses_nothing() {
     let mut early = Client::connect_silently(address);
     let _daemon = start();
     early.reply().starts("220 ");
+}
+
+#[test]
+fn a_crowd_at_the_socket_does_not_keep_it_from_starting() {
+    let endpoint = Endpoint::ok();
+    let socket = TcpListener::bind(("127.0.0.1", crate::support::port::free())).unwrap();
+    let address = socket.local_addr().unwrap();
+    // More than the daemon has descriptors for: it must have its own rings before it lets the first of them in.
+    let mut crowd: Vec<_> = (0..100).map(|_| Client::connect_silently(address)).collect();
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let config = Config::to(&endpoint).set("smtp.max_connections_per_ip", 10_000).set("smtp.threads", 4);
+    let daemon = Daemon::spawn(dir, config, |command| with_socket(command, &socket, 80));
+    crowd[0].reply().starts("220 ");
+    drop(crowd);
+    deliver(daemon.ready().smtp(), "a@sender.test", &["b@example.test"], &messages::simple("x", "text")).starts("250 ");
 }
