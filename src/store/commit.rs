@@ -173,7 +173,7 @@ impl Writer {
                 address.erase(record);
             }
         }
-        let written = self.write(|tables| batch.iter().try_for_each(|pending| Ok(tables.insert(&pending.record)?)));
+        let written = self.write(|tables| Ok(tables.insert(batch.iter().map(|pending| &pending.record))?));
         match written {
             Ok(()) => {
                 self.last_commit = begun.elapsed();
@@ -212,21 +212,24 @@ impl Writer {
     fn transaction<T>(&mut self, is_checkpoint: bool, work: impl FnOnce(&mut Tables<'_>) -> Result<T, Fault>) -> Result<T, Fault> {
         let shared = Arc::clone(&self.shared);
         let state = State { newest_id: shared.ids.newest().max(self.state.newest_id), ..self.state };
-        let (result, state, changes, records, undelivered) = guarded(|| {
+        let (result, outcomes, records, undelivered) = guarded(|| {
             let database = shared.database();
             let database = database.as_ref().ok_or(Fault::Closing)?;
+            let tail = shared.tail();
             let mut txn = database.begin_write().map_err(redb::Error::from)?;
             txn.set_quick_repair(is_checkpoint);
-            let mut tables = Tables::open(&txn, shared.index_key, state)?;
+            let mut tables = Tables::open(&txn, shared.index_key, &tail, state)?;
+            tables.advance(shared.tuning.segment)?;
             let result = work(&mut tables)?;
             let (records, undelivered) = (tables.records()?, tables.undelivered()?);
-            let (state, changes) = tables.finish()?;
+            let outcomes = tables.finish()?;
             txn.commit().map_err(redb::Error::from)?;
-            Ok((result, state, changes, records, undelivered))
+            Ok((result, outcomes, records, undelivered))
         })?;
-        self.state = state;
-        self.shared.set_state(state);
-        self.shared.note(&changes);
+        self.state = outcomes.state;
+        self.shared.set_state(outcomes.state);
+        self.shared.tail_mut().apply(&outcomes.tail_changes);
+        self.shared.note(&outcomes.changes);
         self.count(records, undelivered);
         Ok(result)
     }

@@ -61,6 +61,11 @@ pub(super) fn decode(id: u128, octets: &[u8]) -> Result<Record, Unreadable> {
     decode_with_segment(id, octets).map(|(record, _)| record)
 }
 
+/// The segment alone, unchecked: to leave out what belongs elsewhere.
+pub(super) fn segment(octets: &[u8]) -> Option<u32> {
+    octets.get(1..).and_then(<[u8]>::first_chunk).copied().map(u32::from_le_bytes)
+}
+
 /// With the segment of the index that holds the record's entries.
 pub(super) fn decode_with_segment(id: u128, octets: &[u8]) -> Result<(Record, u32), Unreadable> {
     let (body, sum) = octets.len().checked_sub(CHECKSUM).and_then(|at| octets.split_at_checked(at)).ok_or(Unreadable)?;
@@ -149,6 +154,10 @@ impl<'a> Reader<'a> {
             }
         }
         Err(Unreadable)
+    }
+
+    pub(super) fn small_number(&mut self) -> Result<u32, Unreadable> {
+        u32::try_from(self.number()?).map_err(|_| Unreadable)
     }
 
     fn text(&mut self) -> Result<String, Unreadable> {

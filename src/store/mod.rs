@@ -22,6 +22,7 @@ mod rewrite;
 mod schema;
 mod shared;
 mod tables;
+mod tail;
 #[cfg(test)]
 mod tests;
 mod trouble;
@@ -126,6 +127,8 @@ pub struct Tuning {
     /// After so long without a change the file is left as one that opens at once, should the daemon be killed then: otherwise redb reads
     /// all of it, some seconds for each million records.
     pub checkpoint_after: Duration,
+    /// Index entries that make a segment full.
+    pub segment: u32,
     /// Called at each step, by the thread that takes it.
     pub at_step: Option<Arc<dyn Fn(Step) + Send + Sync>>,
 }
@@ -136,6 +139,7 @@ impl Default for Tuning {
             rewrite_after: Duration::from_secs(12 * 3600),
             housekeeping: Duration::from_secs(60),
             checkpoint_after: Duration::from_secs(2),
+            segment: schema::SEGMENT,
             at_step: None,
         }
     }
@@ -185,8 +189,18 @@ impl Store {
         stats.store.file_bytes.set(opened.stat.length);
         stats.messages.undelivered.set(opened.undelivered);
         let (state, stat) = (opened.state, opened.stat);
-        let shared =
-            Arc::new(Shared::new(files, index_key, id_secret, ids, Arc::clone(stats), config.clone(), opened.database, state, tuning));
+        let shared = Arc::new(Shared::new(
+            files,
+            index_key,
+            id_secret,
+            ids,
+            Arc::clone(stats),
+            config.clone(),
+            opened.database,
+            state,
+            opened.tail,
+            tuning,
+        ));
         let (writer, messages) = crossbeam_channel::bounded(QUEUE);
         let (janitor, errands) = crossbeam_channel::unbounded();
         let mut threads = Vec::new();

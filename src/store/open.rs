@@ -14,11 +14,12 @@
 use super::disk::{Backend, Disk, FileStat, Lock, directory_of};
 use super::encoding;
 use super::error::{Fault, guarded};
-use super::schema::{BY_LAST, FORMAT, INDEX, INDEX_KEY, IndexKey, MESSAGES, SEGMENTS, STATE, STORE_VERSION, State, UNDELIVERED};
+use super::schema::{BY_LAST, FORMAT, INDEX, INDEX_KEY, IndexKey, SEGMENTS, STATE, STORE_VERSION, State, UNDELIVERED};
 use super::shared::now_ms;
 use super::tables::Tables;
+use super::tail::Tail;
 use super::{Step, Tuning};
-use redb::{Builder, Database};
+use redb::{Builder, Database, TableDefinition};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,6 +28,8 @@ use std::sync::Arc;
 pub(super) const CACHE_OCTETS: usize = 64 << 20;
 /// Records in one transaction of a migration.
 const SLICE: usize = 1000;
+/// What version 2 kept for each Webhook-Id.
+const MESSAGES: TableDefinition<'_, &[u8; 16], &[u8; 5]> = TableDefinition::new("messages");
 
 /// The names of a store's files, and the disk they are on.
 #[derive(Clone)]
@@ -133,6 +136,7 @@ pub(super) fn random() -> Result<[u8; 32], Fault> {
 pub(super) struct Opened {
     pub(super) database: Database,
     pub(super) state: State,
+    pub(super) tail: Tail,
     pub(super) records: u64,
     pub(super) undelivered: u64,
     pub(super) stat: FileStat,
@@ -171,8 +175,8 @@ fn open_file(files: &Files, key: IndexKey, tuning: &Tuning) -> Result<Opened, Fa
             // The name itself must survive a power cut.
             files.disk.sync_directory(files.directory())?;
         }
-        let (state, records, undelivered) = prepare(&database, key, tuning)?;
-        Ok(Opened { database, state, records, undelivered, stat: files.stat()? })
+        let Prepared { state, tail, records, undelivered } = prepare(&database, key, tuning)?;
+        Ok(Opened { database, state, tail, records, undelivered, stat: files.stat()? })
     })
 }
 
@@ -204,15 +208,25 @@ fn extend_start() {
     }
 }
 
+/// What is known of a store when its tables are there.
+struct Prepared {
+    state: State,
+    tail: Tail,
+    records: u64,
+    undelivered: u64,
+}
+
 /// Makes the tables, or brings them to the present version.
-fn prepare(database: &Database, key: IndexKey, tuning: &Tuning) -> Result<(State, u64, u64), Fault> {
+fn prepare(database: &Database, key: IndexKey, tuning: &Tuning) -> Result<Prepared, Fault> {
     let txn = database.begin_write().map_err(redb::Error::from)?;
-    let tables = Tables::open(&txn, key, State::default())?;
+    let nothing = Tail::default();
+    let tables = Tables::open(&txn, key, &nothing, State::default())?;
     let format = tables.meta(FORMAT)?;
     let records = tables.records()?;
     let undelivered = tables.undelivered()?;
     let state = tables.meta(STATE)?.and_then(|octets| State::decode(&octets).ok());
     let same_key = tables.meta(INDEX_KEY)?.is_some_and(|check| check == key.check());
+    let tail = state.as_ref().map(|state| tables.load_tail(state)).transpose()?.unwrap_or_default();
     drop(tables);
     txn.abort().map_err(redb::Error::from)?;
 
@@ -224,7 +238,7 @@ fn prepare(database: &Database, key: IndexKey, tuning: &Tuning) -> Result<(State
     };
     match state {
         _ if version > STORE_VERSION => Err(Fault::Newer(version)),
-        Some(state) if version == STORE_VERSION && same_key => Ok((state, records, undelivered)),
+        Some(state) if version == STORE_VERSION && same_key => Ok(Prepared { state, tail, records, undelivered }),
         Some(_) | None => {
             let reason = match state {
                 _ if version < STORE_VERSION => "it is of an older version",
@@ -243,13 +257,15 @@ fn prepare(database: &Database, key: IndexKey, tuning: &Tuning) -> Result<(State
 
 /// Re-encodes every record and makes the index and the summary anew, in slices. Cut off at any point, it starts again: the
 /// summary is taken away first and written last.
-fn rebuild(database: &Database, key: IndexKey, tuning: &Tuning, stale_since_ms: u64) -> Result<(State, u64, u64), Fault> {
+fn rebuild(database: &Database, key: IndexKey, tuning: &Tuning, stale_since_ms: u64) -> Result<Prepared, Fault> {
     let newest_id = forget_index(database, key)?;
+    let mut tail = Tail::default();
     let mut state = State { newest_id, stale_since_ms, ..State::default() };
     let mut start = Some(0);
     while let Some(from) = start {
         let txn = database.begin_write().map_err(redb::Error::from)?;
-        let mut tables = Tables::open(&txn, key, state)?;
+        let mut tables = Tables::open(&txn, key, &tail, state)?;
+        tables.advance(tuning.segment)?;
         let page = tables.oldest(from, SLICE)?;
         start = if page.len() < SLICE { None } else { page.last().and_then(|(id, _)| id.checked_add(1)) };
         for (id, record) in page {
@@ -258,28 +274,31 @@ fn rebuild(database: &Database, key: IndexKey, tuning: &Tuning, stale_since_ms: 
                 Err(encoding::Unreadable) => tracing::error!(record = %crate::record::RecordId(id), "a damaged record was found"),
             }
         }
-        state = tables.step()?;
+        let outcomes = tables.step();
         txn.commit().map_err(redb::Error::from)?;
+        state = outcomes.state;
+        tail.apply(&outcomes.tail_changes);
         if start.is_some() {
             tuning.reach(Step::Rebuilding);
         }
         extend_start();
     }
     let txn = database.begin_write().map_err(redb::Error::from)?;
-    let mut tables = Tables::open(&txn, key, state)?;
+    let mut tables = Tables::open(&txn, key, &tail, state)?;
     tables.set_meta(FORMAT, &STORE_VERSION.to_le_bytes())?;
     tables.set_meta(INDEX_KEY, &key.check())?;
     let (records, undelivered) = (tables.records()?, tables.undelivered()?);
-    let (state, _) = tables.finish()?;
+    tables.finish()?;
     txn.commit().map_err(redb::Error::from)?;
-    Ok((state, records, undelivered))
+    Ok(Prepared { state, tail, records, undelivered })
 }
 
 /// Takes away what is made of the records. The newest id ever given is kept if it can still be read.
 fn forget_index(database: &Database, key: IndexKey) -> Result<u128, Fault> {
     let txn = database.begin_write().map_err(redb::Error::from)?;
-    let mut tables = Tables::open(&txn, key, State::default())?;
-    let newest = tables.meta(STATE)?.and_then(|octets| State::decode(&octets).ok()).map_or(0, |state| state.newest_id);
+    let nothing = Tail::default();
+    let mut tables = Tables::open(&txn, key, &nothing, State::default())?;
+    let newest = tables.meta(STATE)?.and_then(|octets| State::newest_id(&octets).ok()).unwrap_or(0);
     let newest = newest.max(tables.newest()?);
     tables.remove_meta(STATE)?;
     drop(tables);

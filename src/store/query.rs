@@ -4,12 +4,13 @@ use super::encoding::{self, Unreadable};
 use super::error::StoreError;
 use super::id::first_of;
 use super::redact::{Address, Needle, find, fold, trimmed};
-use super::schema::{BY_LAST, INDEX, Property, RECORDS, SEGMENTS, Segment, Tries, UNDELIVERED, index_id, index_key};
+use super::schema::{BY_LAST, GLOBAL, INDEX, Property, RECORDS, SEGMENTS, Segment, Tries, UNDELIVERED, index_id, index_key};
 use super::shared::Shared;
 use super::{Page, Query, Undelivered, UndeliveredPage};
 use crate::record::{Record, RecordId};
 use redb::{ReadTransaction, ReadableTable};
 use std::collections::BinaryHeap;
+use std::ops::Range;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -108,7 +109,14 @@ impl Plan {
     }
 
     /// One transaction's worth: adds what matches and moves `high` down. True while there may be more.
-    fn step(&mut self, shared: &Shared, txn: &ReadTransaction, limit: usize, found: &mut Vec<Record>) -> Result<bool, redb::Error> {
+    fn step(
+        &mut self,
+        shared: &Shared,
+        txn: &ReadTransaction,
+        newest: &[u128],
+        limit: usize,
+        found: &mut Vec<Record>,
+    ) -> Result<bool, redb::Error> {
         if self.low >= self.high {
             return Ok(false);
         }
@@ -118,7 +126,7 @@ impl Plan {
             Source::Undelivered => {
                 latest.range(self.low..self.high)?.rev().take(STEP).map(|item| Ok(item?.0.value())).collect::<Result<_, redb::Error>>()?
             }
-            Source::Index(hash) => indexed(txn, hash, self.low, self.high)?,
+            Source::Index(hash) => indexed(txn, newest, segments(txn, self.low, self.high)?, hash, self.low..self.high)?,
             Source::All => {
                 let mut seen = 0;
                 for item in records.range(self.low..self.high)?.rev().take(STEP) {
@@ -178,19 +186,28 @@ impl Plan {
         let limit = if limit == 0 { LIMIT_DEFAULT } else { limit.min(LIMIT_MOST) };
         let begun = Instant::now();
         let mut records = Vec::new();
-        while shared.read(|txn| self.step(shared, txn, limit, &mut records))? {
+        loop {
+            let newest = self.in_memory(shared);
+            if !shared.read(|txn| self.step(shared, txn, &newest, limit, &mut records))? {
+                return Ok(Page { records, cursor: None });
+            }
             if self.is_full(limit, &records) || begun.elapsed() > PATIENCE {
                 return Ok(Page { records, cursor: Some(RecordId(self.high)) });
             }
         }
-        Ok(Page { records, cursor: None })
+    }
+
+    /// Ids of the index entries that are in memory; asked before the transaction is opened.
+    fn in_memory(&self, shared: &Shared) -> Vec<u128> {
+        match self.source {
+            Source::Index(hash) if self.low < self.high => shared.tail().ids(hash, self.low, self.high, STEP),
+            Source::All | Source::Undelivered | Source::Index(_) => Vec::new(),
+        }
     }
 }
 
-/// Ids of a property from all segments, newest first. Segments follow each other in time, but for records that came close together: so
-/// one is looked into before an id is taken that it might surpass.
-fn indexed(txn: &ReadTransaction, hash: [u8; 16], low: u128, high: u128) -> Result<Vec<u128>, redb::Error> {
-    let index = txn.open_table(INDEX)?;
+/// The greatest ids and the numbers of the segments in which there may be ids of a range.
+fn segments(txn: &ReadTransaction, low: u128, high: u128) -> Result<Vec<(u128, u32)>, redb::Error> {
     let mut segments = Vec::new();
     for item in txn.open_table(SEGMENTS)?.iter()? {
         let (number, segment) = item?;
@@ -200,24 +217,47 @@ fn indexed(txn: &ReadTransaction, hash: [u8; 16], low: u128, high: u128) -> Resu
         }
     }
     segments.sort_unstable();
-    let mut open = Vec::new();
+    Ok(segments)
+}
+
+/// Ids of a property from the memory and all these segments, newest first. Segments follow each other in time, but for records that came
+/// close together: so one is looked into before an id is taken that it might surpass.
+fn indexed(
+    txn: &ReadTransaction,
+    newest: &[u128],
+    mut segments: Vec<(u128, u32)>,
+    hash: [u8; 16],
+    ids: Range<u128>,
+) -> Result<Vec<u128>, redb::Error> {
+    let index = txn.open_table(INDEX)?;
+    let mut open: Vec<Box<dyn Iterator<Item = Result<u128, redb::StorageError>>>> = Vec::new();
     let mut next = BinaryHeap::new();
     let mut found = Vec::new();
+    let mut memory = newest.iter().copied().peekable();
     while found.len() < STEP {
         while let Some(&(greatest, number)) = segments.last()
             && next.peek().is_none_or(|(id, _)| *id < greatest)
         {
             segments.pop();
-            let mut entries = index.range::<&[u8; 36]>(&index_key(number, hash, low)..&index_key(number, hash, high))?.rev();
-            if let Some(entry) = entries.next() {
-                next.push((index_id(entry?.0.value()), open.len()));
-                open.push(entries);
+            let keys = index_key(number, hash, ids.start)..index_key(number, hash, ids.end);
+            let entries = index.range::<&[u8; 36]>(&keys.start..&keys.end)?.rev();
+            let mut entries = entries.map(|entry| entry.map(|(key, _)| index_id(key.value())));
+            if let Some(id) = entries.next() {
+                next.push((id?, open.len()));
+                open.push(Box::new(entries));
             }
         }
-        let Some((id, from)) = next.pop() else { break };
+        let from_table = next.peek().map(|(id, _)| *id);
+        let Some(id) = memory.peek().copied().max(from_table) else { break };
         found.push(id);
-        if let Some(entry) = open.get_mut(from).and_then(Iterator::next) {
-            next.push((index_id(entry?.0.value()), from));
+        // One that was being moved stands in both.
+        memory.next_if_eq(&id);
+        // No two segments hold an entry of the same record and property.
+        if next.peek().is_some_and(|(at, _)| *at == id)
+            && let Some((_, from)) = next.pop()
+            && let Some(id) = open.get_mut(from).and_then(Iterator::next)
+        {
+            next.push((id?, from));
         }
     }
     Ok(found)
@@ -254,11 +294,12 @@ pub(super) fn record(shared: &Shared, id: RecordId) -> Result<Option<Record>, St
 
 pub(super) fn attempts(shared: &Shared, webhook_id: &str) -> Result<Vec<Record>, StoreError> {
     let hash = shared.index_key.hash(Property::Webhook, webhook_id);
+    let newest = shared.tail().attempts(hash, STEP);
     shared.read(|txn| {
         let records = txn.open_table(RECORDS)?;
         let mut found = Vec::new();
         let mut sum = 0;
-        for id in indexed(txn, hash, 0, u128::MAX)? {
+        for id in indexed(txn, &newest, vec![(u128::MAX, GLOBAL)], hash, 0..u128::MAX)? {
             let Some(octets) = records.get(id)? else { continue };
             match encoding::decode(id, octets.value()) {
                 Ok(record) if record.webhook_id == webhook_id => found.push(record),

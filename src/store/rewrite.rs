@@ -10,9 +10,10 @@ use super::commit::{Message, Work, Writer, ask};
 use super::error::{Fault, StoreError};
 use super::open;
 use super::retention::file_octets;
-use super::schema::{BY_LAST, Change, FORMAT, INDEX, INDEX_KEY, MESSAGES, RECORDS, SEGMENTS, STORE_VERSION, UNDELIVERED};
+use super::schema::{BY_LAST, Change, FORMAT, INDEX, INDEX_KEY, RECORDS, SEGMENTS, STORE_VERSION, UNDELIVERED};
 use super::shared::Shared;
 use super::tables::Tables;
+use super::tail::Tail;
 use crossbeam_channel::Sender;
 use redb::{Database, ReadTransaction, WriteTransaction};
 use std::sync::atomic::Ordering;
@@ -73,14 +74,7 @@ fn void() -> Fault {
 }
 
 fn copy(shared: &Shared, new: &Database) -> Result<(), Fault> {
-    let tables = [
-        Change::Record(0),
-        Change::Index([0; 36]),
-        Change::Segment(0),
-        Change::Message([0; 16]),
-        Change::Undelivered([0; 16]),
-        Change::ByLast(0),
-    ];
+    let tables = [Change::Record(0), Change::Index([0; 36]), Change::Segment(0), Change::Undelivered([0; 16]), Change::ByLast(0)];
     for table in tables {
         let mut from = Some(table);
         while from.is_some() {
@@ -140,7 +134,6 @@ fn next(key: Change) -> Option<Change> {
         Change::ByLast(id) => id.checked_add(1).map(Change::ByLast),
         Change::Index(key) => after(key).map(Change::Index),
         Change::Segment(number) => number.checked_add(1).map(Change::Segment),
-        Change::Message(key) => after(key).map(Change::Message),
         Change::Undelivered(key) => after(key).map(Change::Undelivered),
     }
 }
@@ -167,12 +160,6 @@ fn page(txn: &ReadTransaction, from: Change) -> Result<Vec<(Change, Vec<u8>)>, r
                 page.push((Change::Segment(key.value()), value.value().to_vec()));
             }
         }
-        Change::Message(key) => {
-            for item in txn.open_table(MESSAGES)?.range::<&[u8; 16]>(&key..)?.take(PAGE) {
-                let (key, value) = item?;
-                page.push((Change::Message(*key.value()), value.value().to_vec()));
-            }
-        }
         Change::Undelivered(key) => {
             for item in txn.open_table(UNDELIVERED)?.range::<&[u8; 16]>(&key..)?.take(PAGE) {
                 let (key, value) = item?;
@@ -194,7 +181,6 @@ fn value(txn: &ReadTransaction, key: Change) -> Result<Option<Vec<u8>>, redb::Er
         Change::Record(id) => txn.open_table(RECORDS)?.get(id)?.map(|value| value.value().to_vec()),
         Change::Index(key) => txn.open_table(INDEX)?.get(&key)?.map(|value| vec![value.value()]),
         Change::Segment(number) => txn.open_table(SEGMENTS)?.get(number)?.map(|value| value.value().to_vec()),
-        Change::Message(key) => txn.open_table(MESSAGES)?.get(&key)?.map(|value| value.value().to_vec()),
         Change::Undelivered(key) => txn.open_table(UNDELIVERED)?.get(&key)?.map(|value| value.value().to_vec()),
         Change::ByLast(id) => txn.open_table(BY_LAST)?.get(id)?.map(|value| value.value().to_vec()),
     })
@@ -208,10 +194,6 @@ fn put(txn: &WriteTransaction, key: Change, value: Option<&[u8]>) -> Result<(), 
         (Change::Index(key), None) => drop(txn.open_table(INDEX)?.remove(&key)?),
         (Change::Segment(number), Some(value)) => drop(txn.open_table(SEGMENTS)?.insert(number, value)?),
         (Change::Segment(number), None) => drop(txn.open_table(SEGMENTS)?.remove(number)?),
-        (Change::Message(key), value) => match value.and_then(<[u8]>::first_chunk::<5>) {
-            Some(message) => drop(txn.open_table(MESSAGES)?.insert(&key, message)?),
-            None => drop(txn.open_table(MESSAGES)?.remove(&key)?),
-        },
         (Change::Undelivered(key), Some(value)) => drop(txn.open_table(UNDELIVERED)?.insert(&key, value)?),
         (Change::Undelivered(key), None) => drop(txn.open_table(UNDELIVERED)?.remove(&key)?),
         (Change::ByLast(id), value) => match value.and_then(<[u8]>::first_chunk::<16>) {
@@ -234,10 +216,11 @@ impl Writer {
         state.stale_since_ms = if self.removed { super::shared::now_ms() } else { 0 };
         let txn = new.begin_write().map_err(redb::Error::from)?;
         // Opening makes the tables that had nothing to copy.
-        let mut tables = Tables::open(&txn, shared.index_key, state)?;
+        let nothing_new = Tail::default();
+        let mut tables = Tables::open(&txn, shared.index_key, &nothing_new, state)?;
         tables.set_meta(FORMAT, &STORE_VERSION.to_le_bytes())?;
         tables.set_meta(INDEX_KEY, &shared.index_key.check())?;
-        let (state, _) = tables.finish()?;
+        let state = tables.finish()?.state;
         txn.commit().map_err(redb::Error::from)?;
         shared.tuning.reach(Step::Synced);
         files.disk.rename(&files.rewritten(), &files.path)?;

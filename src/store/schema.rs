@@ -5,14 +5,15 @@
 //! | `records` | id | encoding.rs |
 //! | `index` | segment, keyed hash of one property (16 octets), id | outcome |
 //! | `segments` | number | least and greatest id, records |
-//! | `messages` | keyed hash of the Webhook-Id | records, and whether one of them was taken or refused |
-//! | `undelivered` | the same hash | attempts, first and last seen |
+//! | `undelivered` | keyed hash of the Webhook-Id | attempts, first and last seen |
 //! | `undelivered_by_last` | id of the last attempt | the same hash |
 //! | `meta` | `format`, `state`, `index_key` | the store's version; `State`; check of the key |
 //!
 //! Index keys are hashes under a secret: redb keeps deleted keys as separators, so an address as a key could not be erased. Hashes fall
 //! anywhere, and in one large index each entry of a commit would touch another page; so the index is made of segments, each of the
-//! entries of some thousand records that came together. Writing stays in the newest, whose pages are at hand; a search asks each.
+//! entries of some thousand records that came together. The newest is in memory (tail.rs) and is written in one go of rising keys; a
+//! search asks each. Only the entries of Webhook-Ids stand together, in a segment of their own: they are asked with every attempt that
+//! is put off.
 
 use super::encoding::{self, Reader, Unreadable, put_number};
 use super::redact::{fold, trimmed};
@@ -22,7 +23,6 @@ use redb::TableDefinition;
 pub(super) const RECORDS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("records");
 pub(super) const INDEX: TableDefinition<'_, &[u8; 36], u8> = TableDefinition::new("index");
 pub(super) const SEGMENTS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("segments");
-pub(super) const MESSAGES: TableDefinition<'_, &[u8; 16], &[u8; 5]> = TableDefinition::new("messages");
 pub(super) const UNDELIVERED: TableDefinition<'_, &[u8; 16], &[u8]> = TableDefinition::new("undelivered");
 pub(super) const BY_LAST: TableDefinition<'_, u128, &[u8; 16]> = TableDefinition::new("undelivered_by_last");
 pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
@@ -31,15 +31,17 @@ pub(super) const FORMAT: &str = "format";
 pub(super) const STATE: &str = "state";
 pub(super) const INDEX_KEY: &str = "index_key";
 
-/// The version of everything above. 1: records without `retry_after`, one index without segments.
-pub(super) const STORE_VERSION: u32 = 2;
+/// The version of everything above. 1: records without `retry_after`, one index without segments. 2: the newest segment in the table,
+/// a table of what was known of each Webhook-Id.
+pub(super) const STORE_VERSION: u32 = 3;
 
-/// Records whose index entries make one segment: few enough that its pages stay in memory.
-pub(super) const SEGMENT: u32 = 16_384;
+/// Index entries that make a segment full: some 10 000 records, 4 MiB of memory.
+pub(super) const SEGMENT: u32 = 65_536;
+/// The segment of the Webhook-Ids; others are numbered from 1.
+pub(super) const GLOBAL: u32 = 0;
 
-/// Octets that an index entry, a message and a record's key take.
+/// Octets that an index entry and a record's key take.
 pub(super) const ENTRY_OCTETS: u64 = 37;
-pub(super) const MESSAGE_OCTETS: u64 = 21;
 pub(super) const KEY_OCTETS: u64 = 16;
 
 /// What an index entry is of.
@@ -79,16 +81,13 @@ impl IndexKey {
 
     /// All index keys of a record, each once.
     pub(super) fn entries(&self, record: &Record, segment: u32) -> Vec<[u8; 36]> {
-        let mut hashes = vec![
-            self.hash(Property::Sender, &record.sender),
-            self.hash(Property::Webhook, &record.webhook_id),
-            self.outcome(record.outcome),
-        ];
+        let mut hashes = vec![self.hash(Property::Sender, &record.sender), self.outcome(record.outcome)];
         hashes.extend(record.message_id.iter().map(|id| self.hash(Property::MessageId, id)));
         hashes.extend(record.recipients.iter().map(|recipient| self.hash(Property::Recipient, recipient)));
         hashes.sort_unstable();
         hashes.dedup();
-        hashes.into_iter().map(|hash| index_key(segment, hash, record.id.0)).collect()
+        let message = index_key(GLOBAL, self.hash(Property::Webhook, &record.webhook_id), record.id.0);
+        hashes.into_iter().map(|hash| index_key(segment, hash, record.id.0)).chain([message]).collect()
     }
 }
 
@@ -132,35 +131,52 @@ impl Segment {
 
     /// One that cannot be read may hold anything.
     pub(super) fn decode(octets: &[u8]) -> Self {
-        let mut rest = Reader(octets);
-        let mut read = || {
-            Ok::<_, Unreadable>(Self {
-                least: u128::from_le_bytes(rest.array()?),
-                greatest: u128::from_le_bytes(rest.array()?),
-                records: u32::from_le_bytes(rest.array()?),
-            })
-        };
-        read().unwrap_or(Self { least: 0, greatest: u128::MAX, records: u32::MAX })
+        Self::read(&mut Reader(octets)).unwrap_or(Self { least: 0, greatest: u128::MAX, records: u32::MAX })
+    }
+
+    fn read(octets: &mut Reader<'_>) -> Result<Self, Unreadable> {
+        Ok(Self {
+            least: u128::from_le_bytes(octets.array()?),
+            greatest: u128::from_le_bytes(octets.array()?),
+            records: u32::from_le_bytes(octets.array()?),
+        })
+    }
+
+    /// One more record.
+    pub(super) fn take(&mut self, id: u128) {
+        self.least = self.least.min(id);
+        self.greatest = self.greatest.max(id);
+        self.records = self.records.saturating_add(1);
     }
 }
 
-/// What is known of the records of one Webhook-Id.
+/// The segment that takes new records; its entries are in memory only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Filling {
+    pub(super) number: u32,
+    pub(super) segment: Segment,
+    /// That it has taken.
+    pub(super) entries: u32,
+}
+
+impl Filling {
+    pub(super) const fn new(number: u32) -> Self {
+        Self { number, segment: Segment { least: u128::MAX, greatest: 0, records: 0 }, entries: 0 }
+    }
+}
+
+impl Default for Filling {
+    fn default() -> Self {
+        Self::new(GLOBAL + 1)
+    }
+}
+
+/// A segment that is full and is being moved into the table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Message {
-    pub(super) records: u32,
-    /// One of them was taken or refused; stays when that one has expired.
-    pub(super) settled: bool,
-}
-
-impl Message {
-    pub(super) fn encode(self) -> [u8; 5] {
-        let [a, b, c, d] = self.records.to_le_bytes();
-        [a, b, c, d, u8::from(self.settled)]
-    }
-
-    pub(super) fn decode([a, b, c, d, settled]: [u8; 5]) -> Self {
-        Self { records: u32::from_le_bytes([a, b, c, d]), settled: settled != 0 }
-    }
+pub(super) struct Moving {
+    pub(super) number: u32,
+    /// None of its records has a smaller id.
+    pub(super) least: u128,
 }
 
 /// What the store knows of itself; kept in every commit, so that opening reads no record.
@@ -176,39 +192,67 @@ pub(super) struct State {
     pub(super) live_octets: u64,
     /// Since when there are octets in the file that should not be; 0: there are none.
     pub(super) stale_since_ms: u64,
-    /// The segment that takes new records, and how many it has taken.
-    pub(super) segment: u32,
-    pub(super) segment_filled: u32,
+    pub(super) filling: Filling,
+    pub(super) moving: Option<Moving>,
 }
 
 impl State {
     pub(super) fn encode(&self) -> Vec<u8> {
         let mut out = self.newest_id.to_le_bytes().to_vec();
-        for number in
-            [self.lead_ms, self.lag_ms, self.live_octets, self.stale_since_ms, u64::from(self.segment), u64::from(self.segment_filled)]
-        {
+        for number in [self.lead_ms, self.lag_ms, self.live_octets, self.stale_since_ms] {
             put_number(&mut out, number);
+        }
+        let Filling { number, segment, entries } = &self.filling;
+        put_number(&mut out, u64::from(*number));
+        put_number(&mut out, u64::from(*entries));
+        out.extend_from_slice(&segment.encode());
+        if let Some(Moving { number, least }) = &self.moving {
+            put_number(&mut out, u64::from(*number));
+            out.extend_from_slice(&least.to_le_bytes());
         }
         let sum = encoding::checksum(0, &out);
         out.extend_from_slice(&sum);
         out
     }
 
-    pub(super) fn decode(octets: &[u8]) -> Result<Self, Unreadable> {
+    fn checked(octets: &[u8]) -> Result<Reader<'_>, Unreadable> {
         let (body, sum) = octets.len().checked_sub(8).and_then(|at| octets.split_at_checked(at)).ok_or(Unreadable)?;
-        if encoding::checksum(0, body) != sum {
-            return Err(Unreadable);
-        }
-        let mut rest = Reader(body);
+        if encoding::checksum(0, body) == sum { Ok(Reader(body)) } else { Err(Unreadable) }
+    }
+
+    /// The first field alone, which every version has.
+    pub(super) fn newest_id(octets: &[u8]) -> Result<u128, Unreadable> {
+        Ok(u128::from_le_bytes(Self::checked(octets)?.array()?))
+    }
+
+    pub(super) fn decode(octets: &[u8]) -> Result<Self, Unreadable> {
+        let mut rest = Self::checked(octets)?;
         Ok(Self {
             newest_id: u128::from_le_bytes(rest.array()?),
             lead_ms: rest.number()?,
             lag_ms: rest.number()?,
             live_octets: rest.number()?,
             stale_since_ms: rest.number()?,
-            segment: u32::try_from(rest.number()?).map_err(|_| Unreadable)?,
-            segment_filled: u32::try_from(rest.number()?).map_err(|_| Unreadable)?,
+            filling: {
+                let (number, entries) = (rest.small_number()?, rest.small_number()?);
+                Filling { number, segment: Segment::read(&mut rest)?, entries }
+            },
+            moving: if rest.0.is_empty() {
+                None
+            } else {
+                Some(Moving { number: rest.small_number()?, least: u128::from_le_bytes(rest.array()?) })
+            },
         })
+    }
+
+    /// Whether records of a segment have their entries in memory, or some of them.
+    pub(super) fn is_in_tail(&self, segment: u32) -> bool {
+        self.filling.number == segment || self.moving.is_some_and(|moving| moving.number == segment)
+    }
+
+    /// Records whose entries are in memory have ids from here on.
+    pub(super) fn tail_least(&self) -> u128 {
+        self.moving.map_or(self.filling.segment.least, |moving| moving.least.min(self.filling.segment.least))
     }
 
     /// Takes a record's id and date into account.
@@ -262,7 +306,6 @@ pub(super) enum Change {
     Record(u128),
     Index([u8; 36]),
     Segment(u32),
-    Message([u8; 16]),
     Undelivered([u8; 16]),
     ByLast(u128),
 }

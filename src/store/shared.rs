@@ -6,6 +6,7 @@ use super::id::Ids;
 use super::open::Files;
 use super::redact::Address;
 use super::schema::{Change, IndexKey, State};
+use super::tail::Tail;
 use crate::config;
 use crate::record::Record;
 use crate::stats::Stats;
@@ -37,6 +38,9 @@ pub(super) struct Shared {
     writable: AtomicBool,
     trouble: Mutex<String>,
     state: Mutex<State>,
+    /// Only the writer takes it for writing, for the moment after a commit. Readers look here before they open their transaction: an
+    /// entry that is moved meanwhile is seen twice, never missed.
+    tail: RwLock<Tail>,
     /// What changed since the rewrite looked last; `None` while there is none.
     changes: Mutex<Option<Changes>>,
     erasing: Mutex<Vec<Address>>,
@@ -53,6 +57,7 @@ impl Shared {
         settings: config::Store,
         database: Database,
         state: State,
+        tail: Tail,
         tuning: super::Tuning,
     ) -> Self {
         /// Records that a slow reader of the live view may lag behind before it misses some.
@@ -73,6 +78,7 @@ impl Shared {
             writable: AtomicBool::new(true),
             trouble: Mutex::default(),
             state: Mutex::new(state),
+            tail: RwLock::new(tail),
             changes: Mutex::new(None),
             erasing: Mutex::default(),
         }
@@ -134,6 +140,14 @@ impl Shared {
 
     pub(super) fn set_state(&self, state: State) {
         *lock(&self.state) = state;
+    }
+
+    pub(super) fn tail(&self) -> RwLockReadGuard<'_, Tail> {
+        self.tail.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn tail_mut(&self) -> RwLockWriteGuard<'_, Tail> {
+        self.tail.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Starts keeping changes.

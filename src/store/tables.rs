@@ -3,53 +3,102 @@
 
 use super::encoding::{self, Unreadable, outcome_code};
 use super::schema::{
-    BY_LAST, Change, ENTRY_OCTETS, INDEX, IndexKey, KEY_OCTETS, MESSAGE_OCTETS, MESSAGES, META, Message, Property, RECORDS, SEGMENT,
-    SEGMENTS, STATE, Segment, State, Tries, UNDELIVERED,
+    BY_LAST, Change, ENTRY_OCTETS, Filling, GLOBAL, INDEX, IndexKey, KEY_OCTETS, META, Moving, Property, RECORDS, SEGMENTS, STATE, Segment,
+    State, Tries, UNDELIVERED, index_key,
 };
+use super::tail::{Tail, TailChanges};
 use crate::record::{Outcome, Record};
-use redb::{ReadableTable, ReadableTableMetadata, Table, WriteTransaction};
+use redb::{CursorError, Key, ReadableTable, ReadableTableMetadata, Table, Value, WriteTransaction};
+use std::ops::Bound;
 
-type Result<T> = std::result::Result<T, redb::Error>;
+pub(super) type Result<T> = std::result::Result<T, redb::Error>;
 
 /// All tables, open in one write transaction.
 pub(super) struct Tables<'txn> {
     records: Table<'txn, u128, &'static [u8]>,
     index: Table<'txn, &'static [u8; 36], u8>,
     segments: Table<'txn, u32, &'static [u8]>,
-    messages: Table<'txn, &'static [u8; 16], &'static [u8; 5]>,
     undelivered: Table<'txn, &'static [u8; 16], &'static [u8]>,
     by_last: Table<'txn, u128, &'static [u8; 16]>,
     meta: Table<'txn, &'static str, &'static [u8]>,
     key: IndexKey,
-    /// The segment that records are being put into: written once, at the end.
-    filling: Option<(u32, Segment)>,
+    /// As it was before this transaction.
+    tail: &'txn Tail,
+    pub(super) state: State,
+    changes: Vec<Change>,
+    tail_changes: TailChanges,
+}
+
+/// What is true when a transaction is durable.
+pub(super) struct Outcomes {
     pub(super) state: State,
     pub(super) changes: Vec<Change>,
+    pub(super) tail_changes: TailChanges,
 }
 
 impl<'txn> Tables<'txn> {
-    pub(super) fn open(txn: &'txn WriteTransaction, key: IndexKey, state: State) -> Result<Self> {
+    pub(super) fn open(txn: &'txn WriteTransaction, key: IndexKey, tail: &'txn Tail, state: State) -> Result<Self> {
         Ok(Self {
             records: txn.open_table(RECORDS)?,
             index: txn.open_table(INDEX)?,
             segments: txn.open_table(SEGMENTS)?,
-            messages: txn.open_table(MESSAGES)?,
             undelivered: txn.open_table(UNDELIVERED)?,
             by_last: txn.open_table(BY_LAST)?,
             meta: txn.open_table(META)?,
             key,
-            filling: None,
+            tail,
             state,
             changes: Vec::new(),
+            tail_changes: TailChanges::default(),
         })
     }
 
-    pub(super) fn insert(&mut self, record: &Record) -> Result<()> {
-        let segment = self.segment();
-        self.put(record.id.0, &encoding::encode(record, segment))?;
-        self.enter(record, segment)?;
-        self.count_in_segment(record.id.0, segment)?;
-        self.count_message(record)
+    /// Moves entries from the memory into the index, and begins a new segment when one has so many entries: first in a transaction
+    /// that brings records.
+    pub(super) fn advance(&mut self, full: u32) -> Result<()> {
+        let is_full = self.state.filling.entries >= full;
+        if let Some(Moving { number, .. }) = self.state.moving {
+            let entries = self.tail.next_to_move(number, is_full);
+            // Those of Webhook-Ids fall anywhere, the others behind all that is there.
+            let (anywhere, behind) = entries.split_at(entries.partition_point(|(key, _)| key.starts_with(&GLOBAL.to_be_bytes())));
+            for (key, outcome) in anywhere {
+                self.put_entry(key, *outcome)?;
+            }
+            let new = insert_rising(&mut self.index, &behind.iter().map(|(key, outcome)| (key, *outcome)).collect::<Vec<_>>())?;
+            self.count_entries(new);
+            self.changes.extend(entries.iter().map(|(key, _)| Change::Index(*key)));
+            if self.tail.is_empty_after(number, entries.len()) {
+                self.state.moving = None;
+            }
+            self.tail_changes.set_moved(number, &entries);
+        }
+        if is_full {
+            let Filling { number, segment, .. } = self.state.filling;
+            if segment.records > 0 {
+                self.segments.insert(number, segment.encode().as_slice())?;
+                self.changes.push(Change::Segment(number));
+            }
+            self.state.moving = Some(Moving { number, least: segment.least });
+            self.state.filling = Filling::new(number.saturating_add(1));
+        }
+        Ok(())
+    }
+
+    /// New records, in any order.
+    pub(super) fn insert<'a>(&mut self, records: impl Iterator<Item = &'a Record>) -> Result<()> {
+        let mut values = Vec::new();
+        for record in records {
+            let segment = self.count_in_segment(record.id.0);
+            let octets = encoding::encode(record, segment);
+            self.count_octets(&octets);
+            values.push((record.id.0, octets));
+            self.enter(record, segment)?;
+            self.count_message(record)?;
+        }
+        values.sort_unstable_by_key(|(id, _)| *id);
+        self.changes.extend(values.iter().map(|(id, _)| Change::Record(*id)));
+        insert_rising(&mut self.records, &values.iter().map(|(id, octets)| (*id, octets.as_slice())).collect::<Vec<_>>())?;
+        Ok(())
     }
 
     /// Takes a record out, with everything that points to it; whether it was there.
@@ -61,10 +110,9 @@ impl<'txn> Tables<'txn> {
         self.state.live_octets = self.state.live_octets.saturating_sub(KEY_OCTETS + old.len() as u64);
         if let Ok((record, segment)) = encoding::decode_with_segment(id, &old) {
             for entry in self.key.entries(&record, segment) {
-                self.leave(entry)?;
+                self.leave(entry, segment)?;
             }
             self.leave_segment(segment)?;
-            self.leave_message(self.key.hash(Property::Webhook, &record.webhook_id))?;
         }
         // The last attempt that is known of an undelivered message: the message is not known any more.
         let message = self.by_last.get(id)?.map(|hash| *hash.value());
@@ -81,7 +129,7 @@ impl<'txn> Tables<'txn> {
         let stored = self.records.get(new.id.0)?.and_then(|octets| encoding::decode_with_segment(new.id.0, octets.value()).ok());
         let segment = stored.map_or(0, |(_, segment)| segment);
         for entry in self.key.entries(old, segment) {
-            self.leave(entry)?;
+            self.leave(entry, segment)?;
         }
         self.put(new.id.0, &encoding::encode(new, segment))?;
         self.enter(new, segment)
@@ -127,92 +175,98 @@ impl<'txn> Tables<'txn> {
         Ok(self.records.last()?.map_or(0, |(id, _)| id.value()))
     }
 
-    /// Writes what waits, but for the state: for a step of a work whose end writes that.
-    pub(super) fn step(mut self) -> Result<State> {
-        self.write_segment()?;
-        Ok(self.state)
+    /// Without writing the state: for a step of a work whose end writes that.
+    pub(super) fn step(self) -> Outcomes {
+        Outcomes { state: self.state, changes: self.changes, tail_changes: self.tail_changes }
     }
 
     /// Writes the state; last in every transaction.
-    pub(super) fn finish(mut self) -> Result<(State, Vec<Change>)> {
-        self.write_segment()?;
+    pub(super) fn finish(mut self) -> Result<Outcomes> {
         let octets = self.state.encode();
         self.set_meta(STATE, &octets)?;
-        Ok((self.state, self.changes))
+        Ok(self.step())
+    }
+
+    /// The entries that have to be in memory.
+    pub(super) fn load_tail(&self, state: &State) -> Result<Tail> {
+        Tail::load(&self.records, self.key, state)
     }
 
     /// Writes a record anew, in the present encoding, and counts it as if it had not been there: for a store whose state or
     /// index is lost or of an older version.
     pub(super) fn count_again(&mut self, record: &Record) -> Result<()> {
-        let segment = self.segment();
+        let segment = self.count_in_segment(record.id.0);
         let octets = encoding::encode(record, segment);
         self.records.insert(record.id.0, octets.as_slice())?;
-        self.state.live_octets = self.state.live_octets.saturating_add(KEY_OCTETS + octets.len() as u64);
+        self.count_octets(&octets);
         self.enter(record, segment)?;
-        self.count_in_segment(record.id.0, segment)?;
         self.count_message(record)
     }
 
     fn put(&mut self, id: u128, octets: &[u8]) -> Result<()> {
         let old = self.records.insert(id, octets)?.map_or(0, |old| KEY_OCTETS + old.value().len() as u64);
-        self.state.live_octets = self.state.live_octets.saturating_sub(old).saturating_add(KEY_OCTETS + octets.len() as u64);
+        self.state.live_octets = self.state.live_octets.saturating_sub(old);
+        self.count_octets(octets);
         self.changes.push(Change::Record(id));
         Ok(())
     }
 
+    fn count_octets(&mut self, record: &[u8]) {
+        self.state.live_octets = self.state.live_octets.saturating_add(KEY_OCTETS + record.len() as u64);
+    }
+
     fn enter(&mut self, record: &Record, segment: u32) -> Result<()> {
         self.state.see(record);
-        for entry in self.key.entries(record, segment) {
-            if self.index.insert(&entry, outcome_code(record.outcome))?.is_none() {
-                self.state.live_octets = self.state.live_octets.saturating_add(ENTRY_OCTETS);
+        let outcome = outcome_code(record.outcome);
+        let entries = self.key.entries(record, segment);
+        if self.state.filling.number == segment {
+            let count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
+            self.state.filling.entries = self.state.filling.entries.saturating_add(count);
+        }
+        for entry in entries {
+            if self.state.is_in_tail(segment) {
+                self.tail_changes.enter(segment, entry, outcome);
+            } else {
+                self.put_entry(&entry, outcome)?;
+                self.changes.push(Change::Index(entry));
             }
-            self.changes.push(Change::Index(entry));
         }
         Ok(())
     }
 
-    fn leave(&mut self, entry: [u8; 36]) -> Result<()> {
+    fn put_entry(&mut self, entry: &[u8; 36], outcome: u8) -> Result<()> {
+        let is_new = self.index.insert(entry, outcome)?.is_none();
+        self.count_entries(usize::from(is_new));
+        Ok(())
+    }
+
+    fn count_entries(&mut self, new: usize) {
+        self.state.live_octets = self.state.live_octets.saturating_add(ENTRY_OCTETS.saturating_mul(new as u64));
+    }
+
+    /// An entry may be in memory, in the table, or in both after a restart.
+    fn leave(&mut self, entry: [u8; 36], segment: u32) -> Result<()> {
         if self.index.remove(&entry)?.is_some() {
             self.state.live_octets = self.state.live_octets.saturating_sub(ENTRY_OCTETS);
+            self.changes.push(Change::Index(entry));
         }
-        self.changes.push(Change::Index(entry));
+        if self.state.is_in_tail(segment) {
+            self.tail_changes.leave(segment, entry);
+        }
         Ok(())
     }
 
     /// The segment for one more record.
-    fn segment(&mut self) -> u32 {
-        if self.state.segment_filled >= SEGMENT {
-            self.state.segment = self.state.segment.saturating_add(1);
-            self.state.segment_filled = 0;
-        }
-        self.state.segment_filled = self.state.segment_filled.saturating_add(1);
-        self.state.segment
-    }
-
-    fn count_in_segment(&mut self, id: u128, number: u32) -> Result<()> {
-        let old = match self.filling {
-            Some((filling, segment)) if filling == number => Some(segment),
-            _ => {
-                self.write_segment()?;
-                self.segments.get(number)?.map(|octets| Segment::decode(octets.value()))
-            }
-        };
-        let old = old.unwrap_or(Segment { least: id, greatest: id, records: 0 });
-        let new = Segment { least: old.least.min(id), greatest: old.greatest.max(id), records: old.records.saturating_add(1) };
-        self.filling = Some((number, new));
-        Ok(())
-    }
-
-    fn write_segment(&mut self) -> Result<()> {
-        if let Some((number, segment)) = self.filling.take() {
-            self.segments.insert(number, segment.encode().as_slice())?;
-            self.changes.push(Change::Segment(number));
-        }
-        Ok(())
+    fn count_in_segment(&mut self, id: u128) -> u32 {
+        self.state.filling.segment.take(id);
+        self.state.filling.number
     }
 
     fn leave_segment(&mut self, number: u32) -> Result<()> {
-        self.write_segment()?;
+        if self.state.filling.number == number {
+            self.state.filling.segment.records = self.state.filling.segment.records.saturating_sub(1);
+            return Ok(());
+        }
         let Some(old) = self.segments.get(number)?.map(|octets| Segment::decode(octets.value())) else {
             return Ok(());
         };
@@ -226,38 +280,25 @@ impl<'txn> Tables<'txn> {
         Ok(())
     }
 
+    /// What a record that has been entered means for its message being undelivered.
     fn count_message(&mut self, record: &Record) -> Result<()> {
         let hash = self.key.hash(Property::Webhook, &record.webhook_id);
-        // Nearly always it is the first record of its message: written at once, it is looked for once.
-        let first = Message { records: 1, settled: record.outcome != Outcome::Deferred };
-        let old = self.messages.insert(&hash, &first.encode())?.map(|octets| Message::decode(*octets.value()));
-        let settled = match old {
-            None => {
-                self.state.live_octets = self.state.live_octets.saturating_add(MESSAGE_OCTETS);
-                first.settled
-            }
-            Some(old) => {
-                let settled = old.settled || first.settled;
-                self.messages.insert(&hash, &Message { records: old.records.saturating_add(1), settled }.encode())?;
-                settled
-            }
-        };
-        self.changes.push(Change::Message(hash));
-        if settled { self.settle(hash) } else { self.count_try(record, hash) }
+        if record.outcome != Outcome::Deferred || self.is_settled(hash)? { self.settle(hash) } else { self.count_try(record, hash) }
     }
 
-    fn leave_message(&mut self, hash: [u8; 16]) -> Result<()> {
-        let Some(old) = self.messages.get(&hash)?.map(|octets| Message::decode(*octets.value())) else {
-            return Ok(());
-        };
-        if old.records > 1 {
-            self.messages.insert(&hash, &Message { records: old.records - 1, ..old }.encode())?;
-        } else {
-            self.messages.remove(&hash)?;
-            self.state.live_octets = self.state.live_octets.saturating_sub(MESSAGE_OCTETS);
+    /// One of a message's records was taken or refused.
+    fn is_settled(&self, hash: [u8; 16]) -> Result<bool> {
+        let keys = index_key(GLOBAL, hash, 0)..index_key(GLOBAL, hash, u128::MAX);
+        let settles = |outcome| outcome != outcome_code(Outcome::Deferred);
+        if self.tail.outcomes(&keys).any(settles) || self.tail_changes.outcomes(&keys).any(settles) {
+            return Ok(true);
         }
-        self.changes.push(Change::Message(hash));
-        Ok(())
+        for entry in self.index.range::<&[u8; 36]>(&keys.start..&keys.end)? {
+            if settles(entry?.1.value()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// One more attempt at a message that none has got through with.
@@ -302,4 +343,34 @@ impl<'txn> Tables<'txn> {
         }
         Ok(())
     }
+}
+
+/// Inserts in one go what stands side by side in the table: its pages are built once, and full. What is there already is replaced.
+/// How many were not there.
+fn insert_rising<'a, K: Key + 'static, V: Value + 'static>(
+    table: &mut Table<'_, K, V>,
+    mut entries: &[(K::SelfType<'a>, V::SelfType<'a>)],
+) -> Result<usize> {
+    let mut new = 0;
+    while let Some(((key, value), rest)) = entries.split_first() {
+        let mut cursor = table.upper_bound_mut(Bound::Excluded(key))?;
+        let mut inserted = 0;
+        for (key, value) in entries {
+            match cursor.insert_before(key, value) {
+                Ok(()) => inserted += 1,
+                // Another key lies between, or this one is there.
+                Err(CursorError::UnorderedKey) => break,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        cursor.close()?;
+        new += inserted;
+        if inserted == 0 {
+            new += usize::from(table.insert(key, value)?.is_none());
+            entries = rest;
+        } else {
+            entries = entries.get(inserted..).unwrap_or_default();
+        }
+    }
+    Ok(new)
 }

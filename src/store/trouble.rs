@@ -109,6 +109,7 @@ impl Writer {
         self.state = opened.state;
         shared.set_state(opened.state);
         self.count(opened.records, opened.undelivered);
+        *shared.tail_mut() = opened.tail;
         *shared.database_mut() = Some(opened.database);
         shared.checkpointed.store(false, Ordering::Release);
         Ok(())

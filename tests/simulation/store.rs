@@ -113,6 +113,10 @@ impl Known {
         let expected: BTreeSet<_> = settled.into_iter().filter(|(_, settled)| !settled).map(|(webhook_id, _)| webhook_id.clone()).collect();
         let view = store.undelivered(None, 1000)?.undelivered;
         assert_eq!(view.into_iter().map(|message| message.record.webhook_id).collect::<BTreeSet<_>>(), expected);
+        for webhook_id in self.written.values().map(|record| &record.webhook_id).collect::<BTreeSet<_>>() {
+            let attempts = found.iter().filter(|id| self.written[id].webhook_id == *webhook_id).copied();
+            assert!(store.attempts(webhook_id)?.into_iter().map(|record| record.id).eq(attempts), "all attempts, oldest first");
+        }
         Ok(())
     }
 }
@@ -204,7 +208,9 @@ fn a_power_cut_at_any_operation_loses_no_acknowledged_record() {
             disk.cut_after(random.below(reach * 2));
             let mut erased = false;
             // The power may go while the store is being opened.
-            if let Ok(store) = open_with(&disk, Tuning { checkpoint_after, ..Tuning::default() }) {
+            // Few entries make a segment, so that some are being moved, and the next is full before.
+            let segment = u32::try_from(1 + random.below(200)).unwrap();
+            if let Ok(store) = open_with(&disk, Tuning { checkpoint_after, segment, ..Tuning::default() }) {
                 // Or while the first checkpoint is made.
                 known.try_check(&store).unwrap_or_else(|error| assert!(disk.is_cut(), "{error}"));
                 erased = work(&store, &mut known, &mut random);
@@ -229,7 +235,7 @@ fn a_disk_that_fails_for_a_while_loses_no_acknowledged_record() {
         let mut known = Known::default();
         let _log = tracing::subscriber::set_default(tracing_subscriber::registry().with(known.log.clone()));
         let disk = SimulatedDisk::default();
-        let store = open(&disk).unwrap();
+        let store = open_with(&disk, Tuning { segment: 1 + u32::try_from(seed).unwrap(), ..Tuning::default() }).unwrap();
         known.commit(&store, &mut random, 5);
         disk.fail_after(random.below(120), 1 + random.below(30));
         work(&store, &mut known, &mut random);

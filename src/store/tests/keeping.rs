@@ -323,7 +323,7 @@ fn an_older_store_is_brought_up_to_date_and_a_newer_one_refused() {
 
     set(schema::STORE_VERSION + 1);
     let refused = Store::open(&place.config, &place.stats).err().unwrap();
-    assert!(matches!(refused, StoreError::Newer { found: 3, known: 2, .. }));
+    assert!(matches!(refused, StoreError::Newer { found: 4, known: 3, .. }));
     let line = refused.to_string();
     assert!(line.contains("records.redb") && line.contains("newer") && !line.contains('\n'), "{line}");
 }
@@ -384,4 +384,60 @@ fn a_closed_store_answers_at_once() {
     assert!(matches!(store.query(&Query::default()), Err(StoreError::Closed)));
     assert!(matches!(store.forget("a@example.org"), Err(StoreError::Closed)));
     store.close();
+}
+
+#[test]
+fn a_property_is_found_wherever_its_entries_are() {
+    let place = Place::new();
+    // 6 entries a record: many segments are in the table, one is on its way there, and one is in memory.
+    let tuning = Tuning { segment: 100, ..Tuning::default() };
+    let mut store = place.open_with(tuning.clone());
+    let mut records = Vec::new();
+    for round in 0..20 {
+        let outcome = if round % 2 == 0 { Outcome::Delivered } else { Outcome::Deferred };
+        for _ in 0..7 {
+            let number = records.len();
+            let record = Record { outcome, webhook_id: format!("webhook-{}", number % 10), ..record(&store, number) };
+            commit(&store, record.clone());
+            records.push(record);
+        }
+        if round % 5 == 0 {
+            drop(store);
+            store = place.open_with(tuning.clone());
+        }
+        let newest_first = |matches: &dyn Fn(&Record) -> bool| {
+            let mut ids: Vec<_> = records.iter().filter(|record| matches(record)).map(|record| record.id).collect();
+            ids.reverse();
+            ids
+        };
+        for outcome in [Outcome::Delivered, Outcome::Deferred] {
+            let query = Query { outcome: Some(outcome), limit: 1000, ..Query::default() };
+            assert_eq!(ids(&store.query(&query).unwrap()), newest_first(&|record| record.outcome == outcome));
+        }
+        let to_all = Query { recipient: Some("all@example.com".into()), limit: 1000, ..Query::default() };
+        assert_eq!(ids(&store.query(&to_all).unwrap()), newest_first(&|_| true));
+        for record in &records {
+            let query = Query { sender: Some(record.sender.clone()), ..Query::default() };
+            assert_eq!(ids(&store.query(&query).unwrap()), [record.id]);
+        }
+        for webhook_id in (0..10).map(|number| format!("webhook-{number}")) {
+            let mut attempts: Vec<_> = store.attempts(&webhook_id).unwrap().iter().map(|record| record.id).collect();
+            attempts.reverse();
+            assert_eq!(attempts, newest_first(&|record| record.webhook_id == webhook_id));
+        }
+    }
+    let (state, in_memory) = (store.shared.state(), store.shared.tail().len());
+    assert!(state.filling.number > 7 && (1..200).contains(&in_memory), "{state:?}, {in_memory} in memory");
+    let in_table = store.shared.look(|txn| Ok(redb::ReadableTableMetadata::len(&txn.open_table(schema::INDEX)?)?)).unwrap();
+    // Those that were moved before the last restart are in both.
+    assert!(in_table + in_memory as u64 >= 6 * 140 && in_table <= 6 * 140, "{in_table} in the table");
+
+    // And leave no entry behind when the records go.
+    drop(store);
+    let mut place = place;
+    place.config.retention = Duration::ZERO;
+    let store = place.open_with(tuning);
+    eventually("all have expired", || place.stats.store.records.get() == 0);
+    let in_table = || store.shared.look(|txn| Ok(redb::ReadableTableMetadata::len(&txn.open_table(schema::INDEX)?)?)).unwrap();
+    assert_eq!((in_table(), store.shared.tail().len(), store.shared.state().live_octets), (0, 0, 0));
 }
