@@ -2,18 +2,20 @@
 //!
 //! Records are rendered once, whatever the number of clients, and go out in chunks at most ten times a second. What all
 //! clients together are sent is bounded: beyond it, and to a client that does not read, records are left out and an event
-//! `skipped` says so (the reader then asks `/records`). So a thousand clients cost mail nothing.
+//! `skipped` says so (the reader then asks `/records`). So a thousand clients cost mail nothing, and without one the store hands out nothing.
 
 use super::App;
 use super::answer::Problem;
 use crate::record::Record;
+use crate::store::Store;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tokio::sync::broadcast::{self, error::RecvError, error::TryRecvError};
 
 /// Live views at once; one more gets a 503.
@@ -30,11 +32,68 @@ const CHUNKS_BEHIND: usize = 32;
 pub(super) struct Live {
     chunks: broadcast::Sender<Bytes>,
     clients: Arc<AtomicUsize>,
+    source: Mutex<Source>,
+    /// Told when the source is opened.
+    opened: Notify,
+}
+
+/// The store's end. It is open as long as there are clients: each record costs the writer a wake-up then.
+enum Source {
+    Closed,
+    /// For the pump to take.
+    Opened(broadcast::Receiver<Arc<Record>>),
+    Pumped,
 }
 
 impl Default for Live {
     fn default() -> Self {
-        Self { chunks: broadcast::Sender::new(CHUNKS_BEHIND), clients: Arc::default() }
+        let chunks = broadcast::Sender::new(CHUNKS_BEHIND);
+        Self { chunks, clients: Arc::default(), source: Mutex::new(Source::Closed), opened: Notify::new() }
+    }
+}
+
+impl Live {
+    fn source(&self) -> std::sync::MutexGuard<'_, Source> {
+        self.source.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// For a client that has been counted: it sees every record from here on.
+    fn open(&self, store: &Store) {
+        let mut source = self.source();
+        if matches!(*source, Source::Closed) {
+            *source = Source::Opened(store.subscribe());
+            self.opened.notify_one();
+        }
+    }
+
+    async fn opened(&self) -> broadcast::Receiver<Arc<Record>> {
+        loop {
+            if let Some(records) = self.take() {
+                return records;
+            }
+            self.opened.notified().await;
+        }
+    }
+
+    fn take(&self) -> Option<broadcast::Receiver<Arc<Record>>> {
+        let mut source = self.source();
+        match std::mem::replace(&mut *source, Source::Pumped) {
+            Source::Opened(records) => Some(records),
+            other => {
+                *source = other;
+                None
+            }
+        }
+    }
+
+    /// Closes the source if nobody is there any more.
+    fn close_if_alone(&self) -> bool {
+        let mut source = self.source();
+        let alone = self.clients.load(Ordering::Relaxed) == 0;
+        if alone {
+            *source = Source::Closed;
+        }
+        alone
     }
 }
 
@@ -59,6 +118,7 @@ pub(super) async fn live(State(app): State<Arc<App>>) -> Result<Response, Proble
         return Err(Problem::unavailable("too many live views are open"));
     };
     let receiver = app.live.chunks.subscribe();
+    app.live.open(&app.deps.store);
     // The comment goes out at once and tells the client that it is connected.
     let hello = Some(Bytes::from_static(b"retry: 2000\n: connected\n\n"));
     let events = futures_util::stream::unfold((receiver, client, hello), async |(mut receiver, client, hello)| {
@@ -78,8 +138,14 @@ pub(super) async fn live(State(app): State<Arc<App>>) -> Result<Response, Proble
 
 /// Takes records from the store and hands chunks to all clients; runs until it is dropped.
 pub(super) async fn pump(app: &App) {
-    let mut records = app.deps.store.subscribe();
     loop {
+        let records = app.live.opened().await;
+        pump_while_watched(app, records).await;
+    }
+}
+
+async fn pump_while_watched(app: &App, mut records: broadcast::Receiver<Arc<Record>>) {
+    while !app.live.close_if_alone() {
         let chunk = match tokio::time::timeout(HEARTBEAT, records.recv()).await {
             Err(_) => Bytes::from_static(b": still here\n\n"),
             Ok(Ok(first)) => {
@@ -103,18 +169,16 @@ pub(super) async fn pump(app: &App) {
 struct Batch {
     text: String,
     max: usize,
-    /// Nobody listens: nothing is rendered.
-    idle: bool,
     left_out: u64,
 }
 
 impl Batch {
     fn new(clients: usize) -> Self {
-        Self { text: String::new(), max: MAX_OCTETS_PER_CHUNK / clients.max(1), idle: clients == 0, left_out: 0 }
+        Self { text: String::new(), max: MAX_OCTETS_PER_CHUNK / clients.max(1), left_out: 0 }
     }
 
     fn push(&mut self, record: &Record) {
-        if self.idle || self.text.len() >= self.max {
+        if self.text.len() >= self.max {
             self.left_out += 1;
             return;
         }

@@ -12,7 +12,7 @@ use super::open;
 use super::retention::file_octets;
 use super::schema::{BY_LAST, Change, FORMAT, INDEX, INDEX_KEY, RECORDS, SEGMENTS, STORE_VERSION, UNDELIVERED};
 use super::shared::Shared;
-use super::tables::Tables;
+use super::tables::{Tables, insert_rising};
 use super::tail::Tail;
 use crossbeam_channel::Sender;
 use redb::{Database, ReadTransaction, WriteTransaction};
@@ -85,7 +85,8 @@ fn copy(shared: &Shared, new: &Database) -> Result<(), Fault> {
                 from = if page.len() < PAGE { None } else { page.last().and_then(|(key, _)| next(*key)) };
                 let changes = shared.changes().ok_or_else(void)?;
                 let changed = shared.look(|txn| changes.iter().map(|key| Ok((*key, value(txn, *key)?))).collect::<Result<Vec<_>, _>>())?;
-                for (key, value) in page.into_iter().map(|(key, value)| (key, Some(value))).chain(changed) {
+                put_page(&txn, &page)?;
+                for (key, value) in changed {
                     put(&txn, key, value.as_deref())?;
                 }
                 if shared.stopping.load(Ordering::Acquire) {
@@ -184,6 +185,28 @@ fn value(txn: &ReadTransaction, key: Change) -> Result<Option<Vec<u8>>, redb::Er
         Change::Undelivered(key) => txn.open_table(UNDELIVERED)?.get(&key)?.map(|value| value.value().to_vec()),
         Change::ByLast(id) => txn.open_table(BY_LAST)?.get(id)?.map(|value| value.value().to_vec()),
     })
+}
+
+/// Puts what [`page`] gave; the large tables by pages that are full.
+fn put_page(txn: &WriteTransaction, page: &[(Change, Vec<u8>)]) -> Result<(), redb::Error> {
+    match page.first() {
+        Some((Change::Record(_), _)) => {
+            let records =
+                page.iter().filter_map(|(key, value)| if let Change::Record(id) = key { Some((*id, value.as_slice())) } else { None });
+            insert_rising(&mut txn.open_table(RECORDS)?, &records.collect::<Vec<_>>())?;
+        }
+        Some((Change::Index(_), _)) => {
+            let entries =
+                page.iter().filter_map(|(key, value)| if let Change::Index(key) = key { Some((key, *value.first()?)) } else { None });
+            insert_rising(&mut txn.open_table(INDEX)?, &entries.collect::<Vec<_>>())?;
+        }
+        Some((Change::Segment(_) | Change::Undelivered(_) | Change::ByLast(_), _)) | None => {
+            for (key, value) in page {
+                put(txn, *key, Some(value))?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn put(txn: &WriteTransaction, key: Change, value: Option<&[u8]>) -> Result<(), redb::Error> {

@@ -347,7 +347,7 @@ impl<'txn> Tables<'txn> {
 
 /// Inserts in one go what stands side by side in the table: its pages are built once, and full. What is there already is replaced.
 /// How many were not there.
-fn insert_rising<'a, K: Key + 'static, V: Value + 'static>(
+pub(super) fn insert_rising<'a, K: Key + 'static, V: Value + 'static>(
     table: &mut Table<'_, K, V>,
     mut entries: &[(K::SelfType<'a>, V::SelfType<'a>)],
 ) -> Result<usize> {
