@@ -53,10 +53,10 @@ pub(super) enum Work {
     Watch {
         done: Sender<Result<(), Fault>>,
     },
-    /// Takes the rewritten file in place of the present one.
+    /// Takes the rewritten file in place of the present one, and answers with that: closing it frees all its blocks, which takes long.
     Swap {
         database: Database,
-        done: Sender<Result<(), Fault>>,
+        done: Sender<Result<Option<Database>, Fault>>,
     },
     Close,
 }

@@ -7,7 +7,7 @@
 
 use super::Step;
 use super::commit::{Message, Work, Writer, ask};
-use super::error::{Fault, StoreError};
+use super::error::{Fault, StoreError, guarded};
 use super::open;
 use super::retention::file_octets;
 use super::schema::{BY_LAST, Change, FORMAT, INDEX, INDEX_KEY, RECORDS, SEGMENTS, STORE_VERSION, UNDELIVERED};
@@ -46,7 +46,11 @@ pub(super) fn rewrite(shared: &Shared, writer: &Sender<Message>) -> Result<(), S
         let new = open::database(files, &files.rewritten())?;
         copy(shared, &new)?;
         shared.tuning.reach(Step::Copied);
-        ask(writer, |done| Work::Swap { database: new, done })
+        let old = ask(writer, |done| Work::Swap { database: new, done })?;
+        guarded(|| {
+            drop(old);
+            Ok(())
+        })
     });
     shared.unwatch();
     match result {
@@ -229,7 +233,7 @@ fn put(txn: &WriteTransaction, key: Change, value: Option<&[u8]>) -> Result<(), 
 
 impl Writer {
     /// The pause at the end of a rewrite: the last changes, the summary, and the new file under the store's name.
-    pub(super) fn swap(&mut self, new: Database) -> Result<(), Fault> {
+    pub(super) fn swap(&mut self, new: Database) -> Result<Option<Database>, Fault> {
         let shared = std::sync::Arc::clone(&self.shared);
         let files = &shared.files;
         let changes = shared.changes().ok_or_else(void)?;
@@ -249,7 +253,7 @@ impl Writer {
         files.disk.rename(&files.rewritten(), &files.path)?;
         shared.unwatch();
         // From here on the new file is the store, whatever else fails.
-        *shared.database_mut() = Some(new);
+        let old = shared.database_mut().replace(new);
         shared.checkpointed.store(false, Ordering::Release);
         self.state = state;
         shared.set_state(state);
@@ -257,6 +261,6 @@ impl Writer {
         files.disk.sync_directory(files.directory())?;
         self.stat = files.stat()?;
         shared.stats.store.file_bytes.set(self.stat.length);
-        Ok(())
+        Ok(old)
     }
 }
