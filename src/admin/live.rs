@@ -79,7 +79,7 @@ impl Live {
         let mut source = self.source();
         match std::mem::replace(&mut *source, Source::Pumped) {
             Source::Opened(records) => Some(records),
-            other => {
+            other @ (Source::Closed | Source::Pumped) => {
                 *source = other;
                 None
             }
