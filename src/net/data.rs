@@ -13,6 +13,8 @@ use std::time::{Duration, Instant};
 const READ_ROOM: usize = 64 * 1024;
 /// Room for the first read: most messages are small.
 const FIRST_ROOM: usize = 8 * 1024;
+/// A message up to here is hashed when all of it has come: in one go that takes half of the time.
+const HASHED_AT_END: usize = 16 * 1024;
 /// What is read at once of a message that is only swallowed.
 const SWALLOW_OCTETS: usize = 16 * 1024;
 /// `min_data_rate` is averaged over this.
@@ -32,8 +34,8 @@ struct Kept {
     body: Body,
     /// `body[..clean]` are message octets; a few behind them may wait for their successors.
     clean: usize,
-    /// Boxed: its 2 KiB of state would else be moved with every read.
-    hasher: Box<WebhookIdHasher>,
+    /// Of a message that is longer than [`HASHED_AT_END`]. Boxed: its 2 KiB of state would else be moved with every read.
+    hasher: Option<Box<WebhookIdHasher>>,
     id_key: [u8; 32],
     /// `body[..hashed]` is in the hash: all that is clean, but under `normalize`, where the last clean octet may still change.
     hashed: usize,
@@ -75,7 +77,6 @@ pub(super) struct Finished {
 impl Incoming {
     /// Opens a message; one that declared its SIZE reserves it now (RFC 1870).
     pub(super) fn open(envelope: Envelope, lease: Lease, id_key: &[u8; 32], limits: &Smtp) -> Result<Self, OverBudget> {
-        let hasher = Box::new(WebhookIdHasher::new(id_key, &envelope.reverse_path, &envelope.recipients));
         let mut body = Body::new(lease);
         let declared = envelope.declared_size.unwrap_or(0).min(limits.max_message_size);
         body.reserve(usize::try_from(declared).unwrap_or(usize::MAX).saturating_add(FIRST_ROOM))?;
@@ -86,7 +87,7 @@ impl Incoming {
                 envelope,
                 body,
                 clean: 0,
-                hasher,
+                hasher: None,
                 id_key: *id_key,
                 hashed: 0,
                 size_max: usize::try_from(limits.max_message_size).unwrap_or(usize::MAX),
@@ -208,7 +209,7 @@ impl Incoming {
             let refusal = Some(refusal.clone());
             return Some(Finished { envelope: kept.envelope, body: None, header_len: 0, message_id, subject, webhook_id, refusal });
         }
-        kept.hash(false);
+        let webhook_id = kept.webhook_id();
         let block = header::scan(kept.body.octets());
         let mut refusal = refused;
         if refusal.is_none() {
@@ -224,7 +225,7 @@ impl Incoming {
             header_len: block.len,
             message_id: block.message_id.map(header::message_id_text),
             subject: block.subject.map(header::subject_text),
-            webhook_id: kept.hasher.finish(),
+            webhook_id,
             envelope: kept.envelope,
             body: Some(kept.body),
             refusal,
@@ -238,20 +239,36 @@ impl Kept {
     fn fields(&self) -> Fields {
         let octets = self.body.octets();
         let block = header::scan(octets);
-        let mut hasher = WebhookIdHasher::new(&self.id_key, &self.envelope.reverse_path, &self.envelope.recipients);
-        hasher.update(octets.get(..block.len).unwrap_or_default());
         Fields {
             message_id: block.message_id.map(header::message_id_text),
             subject: block.subject.map(header::subject_text),
-            webhook_id: hasher.finish(),
+            webhook_id: self.hasher(octets.get(..block.len).unwrap_or_default()).finish(),
         }
+    }
+
+    fn hasher(&self, start: &[u8]) -> WebhookIdHasher {
+        WebhookIdHasher::new(&self.id_key, &self.envelope.reverse_path, &self.envelope.recipients, start)
     }
 
     fn hash(&mut self, all_but_one: bool) {
         let end = self.clean.saturating_sub(usize::from(all_but_one));
-        if let Some(octets) = self.body.octets().get(self.hashed..end) {
-            self.hasher.update(octets);
-            self.hashed = end;
+        if end <= HASHED_AT_END {
+            return;
+        }
+        let Some(octets) = self.body.octets().get(self.hashed..end) else { return };
+        match &mut self.hasher {
+            Some(hasher) => hasher.update(octets),
+            None => self.hasher = Some(Box::new(self.hasher(octets))),
+        }
+        self.hashed = end;
+    }
+
+    /// Of the whole message.
+    fn webhook_id(&mut self) -> String {
+        self.hash(false);
+        match &self.hasher {
+            Some(hasher) => hasher.finish(),
+            None => self.hasher(self.body.octets().get(..self.clean).unwrap_or_default()).finish(),
         }
     }
 
