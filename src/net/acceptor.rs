@@ -226,7 +226,7 @@ async fn refuse(conn: Conn, words: Reply) {
     let mut out = Vec::new();
     words.write(&mut out);
     let deadline = Instant::now() + REFUSAL_TIMEOUT;
-    if stream.write(&mut out, deadline).await.is_ok() {
+    if stream.write_last(&mut out, deadline).await.is_ok() {
         stream.close(deadline).await;
     }
 }

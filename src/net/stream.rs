@@ -164,22 +164,37 @@ impl Stream {
         if out.is_empty() {
             return Ok(());
         }
-        let octets = match &mut self.tls {
-            None => std::mem::take(out),
-            Some(tls) => {
-                tls.write_plain(out).map_err(|_| Ended::Gone)?;
-                out.clear();
-                let mut records = Vec::new();
-                tls.take_out(&mut records);
-                records
-            }
-        };
-        let (result, mut back) = self.conn.write_all(octets, deadline).await;
+        let octets = self.to_wire(out)?;
+        let (result, back) = self.conn.write_all(octets, deadline).await;
+        self.give_back(out, back);
+        Ok(result?)
+    }
+
+    /// As [`Stream::write`], before [`Stream::close`]: with the end of the connection in the same segment.
+    pub(super) async fn write_last(&mut self, out: &mut Vec<u8>, deadline: Instant) -> Result<(), Ended> {
+        if out.is_empty() {
+            return Ok(());
+        }
+        let octets = self.to_wire(out)?;
+        let (result, back) = self.conn.write_last(octets, deadline).await;
+        self.give_back(out, back);
+        Ok(result?)
+    }
+
+    fn to_wire(&mut self, out: &mut Vec<u8>) -> Result<Vec<u8>, Ended> {
+        let Some(tls) = &mut self.tls else { return Ok(std::mem::take(out)) };
+        tls.write_plain(out).map_err(|_| Ended::Gone)?;
+        out.clear();
+        let mut records = Vec::new();
+        tls.take_out(&mut records);
+        Ok(records)
+    }
+
+    fn give_back(&self, out: &mut Vec<u8>, mut back: Vec<u8>) {
         if self.tls.is_none() {
             back.clear();
             *out = back;
         }
-        Ok(result?)
     }
 
     async fn write_raw(&self, octets: Vec<u8>, deadline: Instant) -> Result<(), Ended> {
@@ -200,7 +215,7 @@ impl Stream {
         if let Some(tls) = &mut self.tls {
             let mut out = Vec::new();
             tls.close_notify(&mut out);
-            if !out.is_empty() && self.write_raw(out, deadline).await.is_err() {
+            if !out.is_empty() && self.conn.write_last(out, deadline).await.0.is_err() {
                 return;
             }
         }

@@ -44,7 +44,8 @@ impl Interrupter {
 impl Conn {
     pub(super) fn new(socket: Socket) -> Self {
         // Replies are whole when they are written: waiting to fill a segment would only delay them. A connection that is
-        // already reset refuses the option; its first read says so.
+        // already reset refuses the option; its first read says so. (Inherited from the listening socket it would be missing where the
+        // peer came before we had that.)
         SockRef::from(&socket).set_tcp_nodelay(true).ok();
         Self {
             socket: Rc::new(socket),
@@ -124,7 +125,11 @@ impl Conn {
 
     /// Hands the slices to the socket as far as they fit, without waiting; `WouldBlock` if nothing fits.
     pub fn send_now(&self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        SockRef::from(&*self.socket).send_vectored_with_flags(slices, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+        self.send_flagged(slices, 0)
+    }
+
+    fn send_flagged(&self, slices: &[io::IoSlice<'_>], flags: libc::c_int) -> io::Result<usize> {
+        SockRef::from(&*self.socket).send_vectored_with_flags(slices, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | flags)
     }
 
     /// Whether the connection is open and the peer has said nothing that was not read.
@@ -191,10 +196,18 @@ impl Conn {
 
     /// Writes all of it, or fails; the buffer comes back (cleared by nobody).
     pub async fn write_all(&self, octets: Vec<u8>, deadline: Instant) -> (io::Result<()>, Vec<u8>) {
-        let mut octets = octets;
+        self.write_flagged(octets, 0, deadline).await
+    }
+
+    /// As [`Conn::write_all`], when the next thing is [`Conn::close`]: what fits into a segment goes with the FIN.
+    pub async fn write_last(&self, octets: Vec<u8>, deadline: Instant) -> (io::Result<()>, Vec<u8>) {
+        self.write_flagged(octets, libc::MSG_MORE, deadline).await
+    }
+
+    async fn write_flagged(&self, mut octets: Vec<u8>, flags: libc::c_int, deadline: Instant) -> (io::Result<()>, Vec<u8>) {
         // A reply nearly always fits the socket's buffer: sent at once it saves a turn of the ring. A writer always comes to wait
         // for its peer sooner or later, so the ring gets its turns.
-        let mut sent = match self.send_now(&[io::IoSlice::new(&octets)]) {
+        let mut sent = match self.send_flagged(&[io::IoSlice::new(&octets)], flags) {
             Ok(n) => n,
             Err(error) if super::cancel::is_passing(&error) => 0,
             Err(error) => return (Err(error), octets),

@@ -44,6 +44,7 @@ async fn pair() -> (Conn, TcpStream) {
     let (conn, peer) = Listener::new(listener).accept().await.unwrap().unwrap();
     assert_eq!(peer, stream.local_addr().unwrap());
     assert_eq!(conn.local_addr().unwrap(), addr);
+    assert!(socket2::SockRef::from(&conn).tcp_nodelay().unwrap());
     (conn, stream)
 }
 
@@ -411,6 +412,24 @@ fn a_closed_connection_delivers_its_last_reply() {
         assert_eq!(joined(peer).await, "421 4.7.0 later\r\n");
     })
     .unwrap();
+}
+
+#[test]
+fn what_is_written_last_arrives_with_the_end() {
+    for octets in [1, 1000, 3_000_000] {
+        run(async {
+            let (conn, mut stream) = pair().await;
+            let peer = thread::spawn(move || {
+                let mut all = Vec::new();
+                stream.read_to_end(&mut all).unwrap();
+                all.len()
+            });
+            conn.write_last(vec![b'x'; octets], late()).await.0.unwrap();
+            conn.close(PATIENCE).await;
+            assert_eq!(joined(peer).await, octets);
+        })
+        .unwrap();
+    }
 }
 
 #[test]
