@@ -136,13 +136,15 @@ impl Delivery {
         let Verdict { outcome, reply, server_response } = verdict;
         let ended = received.ended;
         self.count_outcome(outcome, &received.route.name);
+        // The forwarder has let go of it: nothing is copied.
+        let envelope = Arc::unwrap_or_clone(received.envelope);
         let record = Record {
             id,
             date: received.date,
-            sender_ip: received.envelope.peer.ip.to_string(),
+            sender_ip: envelope.peer.ip.to_string(),
             message_id: received.message_id,
-            sender: received.envelope.reverse_path.clone(),
-            recipients: received.envelope.recipients.clone(),
+            sender: envelope.reverse_path,
+            recipients: envelope.recipients,
             subject: received.subject,
             server_response,
             processing_time_us: micros_since(ended),
@@ -152,7 +154,7 @@ impl Delivery {
             outcome,
             reply: reply.0.clone().into_owned(),
             size: received.size_octets,
-            tls: received.envelope.tls.clone(),
+            tls: envelope.tls,
             route: received.route.name.clone(),
             webhook_id: received.webhook_id,
         };

@@ -54,8 +54,15 @@ pub struct Destination {
 }
 
 impl Delivery {
-    /// The verdict on one `RCPT TO`; `first` recipients choose the route. `envelope` holds what MAIL FROM said.
-    pub async fn recipient(&self, mailbox: &str, envelope: &Envelope, destination: &mut Option<Destination>) -> Result<(), Reply> {
+    /// The verdict on one `RCPT TO`; the `first` recipient that is accepted chooses the route. `envelope` makes what MAIL FROM said, for
+    /// the routes that want to know.
+    pub async fn recipient(
+        &self,
+        mailbox: &str,
+        first: bool,
+        envelope: impl Fn() -> Envelope,
+        destination: &mut Option<Destination>,
+    ) -> Result<(), Reply> {
         let recipients = &self.stats.recipients;
         let Some(route) = self.live.load().routes.find(mailbox).cloned() else {
             recipients.refused_no_route.add(1);
@@ -67,6 +74,7 @@ impl Delivery {
         }
         let mut candidate = destination.take().unwrap_or_else(|| Destination {
             spf: if route.verify.spf || route.verify.dmarc {
+                let envelope = envelope();
                 Spf::Pending(self.verifier.spf(envelope.peer.ip, &envelope.helo, &envelope.reverse_path))
             } else {
                 Spf::NotAsked
@@ -74,7 +82,7 @@ impl Delivery {
             route,
         });
         let verdict = if candidate.route.authorize_url.is_some() {
-            Box::pin(self.authorize(mailbox, envelope, &mut candidate)).await
+            Box::pin(self.authorize(mailbox, &envelope(), &mut candidate)).await
         } else {
             Ok(())
         };
@@ -83,7 +91,7 @@ impl Delivery {
             Err(_) => recipients.refused_authorization.add(1),
         }
         // A refused first recipient does not bind the transaction to its route.
-        if verdict.is_ok() || !envelope.recipients.is_empty() {
+        if verdict.is_ok() || !first {
             *destination = Some(candidate);
         }
         verdict

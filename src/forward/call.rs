@@ -11,11 +11,13 @@ use super::wire::{INPUT_OCTETS, Wire};
 use std::time::{Duration, Instant};
 use ureq_proto::client::state::{Cleanup, RecvBody, RecvResponse};
 use ureq_proto::client::{Call, RecvBodyResult, RecvResponseResult, SendRequestResult};
-use ureq_proto::http::{HeaderMap, Method, Request, header};
+use ureq_proto::http::{HeaderMap, Request, header};
 
 /// Octets of a response body that are read, and that are kept.
 const BODY_READ_MAX: usize = 64 * 1024;
 const BODY_KEPT: usize = 2 * 1024;
+/// Octets of a body that are taken at once, at least.
+const PIECE_MIN: usize = 128;
 /// The body of a redirect is of little interest; the deadline is for what it leads to.
 const REDIRECT_BODY_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -76,23 +78,16 @@ pub(super) async fn call(
     Ok((Answer { response, location, from_public }, wire))
 }
 
-/// The protocol's state once a POST has been sent. It insists on having written the request, so it writes the shortest there is, for nobody:
-/// what it has to know of ours is the method.
+/// The protocol's state once a request has been sent. It insists on having written one, so it writes the shortest there is, for nobody:
+/// a GET, whose answer is framed as that to our POST is (RFC 9112 section 6.3).
 fn awaiting_answer() -> Result<Call<RecvResponse>, ureq_proto::Error> {
-    let mut request = Request::new(());
-    *request.method_mut() = Method::POST;
-    request.headers_mut().insert(header::CONTENT_LENGTH, header::HeaderValue::from_static("0"));
-    let mut call = Call::new(request)?.proceed();
+    let mut call = Call::new(Request::new(()))?.proceed();
     let mut nowhere = [0; 128];
     call.write(&mut nowhere)?;
-    let unwritten = || ureq_proto::Error::BadHeader("the shortest request is too long".to_owned());
-    match call.proceed()? {
-        Some(SendRequestResult::SendBody(mut call)) => {
-            call.write(&[], &mut [])?;
-            call.proceed().ok_or_else(unwritten)
-        }
-        Some(SendRequestResult::RecvResponse(call)) => Ok(call),
-        Some(SendRequestResult::Await100(_)) | None => Err(unwritten()),
+    if let Some(SendRequestResult::RecvResponse(call)) = call.proceed()? {
+        Ok(call)
+    } else {
+        Err(ureq_proto::Error::BadHeader("the shortest request is too long".to_owned()))
     }
 }
 
@@ -169,8 +164,8 @@ async fn kept_body(
     deadline: Instant,
 ) -> (String, bool) {
     let mut kept = Vec::new();
-    // On the heap: it would lie in the future of every message, waiting or not.
-    let mut piece = vec![0; BODY_KEPT];
+    // On the heap: it would lie in the future of every message, waiting or not. As long as what is there: most bodies are short.
+    let mut piece = vec![0; input.len().clamp(PIECE_MIN, BODY_KEPT)];
     let mut total = 0;
     let mut ended = false;
     while total < BODY_READ_MAX {
@@ -180,6 +175,9 @@ async fn kept_body(
         total += used.max(came);
         let room = BODY_KEPT.saturating_sub(kept.len()).min(came);
         kept.extend_from_slice(piece.get(..room).unwrap_or_default());
+        if came == piece.len() {
+            piece.resize(BODY_KEPT, 0);
+        }
         // A body that ends with its connection never says so.
         ended = call.can_proceed() && !matches!(call.body_mode(), ureq_proto::BodyMode::CloseDelimited);
         if ended {

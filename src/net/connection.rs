@@ -157,7 +157,7 @@ impl Connection {
                 }
                 Need::Tls => Box::pin(self.start_tls()).await?,
                 Need::Close => {
-                    self.flush().await?;
+                    self.flush_last().await?;
                     return Ok(false);
                 }
             }
@@ -197,8 +197,12 @@ impl Connection {
 
     async fn last_words(&mut self, words: Reply) -> Result<bool, Ended> {
         words.write(&mut self.out);
-        self.flush().await?;
+        self.flush_last().await?;
         Ok(false)
+    }
+
+    async fn flush_last(&mut self) -> Result<(), Ended> {
+        self.stream.write_last(&mut self.out, Instant::now() + WRITE_TIMEOUT).await
     }
 
     async fn flush(&mut self) -> Result<(), Ended> {
@@ -206,12 +210,12 @@ impl Connection {
     }
 
     async fn recipient(&mut self, mailbox: &str) {
-        let envelope = self.session.envelope();
-        if envelope.recipients.is_empty() {
+        let first = !self.session.has_recipients();
+        if first {
             self.destination = None;
         }
         let delivery = Arc::clone(&self.shared().delivery);
-        let verdict = delivery.recipient(mailbox, &envelope, &mut self.destination).await;
+        let verdict = delivery.recipient(mailbox, first, || self.session.envelope(), &mut self.destination).await;
         self.session.recipient(verdict, &mut self.out);
     }
 

@@ -3,6 +3,7 @@
 
 use super::Reply;
 use super::reply;
+use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 const LOCAL_PART_MAX: usize = 64;
@@ -61,7 +62,7 @@ fn path(argument: &str, postmaster: bool) -> Result<Path<'_>, PathError> {
     if written.len() > PATH_MAX {
         return Err(PathError::PathTooLong);
     }
-    let mailbox = if domain.is_empty() { local.text } else { format!("{}@{domain}", local.text) };
+    let mailbox = if domain.is_empty() { local.text.into_owned() } else { [&*local.text, "@", domain].concat() };
     complete(Path { mailbox, ascii: written.is_ascii(), rest })
 }
 
@@ -86,23 +87,23 @@ fn source_route(inside: &str) -> Result<&str, PathError> {
     Ok(rest)
 }
 
-struct LocalPart {
+struct LocalPart<'a> {
     /// Quoted only where it must be.
-    text: String,
+    text: Cow<'a, str>,
     /// Octets as they were written, quotes included.
     length: usize,
 }
 
-fn local_part(inside: &str) -> Result<(LocalPart, &str), PathError> {
+fn local_part(inside: &str) -> Result<(LocalPart<'_>, &str), PathError> {
     if let Some(quoted) = inside.strip_prefix('"') {
         return quoted_string(quoted);
     }
     let (local, rest) = take(inside, |c| in_atom(c) || c == '.');
-    if is_dot_string(local) { Ok((LocalPart { text: local.to_owned(), length: local.len() }, rest)) } else { Err(PathError::Syntax) }
+    if is_dot_string(local) { Ok((LocalPart { text: local.into(), length: local.len() }, rest)) } else { Err(PathError::Syntax) }
 }
 
 /// The part behind an opening quote.
-fn quoted_string(quoted: &str) -> Result<(LocalPart, &str), PathError> {
+fn quoted_string(quoted: &str) -> Result<(LocalPart<'_>, &str), PathError> {
     let mut content = String::new();
     let mut rest = quoted.chars();
     loop {
@@ -119,7 +120,7 @@ fn quoted_string(quoted: &str) -> Result<(LocalPart, &str), PathError> {
     let rest = rest.as_str();
     let length = quoted.len() - rest.len() + 1;
     if is_dot_string(&content) {
-        return Ok((LocalPart { text: content, length }, rest));
+        return Ok((LocalPart { text: content.into(), length }, rest));
     }
     let mut text = String::from('"');
     for c in content.chars() {
@@ -129,7 +130,7 @@ fn quoted_string(quoted: &str) -> Result<(LocalPart, &str), PathError> {
         text.push(c);
     }
     text.push('"');
-    Ok((LocalPart { text, length }, rest))
+    Ok((LocalPart { text: text.into(), length }, rest))
 }
 
 fn domain_or_literal(inside: &str) -> Result<(&str, &str), PathError> {
@@ -167,7 +168,8 @@ fn in_domain(c: char) -> bool {
 
 /// atext (RFC 5322 section 3.2.3, RFC 6532 section 3.2).
 fn in_atom(c: char) -> bool {
-    c.is_ascii_alphanumeric() || "!#$%&'*+-/=?^_`{|}~".contains(c) || is_utf8_non_ascii(c)
+    let symbol = matches!(c, '!' | '#'..='\'' | '*' | '+' | '-' | '/' | '=' | '?' | '^'..='`' | '{'..='~');
+    c.is_ascii_alphanumeric() || symbol || is_utf8_non_ascii(c)
 }
 
 /// Controls beyond ASCII (C1, line separators) would only serve to deceive whoever reads a log.

@@ -292,6 +292,11 @@ impl Session {
         self.incoming().and_then(Incoming::refusal).map(|(refusal, _)| *refusal)
     }
 
+    /// A recipient of the transaction has been accepted.
+    pub fn has_recipients(&self) -> bool {
+        self.transaction.as_ref().is_some_and(|transaction| !transaction.recipients.is_empty())
+    }
+
     /// The envelope of the transaction so far: complete when its data flow, and until [`Session::end`].
     pub fn envelope(&self) -> Envelope {
         let transaction = self.transaction.as_ref();
