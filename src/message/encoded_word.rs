@@ -67,6 +67,9 @@ fn safe(text: Cow<'_, str>) -> Cow<'_, str> {
     if text.bytes().fold(true, |all, octet| all & ((octet >= b' ') | (octet == b'\t')) & (octet != 0xc2) & (octet != 0xe2)) {
         return text;
     }
+    if !text.contains(|c| c == '\0' || is_line_control(c)) {
+        return text;
+    }
     let replaced = text.chars().map(|c| match c {
         '\0' => '\u{fffd}',
         c if is_line_control(c) => ' ',
@@ -184,10 +187,13 @@ impl<'a> Words<'a> {
 
 /// The Q encoding; blanks and broken escapes within it stand for themselves.
 fn decode_q(text: &[u8], out: &mut Vec<u8>) {
+    // What is decoded is never longer.
+    out.reserve(text.len());
     let mut rest = text;
-    loop {
-        rest = match rest {
-            [] => return,
+    while let Some(at) = memchr2(b'_', b'=', rest) {
+        let (plain, special) = rest.split_at_checked(at).unwrap_or((rest, &[]));
+        out.extend_from_slice(plain);
+        rest = match special {
             [b'_', after @ ..] => {
                 out.push(b' ');
                 after
@@ -200,8 +206,10 @@ fn decode_q(text: &[u8], out: &mut Vec<u8>) {
                 out.push(*octet);
                 after
             }
+            [] => return,
         }
     }
+    out.extend_from_slice(rest);
 }
 
 #[cfg(test)]

@@ -108,7 +108,11 @@ fn one_line(mut text: String) -> String {
     if text.bytes().fold(true, |all, octet| all & (b' '..=b'~').contains(&octet)) {
         return text;
     }
-    text.chars().map(|c| if encoded_word::is_line_control(c) || c.is_control() { ' ' } else { c }).collect()
+    let ends_lines = |c: char| encoded_word::is_line_control(c) || c.is_control();
+    if !text.contains(ends_lines) {
+        return text;
+    }
+    text.chars().map(|c| if ends_lines(c) { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]
