@@ -164,7 +164,7 @@ impl Stream {
         if out.is_empty() {
             return Ok(());
         }
-        let octets = self.to_wire(out)?;
+        let octets = self.on_wire(out)?;
         let (result, back) = self.conn.write_all(octets, deadline).await;
         self.give_back(out, back);
         Ok(result?)
@@ -175,13 +175,14 @@ impl Stream {
         if out.is_empty() {
             return Ok(());
         }
-        let octets = self.to_wire(out)?;
+        let octets = self.on_wire(out)?;
         let (result, back) = self.conn.write_last(octets, deadline).await;
         self.give_back(out, back);
         Ok(result?)
     }
 
-    fn to_wire(&mut self, out: &mut Vec<u8>) -> Result<Vec<u8>, Ended> {
+    /// The octets as they go out; `out` is left empty.
+    fn on_wire(&mut self, out: &mut Vec<u8>) -> Result<Vec<u8>, Ended> {
         let Some(tls) = &mut self.tls else { return Ok(std::mem::take(out)) };
         tls.write_plain(out).map_err(|_| Ended::Gone)?;
         out.clear();
