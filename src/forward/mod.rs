@@ -232,7 +232,9 @@ impl Forwarders {
             Err(Unprepared::Refused(refused)) => return Err(refused),
             Err(Unprepared::NoAnswer(none)) => return Ok(Err(none)),
         };
-        let answer = exchange::ask(&permit.client(), &route, prepared, &webhook_id, deadline).await;
+        let client = permit.client();
+        // Boxed, as the call in it is.
+        let answer = Box::pin(exchange::ask(&client, &route, prepared, &webhook_id, deadline)).await;
         permit.asked(&answer);
         Ok(answer)
     }

@@ -36,9 +36,10 @@ pub(super) async fn post(client: &Client, post: &Post<'_>) -> Result<Answer, NoA
     let origin = Origin::of(post.url).ok_or_else(|| NoAnswer::NotReached("a URL without a host".to_owned()))?;
     let kept = idle::take(client.id, &origin, post.only_public).map_err(|why| NoAnswer::NotReached(why.to_owned()))?;
     let head = head::head(post).map_err(NoAnswer::NotReached)?;
+    // A call's future is boxed: as a part of those around it, it would be copied once for each of them.
     if let Some(wire) = kept {
         let mut progress = Progress::default();
-        let called = call::call(wire, &head, post.body, &mut progress, post.deadline).await;
+        let called = Box::pin(call::call(wire, &head, post.body, &mut progress, post.deadline)).await;
         // The one repetition (RFC 9110 section 9.2.2): the endpoint had closed the kept-alive connection before it said a word.
         let closed = called.is_err() && !progress.received && !progress.timed_out;
         if !closed {
@@ -47,7 +48,7 @@ pub(super) async fn post(client: &Client, post: &Post<'_>) -> Result<Answer, NoA
     }
     let wire = connect::connect(client, &origin, post.only_public, post.deadline).await.map_err(NoAnswer::NotReached)?;
     let mut progress = Progress::default();
-    let called = call::call(wire, &head, post.body, &mut progress, post.deadline).await;
+    let called = Box::pin(call::call(wire, &head, post.body, &mut progress, post.deadline)).await;
     done(client, origin, called, &progress)
 }
 
