@@ -35,10 +35,10 @@ pub(super) struct Pending {
     pub(super) answer: oneshot::Sender<Result<(), CommitFailed>>,
 }
 
-/// What the writer is asked to do.
+/// What the writer is asked to do. Boxed, as its queue has its places made at the start.
 pub(super) enum Message {
     Record(Box<Pending>),
-    Work(Work),
+    Work(Box<Work>),
 }
 
 pub(super) enum Work {
@@ -113,7 +113,7 @@ impl Writer {
         loop {
             let going_on = match self.messages.recv_timeout(self.idle()) {
                 Ok(Message::Record(first)) => self.gather(first),
-                Ok(Message::Work(work)) => self.work(work),
+                Ok(Message::Work(work)) => self.work(*work),
                 Err(RecvTimeoutError::Timeout) => true,
                 Err(RecvTimeoutError::Disconnected) => false,
             };
@@ -150,7 +150,7 @@ impl Writer {
             }
         }
         self.commit(batch);
-        work.is_none_or(|work| self.work(work))
+        work.is_none_or(|work| self.work(*work))
     }
 
     fn commit(&mut self, mut batch: Vec<Pending>) {
@@ -345,7 +345,7 @@ fn log_record(record: &Record) {
 /// Asks the writer and waits for its answer.
 pub(super) fn ask<T>(writer: &Sender<Message>, work: impl FnOnce(Sender<Result<T, Fault>>) -> Work) -> Result<T, Fault> {
     let (done, answer) = crossbeam_channel::bounded(1);
-    writer.send(Message::Work(work(done))).map_err(|_| Fault::Closing)?;
+    writer.send(Message::Work(Box::new(work(done)))).map_err(|_| Fault::Closing)?;
     answer.recv().map_err(|_| Fault::Closing)?
 }
 

@@ -321,7 +321,7 @@ impl Store {
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         // Sending fails where a thread has ended already, which is what is wanted.
         self.janitor.send(Errand::Close).unwrap_or(());
-        self.writer.send(Message::Work(Work::Close)).unwrap_or(());
+        self.writer.send(Message::Work(Box::new(Work::Close))).unwrap_or(());
         for thread in threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the store panicked");
