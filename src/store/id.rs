@@ -13,9 +13,10 @@ pub(super) struct Ids {
 }
 
 impl Ids {
-    /// Ids will be above `newest`, the greatest that the store remembers.
-    pub(super) fn new(newest: u128, seed: [u8; 32]) -> Self {
-        Self { newest: Mutex::new(newest), seed }
+    /// Ids will be above `newest`, the greatest that the store remembers, and above those of this millisecond: a daemon that was killed in
+    /// it may have given out some that no commit remembers.
+    pub(super) fn new(newest: u128, clock_ms: u64, seed: [u8; 32]) -> Self {
+        Self { newest: Mutex::new(newest.max(last_of(clock_ms))), seed }
     }
 
     pub(super) fn next(&self, clock_ms: u64) -> RecordId {
@@ -55,6 +56,11 @@ pub(super) fn milliseconds(id: u128) -> u128 {
     id >> RANDOM_BITS
 }
 
+/// The greatest id of a millisecond.
+fn last_of(ms: u64) -> u128 {
+    (u128::from(ms).saturating_add(1) << RANDOM_BITS).saturating_sub(1)
+}
+
 /// The least id of a millisecond.
 pub(super) fn first_of(ms: i64) -> u128 {
     u128::from(ms.max(0).unsigned_abs()) << RANDOM_BITS
@@ -69,7 +75,7 @@ mod tests {
         #[test]
         fn ids_rise_whatever_the_clock_does(newest in 0u64..1 << 47, clocks in proptest::collection::vec(0u64..1 << 47, 1..200)) {
             let start = u128::from(newest) << RANDOM_BITS;
-            let ids = Ids::new(start, [7; 32]);
+            let ids = Ids::new(start, 0, [7; 32]);
             let mut last = RecordId(start);
             for clock in clocks {
                 let id = ids.next(clock);
@@ -83,9 +89,18 @@ mod tests {
 
     #[test]
     fn an_id_shows_the_clock_and_two_daemons_differ() {
-        let id = Ids::new(0, [1; 32]).next(1_800_000_000_000);
+        let id = Ids::new(0, 0, [1; 32]).next(1_800_000_000_000);
         assert_eq!(milliseconds(id.0), 1_800_000_000_000);
-        assert_ne!(id, Ids::new(0, [2; 32]).next(1_800_000_000_000));
+        assert_ne!(id, Ids::new(0, 0, [2; 32]).next(1_800_000_000_000));
         assert_eq!(id.to_string().len(), 26);
+    }
+
+    #[test]
+    fn ids_rise_over_a_restart_in_the_same_millisecond() {
+        let before = Ids::new(0, 0, [1; 32]);
+        for seed in 2..50 {
+            let last = before.next(1_800_000_000_000);
+            assert!(Ids::new(0, 1_800_000_000_000, [seed; 32]).next(1_800_000_000_000) > last);
+        }
     }
 }

@@ -184,7 +184,7 @@ impl Store {
         let id_secret = files.secret(".id-secret").map_err(failed)?;
         let index_key = IndexKey(files.secret(".index-key").map_err(failed)?);
         let opened = open::open(&files, index_key, &tuning).map_err(failed)?;
-        let ids = id::Ids::new(opened.state.newest_id, open::random().map_err(failed)?);
+        let ids = id::Ids::new(opened.state.newest_id, now_ms(), open::random().map_err(failed)?);
         stats.store.records.set(opened.records);
         stats.store.file_bytes.set(opened.stat.length);
         stats.messages.undelivered.set(opened.undelivered);
