@@ -1,6 +1,9 @@
 //! The writer: the one thread that changes the store. Records are committed many per fsync; retention, erasing and the swap to a
 //! rewritten file are done by it too, in slices between batches, so that mail never waits for more than one slice.
 //!
+//! A batch is appended to the journal, and with that it is durable; redb gets what the journal has, many batches in one transaction,
+//! when it is much, when no record came for a moment, and before any other work. A batch that does not fit goes to redb at once.
+//!
 //! A record's `store_us` cannot hold the time of its own fsync, since it is written before: it is the time from `Store::commit`
 //! to the transaction plus the time that the commit before took. The same is added to `processing_time_us`.
 //!
@@ -9,8 +12,9 @@
 
 use super::disk::{FileStat, Lock};
 use super::error::{CommitFailed, Fault, guarded};
+use super::journal::Journal;
 use super::redact::Address;
-use super::schema::{Change, State};
+use super::schema::{Change, JOURNAL, State};
 use super::shared::Shared;
 use super::tables::Tables;
 use super::trouble::Trouble;
@@ -25,6 +29,9 @@ use tokio::sync::oneshot;
 /// Records in one transaction, and how long they are gathered while more of them stand in line.
 const BATCH: usize = 512;
 const GATHER: Duration = Duration::from_millis(2);
+/// Records that redb gets in one transaction, and that a start after a kill may have to bring in: more of them cost less each, and hold up
+/// those that come meanwhile.
+const BEHIND_MOST: usize = 256;
 /// Between looks at the disk and at what has expired.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -58,6 +65,10 @@ pub(super) enum Work {
         database: Database,
         done: Sender<Result<Option<Database>, Fault>>,
     },
+    /// Brings what the journal has into redb.
+    Settle {
+        done: Sender<Result<(), Fault>>,
+    },
     Close,
 }
 
@@ -68,10 +79,15 @@ pub(super) struct Writer {
     pub(super) lock_identity: Option<(u64, u64)>,
     pub(super) stat: FileStat,
     pub(super) state: State,
+    pub(super) journal: Journal,
+    /// Records that the journal has and redb has not.
+    pub(super) behind: Vec<Record>,
+    settle_at: Instant,
     pub(super) trouble: Option<Trouble>,
     pub(super) damages: u32,
     pub(super) last_damage: Instant,
     last_commit: Duration,
+    records_in_redb: u64,
     pub(super) last_batch: usize,
     last_change: Instant,
     next_tick: Instant,
@@ -86,7 +102,15 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>, messages: Receiver<Message>, lock: Lock, stat: FileStat, state: State) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        messages: Receiver<Message>,
+        lock: Lock,
+        stat: FileStat,
+        state: State,
+        journal: Journal,
+    ) -> Self {
+        let records_in_redb = shared.stats.store.records.get();
         let lock_identity = shared.files.disk.stat(&shared.files.beside(".lock")).ok().map(|stat| stat.identity);
         Self {
             shared,
@@ -95,10 +119,14 @@ impl Writer {
             lock_identity,
             stat,
             state,
+            journal,
+            behind: Vec::new(),
+            settle_at: Instant::now(),
             trouble: None,
             damages: 0,
             last_damage: Instant::now(),
             last_commit: Duration::ZERO,
+            records_in_redb,
             last_batch: 0,
             last_change: Instant::now(),
             next_tick: Instant::now(),
@@ -123,6 +151,8 @@ impl Writer {
             self.chores();
         }
         self.refuse_rest();
+        // Left in the journal it is not lost: the next start brings it in.
+        self.unless_in_trouble(|writer| writer.journal.wipe()).unwrap_or(());
         // Closes the file properly, so that the next start has nothing to check.
         *self.shared.database_mut() = None;
     }
@@ -131,7 +161,8 @@ impl Writer {
         match &self.trouble {
             Some(trouble) => trouble.retry_at.saturating_duration_since(Instant::now()),
             None if self.pass.is_some() => Duration::ZERO,
-            None => self.next_tick.saturating_duration_since(Instant::now()),
+            None if self.behind.is_empty() => self.next_tick.saturating_duration_since(Instant::now()),
+            None => self.next_tick.min(self.settle_at).saturating_duration_since(Instant::now()),
         }
     }
 
@@ -162,7 +193,6 @@ impl Writer {
         if self.trouble.is_some() {
             return fail(batch);
         }
-        self.last_batch = batch.len();
         let begun = Instant::now();
         let erasing = self.shared.erasing();
         for Pending { record, handed_over, .. } in &mut batch {
@@ -173,22 +203,60 @@ impl Writer {
                 address.erase(record);
             }
         }
-        let written = self.write(|tables| Ok(tables.insert(batch.iter().map(|pending| &pending.record))?));
-        match written {
-            Ok(()) => {
+        match self.make_durable(&batch) {
+            Ok(in_redb) => {
                 self.last_commit = begun.elapsed();
                 self.shared.stats.store.commits.add(1);
                 for Pending { record, answer, .. } in batch {
                     // Nobody may be waiting any more: the client is gone.
                     answer.send(Ok(())).unwrap_or(());
-                    self.shared.show(record);
+                    self.shared.show(&record);
+                    if !in_redb {
+                        self.behind.push(record);
+                    }
                 }
+                self.settle_at = Instant::now() + self.shared.tuning.settle_after;
             }
             Err(fault) => {
                 fail(batch);
                 self.degrade(&fault);
             }
         }
+    }
+
+    /// Whether redb has them already.
+    fn make_durable(&mut self, batch: &[Pending]) -> Result<bool, Fault> {
+        let records = batch.iter().map(|pending| &pending.record);
+        if self.behind.len() + batch.len() <= BEHIND_MOST && self.journal.append(records, self.shared.ids.newest())? {
+            // Said before the answers: who has one and asks for the record waits for redb.
+            self.shared.behind.store(true, Ordering::Release);
+            self.shared.stats.store.records.set(self.records_in_redb + (self.behind.len() + batch.len()) as u64);
+            return Ok(false);
+        }
+        self.settle_with(batch)?;
+        Ok(true)
+    }
+
+    /// Brings what the journal has into redb.
+    fn settle(&mut self) -> Result<(), Fault> {
+        if self.behind.is_empty() { Ok(()) } else { self.settle_with(&[]) }
+    }
+
+    fn settle_with(&mut self, more: &[Pending]) -> Result<(), Fault> {
+        let behind = std::mem::take(&mut self.behind);
+        let next = self.journal.epoch().saturating_add(1);
+        let settled = self.write(|tables| {
+            tables.insert(behind.iter().chain(more.iter().map(|pending| &pending.record)))?;
+            Ok(tables.set_meta(JOURNAL, &next.to_le_bytes())?)
+        });
+        if let Err(fault) = settled {
+            self.behind = behind;
+            return Err(fault);
+        }
+        self.last_batch = behind.len() + more.len();
+        self.journal.restart();
+        self.shared.behind.store(false, Ordering::Release);
+        Ok(())
     }
 
     /// One transaction, durable when this returns `Ok`.
@@ -234,9 +302,10 @@ impl Writer {
         Ok(result)
     }
 
-    pub(super) fn count(&self, records: u64, undelivered: u64) {
+    pub(super) fn count(&mut self, records: u64, undelivered: u64) {
+        self.records_in_redb = records;
         let stats = &self.shared.stats;
-        stats.store.records.set(records);
+        stats.store.records.set(records + self.behind.len() as u64);
         stats.messages.undelivered.set(undelivered);
         stats.store.file_bytes.set(self.stat.length);
     }
@@ -253,6 +322,7 @@ impl Writer {
                     Ok(())
                 }),
             ),
+            Work::Settle { done } => answer(&done, self.unless_in_trouble(|_| Ok(()))),
             Work::Swap { database, done } => answer(&done, self.unless_in_trouble(|writer| writer.swap(database))),
         }
         true
@@ -262,7 +332,7 @@ impl Writer {
         if self.trouble.is_some() {
             return Err(Fault::Io(self.shared.trouble()));
         }
-        let result = work(self);
+        let result = self.settle().and_then(|()| work(self));
         if let Err(fault @ (Fault::Full(_) | Fault::Damaged(_) | Fault::Io(_) | Fault::Disk(_) | Fault::Lost)) = &result {
             self.degrade(fault);
         }
@@ -301,6 +371,12 @@ impl Writer {
                 self.recover();
             }
             return;
+        }
+        if !self.behind.is_empty()
+            && now >= self.settle_at
+            && let Err(fault) = self.settle()
+        {
+            return self.degrade(&fault);
         }
         if self.pass.is_none() && now < self.next_tick && !self.too_large() {
             return self.checkpoint().unwrap_or_else(|fault| self.degrade(&fault));

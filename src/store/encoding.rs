@@ -25,36 +25,46 @@ pub(super) fn encode(record: &Record, segment: u32) -> Vec<u8> {
 /// As a given version; older ones are for the tests of the migration.
 pub(super) fn encode_as(record: &Record, segment: u32, version: u8) -> Vec<u8> {
     let mut out = Vec::with_capacity(512);
+    put(&mut out, record, segment, version);
+    out
+}
+
+/// Behind what is there.
+pub(super) fn encode_into(out: &mut Vec<u8>, record: &Record, segment: u32) {
+    put(out, record, segment, VERSION);
+}
+
+fn put(out: &mut Vec<u8>, record: &Record, segment: u32, version: u8) {
+    let start = out.len();
     out.push(version);
     if version >= 2 {
         out.extend_from_slice(&segment.to_le_bytes());
     }
     out.extend_from_slice(&record.date.as_microsecond().to_le_bytes());
     for number in [record.processing_time_us, record.queue_us, record.forward_us, record.store_us, record.size] {
-        put_number(&mut out, number);
+        put_number(out, number);
     }
-    put_number(&mut out, u64::from(record.server_response.status));
+    put_number(out, u64::from(record.server_response.status));
     out.push(outcome_code(record.outcome));
-    put_text(&mut out, &record.sender_ip);
-    put_option(&mut out, record.message_id.as_deref());
-    put_text(&mut out, &record.sender);
-    put_number(&mut out, record.recipients.len() as u64);
+    put_text(out, &record.sender_ip);
+    put_option(out, record.message_id.as_deref());
+    put_text(out, &record.sender);
+    put_number(out, record.recipients.len() as u64);
     for recipient in &record.recipients {
-        put_text(&mut out, recipient);
+        put_text(out, recipient);
     }
-    put_option(&mut out, record.subject.as_deref());
-    put_text(&mut out, &record.server_response.body);
-    put_option(&mut out, record.server_response.content_type.as_deref());
+    put_option(out, record.subject.as_deref());
+    put_text(out, &record.server_response.body);
+    put_option(out, record.server_response.content_type.as_deref());
     if version >= 2 {
-        put_option(&mut out, record.server_response.retry_after.as_deref());
+        put_option(out, record.server_response.retry_after.as_deref());
     }
-    put_text(&mut out, &record.reply);
-    put_option(&mut out, record.tls.as_deref());
-    put_text(&mut out, &record.route);
-    put_text(&mut out, &record.webhook_id);
-    let sum = checksum(record.id.0, &out);
+    put_text(out, &record.reply);
+    put_option(out, record.tls.as_deref());
+    put_text(out, &record.route);
+    put_text(out, &record.webhook_id);
+    let sum = checksum(record.id.0, out.get(start..).unwrap_or_default());
     out.extend_from_slice(&sum);
-    out
 }
 
 pub(super) fn decode(id: u128, octets: &[u8]) -> Result<Record, Unreadable> {
@@ -130,7 +140,7 @@ fn put_option(out: &mut Vec<u8>, text: Option<&str>) {
 pub(super) struct Reader<'a>(pub(super) &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn octets(&mut self, length: usize) -> Result<&'a [u8], Unreadable> {
+    pub(super) fn octets(&mut self, length: usize) -> Result<&'a [u8], Unreadable> {
         let (taken, rest) = self.0.split_at_checked(length).ok_or(Unreadable)?;
         self.0 = rest;
         Ok(taken)

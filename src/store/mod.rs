@@ -1,6 +1,7 @@
 //! The records on disk: one redb file, one writer thread, group commit.
 //!
-//! - `commit.rs` is the writer: it alone changes the store and answers after fsync; `trouble.rs` keeps it usable through faults,
+//! - `commit.rs` is the writer: it alone changes the store and answers after fsync. A record is durable in the journal (`journal.rs`)
+//!   first, and soon after in redb; `trouble.rs` keeps it usable through faults,
 //!   `retention.rs` within its bounds;
 //! - `forget.rs` is the janitor: erasing, and the daily rewrite that makes expired records leave the file;
 //! - readers (`query.rs`) use short transactions of their own, from any thread that may block.
@@ -14,6 +15,7 @@ mod encoding;
 mod error;
 mod forget;
 mod id;
+mod journal;
 mod open;
 mod query;
 mod redact;
@@ -129,6 +131,10 @@ pub struct Tuning {
     pub checkpoint_after: Duration,
     /// Index entries that make a segment full.
     pub segment: u32,
+    /// Octets of the journal.
+    pub journal: usize,
+    /// After so long without a record redb gets what the journal has.
+    pub settle_after: Duration,
     /// Called at each step, by the thread that takes it.
     pub at_step: Option<Arc<dyn Fn(Step) + Send + Sync>>,
 }
@@ -140,6 +146,8 @@ impl Default for Tuning {
             housekeeping: Duration::from_secs(60),
             checkpoint_after: Duration::from_secs(2),
             segment: schema::SEGMENT,
+            journal: 1 << 20,
+            settle_after: Duration::from_millis(5),
             at_step: None,
         }
     }
@@ -183,7 +191,7 @@ impl Store {
         files.remove_leftovers().map_err(|source| StoreError::Io { path: path(), source })?;
         let id_secret = files.secret(".id-secret").map_err(failed)?;
         let index_key = IndexKey(files.secret(".index-key").map_err(failed)?);
-        let opened = open::open(&files, index_key, &tuning).map_err(failed)?;
+        let opened = open::open(&files, index_key, &tuning, &[]).map_err(failed)?;
         let ids = id::Ids::new(opened.state.newest_id, now_ms(), open::random().map_err(failed)?);
         stats.store.records.set(opened.records);
         stats.store.file_bytes.set(opened.stat.length);
@@ -204,7 +212,7 @@ impl Store {
         let (writer, messages) = crossbeam_channel::bounded(QUEUE);
         let (janitor, errands) = crossbeam_channel::unbounded();
         let mut threads = Vec::new();
-        let work = Writer::new(Arc::clone(&shared), messages, lock, stat, state);
+        let work = Writer::new(Arc::clone(&shared), messages, lock, stat, state, opened.journal);
         threads.push(start("store-writer", move || work.run()).map_err(|source| StoreError::Io { path: path(), source })?);
         let work = Janitor { shared: Arc::clone(&shared), errands, writer: writer.clone(), not_before: Instant::now() };
         threads.push(start("store-janitor", move || work.run()).map_err(|source| StoreError::Io { path: path(), source })?);
@@ -263,26 +271,31 @@ impl Store {
 
     /// Reads one page; blocking, short read transactions: never on a ring thread.
     pub fn query(&self, query: &Query) -> Result<Page, StoreError> {
+        self.settle();
         query::query(&self.shared, query)
     }
 
     pub fn record(&self, id: RecordId) -> Result<Option<Record>, StoreError> {
+        self.settle();
         query::record(&self.shared, id)
     }
 
     /// All attempts at one message, oldest first: the last 1000, or fewer of very long ones.
     pub fn attempts(&self, webhook_id: &str) -> Result<Vec<Record>, StoreError> {
+        self.settle();
         query::attempts(&self.shared, webhook_id)
     }
 
     /// Messages that no endpoint has taken or refused, by their latest attempt, newest first.
     pub fn undelivered(&self, cursor: Option<RecordId>, limit: usize) -> Result<UndeliveredPage, StoreError> {
+        self.settle();
         query::undelivered(&self.shared, cursor, limit)
     }
 
     /// Every record naming the address, in pages like `query`: as sender or recipient, or anywhere in a text.
     pub fn export(&self, address: &str, cursor: Option<RecordId>) -> Result<Page, StoreError> {
         let address = Address::new(address).ok_or_else(|| StoreError::NotAnAddress(address.to_owned()))?;
+        self.settle();
         query::export(&self.shared, address, cursor)
     }
 
@@ -295,6 +308,18 @@ impl Store {
     /// Rewrites the file now, so that nothing but live records is left in it. Blocking.
     pub fn rewrite(&self) -> Result<(), StoreError> {
         self.errand(|done| Errand::Rewrite { done })
+    }
+
+    /// What has been acknowledged is to be read: has redb get it, if it has not. A store in trouble shows what redb has.
+    fn settle(&self) {
+        /// A disk that hangs must not keep readers from what is there.
+        const PATIENCE: Duration = Duration::from_secs(1);
+        if self.shared.behind.load(Ordering::Acquire) {
+            let (done, settled) = crossbeam_channel::bounded(1);
+            if self.writer.send_timeout(Message::Work(Box::new(Work::Settle { done })), PATIENCE).is_ok() {
+                settled.recv_timeout(PATIENCE).ok();
+            }
+        }
     }
 
     fn errand<T>(&self, errand: impl FnOnce(Sender<Result<T, StoreError>>) -> Errand) -> Result<T, StoreError> {

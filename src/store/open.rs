@@ -3,6 +3,7 @@
 //! | file | what |
 //! |---|---|
 //! | `records.redb` (as configured) | the records |
+//! | `….journal` | the last records, before redb has them |
 //! | `….lock` | held while the daemon runs |
 //! | `….id-secret`, `….index-key` | 32 random octets each, made once |
 //! | `….ballast` | zeros, given up on a full disk so that expired records can go |
@@ -14,12 +15,17 @@
 use super::disk::{Backend, Disk, FileStat, Lock, directory_of};
 use super::encoding;
 use super::error::{Fault, guarded};
-use super::schema::{BY_LAST, FORMAT, INDEX, INDEX_KEY, IndexKey, SEGMENTS, STATE, STORE_VERSION, State, UNDELIVERED};
+use super::journal::{Journal, Left};
+use super::schema::{
+    BY_LAST, FORMAT, INDEX, INDEX_KEY, IndexKey, JOURNAL, SEGMENTS, STATE, STORE_VERSION, State, UNDELIVERED, WITHOUT_JOURNAL,
+};
 use super::shared::now_ms;
 use super::tables::Tables;
 use super::tail::Tail;
 use super::{Step, Tuning};
+use crate::record::Record;
 use redb::{Builder, Database, TableDefinition};
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -51,6 +57,10 @@ impl Files {
 
     pub(super) fn rewritten(&self) -> PathBuf {
         self.beside(".new")
+    }
+
+    pub(super) fn journal(&self) -> PathBuf {
+        self.beside(".journal")
     }
 
     pub(super) fn ballast(&self) -> PathBuf {
@@ -137,17 +147,19 @@ pub(super) struct Opened {
     pub(super) database: Database,
     pub(super) state: State,
     pub(super) tail: Tail,
+    pub(super) journal: Journal,
     pub(super) records: u64,
     pub(super) undelivered: u64,
     pub(super) stat: FileStat,
 }
 
-/// Opens the store's file or makes it; one that cannot be read is set aside and a new one begun.
-pub(super) fn open(files: &Files, key: IndexKey, tuning: &Tuning) -> Result<Opened, Fault> {
-    match open_file(files, key, tuning) {
+/// Opens the store's file or makes it, and brings into it what the journal holds, and the records `behind`, which a writer had only
+/// there; a file that cannot be read is set aside and a new one begun.
+pub(super) fn open(files: &Files, key: IndexKey, tuning: &Tuning, behind: &[Record]) -> Result<Opened, Fault> {
+    match open_file(files, key, tuning, behind) {
         Err(Fault::Damaged(what)) => {
             set_aside(files, &what)?;
-            open_file(files, key, tuning)
+            open_file(files, key, tuning, behind)
         }
         other => other,
     }
@@ -167,7 +179,7 @@ pub(super) fn set_aside(files: &Files, what: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-fn open_file(files: &Files, key: IndexKey, tuning: &Tuning) -> Result<Opened, Fault> {
+fn open_file(files: &Files, key: IndexKey, tuning: &Tuning, behind: &[Record]) -> Result<Opened, Fault> {
     guarded(|| {
         let new = !matches!(files.stat(), Ok(stat) if stat.length > 0);
         let database = database(files, &files.path)?;
@@ -175,9 +187,50 @@ fn open_file(files: &Files, key: IndexKey, tuning: &Tuning) -> Result<Opened, Fa
             // The name itself must survive a power cut.
             files.disk.sync_directory(files.directory())?;
         }
-        let Prepared { state, tail, records, undelivered } = prepare(&database, key, tuning)?;
-        Ok(Opened { database, state, tail, records, undelivered, stat: files.stat()? })
+        let prepared = prepare(&database, key, tuning)?;
+        let (mut journal, left) = Journal::open(files, tuning)?;
+        journal.raise(prepared.journal);
+        let Prepared { state, tail, records, undelivered, .. } = bring_in(&database, key, tuning, prepared, &left, behind)?;
+        Ok(Opened { database, state, tail, journal, records, undelivered, stat: files.stat()? })
     })
+}
+
+/// Brings in what a kill or a fault left in the journal.
+fn bring_in(
+    database: &Database,
+    key: IndexKey,
+    tuning: &Tuning,
+    mut prepared: Prepared,
+    left: &Left,
+    behind: &[Record],
+) -> Result<Prepared, Fault> {
+    let from_journal = if left.epoch >= prepared.journal { left.records.as_slice() } else { &[] };
+    if from_journal.is_empty() && behind.is_empty() {
+        return Ok(prepared);
+    }
+    let records: BTreeMap<_, _> = behind.iter().chain(from_journal).map(|record| (record.id.0, record)).collect();
+    let txn = database.begin_write().map_err(redb::Error::from)?;
+    let state = State { newest_id: prepared.state.newest_id.max(left.newest_id), ..prepared.state };
+    let mut tables = Tables::open(&txn, key, &prepared.tail, state)?;
+    tables.advance(tuning.segment)?;
+    let mut missing = Vec::new();
+    for (id, record) in records {
+        if tables.record(id)?.is_none() {
+            missing.push(record);
+        }
+    }
+    tables.insert(missing.iter().copied())?;
+    prepared.journal = prepared.journal.max(left.epoch.saturating_add(1));
+    tables.set_meta(JOURNAL, &prepared.journal.to_le_bytes())?;
+    (prepared.records, prepared.undelivered) = (tables.records()?, tables.undelivered()?);
+    let outcomes = tables.finish()?;
+    txn.commit().map_err(redb::Error::from)?;
+    prepared.state = outcomes.state;
+    prepared.tail.apply(&outcomes.tail_changes);
+    if !missing.is_empty() {
+        tracing::info!(records = missing.len(), "the last records were brought from the journal into the store");
+    }
+    Ok(prepared)
 }
 
 /// A redb database in a file, made if it is missing.
@@ -212,6 +265,8 @@ fn extend_start() {
 struct Prepared {
     state: State,
     tail: Tail,
+    /// The first epoch of the journal that is not in it.
+    journal: u64,
     records: u64,
     undelivered: u64,
 }
@@ -220,15 +275,24 @@ struct Prepared {
 fn prepare(database: &Database, key: IndexKey, tuning: &Tuning) -> Result<Prepared, Fault> {
     let txn = database.begin_write().map_err(redb::Error::from)?;
     let nothing = Tail::default();
-    let tables = Tables::open(&txn, key, &nothing, State::default())?;
-    let format = tables.meta(FORMAT)?;
+    let mut tables = Tables::open(&txn, key, &nothing, State::default())?;
+    let mut format = tables.meta(FORMAT)?;
     let records = tables.records()?;
     let undelivered = tables.undelivered()?;
     let state = tables.meta(STATE)?.and_then(|octets| State::decode(&octets).ok());
     let same_key = tables.meta(INDEX_KEY)?.is_some_and(|check| check == key.check());
     let tail = state.as_ref().map(|state| tables.load_tail(state)).transpose()?.unwrap_or_default();
-    drop(tables);
-    txn.abort().map_err(redb::Error::from)?;
+    let journal = tables.meta(JOURNAL)?.and_then(|octets| octets.try_into().ok()).map_or(0, u64::from_le_bytes);
+    if format.as_deref() == Some(&WITHOUT_JOURNAL.to_le_bytes()) {
+        // From here on a version that knows no journal must not open it: it would not see the last records after a kill.
+        tables.set_meta(FORMAT, &STORE_VERSION.to_le_bytes())?;
+        format = Some(STORE_VERSION.to_le_bytes().to_vec());
+        drop(tables);
+        txn.commit().map_err(redb::Error::from)?;
+    } else {
+        drop(tables);
+        txn.abort().map_err(redb::Error::from)?;
+    }
 
     let is_new = format.is_none();
     let version = match format {
@@ -238,7 +302,7 @@ fn prepare(database: &Database, key: IndexKey, tuning: &Tuning) -> Result<Prepar
     };
     match state {
         _ if version > STORE_VERSION => Err(Fault::Newer(version)),
-        Some(state) if version == STORE_VERSION && same_key => Ok(Prepared { state, tail, records, undelivered }),
+        Some(state) if version == STORE_VERSION && same_key => Ok(Prepared { state, tail, journal, records, undelivered }),
         Some(_) | None => {
             let reason = match state {
                 _ if version < STORE_VERSION => "it is of an older version",
@@ -250,7 +314,7 @@ fn prepare(database: &Database, key: IndexKey, tuning: &Tuning) -> Result<Prepar
             }
             // What has expired may still stand in the file, and since when nobody knows any more.
             let stale_since_ms = if is_new { 0 } else { now_ms() };
-            rebuild(database, key, tuning, stale_since_ms)
+            Ok(Prepared { journal, ..rebuild(database, key, tuning, stale_since_ms)? })
         }
     }
 }
@@ -290,7 +354,7 @@ fn rebuild(database: &Database, key: IndexKey, tuning: &Tuning, stale_since_ms: 
     let (records, undelivered) = (tables.records()?, tables.undelivered()?);
     tables.finish()?;
     txn.commit().map_err(redb::Error::from)?;
-    Ok(Prepared { state, tail, records, undelivered })
+    Ok(Prepared { state, tail, journal: 0, records, undelivered })
 }
 
 /// Takes away what is made of the records. The newest id ever given is kept if it can still be read.

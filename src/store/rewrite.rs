@@ -10,7 +10,7 @@ use super::commit::{Message, Work, Writer, ask};
 use super::error::{Fault, StoreError, guarded};
 use super::open;
 use super::retention::file_octets;
-use super::schema::{BY_LAST, Change, FORMAT, INDEX, INDEX_KEY, RECORDS, SEGMENTS, STORE_VERSION, UNDELIVERED};
+use super::schema::{BY_LAST, Change, FORMAT, INDEX, INDEX_KEY, JOURNAL, RECORDS, SEGMENTS, STORE_VERSION, UNDELIVERED};
 use super::shared::Shared;
 use super::tables::{Tables, insert_rising};
 use super::tail::Tail;
@@ -247,6 +247,7 @@ impl Writer {
         let mut tables = Tables::open(&txn, shared.index_key, &nothing_new, state)?;
         tables.set_meta(FORMAT, &STORE_VERSION.to_le_bytes())?;
         tables.set_meta(INDEX_KEY, &shared.index_key.check())?;
+        tables.set_meta(JOURNAL, &self.journal.epoch().to_le_bytes())?;
         let state = tables.finish()?.state;
         txn.commit().map_err(redb::Error::from)?;
         shared.tuning.reach(Step::Synced);
@@ -259,6 +260,7 @@ impl Writer {
         shared.set_state(state);
         shared.tuning.reach(Step::Renamed);
         files.disk.sync_directory(files.directory())?;
+        self.journal.wipe()?;
         self.stat = files.stat()?;
         shared.stats.store.file_bytes.set(self.stat.length);
         Ok(old)

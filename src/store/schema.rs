@@ -7,7 +7,7 @@
 //! | `segments` | number | least and greatest id, records |
 //! | `undelivered` | keyed hash of the Webhook-Id | attempts, first and last seen |
 //! | `undelivered_by_last` | id of the last attempt | the same hash |
-//! | `meta` | `format`, `state`, `index_key` | the store's version; `State`; check of the key |
+//! | `meta` | `format`, `state`, `index_key`, `journal` | the store's version; `State`; check of the key; journal.rs |
 //!
 //! Index keys are hashes under a secret: redb keeps deleted keys as separators, so an address as a key could not be erased. Hashes fall
 //! anywhere, and in one large index each entry of a commit would touch another page; so the index is made of segments, each of the
@@ -30,10 +30,12 @@ pub(super) const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("
 pub(super) const FORMAT: &str = "format";
 pub(super) const STATE: &str = "state";
 pub(super) const INDEX_KEY: &str = "index_key";
+pub(super) const JOURNAL: &str = "journal";
 
 /// The version of everything above. 1: records without `retry_after`, one index without segments. 2: the newest segment in the table,
-/// a table of what was known of each Webhook-Id.
-pub(super) const STORE_VERSION: u32 = 3;
+/// a table of what was known of each Webhook-Id. 3: no journal.
+pub(super) const STORE_VERSION: u32 = 4;
+pub(super) const WITHOUT_JOURNAL: u32 = 3;
 
 /// Index entries that make a segment full: some 10 000 records, 4 MiB of memory.
 pub(super) const SEGMENT: u32 = 65_536;

@@ -33,6 +33,8 @@ pub(super) struct Shared {
     pub(super) tuning: super::Tuning,
     /// Cut off as it is, the file would open at once.
     pub(super) checkpointed: AtomicBool,
+    /// The journal has records that redb has not.
+    pub(super) behind: AtomicBool,
     /// Only the writer takes it for writing, and readers hold it for one page: a file that was replaced is let go at once.
     database: RwLock<Option<Database>>,
     writable: AtomicBool,
@@ -74,6 +76,7 @@ impl Shared {
             unreadable: AtomicU64::new(0),
             tuning,
             checkpointed: AtomicBool::new(false),
+            behind: AtomicBool::new(false),
             database: RwLock::new(Some(database)),
             writable: AtomicBool::new(true),
             trouble: Mutex::default(),
@@ -185,10 +188,10 @@ impl Shared {
     }
 
     /// Shows a record to whoever follows.
-    pub(super) fn show(&self, record: Record) {
+    pub(super) fn show(&self, record: &Record) {
         if self.live.receiver_count() > 0 {
             // Fails when every receiver has gone meanwhile.
-            drop(self.live.send(Arc::new(record)));
+            drop(self.live.send(Arc::new(record.clone())));
         }
     }
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 mod erasing;
 mod faults;
 mod figures;
+mod journal;
 mod keeping;
 
 /// A directory with a store in it.

@@ -26,8 +26,11 @@ pub(super) struct Trouble {
 impl Writer {
     /// Whether the file is still where it was, and the disk has room for another commit.
     pub(super) fn look_at_disk(&mut self) -> Result<(), Fault> {
-        let stat = self.shared.files.stat().map_err(|error| if is_missing(&error) { Fault::Lost } else { error.into() })?;
-        if stat.identity != self.stat.identity {
+        let files = &self.shared.files;
+        let lost = |error| if is_missing(&error) { Fault::Lost } else { error.into() };
+        let stat = files.stat().map_err(lost)?;
+        let journal = files.disk.stat(&files.journal()).map_err(lost)?;
+        if stat.identity != self.stat.identity || journal.identity != self.journal.identity {
             return Err(Fault::Lost);
         }
         self.stat = stat;
@@ -103,7 +106,10 @@ impl Writer {
             open::set_aside(files, "it was found damaged again and again while in use")?;
             self.damages = 0;
         }
-        let opened = open::open(files, shared.index_key, &shared.tuning)?;
+        let opened = open::open(files, shared.index_key, &shared.tuning, &self.behind)?;
+        self.behind.clear();
+        shared.behind.store(false, Ordering::Release);
+        self.journal = opened.journal;
         shared.ids.raise(opened.state.newest_id);
         self.stat = opened.stat;
         self.state = opened.state;

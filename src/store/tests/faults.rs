@@ -192,6 +192,8 @@ fn records_can_be_read_while_the_file_system_is_read_only() {
     let store = Store::open_on(disk.clone(), &place.config, &place.stats, Tuning::default()).unwrap();
     let written = record(&store, 1);
     commit(&store, written.clone());
+    // Until redb has a record, some milliseconds, it is to be read only while the store can be written.
+    assert!(store.record(written.id).unwrap().is_some());
     disk.errno.store(EROFS, Ordering::SeqCst);
     assert!(store.commit(record(&store, 2)).blocking_recv().unwrap().is_err());
     assert!(store.record(written.id).unwrap().is_some());
@@ -317,7 +319,9 @@ fn a_place_that_cannot_be_written_is_refused_in_one_line() {
 fn a_lost_directory_is_noticed_and_made_anew() {
     let place = Place::new();
     let store = place.open();
-    commit(&store, record(&store, 1));
+    let lost = record(&store, 1);
+    commit(&store, lost.clone());
+    assert!(store.record(lost.id).unwrap().is_some());
     let secret = std::fs::read(place.directory().join("records.redb.id-secret")).unwrap();
     std::fs::rename(place.directory(), place.directory().with_extension("lost")).unwrap();
     // Never a success for a record in a file that has no name any more.

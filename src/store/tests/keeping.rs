@@ -147,14 +147,18 @@ fn a_message_is_undelivered_until_an_attempt_is_taken_or_refused() {
     let place = Place::new();
     let store = place.open();
     let attempt = |webhook: &str, outcome| Record { webhook_id: webhook.into(), outcome, ..record(&store, 0) };
-    let gauge = || place.stats.messages.undelivered.get();
+    // Counted when redb has the records.
+    let gauge = |store: &Store| {
+        store.settle();
+        place.stats.messages.undelivered.get()
+    };
     let first = attempt("a", Outcome::Deferred);
     commit(&store, first.clone());
     commit(&store, attempt("b", Outcome::Deferred));
     let last = attempt("a", Outcome::Deferred);
     commit(&store, last.clone());
     commit(&store, attempt("c", Outcome::Delivered));
-    assert_eq!(gauge(), 2);
+    assert_eq!(gauge(&store), 2);
 
     let view = store.undelivered(None, 10).unwrap().undelivered;
     assert_eq!(view.iter().map(|message| (message.record.webhook_id.as_str(), message.attempts)).collect::<Vec<_>>(), [("a", 2), ("b", 1)]);
@@ -172,15 +176,15 @@ fn a_message_is_undelivered_until_an_attempt_is_taken_or_refused() {
 
     drop(store);
     let store = place.open();
-    assert_eq!(gauge(), 2, "over a restart");
+    assert_eq!(gauge(&store), 2, "over a restart");
     let attempt = |webhook: &str, outcome| Record { webhook_id: webhook.into(), outcome, ..record(&store, 0) };
     commit(&store, attempt("a", Outcome::Delivered));
-    assert_eq!(gauge(), 1);
+    assert_eq!(gauge(&store), 1);
     commit(&store, attempt("b", Outcome::Rejected));
-    assert_eq!(gauge(), 0);
+    assert_eq!(gauge(&store), 0);
     // An attempt that was cut off and ends after the one that got through.
     commit(&store, attempt("a", Outcome::Deferred));
-    assert_eq!(gauge(), 0);
+    assert_eq!(gauge(&store), 0);
     assert!(store.undelivered(None, 10).unwrap().undelivered.is_empty());
 }
 
@@ -323,7 +327,7 @@ fn an_older_store_is_brought_up_to_date_and_a_newer_one_refused() {
 
     set(schema::STORE_VERSION + 1);
     let refused = Store::open(&place.config, &place.stats).err().unwrap();
-    assert!(matches!(refused, StoreError::Newer { found: 4, known: 3, .. }));
+    assert!(matches!(refused, StoreError::Newer { found: 5, known: 4, .. }));
     let line = refused.to_string();
     assert!(line.contains("records.redb") && line.contains("newer") && !line.contains('\n'), "{line}");
 }
@@ -334,6 +338,7 @@ fn a_lost_index_key_costs_a_new_index_and_nothing_else() {
     let store = place.open();
     let records: Vec<_> = (0..50).map(|number| record(&store, number)).collect();
     commit_all(&store, records.clone());
+    store.settle();
     let octets = store.shared.state().live_octets;
     let (secret, path) = (store.id_secret(), store.shared.files.beside(".index-key"));
     drop(store);
@@ -353,7 +358,7 @@ fn the_files_are_the_daemons_own() {
     eventually("the ballast is there", || place.directory().join("records.redb.ballast").exists());
     store.close();
     let names: Vec<_> = std::fs::read_dir(place.directory()).unwrap().map(|entry| entry.unwrap()).collect();
-    assert_eq!(names.len(), 5);
+    assert_eq!(names.len(), 6);
     for entry in names {
         assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{}", entry.path().display());
     }
@@ -390,7 +395,7 @@ fn a_closed_store_answers_at_once() {
 fn a_property_is_found_wherever_its_entries_are() {
     let place = Place::new();
     // 6 entries a record: many segments are in the table, one is on its way there, and one is in memory.
-    let tuning = Tuning { segment: 100, ..Tuning::default() };
+    let tuning = Tuning { segment: 100, journal: 0, ..Tuning::default() };
     let mut store = place.open_with(tuning.clone());
     let mut records = Vec::new();
     for round in 0..20 {
