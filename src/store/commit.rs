@@ -32,6 +32,8 @@ const GATHER: Duration = Duration::from_millis(2);
 /// Records that redb gets in one transaction, and that a start after a kill may have to bring in: more of them cost less each, and hold up
 /// those that come meanwhile.
 const BEHIND_MOST: usize = 256;
+/// They are no more than this part of `max_size`, so that retention keeps up with them.
+const PART: u64 = 64;
 /// Between looks at the disk and at what has expired.
 const TICK: Duration = Duration::from_secs(1);
 
@@ -65,9 +67,9 @@ pub(super) enum Work {
         database: Database,
         done: Sender<Result<Option<Database>, Fault>>,
     },
-    /// Brings what the journal has into redb.
+    /// Brings what the journal has into redb; called when that is done or has failed.
     Settle {
-        done: Sender<Result<(), Fault>>,
+        done: Box<dyn FnOnce() + Send>,
     },
     Close,
 }
@@ -227,7 +229,8 @@ impl Writer {
     /// Whether redb has them already.
     fn make_durable(&mut self, batch: &[Pending]) -> Result<bool, Fault> {
         let records = batch.iter().map(|pending| &pending.record);
-        if self.behind.len() + batch.len() <= BEHIND_MOST && self.journal.append(records, self.shared.ids.newest())? {
+        let few = self.behind.len() + batch.len() <= BEHIND_MOST && self.journal.written() <= self.shared.settings.load().max_size / PART;
+        if few && self.journal.append(records, self.shared.ids.newest())? {
             // Said before the answers: who has one and asks for the record waits for redb.
             self.shared.behind.store(true, Ordering::Release);
             self.shared.stats.store.records.set(self.records_in_redb + (self.behind.len() + batch.len()) as u64);
@@ -322,7 +325,10 @@ impl Writer {
                     Ok(())
                 }),
             ),
-            Work::Settle { done } => answer(&done, self.unless_in_trouble(|_| Ok(()))),
+            Work::Settle { done } => {
+                self.unless_in_trouble(|_| Ok(())).unwrap_or(());
+                done();
+            }
             Work::Swap { database, done } => answer(&done, self.unless_in_trouble(|writer| writer.swap(database))),
         }
         true

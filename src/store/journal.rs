@@ -91,6 +91,11 @@ impl Journal {
         self.epoch
     }
 
+    /// Octets that redb has not got yet.
+    pub(super) fn written(&self) -> u64 {
+        self.at as u64
+    }
+
     /// Never an epoch that redb has already.
     pub(super) fn raise(&mut self, epoch: u64) {
         self.epoch = self.epoch.max(epoch);

@@ -57,6 +57,8 @@ use tokio::sync::{broadcast, oneshot};
 /// like a failed commit, and `writable` says no when three quarters of it are taken.
 const QUEUE: usize = 16_384;
 const QUEUE_HIGH: usize = QUEUE / 4 * 3;
+/// How long a reader waits for the records that only the journal has.
+const SETTLE_PATIENCE: Duration = Duration::from_millis(500);
 
 /// Filters of a query; all must match. Times are inclusive `since`, exclusive `until`.
 #[derive(Clone, Debug, Default)]
@@ -310,16 +312,27 @@ impl Store {
         self.errand(|done| Errand::Rewrite { done })
     }
 
-    /// What has been acknowledged is to be read: has redb get it, if it has not. A store in trouble shows what redb has.
+    /// What has been acknowledged is to be read and counted: has redb get it, if it has not. Blocking, but not for long: a disk that hangs
+    /// must not keep readers from what is there, and a store in trouble shows what redb has.
     fn settle(&self) {
-        /// A disk that hangs must not keep readers from what is there.
-        const PATIENCE: Duration = Duration::from_secs(1);
-        if self.shared.behind.load(Ordering::Acquire) {
-            let (done, settled) = crossbeam_channel::bounded(1);
-            if self.writer.send_timeout(Message::Work(Box::new(Work::Settle { done })), PATIENCE).is_ok() {
-                settled.recv_timeout(PATIENCE).ok();
-            }
+        let (done, settled) = crossbeam_channel::bounded(1);
+        if self.ask_to_settle(move || done.send(()).unwrap_or(())) {
+            settled.recv_timeout(SETTLE_PATIENCE).unwrap_or(());
         }
+    }
+
+    /// The same where nothing may block; for the gauges, which count what redb has.
+    pub async fn settled(&self) {
+        let (done, settled) = oneshot::channel();
+        if self.ask_to_settle(move || done.send(()).unwrap_or(())) {
+            tokio::time::timeout(SETTLE_PATIENCE, settled).await.map_or((), |_| ());
+        }
+    }
+
+    /// Whether the writer has been asked.
+    fn ask_to_settle(&self, done: impl FnOnce() + Send + 'static) -> bool {
+        let settle = || Message::Work(Box::new(Work::Settle { done: Box::new(done) }));
+        self.shared.behind.load(Ordering::Acquire) && self.writer.try_send(settle()).is_ok()
     }
 
     fn errand<T>(&self, errand: impl FnOnce(Sender<Result<T, StoreError>>) -> Errand) -> Result<T, StoreError> {
