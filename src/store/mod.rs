@@ -325,7 +325,7 @@ impl Store {
     pub async fn settled(&self) {
         let (done, settled) = oneshot::channel();
         if self.ask_to_settle(move || done.send(()).unwrap_or(())) {
-            tokio::time::timeout(SETTLE_PATIENCE, settled).await.map_or((), |_| ());
+            drop(tokio::time::timeout(SETTLE_PATIENCE, settled).await);
         }
     }
 
