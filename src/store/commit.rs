@@ -26,9 +26,11 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
-/// Records in one transaction, and how long they are gathered while more of them stand in line.
+/// Records in one commit.
 const BATCH: usize = 512;
-const GATHER: Duration = Duration::from_millis(2);
+/// Where so many wait, more are about to come: a moment later they share the fsync. Beyond these it is not worth the moment.
+const SIBLINGS: std::ops::Range<usize> = 4..64;
+const DELAY: Duration = Duration::from_micros(150);
 /// Records that redb gets in one transaction, and that a start after a kill may have to bring in: more of them cost less each, and hold up
 /// those that come meanwhile.
 const BEHIND_MOST: usize = 256;
@@ -169,21 +171,27 @@ impl Writer {
     }
 
     fn gather(&mut self, first: Box<Pending>) -> bool {
-        let until = Instant::now() + GATHER;
         let mut batch = vec![*first];
-        let mut work = None;
-        while batch.len() < BATCH && Instant::now() < until {
-            match self.messages.try_recv() {
-                Ok(Message::Record(next)) => batch.push(*next),
-                Ok(Message::Work(next)) => {
-                    work = Some(next);
-                    break;
-                }
-                Err(_) => break,
-            }
+        let mut work = self.take_more(&mut batch);
+        if SIBLINGS.contains(&batch.len()) && work.is_none() {
+            #[expect(clippy::disallowed_methods, reason = "a pause in which others come, not a wait for one")]
+            std::thread::sleep(DELAY);
+            work = self.take_more(&mut batch);
         }
         self.commit(batch);
         work.is_none_or(|work| self.work(*work))
+    }
+
+    /// The records that stand in line; ends at other work, which comes behind them.
+    fn take_more(&self, batch: &mut Vec<Pending>) -> Option<Box<Work>> {
+        while batch.len() < BATCH {
+            match self.messages.try_recv() {
+                Ok(Message::Record(next)) => batch.push(*next),
+                Ok(Message::Work(work)) => return Some(work),
+                Err(_) => break,
+            }
+        }
+        None
     }
 
     fn commit(&mut self, mut batch: Vec<Pending>) {

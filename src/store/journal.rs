@@ -3,7 +3,8 @@
 //! in one transaction, which also says that the journal's records up to there are in it. Logs nothing.
 //!
 //! ```text
-//! frame:  magic 8 octets | epoch u64 | number u32 | length u32 | newest id u128 | records | checksum 8 octets | zeros up to a page
+//! frame:  magic 8 octets | epoch u64 | number u32 | length u32 | newest id u128 | records | checksum 8 octets | zeros up to a page;
+//!         the checksum is over the head and the records' own checksums
 //! record: id u128 | length u32 | as in encoding.rs
 //! ```
 //!
@@ -142,6 +143,7 @@ fn put_frame<'a>(frame: &mut Vec<u8>, epoch: u64, number: u32, newest_id: u128, 
     frame.extend_from_slice(&[0; 4]);
     frame.extend_from_slice(&newest_id.to_le_bytes());
     let start = frame.len();
+    let mut sums = Vec::new();
     for record in records {
         frame.extend_from_slice(&record.id.0.to_le_bytes());
         let at = frame.len();
@@ -149,11 +151,17 @@ fn put_frame<'a>(frame: &mut Vec<u8>, epoch: u64, number: u32, newest_id: u128, 
         // Its segment is found when redb gets it.
         encoding::encode_into(frame, record, 0);
         put_length(frame, at, at + 4);
+        sums.extend_from_slice(frame.last_chunk::<CHECKSUM>().map_or(&[], |sum| sum));
     }
     put_length(frame, length_at, start);
-    let sum = encoding::checksum(newest_id, frame);
+    let sum = checksum(frame.get(..start).unwrap_or_default(), &sums);
     frame.extend_from_slice(&sum);
     frame.resize(frame.len().next_multiple_of(PAGE), 0);
+}
+
+/// Over a frame's head and its records' own checksums: so each octet is hashed once.
+fn checksum(head: &[u8], sums: &[u8]) -> [u8; CHECKSUM] {
+    encoding::checksum(0, &[head, sums].concat())
 }
 
 /// How many octets there are from `start` on, at `at`. Frames are far below 4 GiB: a record has bounded fields, a batch bounded records.
@@ -200,16 +208,18 @@ fn read_frame(octets: &[u8]) -> Result<Frame, Unreadable> {
     let length = usize::try_from(u32::from_le_bytes(head.array()?)).map_err(|_| Unreadable)?;
     let newest_id = u128::from_le_bytes(head.array()?);
     let end = HEAD.checked_add(length).ok_or(Unreadable)?;
-    let (frame, rest) = octets.split_at_checked(end).ok_or(Unreadable)?;
-    if rest.first_chunk::<CHECKSUM>() != Some(&encoding::checksum(newest_id, frame)) {
-        return Err(Unreadable);
+    let (head, rest) = octets.split_at_checked(HEAD).ok_or(Unreadable)?;
+    let (mut body, rest) = rest.split_at_checked(length).map(|(body, rest)| (Reader(body), rest)).ok_or(Unreadable)?;
+    let (mut records, mut sums) = (Vec::new(), Vec::new());
+    while !body.0.is_empty() {
+        let id = u128::from_le_bytes(body.array()?);
+        let length = usize::try_from(u32::from_le_bytes(body.array()?)).map_err(|_| Unreadable)?;
+        let record = body.octets(length)?;
+        sums.extend_from_slice(record.last_chunk::<CHECKSUM>().ok_or(Unreadable)?);
+        records.push(encoding::decode(id, record)?);
     }
-    let mut rest = Reader(frame.get(HEAD..).unwrap_or_default());
-    let mut records = Vec::new();
-    while !rest.0.is_empty() {
-        let id = u128::from_le_bytes(rest.array()?);
-        let length = usize::try_from(u32::from_le_bytes(rest.array()?)).map_err(|_| Unreadable)?;
-        records.push(encoding::decode(id, rest.octets(length)?)?);
+    if rest.first_chunk::<CHECKSUM>() != Some(&checksum(head, &sums)) {
+        return Err(Unreadable);
     }
     Ok(Frame { epoch, number, newest_id, records, octets: (end + CHECKSUM).next_multiple_of(PAGE) })
 }
