@@ -196,7 +196,7 @@ impl Writer {
 
     fn commit(&mut self, mut batch: Vec<Pending>) {
         if self.trouble.is_none()
-            && let Err(fault) = self.look_at_disk()
+            && let Err(fault) = self.look_at_file()
         {
             self.degrade(&fault);
         }
@@ -254,6 +254,8 @@ impl Writer {
     }
 
     fn settle_with(&mut self, more: &[Pending]) -> Result<(), Fault> {
+        // The journal has its place already; redb may need some.
+        self.room()?;
         let behind = std::mem::take(&mut self.behind);
         let next = self.journal.epoch().saturating_add(1);
         let settled = self.write(|tables| {
@@ -397,7 +399,7 @@ impl Writer {
         }
         if now >= self.next_tick {
             self.next_tick = now + TICK;
-            let looked = self.look_at_disk();
+            let looked = self.look_at_file().and_then(|()| self.look_at_journal()).and_then(|()| self.room());
             if let Err(fault) = looked {
                 return self.degrade(&fault);
             }
