@@ -244,6 +244,8 @@ impl Writer {
             self.shared.stats.store.records.set(self.records_in_redb + (self.behind.len() + batch.len()) as u64);
             return Ok(false);
         }
+        // What the journal has has its place already; redb may need more.
+        self.room()?;
         self.settle_with(batch)?;
         Ok(true)
     }
@@ -254,8 +256,6 @@ impl Writer {
     }
 
     fn settle_with(&mut self, more: &[Pending]) -> Result<(), Fault> {
-        // The journal has its place already; redb may need some.
-        self.room()?;
         let behind = std::mem::take(&mut self.behind);
         let next = self.journal.epoch().saturating_add(1);
         let settled = self.write(|tables| {
