@@ -5,6 +5,7 @@ use crate::config::Secret;
 use aws_lc_rs::hmac;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use std::cell::RefCell;
 
 const ID_CONTEXT: &str = "mailsluice 2026 webhook id key";
 
@@ -26,20 +27,17 @@ impl WebhookIdHasher {
     #[must_use]
     pub fn new(key: &[u8; 32], reverse_path: &str, recipients: &[String], start: &[u8]) -> Self {
         let (together, rest) = start.split_at_checked(TOGETHER).unwrap_or((start, &[]));
-        let mut octets = Vec::with_capacity(together.len() + 512);
-        let mut text = |text: &str| {
-            octets.extend_from_slice(&u64::try_from(text.len()).unwrap_or(u64::MAX).to_le_bytes());
-            octets.extend_from_slice(text.as_bytes());
-        };
-        text(reverse_path);
-        let mut sorted: Vec<&str> = recipients.iter().map(String::as_str).collect();
-        sorted.sort_unstable();
-        text(&sorted.len().to_string());
-        sorted.into_iter().for_each(&mut text);
-        octets.extend_from_slice(together);
         let mut hasher = blake3::Hasher::new_keyed(key);
-        hasher.update(&octets).update(rest);
+        with_envelope(reverse_path, recipients, together, |octets| {
+            hasher.update(octets).update(rest);
+        });
         Self(hasher)
+    }
+
+    /// The Webhook-Id of a message that has come whole; for a small one, as it copies its octets.
+    #[must_use]
+    pub fn of(key: &[u8; 32], reverse_path: &str, recipients: &[String], message: &[u8]) -> String {
+        with_envelope(reverse_path, recipients, message, |octets| webhook_id(&blake3::keyed_hash(key, octets)))
     }
 
     pub fn update(&mut self, octets: &[u8]) {
@@ -49,10 +47,37 @@ impl WebhookIdHasher {
     /// `msg_` and 32 hexadecimal digits.
     #[must_use]
     pub fn finish(&self) -> String {
-        let hash = self.0.finalize().to_hex();
-        let half = hash.as_str().get(..32).unwrap_or_default();
-        format!("msg_{half}")
+        webhook_id(&self.0.finalize())
     }
+}
+
+/// What is hashed up to the end of `message`, in one piece.
+fn with_envelope<T>(reverse_path: &str, recipients: &[String], message: &[u8], hash: impl FnOnce(&[u8]) -> T) -> T {
+    thread_local! {
+        /// Only its memory stays from one message to the next.
+        static OCTETS: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    }
+    OCTETS.with_borrow_mut(|octets| {
+        octets.clear();
+        let mut text = |text: &str| {
+            octets.extend_from_slice(&u64::try_from(text.len()).unwrap_or(u64::MAX).to_le_bytes());
+            octets.extend_from_slice(text.as_bytes());
+        };
+        text(reverse_path);
+        let mut sorted: Vec<&str> = recipients.iter().map(String::as_str).collect();
+        sorted.sort_unstable();
+        text(&sorted.len().to_string());
+        sorted.into_iter().for_each(&mut text);
+        octets.extend_from_slice(message);
+        let hashed = hash(octets);
+        octets.shrink_to(2 * TOGETHER);
+        hashed
+    })
+}
+
+fn webhook_id(hash: &blake3::Hash) -> String {
+    let hash = hash.to_hex();
+    ["msg_", hash.as_str().get(..32).unwrap_or_default()].concat()
 }
 
 /// The value of `Webhook-Signature`: one signature per secret, so that secrets can rotate.

@@ -5,6 +5,7 @@
 
 use super::Shared;
 use super::acceptor::{Present, RingState};
+use super::buffer;
 use super::data::{Finished, Incoming, Pumped};
 use super::limits::Admission;
 use super::stream::{Ended, Stream};
@@ -22,8 +23,6 @@ use std::time::{Duration, Instant};
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The TLS handshake, start to end.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Buffers larger than this are not kept from one command to the next.
-const KEEP_OCTETS: usize = 32 * 1024;
 
 /// Why a connection that waited has something to do.
 enum Woken {
@@ -134,6 +133,7 @@ impl Connection {
             Woken::Late => return self.last_words(reply::TIMEOUT).await,
         }
         loop {
+            self.lay_out();
             let unused = self.input.get(self.used..).unwrap_or_default();
             let (used, need) = self.session.feed(unused, &mut self.out);
             self.used += used;
@@ -185,14 +185,12 @@ impl Connection {
     /// Unused octets move to the front; an idle connection keeps no buffer at all.
     fn tidy_buffers(&mut self) {
         if self.used >= self.input.len() {
-            self.input = Vec::new();
+            buffer::give(std::mem::take(&mut self.input));
         } else {
             self.input.drain(..self.used);
         }
         self.used = 0;
-        if self.out.capacity() > KEEP_OCTETS || self.input.is_empty() {
-            self.out = Vec::new();
-        }
+        buffer::give(std::mem::take(&mut self.out));
     }
 
     async fn last_words(&mut self, words: Reply) -> Result<bool, Ended> {
@@ -249,6 +247,10 @@ impl Connection {
     async fn take_data(&mut self) -> Result<Option<(Box<Incoming>, Option<Reply>)>, Ended> {
         let unused = self.input.split_off(self.used.min(self.input.len()));
         self.used = self.input.len();
+        if self.out.is_empty() {
+            // Data may come slowly, and the endpoint may take its time.
+            buffer::give(std::mem::take(&mut self.out));
+        }
         let swallow = || Box::new(Incoming::swallow(&self.ring.shared.live.load().config.smtp));
         let mut incoming = self.incoming.take().unwrap_or_else(swallow);
         let normalize = self.settings.normalize_newlines;
@@ -256,14 +258,12 @@ impl Connection {
         let pumped = incoming.pump(&mut self.stream, &mut self.session, &mut self.out, unused, normalize, &stats).await;
         match pumped {
             Ok(Pumped::ChunkDone { rest }) => {
-                self.input = rest;
-                self.used = 0;
+                self.take_back(rest);
                 self.incoming = self.session.message_open().then_some(incoming);
                 Ok(None)
             }
             Ok(Pumped::End { refused, rest }) => {
-                self.input = rest;
-                self.used = 0;
+                self.take_back(rest);
                 Ok(Some((incoming, refused)))
             }
             Err(Ended::TimedOut) => {
@@ -272,6 +272,19 @@ impl Connection {
             }
             Err(ended) => Err(ended),
         }
+    }
+
+    /// Room for replies: a buffer that nobody else needs at the moment.
+    fn lay_out(&mut self) {
+        if self.out.capacity() == 0 {
+            self.out = buffer::take();
+        }
+    }
+
+    /// Octets behind the data are commands again.
+    fn take_back(&mut self, rest: Vec<u8>) {
+        buffer::give(std::mem::replace(&mut self.input, rest));
+        self.used = 0;
     }
 
     /// The end of data has come: the message is scanned, delivered or refused, and the sender is told.
@@ -305,6 +318,7 @@ impl Connection {
             (Some(refusal), _) => delivery.refuse(received, refusal, &self.ring.recorder).await,
             (None, None) => reply::OUT_OF_MEMORY,
         };
+        self.lay_out();
         self.session.end(&words, &mut self.out);
         let written = self.flush().await;
         if written.is_err() {

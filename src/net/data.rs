@@ -268,7 +268,10 @@ impl Kept {
         self.hash(false);
         match &self.hasher {
             Some(hasher) => hasher.finish(),
-            None => self.hasher(self.body.octets().get(..self.clean).unwrap_or_default()).finish(),
+            None => {
+                let Envelope { reverse_path, recipients, .. } = &self.envelope;
+                WebhookIdHasher::of(&self.id_key, reverse_path, recipients, self.body.octets().get(..self.clean).unwrap_or_default())
+            }
         }
     }
 

@@ -2,6 +2,7 @@
 //! TLS, the PROXY header, and the limits.
 
 mod acceptor;
+mod buffer;
 mod connection;
 mod data;
 pub mod limits;

@@ -1,13 +1,11 @@
 //! One connection's octets, in the clear or through TLS: wait, read, write, each with a deadline.
 
+use super::buffer;
 use super::tls::Tls;
 use crate::message::Body;
 use crate::ring::{Conn, Fill};
 use std::io;
 use std::time::{Duration, Instant};
-
-/// A read takes at most this: 16 KiB is one TLS record, and what a small message needs.
-const READ_OCTETS: usize = 16 * 1024;
 
 /// How long a closed connection is listened to, so that the last reply is not lost in a reset.
 const LINGER: Duration = Duration::from_secs(2);
@@ -90,7 +88,10 @@ impl Stream {
                 return Ok(());
             }
             if self.tls.is_none() {
-                input.reserve(READ_OCTETS);
+                if input.capacity() == 0 {
+                    *input = buffer::take();
+                }
+                input.reserve(buffer::OCTETS);
                 let (read, back) = self.conn.read(std::mem::take(input), deadline).await;
                 *input = back;
                 return if read? == 0 { Err(Ended::Gone) } else { Ok(()) };
@@ -141,7 +142,7 @@ impl Stream {
         if self.tls.as_ref().is_some_and(|tls| tls.is_closed()) {
             return Err(Ended::Gone);
         }
-        let (read, back) = self.conn.read(Vec::with_capacity(READ_OCTETS), deadline).await;
+        let (read, back) = self.conn.read(buffer::take(), deadline).await;
         if read? == 0 {
             return Err(Ended::Gone);
         }
@@ -150,8 +151,10 @@ impl Stream {
         let mut out = back;
         out.clear();
         tls.take_out(&mut out);
-        if !out.is_empty() {
-            self.write_raw(out, deadline).await?;
+        if out.is_empty() {
+            buffer::give(out);
+        } else {
+            buffer::give(self.write_raw(out, deadline).await?);
         }
         fed.map_err(|error| {
             tracing::debug!(%error, "TLS ended");
@@ -159,14 +162,14 @@ impl Stream {
         })
     }
 
-    /// Writes all of `out` and leaves it empty, its capacity kept.
+    /// Writes all of `out`, whose memory goes back to the thread's buffers.
     pub(super) async fn write(&mut self, out: &mut Vec<u8>, deadline: Instant) -> Result<(), Ended> {
         if out.is_empty() {
             return Ok(());
         }
         let octets = self.on_wire(out)?;
         let (result, back) = self.conn.write_all(octets, deadline).await;
-        self.give_back(out, back);
+        buffer::give(back);
         Ok(result?)
     }
 
@@ -176,8 +179,7 @@ impl Stream {
             return Ok(());
         }
         let octets = self.on_wire(out)?;
-        let (result, back) = self.conn.write_last(octets, deadline).await;
-        self.give_back(out, back);
+        let (result, _) = self.conn.write_last(octets, deadline).await;
         Ok(result?)
     }
 
@@ -185,22 +187,16 @@ impl Stream {
     fn on_wire(&mut self, out: &mut Vec<u8>) -> Result<Vec<u8>, Ended> {
         let Some(tls) = &mut self.tls else { return Ok(std::mem::take(out)) };
         tls.write_plain(out).map_err(|_| Ended::Gone)?;
-        out.clear();
-        let mut records = Vec::new();
+        let mut records = std::mem::take(out);
+        records.clear();
         tls.take_out(&mut records);
         Ok(records)
     }
 
-    fn give_back(&self, out: &mut Vec<u8>, mut back: Vec<u8>) {
-        if self.tls.is_none() {
-            back.clear();
-            *out = back;
-        }
-    }
-
-    async fn write_raw(&self, octets: Vec<u8>, deadline: Instant) -> Result<(), Ended> {
-        let (result, _) = self.conn.write_all(octets, deadline).await;
-        Ok(result?)
+    async fn write_raw(&self, octets: Vec<u8>, deadline: Instant) -> Result<Vec<u8>, Ended> {
+        let (result, back) = self.conn.write_all(octets, deadline).await;
+        result?;
+        Ok(back)
     }
 
     /// The server's side of the handshake (RFC 3207): on success the stream is encrypted from here on.

@@ -125,11 +125,7 @@ impl Conn {
 
     /// Hands the slices to the socket as far as they fit, without waiting; `WouldBlock` if nothing fits.
     pub fn send_now(&self, slices: &[io::IoSlice<'_>]) -> io::Result<usize> {
-        self.send_flagged(slices, 0)
-    }
-
-    fn send_flagged(&self, slices: &[io::IoSlice<'_>], flags: libc::c_int) -> io::Result<usize> {
-        SockRef::from(&*self.socket).send_vectored_with_flags(slices, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | flags)
+        SockRef::from(&*self.socket).send_vectored_with_flags(slices, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
     }
 
     /// Whether the connection is open and the peer has said nothing that was not read.
@@ -207,7 +203,8 @@ impl Conn {
     async fn write_flagged(&self, mut octets: Vec<u8>, flags: libc::c_int, deadline: Instant) -> (io::Result<()>, Vec<u8>) {
         // A reply nearly always fits the socket's buffer: sent at once it saves a turn of the ring. A writer always comes to wait
         // for its peer sooner or later, so the ring gets its turns.
-        let mut sent = match self.send_flagged(&[io::IoSlice::new(&octets)], flags) {
+        let now = SockRef::from(&*self.socket).send_with_flags(&octets, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | flags);
+        let mut sent = match now {
             Ok(n) => n,
             Err(error) if super::cancel::is_passing(&error) => 0,
             Err(error) => return (Err(error), octets),
