@@ -39,16 +39,29 @@ const PART: u64 = 64;
 /// Between looks at the disk and at what has expired.
 const TICK: Duration = Duration::from_secs(1);
 
+/// No step moves it.
+type Boxed = Box<Pending>;
+
 /// One record on its way.
 pub(super) struct Pending {
     pub(super) record: Record,
     pub(super) handed_over: Instant,
-    pub(super) answer: oneshot::Sender<Result<(), CommitFailed>>,
+    /// Until it is answered.
+    pub(super) answer: Option<oneshot::Sender<Result<(), CommitFailed>>>,
+}
+
+impl Pending {
+    /// Nobody may be waiting any more: the client is gone.
+    fn tell(&mut self, done: Result<(), CommitFailed>) {
+        if let Some(answer) = self.answer.take() {
+            answer.send(done).unwrap_or(());
+        }
+    }
 }
 
 /// What the writer is asked to do. Boxed, as its queue has its places made at the start.
 pub(super) enum Message {
-    Record(Box<Pending>),
+    Record(Boxed),
     Work(Box<Work>),
 }
 
@@ -85,7 +98,7 @@ pub(super) struct Writer {
     pub(super) state: State,
     pub(super) journal: Journal,
     /// Records that the journal has and redb has not.
-    pub(super) behind: Vec<Record>,
+    pub(super) behind: Vec<Boxed>,
     settle_at: Instant,
     pub(super) trouble: Option<Trouble>,
     pub(super) damages: u32,
@@ -170,8 +183,8 @@ impl Writer {
         }
     }
 
-    fn gather(&mut self, first: Box<Pending>) -> bool {
-        let mut batch = vec![*first];
+    fn gather(&mut self, first: Boxed) -> bool {
+        let mut batch = vec![first];
         let mut work = self.take_more(&mut batch);
         if SIBLINGS.contains(&batch.len()) && work.is_none() {
             #[expect(clippy::disallowed_methods, reason = "a pause in which others come, not a wait for one")]
@@ -183,10 +196,10 @@ impl Writer {
     }
 
     /// The records that stand in line; ends at other work, which comes behind them.
-    fn take_more(&self, batch: &mut Vec<Pending>) -> Option<Box<Work>> {
+    fn take_more(&self, batch: &mut Vec<Boxed>) -> Option<Box<Work>> {
         while batch.len() < BATCH {
             match self.messages.try_recv() {
-                Ok(Message::Record(next)) => batch.push(*next),
+                Ok(Message::Record(next)) => batch.push(next),
                 Ok(Message::Work(work)) => return Some(work),
                 Err(_) => break,
             }
@@ -194,7 +207,7 @@ impl Writer {
         None
     }
 
-    fn commit(&mut self, mut batch: Vec<Pending>) {
+    fn commit(&mut self, mut batch: Vec<Boxed>) {
         if self.trouble.is_none()
             && let Err(fault) = self.look_at_file()
         {
@@ -205,7 +218,8 @@ impl Writer {
         }
         let begun = Instant::now();
         let erasing = self.shared.erasing();
-        for Pending { record, handed_over, .. } in &mut batch {
+        for pending in &mut batch {
+            let Pending { record, handed_over, .. } = &mut **pending;
             let waited = microseconds(begun.saturating_duration_since(*handed_over) + self.last_commit);
             record.store_us = record.store_us.saturating_add(waited);
             record.processing_time_us = record.processing_time_us.saturating_add(waited);
@@ -217,13 +231,12 @@ impl Writer {
             Ok(in_redb) => {
                 self.last_commit = begun.elapsed();
                 self.shared.stats.store.commits.add(1);
-                for Pending { record, answer, .. } in batch {
-                    // Nobody may be waiting any more: the client is gone.
-                    answer.send(Ok(())).unwrap_or(());
-                    self.shared.show(&record);
-                    if !in_redb {
-                        self.behind.push(record);
-                    }
+                for pending in &mut batch {
+                    pending.tell(Ok(()));
+                    self.shared.show(&pending.record);
+                }
+                if !in_redb {
+                    self.behind.append(&mut batch);
                 }
                 self.settle_at = Instant::now() + self.shared.tuning.settle_after;
             }
@@ -235,7 +248,7 @@ impl Writer {
     }
 
     /// Whether redb has them already.
-    fn make_durable(&mut self, batch: &[Pending]) -> Result<bool, Fault> {
+    fn make_durable(&mut self, batch: &[Boxed]) -> Result<bool, Fault> {
         let records = batch.iter().map(|pending| &pending.record);
         let few = self.behind.len() + batch.len() <= BEHIND_MOST && self.journal.written() <= self.shared.settings.load().max_size / PART;
         if few && self.journal.append(records, self.shared.ids.newest())? {
@@ -255,11 +268,11 @@ impl Writer {
         if self.behind.is_empty() { Ok(()) } else { self.settle_with(&[]) }
     }
 
-    fn settle_with(&mut self, more: &[Pending]) -> Result<(), Fault> {
-        let behind = std::mem::take(&mut self.behind);
+    fn settle_with(&mut self, more: &[Boxed]) -> Result<(), Fault> {
+        let mut behind = std::mem::take(&mut self.behind);
         let next = self.journal.epoch().saturating_add(1);
         let settled = self.write(|tables| {
-            tables.insert(behind.iter().chain(more.iter().map(|pending| &pending.record)))?;
+            tables.insert(behind.iter().chain(more).map(|pending| &pending.record))?;
             Ok(tables.set_meta(JOURNAL, &next.to_le_bytes())?)
         });
         if let Err(fault) = settled {
@@ -267,6 +280,8 @@ impl Writer {
             return Err(fault);
         }
         self.last_batch = behind.len() + more.len();
+        behind.clear();
+        self.behind = behind;
         self.journal.restart();
         self.shared.behind.store(false, Ordering::Release);
         Ok(())
@@ -300,6 +315,7 @@ impl Writer {
             let mut txn = database.begin_write().map_err(redb::Error::from)?;
             txn.set_quick_repair(is_checkpoint);
             let mut tables = Tables::open(&txn, shared.index_key, &tail, state)?;
+            tables.watched = shared.is_watched();
             tables.advance(shared.tuning.segment)?;
             let result = work(&mut tables)?;
             let (records, undelivered) = (tables.records()?, tables.undelivered()?);
@@ -412,7 +428,7 @@ impl Writer {
 
     fn refuse_rest(&mut self) {
         let rest = self.messages.try_iter().filter_map(|message| match message {
-            Message::Record(pending) => Some(*pending),
+            Message::Record(pending) => Some(pending),
             Message::Work(_) => None,
         });
         fail(rest.collect());
@@ -420,10 +436,10 @@ impl Writer {
 }
 
 /// A record that is not durable: its log line is what promise 3 leaves of it.
-pub(super) fn fail(batch: Vec<Pending>) {
-    for Pending { record, answer, .. } in batch {
-        log_record(&record);
-        answer.send(Err(CommitFailed)).unwrap_or(());
+pub(super) fn fail(batch: Vec<Boxed>) {
+    for mut pending in batch {
+        log_record(&pending.record);
+        pending.tell(Err(CommitFailed));
     }
 }
 

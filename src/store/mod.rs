@@ -262,11 +262,11 @@ impl Store {
         record.date = jiff::Timestamp::from_microsecond(record.date.as_microsecond()).unwrap_or(record.date);
         redact::configured(&mut record, self.shared.settings.load().redact);
         let (answer, receiver) = oneshot::channel();
-        let pending = Box::new(Pending { record, handed_over: Instant::now(), answer });
+        let pending = Box::new(Pending { record, handed_over: Instant::now(), answer: Some(answer) });
         if let Err(TrySendError::Full(message) | TrySendError::Disconnected(message)) = self.writer.try_send(Message::Record(pending))
             && let Message::Record(pending) = message
         {
-            commit::fail(vec![*pending]);
+            commit::fail(vec![pending]);
         }
         receiver
     }

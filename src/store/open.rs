@@ -155,7 +155,7 @@ pub(super) struct Opened {
 
 /// Opens the store's file or makes it, and brings into it what the journal holds, and the records `behind`, which a writer had only
 /// there; a file that cannot be read is set aside and a new one begun.
-pub(super) fn open(files: &Files, key: IndexKey, tuning: &Tuning, behind: &[Record]) -> Result<Opened, Fault> {
+pub(super) fn open(files: &Files, key: IndexKey, tuning: &Tuning, behind: &[&Record]) -> Result<Opened, Fault> {
     match open_file(files, key, tuning, behind) {
         Err(Fault::Damaged(what)) => {
             set_aside(files, &what)?;
@@ -179,7 +179,7 @@ pub(super) fn set_aside(files: &Files, what: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-fn open_file(files: &Files, key: IndexKey, tuning: &Tuning, behind: &[Record]) -> Result<Opened, Fault> {
+fn open_file(files: &Files, key: IndexKey, tuning: &Tuning, behind: &[&Record]) -> Result<Opened, Fault> {
     guarded(|| {
         let new = !matches!(files.stat(), Ok(stat) if stat.length > 0);
         let database = database(files, &files.path)?;
@@ -202,13 +202,13 @@ fn bring_in(
     tuning: &Tuning,
     mut prepared: Prepared,
     left: &Left,
-    behind: &[Record],
+    behind: &[&Record],
 ) -> Result<Prepared, Fault> {
     let from_journal = if left.epoch >= prepared.journal { left.records.as_slice() } else { &[] };
     if from_journal.is_empty() && behind.is_empty() {
         return Ok(prepared);
     }
-    let records: BTreeMap<_, _> = behind.iter().chain(from_journal).map(|record| (record.id.0, record)).collect();
+    let records: BTreeMap<_, _> = behind.iter().copied().chain(from_journal).map(|record| (record.id.0, record)).collect();
     let txn = database.begin_write().map_err(redb::Error::from)?;
     let state = State { newest_id: prepared.state.newest_id.max(left.newest_id), ..prepared.state };
     let mut tables = Tables::open(&txn, key, &prepared.tail, state)?;

@@ -163,6 +163,11 @@ impl Shared {
         *lock(&self.changes) = None;
     }
 
+    /// Whether changes are kept; only the writer begins that.
+    pub(super) fn is_watched(&self) -> bool {
+        lock(&self.changes).is_some()
+    }
+
     pub(super) fn note(&self, new: &[Change]) {
         let mut changes = lock(&self.changes);
         if let Some(kept) = changes.as_mut() {

@@ -25,6 +25,8 @@ pub(super) struct Tables<'txn> {
     /// As it was before this transaction.
     tail: &'txn Tail,
     pub(super) state: State,
+    /// A rewrite wants to know what changes.
+    pub(super) watched: bool,
     changes: Vec<Change>,
     tail_changes: TailChanges,
 }
@@ -48,6 +50,7 @@ impl<'txn> Tables<'txn> {
             key,
             tail,
             state,
+            watched: false,
             changes: Vec::new(),
             tail_changes: TailChanges::default(),
         })
@@ -66,7 +69,7 @@ impl<'txn> Tables<'txn> {
             }
             let new = insert_rising(&mut self.index, &behind.iter().map(|(key, outcome)| (key, *outcome)).collect::<Vec<_>>())?;
             self.count_entries(new);
-            self.changes.extend(entries.iter().map(|(key, _)| Change::Index(*key)));
+            entries.iter().for_each(|(key, _)| self.note(Change::Index(*key)));
             if self.tail.is_empty_after(number, entries.len()) {
                 self.state.moving = None;
             }
@@ -76,7 +79,7 @@ impl<'txn> Tables<'txn> {
             let Filling { number, segment, .. } = self.state.filling;
             if segment.records > 0 {
                 self.segments.insert(number, segment.encode().as_slice())?;
-                self.changes.push(Change::Segment(number));
+                self.note(Change::Segment(number));
             }
             self.state.moving = Some(Moving { number, least: segment.least });
             self.state.filling = Filling::new(number.saturating_add(1));
@@ -86,7 +89,9 @@ impl<'txn> Tables<'txn> {
 
     /// New records, in any order.
     pub(super) fn insert<'a>(&mut self, records: impl Iterator<Item = &'a Record>) -> Result<()> {
-        let mut values = Vec::new();
+        let number = records.size_hint().0;
+        let mut values = Vec::with_capacity(number);
+        self.tail_changes.reserve(number);
         for record in records {
             let segment = self.count_in_segment(record.id.0);
             let octets = encoding::encode(record, segment);
@@ -96,7 +101,7 @@ impl<'txn> Tables<'txn> {
             self.count_message(record)?;
         }
         values.sort_unstable_by_key(|(id, _)| *id);
-        self.changes.extend(values.iter().map(|(id, _)| Change::Record(*id)));
+        values.iter().for_each(|(id, _)| self.note(Change::Record(*id)));
         insert_rising(&mut self.records, &values.iter().map(|(id, octets)| (*id, octets.as_slice())).collect::<Vec<_>>())?;
         Ok(())
     }
@@ -106,7 +111,7 @@ impl<'txn> Tables<'txn> {
         let Some(old) = self.records.remove(id)?.map(|octets| octets.value().to_vec()) else {
             return Ok(false);
         };
-        self.changes.push(Change::Record(id));
+        self.note(Change::Record(id));
         self.state.live_octets = self.state.live_octets.saturating_sub(KEY_OCTETS + old.len() as u64);
         if let Ok((record, segment)) = encoding::decode_with_segment(id, &old) {
             for entry in self.key.entries(&record, segment) {
@@ -120,7 +125,7 @@ impl<'txn> Tables<'txn> {
             self.settle(message)?;
         }
         self.by_last.remove(id)?;
-        self.changes.push(Change::ByLast(id));
+        self.note(Change::ByLast(id));
         Ok(true)
     }
 
@@ -203,11 +208,17 @@ impl<'txn> Tables<'txn> {
         self.count_message(record)
     }
 
+    fn note(&mut self, change: Change) {
+        if self.watched {
+            self.changes.push(change);
+        }
+    }
+
     fn put(&mut self, id: u128, octets: &[u8]) -> Result<()> {
         let old = self.records.insert(id, octets)?.map_or(0, |old| KEY_OCTETS + old.value().len() as u64);
         self.state.live_octets = self.state.live_octets.saturating_sub(old);
         self.count_octets(octets);
-        self.changes.push(Change::Record(id));
+        self.note(Change::Record(id));
         Ok(())
     }
 
@@ -228,7 +239,7 @@ impl<'txn> Tables<'txn> {
                 self.tail_changes.enter(segment, entry, outcome);
             } else {
                 self.put_entry(&entry, outcome)?;
-                self.changes.push(Change::Index(entry));
+                self.note(Change::Index(entry));
             }
         }
         Ok(())
@@ -248,7 +259,7 @@ impl<'txn> Tables<'txn> {
     fn leave(&mut self, entry: [u8; 36], segment: u32) -> Result<()> {
         if self.index.remove(&entry)?.is_some() {
             self.state.live_octets = self.state.live_octets.saturating_sub(ENTRY_OCTETS);
-            self.changes.push(Change::Index(entry));
+            self.note(Change::Index(entry));
         }
         if self.state.is_in_tail(segment) {
             self.tail_changes.leave(segment, entry);
@@ -276,7 +287,7 @@ impl<'txn> Tables<'txn> {
         } else {
             self.segments.remove(number)?;
         }
-        self.changes.push(Change::Segment(number));
+        self.note(Change::Segment(number));
         Ok(())
     }
 
@@ -308,7 +319,7 @@ impl<'txn> Tables<'txn> {
         let tries = match self.tries(message)? {
             Some(Ok(old)) => {
                 self.by_last.remove(old.last_id)?;
-                self.changes.push(Change::ByLast(old.last_id));
+                self.note(Change::ByLast(old.last_id));
                 Tries {
                     attempts: old.attempts.saturating_add(1),
                     first_seen_us: old.first_seen_us.min(seen),
@@ -320,7 +331,8 @@ impl<'txn> Tables<'txn> {
         };
         self.undelivered.insert(&message, tries.encode().as_slice())?;
         self.by_last.insert(tries.last_id, &message)?;
-        self.changes.extend([Change::Undelivered(message), Change::ByLast(tries.last_id)]);
+        self.note(Change::Undelivered(message));
+        self.note(Change::ByLast(tries.last_id));
         Ok(())
     }
 
@@ -336,10 +348,10 @@ impl<'txn> Tables<'txn> {
         let Some(old) = self.undelivered.remove(&message)?.map(|octets| Tries::decode(octets.value())) else {
             return Ok(());
         };
-        self.changes.push(Change::Undelivered(message));
+        self.note(Change::Undelivered(message));
         if let Ok(old) = old {
             self.by_last.remove(old.last_id)?;
-            self.changes.push(Change::ByLast(old.last_id));
+            self.note(Change::ByLast(old.last_id));
         }
         Ok(())
     }

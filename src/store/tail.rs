@@ -24,6 +24,11 @@ pub(super) struct TailChanges {
 }
 
 impl TailChanges {
+    /// Room for the entries of so many records with one recipient each.
+    pub(super) fn reserve(&mut self, records: usize) {
+        self.entries.reserve(records.saturating_mul(5));
+    }
+
     pub(super) fn enter(&mut self, segment: u32, key: [u8; 36], outcome: u8) {
         self.entries.push((segment, key, Some(outcome)));
     }

@@ -111,7 +111,8 @@ impl Writer {
             open::set_aside(files, "it was found damaged again and again while in use")?;
             self.damages = 0;
         }
-        let opened = open::open(files, shared.index_key, &shared.tuning, &self.behind)?;
+        let behind: Vec<_> = self.behind.iter().map(|pending| &pending.record).collect();
+        let opened = open::open(files, shared.index_key, &shared.tuning, &behind)?;
         self.behind.clear();
         shared.behind.store(false, Ordering::Release);
         self.journal = opened.journal;
