@@ -68,25 +68,13 @@ pub(super) enum Message {
 pub(super) enum Work {
     /// Erases addresses from records; answers how many of the records changed. Damaged records are removed: nobody can tell
     /// what they name.
-    Erase {
-        ids: Vec<u128>,
-        addresses: Vec<Address>,
-        done: Sender<Result<u64, Fault>>,
-    },
+    Erase { ids: Vec<u128>, addresses: Vec<Address>, done: Sender<Result<u64, Fault>> },
     /// From now on keeps what changes, for the rewrite.
-    Watch {
-        done: Sender<Result<(), Fault>>,
-    },
+    Watch { done: Sender<Result<(), Fault>> },
     /// Takes the rewritten file in place of the present one, and answers with that: closing it frees all its blocks, which takes long.
-    Swap {
-        database: Database,
-        done: Sender<Result<Option<Database>, Fault>>,
-    },
+    Swap { database: Database, done: Sender<Result<Option<Database>, Fault>> },
     /// Brings what the journal has into redb; called when that is done or has failed.
-    Settle {
-        done: Box<dyn FnOnce() + Send>,
-    },
-    Close,
+    Settle { done: Box<dyn FnOnce() + Send> },
 }
 
 pub(super) struct Writer {
@@ -156,18 +144,14 @@ impl Writer {
 
     pub(super) fn run(mut self) {
         loop {
-            let going_on = match self.messages.recv_timeout(self.idle()) {
+            match self.messages.recv_timeout(self.idle()) {
                 Ok(Message::Record(first)) => self.gather(first),
                 Ok(Message::Work(work)) => self.work(*work),
-                Err(RecvTimeoutError::Timeout) => true,
-                Err(RecvTimeoutError::Disconnected) => false,
-            };
-            if !going_on {
-                break;
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
             }
             self.chores();
         }
-        self.refuse_rest();
         // Left in the journal it is not lost: the next start brings it in.
         self.unless_in_trouble(|writer| writer.journal.wipe()).unwrap_or(());
         // Closes the file properly, so that the next start has nothing to check.
@@ -183,7 +167,7 @@ impl Writer {
         }
     }
 
-    fn gather(&mut self, first: Boxed) -> bool {
+    fn gather(&mut self, first: Boxed) {
         let mut batch = vec![first];
         let mut work = self.take_more(&mut batch);
         if SIBLINGS.contains(&batch.len()) && work.is_none() {
@@ -192,7 +176,9 @@ impl Writer {
             work = self.take_more(&mut batch);
         }
         self.commit(batch);
-        work.is_none_or(|work| self.work(*work))
+        if let Some(work) = work {
+            self.work(*work);
+        }
     }
 
     /// The records that stand in line; ends at other work, which comes behind them.
@@ -339,9 +325,8 @@ impl Writer {
         stats.store.file_bytes.set(self.stat.length);
     }
 
-    fn work(&mut self, work: Work) -> bool {
+    fn work(&mut self, work: Work) {
         match work {
-            Work::Close => return false,
             Work::Erase { ids, addresses, done } => answer(&done, self.unless_in_trouble(|writer| writer.erase(&ids, &addresses))),
             Work::Watch { done } => answer(
                 &done,
@@ -357,7 +342,6 @@ impl Writer {
             }
             Work::Swap { database, done } => answer(&done, self.unless_in_trouble(|writer| writer.swap(database))),
         }
-        true
     }
 
     fn unless_in_trouble<T>(&mut self, work: impl FnOnce(&mut Self) -> Result<T, Fault>) -> Result<T, Fault> {
@@ -424,14 +408,6 @@ impl Writer {
         if let Err(fault) = self.expire().and_then(|()| self.checkpoint()) {
             self.degrade(&fault);
         }
-    }
-
-    fn refuse_rest(&mut self) {
-        let rest = self.messages.try_iter().filter_map(|message| match message {
-            Message::Record(pending) => Some(pending),
-            Message::Work(_) => None,
-        });
-        fail(rest.collect());
     }
 }
 

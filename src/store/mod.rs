@@ -39,6 +39,7 @@ pub use verify::{Verified, verify};
 use crate::config;
 use crate::record::{Outcome, Record, RecordId};
 use crate::stats::Stats;
+use arc_swap::ArcSwapOption;
 use commit::{Message, Pending, Work, Writer};
 use crossbeam_channel::{Sender, TrySendError};
 use error::Fault;
@@ -166,7 +167,8 @@ impl Tuning {
 /// Handle to the store; shared by all threads.
 pub struct Store {
     shared: Arc<Shared>,
-    writer: Sender<Message>,
+    /// `None` once it is closed: the writer ends when nobody can ask it for anything any more, so that all it was asked for is answered.
+    writer: ArcSwapOption<Sender<Message>>,
     janitor: Sender<Errand>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -218,7 +220,7 @@ impl Store {
         threads.push(start("store-writer", move || work.run()).map_err(|source| StoreError::Io { path: path(), source })?);
         let work = Janitor { shared: Arc::clone(&shared), errands, writer: writer.clone(), not_before: Instant::now() };
         threads.push(start("store-janitor", move || work.run()).map_err(|source| StoreError::Io { path: path(), source })?);
-        Ok(Arc::new(Self { shared, writer, janitor, threads: Mutex::new(threads) }))
+        Ok(Arc::new(Self { shared, writer: ArcSwapOption::from_pointee(writer), janitor, threads: Mutex::new(threads) }))
     }
 
     /// Takes over what may change at run time; the path is what it was at the start.
@@ -232,7 +234,7 @@ impl Store {
     /// False while nothing can be recorded: mail is answered `452 4.3.1`.
     #[must_use]
     pub fn writable(&self) -> bool {
-        self.shared.writable() && self.writer.len() < QUEUE_HIGH
+        self.shared.writable() && self.writer.load().as_ref().is_some_and(|writer| writer.len() < QUEUE_HIGH)
     }
 
     /// Why nothing can be recorded at present, for `/readyz`.
@@ -263,9 +265,7 @@ impl Store {
         redact::configured(&mut record, self.shared.settings.load().redact);
         let (answer, receiver) = oneshot::channel();
         let pending = Box::new(Pending { record, handed_over: Instant::now(), answer: Some(answer) });
-        if let Err(TrySendError::Full(message) | TrySendError::Disconnected(message)) = self.writer.try_send(Message::Record(pending))
-            && let Message::Record(pending) = message
-        {
+        if let Err(Message::Record(pending)) = self.ask(Message::Record(pending)) {
             commit::fail(vec![pending]);
         }
         receiver
@@ -332,7 +332,15 @@ impl Store {
     /// Whether the writer has been asked.
     fn ask_to_settle(&self, done: impl FnOnce() + Send + 'static) -> bool {
         let settle = || Message::Work(Box::new(Work::Settle { done: Box::new(done) }));
-        self.shared.behind.load(Ordering::Acquire) && self.writer.try_send(settle()).is_ok()
+        self.shared.behind.load(Ordering::Acquire) && self.ask(settle()).is_ok()
+    }
+
+    /// Gives the message back if the writer has too much to do or the store is closed.
+    fn ask(&self, message: Message) -> Result<(), Message> {
+        match self.writer.load().as_ref() {
+            Some(writer) => writer.try_send(message).map_err(TrySendError::into_inner),
+            None => Err(message),
+        }
     }
 
     fn errand<T>(&self, errand: impl FnOnce(Sender<Result<T, StoreError>>) -> Errand) -> Result<T, StoreError> {
@@ -357,9 +365,9 @@ impl Store {
     pub fn close(&self) {
         self.shared.stopping.store(true, Ordering::Release);
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        // Sending fails where a thread has ended already, which is what is wanted.
+        // Fails where it has ended already, which is what is wanted.
         self.janitor.send(Errand::Close).unwrap_or(());
-        self.writer.send(Message::Work(Box::new(Work::Close))).unwrap_or(());
+        drop(self.writer.swap(None));
         for thread in threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the store panicked");

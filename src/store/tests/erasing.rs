@@ -2,7 +2,7 @@
 
 use super::faults::Faulty;
 use super::*;
-use std::sync::atomic::{AtomicU64, AtomicUsize};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 
 const PERSON: &str = "Zoe.Marker@Example.ORG";
 
@@ -189,17 +189,18 @@ fn octets_of_expired_records_wait_for_their_rewrite_over_a_restart() {
     let place = Place::new();
     let store = place.open();
     let old = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(31 * 24);
-    commit_all(&store, (0..100).map(|number| Record { date: old, ..naming(&store, number) }));
+    commit_all(&store, (0..3000).map(|number| Record { date: old, ..naming(&store, number) }));
     eventually("the records are gone", || place.stats.store.records.get() == 0);
     assert!(!place.files_with(PERSON).is_empty(), "deleting alone does not erase");
-    let stale = store.shared.state().stale_since_ms;
+    assert!(store.shared.state().stale_since_ms > 0);
     let key = store.shared.files.beside(".index-key");
     drop(store);
     // Also where the summary that says so has to be made anew.
     std::fs::remove_file(key).unwrap();
-    let store =
-        place.open_with(Tuning { rewrite_after: Duration::from_millis(1), housekeeping: Duration::from_millis(5), ..Tuning::default() });
-    assert!(stale > 0);
+    drop(place.open());
+    assert!(!place.files_with(PERSON).is_empty(), "nothing but a rewrite erases");
+    let quick = Tuning { rewrite_after: Duration::from_millis(1), housekeeping: Duration::from_millis(5), ..Tuning::default() };
+    let store = place.open_with(quick);
     eventually("their octets are gone", || place.files_with(PERSON).is_empty());
     drop(store);
 }
@@ -255,6 +256,43 @@ fn a_rewrite_that_cannot_be_written_leaves_the_old_store_in_use() {
     assert_eq!(place.stats.store.records.get(), 71);
     store.forget(PERSON).unwrap();
     assert_eq!(place.files_with(PERSON), [] as [PathBuf; 0]);
+}
+
+#[test]
+fn a_store_that_is_closed_while_it_is_rewritten_answers_and_ends() {
+    let place = Place::new();
+    for round in 0..20 {
+        let (copied, is_copied) = crossbeam_channel::bounded(1);
+        let closing = Arc::new(AtomicBool::new(false));
+        // The rewrite asks the writer for the swap just when that is told to end.
+        let at_step = {
+            let closing = Arc::clone(&closing);
+            move |step| {
+                if step == Step::Copied {
+                    copied.send(()).unwrap();
+                    while !closing.load(Ordering::SeqCst) {
+                        std::thread::yield_now();
+                    }
+                    std::thread::park_timeout(Duration::from_micros(50) * round);
+                }
+            }
+        };
+        let store = place.open_with(Tuning { at_step: Some(Arc::new(at_step)), ..Tuning::default() });
+        let rewrite = std::thread::spawn({
+            let store = Arc::clone(&store);
+            move || store.rewrite()
+        });
+        is_copied.recv().unwrap();
+        let (closed, is_closed) = crossbeam_channel::bounded(1);
+        std::thread::spawn(move || {
+            closing.store(true, Ordering::SeqCst);
+            store.close();
+            closed.send(()).unwrap();
+        });
+        is_closed.recv_timeout(Duration::from_secs(30)).expect("it ends");
+        let rewritten = rewrite.join().unwrap();
+        assert!(matches!(rewritten, Ok(()) | Err(StoreError::Closed)), "{rewritten:?}");
+    }
 }
 
 #[test]
