@@ -40,7 +40,7 @@ pub const MAX_HEADER_SIZE: Bound<u64> = bound(256 * KIB, KIB, 16 * MIB);
 pub const MAX_RECEIVED: Bound<u64> = bound(100, 1, 10_000);
 /// RFC 5321 4.5.3.1.8 asks for at least 100; the rest is sent in another transaction.
 pub const MAX_RECIPIENTS: Bound<u64> = bound(100, 1, 10_000);
-/// About 30 MiB of user memory for 10 000 idle connections; each is also a descriptor.
+/// About 10 MiB of user memory for 10 000 idle connections; each is also a descriptor.
 pub const MAX_CONNECTIONS: Bound<u64> = bound(10_000, 1, 1_000_000);
 /// One address cannot take all of the above.
 pub const MAX_CONNECTIONS_PER_IP: Bound<u64> = bound(100, 1, 1_000_000);

@@ -38,14 +38,13 @@ pub(super) struct Connection {
     ring: Rc<RingState>,
     stream: Stream,
     session: Session,
-    settings: Arc<crate::smtp::Settings>,
     admission: Admission,
     /// Octets read and not yet used: `input[used..]`.
     input: Vec<u8>,
     used: usize,
     out: Vec<u8>,
     /// Set by the first accepted recipient of a transaction.
-    destination: Option<Destination>,
+    destination: Option<Box<Destination>>,
     /// A message whose data have begun.
     incoming: Option<Box<Incoming>>,
     /// The reply to an end of data has been written, and nothing has come from the peer since.
@@ -65,8 +64,7 @@ impl Connection {
         Box::new(Self {
             present: Present::enter(ring, &conn),
             stream: Stream::new(conn),
-            session: Session::new(Arc::clone(&settings), peer),
-            settings,
+            session: Session::new(settings, peer),
             admission,
             input,
             used: 0,
@@ -103,7 +101,9 @@ impl Connection {
         self.session.greet(&mut self.out);
         let mut woken = Woken::Unasked;
         while Box::pin(self.turn(woken)).await? {
-            woken = match self.stream.idle(self.command_deadline()).await {
+            let deadline = self.command_deadline();
+            let waited = if self.stream.has_plain() { Ok(()) } else { self.stream.idle(deadline).await.map_err(Ended::from) };
+            woken = match waited {
                 Ok(()) => Woken::Heard,
                 Err(Ended::Interrupted) => Woken::Unasked,
                 Err(Ended::TimedOut) => Woken::Late,
@@ -213,7 +213,9 @@ impl Connection {
             self.destination = None;
         }
         let delivery = Arc::clone(&self.shared().delivery);
-        let verdict = delivery.recipient(mailbox, first, || self.session.envelope(), &mut self.destination).await;
+        let mut destination = self.destination.take().map(|destination| *destination);
+        let verdict = delivery.recipient(mailbox, first, || self.session.envelope(), &mut destination).await;
+        self.destination = destination.map(Box::new);
         self.session.recipient(verdict, &mut self.out);
     }
 
@@ -253,7 +255,7 @@ impl Connection {
         }
         let swallow = || Box::new(Incoming::swallow(&self.ring.shared.live.load().config.smtp));
         let mut incoming = self.incoming.take().unwrap_or_else(swallow);
-        let normalize = self.settings.normalize_newlines;
+        let normalize = self.session.normalizes_newlines();
         let stats = Arc::clone(&self.shared().stats);
         let pumped = incoming.pump(&mut self.stream, &mut self.session, &mut self.out, unused, normalize, &stats).await;
         match pumped {

@@ -4,6 +4,7 @@ use super::buffer;
 use super::tls::Tls;
 use crate::message::Body;
 use crate::ring::{Conn, Fill};
+use std::future::Future;
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -13,8 +14,6 @@ const LINGER: Duration = Duration::from_secs(2);
 pub(super) struct Stream {
     conn: Conn,
     tls: Option<Box<Tls>>,
-    /// Plaintext that found no room in a body; read again first.
-    unread: Vec<u8>,
 }
 
 /// Why the octets stopped.
@@ -65,7 +64,7 @@ unsafe impl Fill for Tail {
 
 impl Stream {
     pub(super) fn new(conn: Conn) -> Self {
-        Self { conn, tls: None, unread: Vec::new() }
+        Self { conn, tls: None }
     }
 
     /// The connection again, for its next owner.
@@ -73,12 +72,14 @@ impl Stream {
         self.conn
     }
 
+    /// Whether [`Stream::read`] has something without waiting.
+    pub(super) fn has_plain(&mut self) -> bool {
+        self.tls.as_mut().is_some_and(|tls| tls.has_plain())
+    }
+
     /// Waits without a buffer until the peer says something; [`Stream::read`] has it then.
-    pub(super) async fn idle(&mut self, deadline: Instant) -> Result<(), Ended> {
-        let mut plain = std::mem::take(&mut self.unread);
-        let some = self.take_plain(&mut plain) || !plain.is_empty();
-        self.unread = plain;
-        if some { Ok(()) } else { Ok(self.conn.readable(deadline).await?) }
+    pub(super) fn idle(&mut self, deadline: Instant) -> impl Future<Output = io::Result<()>> {
+        self.conn.readable(deadline)
     }
 
     /// Appends what the peer sends to `input`; at least one octet.
@@ -122,7 +123,9 @@ impl Stream {
         }
         if body.extend(&plain).is_err() {
             // The data go on to their true end: these octets are part of them.
-            self.unread = plain;
+            if let Some(tls) = &mut self.tls {
+                tls.take_back(plain);
+            }
             return (Err(Ended::OverBudget), body);
         }
         (Ok(()), body)
@@ -131,7 +134,6 @@ impl Stream {
     fn take_plain(&mut self, input: &mut Vec<u8>) -> bool {
         let Some(tls) = &mut self.tls else { return false };
         let before = input.len();
-        input.append(&mut self.unread);
         tls.take_plain(input);
         input.len() > before
     }

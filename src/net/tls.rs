@@ -28,7 +28,7 @@ pub enum TlsError {
 /// One connection's TLS session.
 pub struct Tls {
     session: ServerConnection,
-    /// Plaintext taken out of the record layer, which refuses more ciphertext while it holds some.
+    /// Plaintext to be taken first: the record layer refuses more ciphertext while it holds some.
     plain: Vec<u8>,
     peer_closed: bool,
 }
@@ -60,6 +60,18 @@ impl Tls {
         into.append(&mut self.plain);
         self.plain = Vec::new();
         take_chunks(&mut self.session, into);
+    }
+
+    /// Plaintext that found no place; it is taken again first.
+    pub fn take_back(&mut self, mut plain: Vec<u8>) {
+        plain.append(&mut self.plain);
+        self.plain = plain;
+    }
+
+    /// There is plaintext to take.
+    pub fn has_plain(&mut self) -> bool {
+        take_chunks(&mut self.session, &mut self.plain);
+        !self.plain.is_empty()
     }
 
     /// Encrypts; the records wait for [`Tls::take_out`].

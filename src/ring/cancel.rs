@@ -22,23 +22,22 @@ pub(super) fn cancel(socket: &Rc<Socket>) -> Flight<()> {
 /// One timer for all deadlines of a connection. It is moved only when it would come too late: while deadlines move forward,
 /// as they do, an operation costs no work in the timer wheel.
 #[derive(Default)]
-pub(super) struct Timer(RefCell<Option<Pin<Box<Sleep>>>>);
+pub(super) struct Timer(Cell<Option<Pin<Box<Sleep>>>>);
 
 impl Timer {
     fn poll_at(&self, cx: &mut Context<'_>, deadline: Instant) -> Poll<()> {
-        let mut slot = self.0.borrow_mut();
         let wanted = tokio::time::Instant::from_std(deadline);
-        let sleep = slot.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(wanted)));
+        let mut sleep = self.0.take().unwrap_or_else(|| Box::pin(tokio::time::sleep_until(wanted)));
         if sleep.deadline() > wanted {
             sleep.as_mut().reset(wanted);
         }
-        loop {
-            std::task::ready!(sleep.as_mut().poll(cx));
-            if Instant::now() >= deadline {
-                return Poll::Ready(());
-            }
+        let mut polled = sleep.as_mut().poll(cx);
+        while polled.is_ready() && Instant::now() < deadline {
             sleep.as_mut().reset(wanted);
+            polled = sleep.as_mut().poll(cx);
         }
+        self.0.set(Some(sleep));
+        polled
     }
 }
 
@@ -86,23 +85,49 @@ pub(super) enum Ended {
 }
 
 /// Awaits the operation until the deadline, or until the interrupt; then cancels it and awaits what it still has to say.
-pub(super) async fn until<D>(mut op: Op<D>, timer: &Timer, deadline: Instant, interrupt: Option<&Interrupt>) -> (Ended, D) {
-    let first = poll_fn(|cx| {
-        if let Poll::Ready(done) = Pin::new(&mut op).poll(cx) {
-            return Poll::Ready(Ok(done));
+pub(super) fn until<'a, D>(op: Op<D>, timer: &'a Timer, deadline: Instant, interrupt: Option<&'a Interrupt>) -> Until<'a, D> {
+    Until { stage: Stage::Pending(op), timer, deadline, interrupt }
+}
+
+/// The future of [`until`]. By hand: an async block would hold the operation twice, in every connection that waits.
+pub(super) struct Until<'a, D: 'static> {
+    stage: Stage<D>,
+    timer: &'a Timer,
+    deadline: Instant,
+    interrupt: Option<&'a Interrupt>,
+}
+
+enum Stage<D: 'static> {
+    Pending(Op<D>),
+    Cancelled(Cause, Pin<Box<dyn Future<Output = (io::Result<u32>, D)>>>),
+    Over,
+}
+
+impl<D> Future for Until<'_, D> {
+    type Output = (Ended, D);
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<(Ended, D)> {
+        let Self { stage, timer, deadline, interrupt } = &mut *self;
+        if let Stage::Pending(op) = stage {
+            if let Poll::Ready((result, data)) = Pin::new(op).poll(cx) {
+                *stage = Stage::Over;
+                return Poll::Ready((ended(result, None), data));
+            }
+            let cause = if interrupt.is_some_and(|interrupt| interrupt.poll(cx).is_ready()) {
+                Cause::Interrupt
+            } else {
+                std::task::ready!(timer.poll_at(cx, *deadline));
+                Cause::Deadline
+            };
+            if let Stage::Pending(op) = std::mem::replace(stage, Stage::Over) {
+                *stage = Stage::Cancelled(cause, Box::pin(cancelled(op)));
+            }
         }
-        if interrupt.is_some_and(|interrupt| interrupt.poll(cx).is_ready()) {
-            return Poll::Ready(Err(Cause::Interrupt));
-        }
-        timer.poll_at(cx, deadline).map(|()| Err(Cause::Deadline))
-    });
-    match first.await {
-        Ok((result, data)) => (ended(result, None), data),
-        Err(cause) => {
-            // On the heap: while it waits, as nearly always, an operation holds no room for its end.
-            let (result, data) = Box::pin(cancelled(op)).await;
-            (ended(result, Some(cause)), data)
-        }
+        let Stage::Cancelled(cause, cancelled) = stage else { return Poll::Pending };
+        let (result, data) = std::task::ready!(cancelled.as_mut().poll(cx));
+        let cause = *cause;
+        *stage = Stage::Over;
+        Poll::Ready((ended(result, Some(cause)), data))
     }
 }
 

@@ -8,10 +8,13 @@ use super::op::{self, Socket};
 use nix::libc;
 use socket2::SockRef;
 use std::cell::Cell;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr};
+use std::pin::Pin;
 use std::rc::{Rc, Weak};
+use std::task::{Poll, ready};
 use std::time::{Duration, Instant};
 
 /// Octets that a closing connection swallows at most, so that the peer reads the last reply instead of a reset.
@@ -101,8 +104,8 @@ impl Conn {
     }
 
     /// Waits without a buffer until there are octets (or EOF). `TimedOut` at the deadline; also ends early with `Interrupted` after [`Conn::interrupt`].
-    pub async fn readable(&self, deadline: Instant) -> io::Result<()> {
-        self.wait(deadline, Some(&self.interrupt)).await
+    pub fn readable(&self, deadline: Instant) -> impl Future<Output = io::Result<()>> {
+        self.wait(deadline, Some(&self.interrupt))
     }
 
     /// Waits until the peer takes octets, and with `or_read` until it says something, whichever is first: (takes, says). A connection that
@@ -136,18 +139,27 @@ impl Conn {
         peeked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
     }
 
-    async fn wait(&self, deadline: Instant, interrupt: Option<&Interrupt>) -> io::Result<()> {
-        in_time(deadline)?;
-        loop {
-            match until(op::poll_in(&self.socket), &self.read_timer, deadline, interrupt).await.0 {
-                Ended::Done(_) => {
-                    self.ready.set(true);
-                    return Ok(());
-                }
-                Ended::Again => {}
-                Ended::Failed(error) => return Err(error),
+    /// Not an async block, which would hold its arguments twice: this is what an idle connection is made of.
+    fn wait<'a>(&'a self, deadline: Instant, interrupt: Option<&'a Interrupt>) -> impl Future<Output = io::Result<()>> + 'a {
+        let wait = move || until(op::poll_in(&self.socket), &self.read_timer, deadline, interrupt);
+        let mut waiting = None;
+        poll_fn(move |cx| {
+            if waiting.is_none()
+                && let Err(late) = in_time(deadline)
+            {
+                return Poll::Ready(Err(late));
             }
-        }
+            loop {
+                match ready!(Pin::new(waiting.get_or_insert_with(wait)).poll(cx)).0 {
+                    Ended::Done(_) => {
+                        self.ready.set(true);
+                        return Poll::Ready(Ok(()));
+                    }
+                    Ended::Again => waiting = None,
+                    Ended::Failed(error) => return Poll::Ready(Err(error)),
+                }
+            }
+        })
     }
 
     /// Reads into the spare octets of `into`; 0 is EOF. A read that is cancelled at the deadline but has data returns the data.

@@ -85,7 +85,7 @@ impl Session {
             return self.answer(&reply::HELLO_SYNTAX, out);
         }
         self.reset();
-        self.hello = Some(argument.to_owned());
+        self.hello = Some(argument.into());
         extension::write_offer(&self.settings, self.settings.offer_starttls && self.tls.is_none(), out);
     }
 
@@ -94,7 +94,7 @@ impl Session {
             return self.answer(&reply::HELLO_SYNTAX, out);
         }
         self.reset();
-        self.hello = Some(argument.to_owned());
+        self.hello = Some(argument.into());
         self.line(out, &["250 ", &self.settings.hostname]);
     }
 
@@ -106,7 +106,7 @@ impl Session {
         if self.messages >= self.settings.max_messages {
             return Err(reply::TOO_MANY_MESSAGES);
         }
-        self.transaction = Some(Transaction::open(argument, &self.settings)?);
+        self.transaction = Some(Box::new(Transaction::open(argument, &self.settings)?));
         self.failed_chunks = None;
         Ok(Some(reply::SENDER_OK))
     }
@@ -150,11 +150,11 @@ impl Session {
             return;
         };
         if let Some(failure) = self.failed_chunks.clone() {
-            return self.fail_chunk(chunk, failure);
+            return self.fail_chunk(chunk, *failure);
         }
         let checked = if self.tls_missing() { Err(reply::TLS_REQUIRED) } else { self.check_message() };
         match checked {
-            Err(reply) => self.state = State::Swallow { left: chunk.size, reply },
+            Err(reply) => self.state = State::Swallow { left: chunk.size, reply: Box::new(reply) },
             Ok(()) if self.message_open() => self.begin_chunk(chunk),
             Ok(()) => self.state = State::AskChunk(chunk),
         }
@@ -183,8 +183,8 @@ impl Session {
     /// The transaction fails with this chunk, and so do the chunks that are pipelined behind it.
     pub(super) fn fail_chunk(&mut self, chunk: Chunk, reply: Reply) {
         self.transaction = None;
-        self.failed_chunks = (!chunk.last).then(|| reply.clone());
-        self.state = State::Swallow { left: chunk.size, reply };
+        self.failed_chunks = (!chunk.last).then(|| Box::new(reply.clone()));
+        self.state = State::Swallow { left: chunk.size, reply: Box::new(reply) };
     }
 
     /// Uses up to `available` octets of an unwanted chunk.
@@ -193,7 +193,7 @@ impl Session {
         let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(available);
         *left -= taken as u64;
         if *left == 0 {
-            let reply = reply.clone();
+            let reply = Reply::clone(reply);
             self.state = State::Command;
             self.answer(&reply, out);
         }

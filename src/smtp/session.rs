@@ -72,12 +72,13 @@ pub struct Advance {
 pub struct Session {
     pub(super) settings: Arc<Settings>,
     peer: Peer,
-    pub(super) tls: Option<String>,
+    pub(super) tls: Option<Box<str>>,
     /// The argument of EHLO or HELO.
-    pub(super) hello: Option<String>,
-    pub(super) transaction: Option<Transaction>,
+    pub(super) hello: Option<Box<str>>,
+    /// What an idle session has not is boxed, here and below.
+    pub(super) transaction: Option<Box<Transaction>>,
     /// A chunk failed: those that were pipelined behind it get the same reply (RFC 3030 section 2).
-    pub(super) failed_chunks: Option<Reply>,
+    pub(super) failed_chunks: Option<Box<Reply>>,
     pub(super) state: State,
     pub(super) lines: LineReader,
     /// No line has come yet.
@@ -97,7 +98,7 @@ pub(super) enum State {
     /// These octets are a chunk that nobody wants; then the reply.
     Swallow {
         left: u64,
-        reply: Reply,
+        reply: Box<Reply>,
     },
     /// The driver owes the final reply.
     Ended {
@@ -122,6 +123,11 @@ impl Session {
             messages: 0,
             errors: 0,
         }
+    }
+
+    #[must_use]
+    pub fn normalizes_newlines(&self) -> bool {
+        self.settings.normalize_newlines
     }
 
     /// Appends the 220 banner.
@@ -302,12 +308,12 @@ impl Session {
         let transaction = self.transaction.as_ref();
         Envelope {
             peer: self.peer.clone(),
-            helo: self.hello.clone().unwrap_or_default(),
+            helo: self.hello.as_deref().unwrap_or_default().to_owned(),
             reverse_path: transaction.map(|t| t.reverse_path.clone()).unwrap_or_default(),
             recipients: transaction.map(|t| t.recipients.clone()).unwrap_or_default(),
             declared_size: transaction.and_then(|t| t.declared_size),
             smtputf8: transaction.is_some_and(|t| t.smtputf8),
-            tls: self.tls.clone(),
+            tls: self.tls.as_deref().map(str::to_owned),
         }
     }
 
@@ -317,7 +323,7 @@ impl Session {
         self.state = State::Command;
         let bare_newline = self.refusal() == Some(Refusal::BareNewline);
         self.transaction = None;
-        self.failed_chunks = more_chunks.then(|| reply.clone());
+        self.failed_chunks = more_chunks.then(|| Box::new(reply.clone()));
         self.answer(reply, out);
         if bare_newline {
             self.count_error(out);
@@ -328,7 +334,7 @@ impl Session {
     /// and errors, goes on.
     pub fn tls_started(&mut self, tls: String) {
         if let State::StartTls = self.state {
-            self.tls = Some(tls);
+            self.tls = Some(tls.into());
             self.hello = None;
             self.reset();
             self.lines = LineReader::new(self.settings.normalize_newlines);
