@@ -13,7 +13,7 @@ use memmap2::{Advice, MmapMut, RemapOptions};
 
 const KIB: usize = 1024;
 /// Sizes of the plain allocation: most messages need the first only.
-const HEAP_STEPS: [usize; 3] = [16 * KIB, 64 * KIB, 256 * KIB];
+const HEAP_STEPS: [usize; 2] = [16 * KIB, 64 * KIB];
 /// A map grows by half of itself, within these bounds, so that little is held beyond what is filled.
 const MAP_STEP_MIN: usize = 256 * KIB;
 const MAP_STEP_MAX: usize = 4 * KIB * KIB;
@@ -171,12 +171,12 @@ impl Body {
 
     /// Pays first, then grows; gives the difference back if the machine refuses.
     fn grow(&mut self, capacity: usize) -> Result<(), OverBudget> {
-        if capacity > HEAP_STEPS[2] && self.take_spare(capacity) {
+        if capacity > HEAP_STEPS[1] && self.take_spare(capacity) {
             return Ok(());
         }
         let held = self.lease.held();
         self.lease.resize(capacity as u64)?;
-        let grown = if capacity <= HEAP_STEPS[2] { self.grow_heap(capacity) } else { self.grow_map(capacity) };
+        let grown = if capacity <= HEAP_STEPS[1] { self.grow_heap(capacity) } else { self.grow_map(capacity) };
         if grown.is_err() {
             self.lease.resize(held)?;
         }

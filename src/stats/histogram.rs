@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 const HIGHEST_US: u64 = 3_600_000_000;
 /// The contract's precision for stages.
 const STAGE_DIGITS: u8 = 3;
-/// A route's histograms take 13 KiB instead of 92, so that hundreds of routes stay affordable.
+/// A route's histograms take at most 13 KiB instead of 92, so that hundreds of routes stay affordable.
 const ROUTE_DIGITS: u8 = 2;
 pub(super) const SLOT: Duration = Duration::from_secs(10);
 /// Slots in the window `1m`.
@@ -89,24 +89,37 @@ pub struct Durations<T: Count> {
 }
 
 impl<T: Count> Durations<T> {
+    /// For readers: over all that can be recorded, whatever has been.
     #[expect(clippy::expect_used, reason = "constant bounds and digits; a wrong constant fails every test")]
     pub(super) fn new(digits: u8) -> Self {
         let histogram = Histogram::new_with_bounds(1, HIGHEST_US, digits).expect("valid bounds");
         Self { histogram, sum_us: 0 }
     }
 
-    pub(super) fn record(&mut self, us: u64) {
-        self.histogram.saturating_record(us);
-        self.sum_us = self.sum_us.saturating_add(us.min(HIGHEST_US));
+    /// To be kept: as large as its longest duration needs. A quarter of the other, as a rule, and there are dozens.
+    #[expect(clippy::expect_used, reason = "constant digits; a wrong constant fails every test")]
+    fn growing(digits: u8) -> Self {
+        Self { histogram: Histogram::new(digits).expect("valid digits"), sum_us: 0 }
     }
 
-    /// Adds over counter widths, which `Histogram::add` does not; same bounds and digits on both sides.
-    fn add(&mut self, other: &Durations<u32>)
+    pub(super) fn record(&mut self, us: u64) {
+        let us = us.min(HIGHEST_US);
+        self.record_n(us, T::one());
+        self.sum_us = self.sum_us.saturating_add(us);
+    }
+
+    fn record_n(&mut self, us: u64, count: T) {
+        let recorded = self.histogram.record_n(us, count);
+        debug_assert!(recorded.is_ok(), "within the bounds, or growing");
+    }
+
+    /// Adds over counter widths, which `Histogram::add` does not; same digits on both sides.
+    fn add<S: Count>(&mut self, other: &Durations<S>)
     where
-        T: From<u32>,
+        T: From<S>,
     {
         for step in other.histogram.iter_recorded() {
-            self.histogram.saturating_record_n(step.value_iterated_to(), T::from(step.count_at_value()));
+            self.record_n(step.value_iterated_to(), T::from(step.count_at_value()));
         }
         self.sum_us = self.sum_us.saturating_add(other.sum_us);
     }
@@ -139,7 +152,7 @@ struct Interval {
 impl Interval {
     fn record(&mut self, stage: Stage, us: u64) {
         if let Some(durations) = self.stages.get_mut(stage as usize) {
-            durations.get_or_insert_with(|| Box::new(Durations::new(STAGE_DIGITS))).record(us);
+            durations.get_or_insert_with(|| Box::new(Durations::growing(STAGE_DIGITS))).record(us);
         }
     }
 
@@ -170,7 +183,7 @@ impl Recorder {
         if let Some(durations) = interval.routes.get_mut(route) {
             durations.record(us);
         } else {
-            let mut durations = Durations::new(ROUTE_DIGITS);
+            let mut durations = Durations::growing(ROUTE_DIGITS);
             durations.record(us);
             interval.routes.insert(route.into(), durations);
         }
@@ -187,7 +200,7 @@ struct Windows {
 
 impl Windows {
     fn new(digits: u8) -> Self {
-        Self { digits, slots: Default::default(), total: Durations::new(digits) }
+        Self { digits, slots: Default::default(), total: Durations::growing(digits) }
     }
 
     fn add(&mut self, slot: usize, durations: &Durations<u32>) {
@@ -196,19 +209,17 @@ impl Windows {
         }
         self.total.add(durations);
         if let Some(slot) = self.slots.get_mut(slot) {
-            slot.get_or_insert_with(|| Box::new(Durations::new(self.digits))).add(durations);
+            slot.get_or_insert_with(|| Box::new(Durations::growing(self.digits))).add(durations);
         }
     }
 
     fn read(&self, window: Window) -> Durations<u64> {
+        let mut sum = Durations::new(self.digits);
         match window {
-            Window::Total => self.total.clone(),
-            Window::Minute => {
-                let mut sum = Durations::new(self.digits);
-                self.slots.iter().flatten().for_each(|slot| sum.add(slot));
-                sum
-            }
+            Window::Total => sum.add(&self.total),
+            Window::Minute => self.slots.iter().flatten().for_each(|slot| sum.add(slot)),
         }
+        sum
     }
 }
 
