@@ -250,7 +250,7 @@ impl Writer {
     }
 
     /// Brings what the journal has into redb.
-    fn settle(&mut self) -> Result<(), Fault> {
+    pub(super) fn settle(&mut self) -> Result<(), Fault> {
         if self.behind.is_empty() { Ok(()) } else { self.settle_with(&[]) }
     }
 

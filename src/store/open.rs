@@ -6,7 +6,7 @@
 //! | `….journal` | the last records, before redb has them |
 //! | `….lock` | held while the daemon runs |
 //! | `….id-secret`, `….index-key` | 32 random octets each, made once |
-//! | `….ballast` | zeros, given up on a full disk so that expired records can go |
+//! | `….ballast` | zeros, given up on a full disk so that the last records find their place and expired ones can go |
 //! | `….new` | a rewrite that is under way; removed at the next start if it was cut off |
 //! | `….unreadable-<time>` | a store that would not open; removed by `forget` or after `retention` |
 //!
@@ -106,6 +106,19 @@ impl Files {
             .collect())
     }
 
+    /// Whether there was any.
+    pub(super) fn give_up_ballast(&self, why: &str) -> io::Result<bool> {
+        let ballast = self.ballast();
+        match self.disk.remove(&ballast) {
+            Ok(()) => {
+                tracing::warn!(file = %ballast.display(), "the store's disk is full: its ballast was given up {why}");
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// A secret of 32 octets, made at its first use.
     pub(super) fn secret(&self, suffix: &str) -> Result<[u8; 32], Fault> {
         let path = self.beside(suffix);
@@ -161,6 +174,8 @@ pub(super) fn open(files: &Files, key: IndexKey, tuning: &Tuning, behind: &[&Rec
             set_aside(files, &what)?;
             open_file(files, key, tuning, behind)
         }
+        // What only the journal has must find its place before anything that has expired can go.
+        Err(Fault::Full(_)) if files.give_up_ballast("to bring in the last records")? => open_file(files, key, tuning, behind),
         other => other,
     }
 }

@@ -193,10 +193,8 @@ impl Writer {
         self.pass = None;
         let due = !self.expired(retention)?.is_empty();
         self.pass = None;
-        let ballast = self.shared.files.ballast();
-        if due && self.shared.files.disk.stat(&ballast).is_ok() {
-            self.shared.files.disk.remove(&ballast)?;
-            tracing::warn!(file = %ballast.display(), "the store's disk is full: its ballast was given up to let expired records go");
+        if due {
+            self.shared.files.give_up_ballast("to let expired records go")?;
         }
         Ok(())
     }

@@ -44,10 +44,13 @@ impl Writer {
     }
 
     pub(super) fn degrade(&mut self, fault: &Fault) {
+        // Where space is low there is still enough for what has been acknowledged, and that is to be read meanwhile.
+        let unsettled = if is_low(fault) { self.settle().err() } else { None };
+        let fault = unsettled.as_ref().unwrap_or(fault);
+        // Space can be looked at with the file open; after any error of the file itself redb wants it opened anew.
+        let reopen = !is_low(fault);
         self.count_damage(fault);
         self.pass = None;
-        // Space can be looked at with the file open; after any error of the file itself redb wants it opened anew.
-        let reopen = !matches!(fault, Fault::Full(what) if what == retention::LOW);
         self.shared.set_trouble(Some(fault.to_string()));
         tracing::error!(store = %self.shared.files.path.display(), reason = %fault, "the store cannot be used: mail is answered 452 until it can");
         self.trouble = Some(Trouble { retry_at: Instant::now() + RETRY_FIRST, wait: RETRY_FIRST, reopen });
@@ -74,7 +77,7 @@ impl Writer {
             }
             Err(fault) => {
                 self.count_damage(&fault);
-                trouble.reopen |= !matches!(&fault, Fault::Full(what) if what == retention::LOW);
+                trouble.reopen |= !is_low(&fault);
                 trouble.wait = (trouble.wait * 2).min(RETRY_MOST);
                 trouble.retry_at = Instant::now() + trouble.wait;
                 self.shared.set_trouble(Some(fault.to_string()));
@@ -143,6 +146,10 @@ impl Writer {
 
 fn lost(error: std::io::Error) -> Fault {
     if is_missing(&error) { Fault::Lost } else { error.into() }
+}
+
+fn is_low(fault: &Fault) -> bool {
+    matches!(fault, Fault::Full(what) if what == retention::LOW)
 }
 
 /// The file or a directory above it is gone.

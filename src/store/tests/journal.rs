@@ -134,6 +134,23 @@ fn records_that_no_disk_takes_any_more_are_brought_in_when_it_does() {
 }
 
 #[test]
+fn records_find_their_place_on_a_full_disk() {
+    let place = Place::new();
+    let disk = Faulty::new();
+    let store = Store::open_on(disk.clone(), &place.config, &place.stats, slow()).unwrap();
+    let ballast = place.directory().join("records.redb.ballast");
+    eventually("the ballast is there", || ballast.exists());
+    let written = record(&store, 1);
+    commit(&store, written.clone());
+    disk.ballast_counts.store(true, Ordering::SeqCst);
+    disk.errno.store(libc::ENOSPC, Ordering::SeqCst);
+    // Nobody else makes space.
+    eventually("it is there", || store.record(written.id).is_ok_and(|record| record.is_some()));
+    eventually("it goes on", || store.writable());
+    assert_eq!(disk.errno.load(Ordering::SeqCst), 0);
+}
+
+#[test]
 fn a_store_without_a_journal_is_taken_over_as_it_is() {
     let place = Place::new();
     let store = place.open();
