@@ -195,7 +195,7 @@ impl Store {
         files.remove_leftovers().map_err(|source| StoreError::Io { path: path(), source })?;
         let id_secret = files.secret(".id-secret").map_err(failed)?;
         let index_key = IndexKey(files.secret(".index-key").map_err(failed)?);
-        let opened = open::open(&files, index_key, &tuning, &[]).map_err(failed)?;
+        let open::Opened { readable: opened, journal } = open::open(&files, index_key, &tuning, &[]).map_err(failed)?;
         let ids = id::Ids::new(opened.state.newest_id, now_ms(), open::random().map_err(failed)?);
         stats.store.records.set(opened.records);
         stats.store.file_bytes.set(opened.stat.length);
@@ -216,7 +216,7 @@ impl Store {
         let (writer, messages) = crossbeam_channel::bounded(QUEUE);
         let (janitor, errands) = crossbeam_channel::unbounded();
         let mut threads = Vec::new();
-        let work = Writer::new(Arc::clone(&shared), messages, lock, stat, state, opened.journal);
+        let work = Writer::new(Arc::clone(&shared), messages, lock, stat, state, journal);
         threads.push(start("store-writer", move || work.run()).map_err(|source| StoreError::Io { path: path(), source })?);
         let work = Janitor { shared: Arc::clone(&shared), errands, writer: writer.clone(), not_before: Instant::now() };
         threads.push(start("store-janitor", move || work.run()).map_err(|source| StoreError::Io { path: path(), source })?);

@@ -157,13 +157,25 @@ pub(super) fn random() -> Result<[u8; 32], Fault> {
 
 /// An open store.
 pub(super) struct Opened {
+    pub(super) readable: Readable,
+    pub(super) journal: Journal,
+}
+
+/// What redb has.
+pub(super) struct Readable {
     pub(super) database: Database,
     pub(super) state: State,
     pub(super) tail: Tail,
-    pub(super) journal: Journal,
     pub(super) records: u64,
     pub(super) undelivered: u64,
     pub(super) stat: FileStat,
+}
+
+impl Readable {
+    fn new(files: &Files, database: Database, prepared: Prepared) -> Result<Self, Fault> {
+        let Prepared { state, tail, records, undelivered, .. } = prepared;
+        Ok(Self { database, state, tail, records, undelivered, stat: files.stat()? })
+    }
 }
 
 /// Opens the store's file or makes it, and brings into it what the journal holds, and the records `behind`, which a writer had only
@@ -205,8 +217,17 @@ fn open_file(files: &Files, key: IndexKey, tuning: &Tuning, behind: &[&Record]) 
         let prepared = prepare(&database, key, tuning)?;
         let (mut journal, left) = Journal::open(files, tuning)?;
         journal.raise(prepared.journal);
-        let Prepared { state, tail, records, undelivered, .. } = bring_in(&database, key, tuning, prepared, &left, behind)?;
-        Ok(Opened { database, state, tail, journal, records, undelivered, stat: files.stat()? })
+        let prepared = bring_in(&database, key, tuning, prepared, &left, behind)?;
+        Ok(Opened { readable: Readable::new(files, database, prepared)?, journal })
+    })
+}
+
+/// Opens a store whose disk has no space for what the journal has: that stays there.
+pub(super) fn open_to_read(files: &Files, key: IndexKey, tuning: &Tuning) -> Result<Readable, Fault> {
+    guarded(|| {
+        let database = database(files, &files.path)?;
+        let prepared = prepare(&database, key, tuning)?;
+        Readable::new(files, database, prepared)
     })
 }
 

@@ -165,6 +165,11 @@ impl Writer {
         if self.has_room_inside() || self.free_space()? >= LOW_OCTETS { Ok(()) } else { Err(Fault::Full(LOW.to_owned())) }
     }
 
+    /// Whether what the journal has, at most a mebibyte, will find its place in redb.
+    pub(super) fn can_settle(&self) -> bool {
+        self.free_space().is_ok_and(|free| free >= LOW_OCTETS / 2)
+    }
+
     /// The file has free pages of its own that already have their place on the disk.
     fn has_room_inside(&self) -> bool {
         self.stat.backed >= self.stat.length && file_octets(self.state.live_octets).saturating_add(LOW_OCTETS) <= self.stat.length

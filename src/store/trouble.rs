@@ -4,6 +4,7 @@
 
 use super::commit::Writer;
 use super::error::{Fault, guarded};
+use super::open::Readable;
 use super::{open, retention};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,6 +22,8 @@ pub(super) struct Trouble {
     pub(super) retry_at: Instant,
     wait: Duration,
     reopen: bool,
+    /// What is open is there to be read, until the disk has space for what the journal has.
+    to_read: bool,
 }
 
 impl Writer {
@@ -44,8 +47,8 @@ impl Writer {
     }
 
     pub(super) fn degrade(&mut self, fault: &Fault) {
-        // Where space is low there is still enough for what has been acknowledged, and that is to be read meanwhile.
-        let unsettled = if is_low(fault) { self.settle().err() } else { None };
+        // Where space is low there mostly is enough for what has been acknowledged, and that is to be read meanwhile.
+        let unsettled = if is_low(fault) && self.can_settle() { self.settle().err() } else { None };
         let fault = unsettled.as_ref().unwrap_or(fault);
         // Space can be looked at with the file open; after any error of the file itself redb wants it opened anew.
         let reopen = !is_low(fault);
@@ -53,7 +56,7 @@ impl Writer {
         self.pass = None;
         self.shared.set_trouble(Some(fault.to_string()));
         tracing::error!(store = %self.shared.files.path.display(), reason = %fault, "the store cannot be used: mail is answered 452 until it can");
-        self.trouble = Some(Trouble { retry_at: Instant::now() + RETRY_FIRST, wait: RETRY_FIRST, reopen });
+        self.trouble = Some(Trouble { retry_at: Instant::now() + RETRY_FIRST, wait: RETRY_FIRST, reopen, to_read: false });
     }
 
     fn count_damage(&mut self, fault: &Fault) {
@@ -66,10 +69,7 @@ impl Writer {
 
     pub(super) fn recover(&mut self) {
         let Some(mut trouble) = self.trouble.take() else { return };
-        let recovered = self.reopen(trouble.reopen).and_then(|()| {
-            trouble.reopen = false;
-            self.make_room()
-        });
+        let recovered = self.reopen(&mut trouble).and_then(|()| self.make_room());
         match recovered {
             Ok(()) => {
                 self.shared.set_trouble(None);
@@ -87,9 +87,12 @@ impl Writer {
     }
 
     /// Drops the database and opens it again; a lost directory is made anew, a file that stays damaged is set aside.
-    fn reopen(&mut self, needed: bool) -> Result<(), Fault> {
-        if !needed && self.shared.database().is_some() {
+    fn reopen(&mut self, trouble: &mut Trouble) -> Result<(), Fault> {
+        if !trouble.reopen && self.shared.database().is_some() {
             return Ok(());
+        }
+        if trouble.to_read {
+            self.room()?;
         }
         let shared = Arc::clone(&self.shared);
         let files = &shared.files;
@@ -115,10 +118,26 @@ impl Writer {
             self.damages = 0;
         }
         let behind: Vec<_> = self.behind.iter().map(|pending| &pending.record).collect();
-        let opened = open::open(files, shared.index_key, &shared.tuning, &behind)?;
+        let opened = match open::open(files, shared.index_key, &shared.tuning, &behind) {
+            Err(fault @ Fault::Full(_)) => {
+                if let Ok(readable) = open::open_to_read(files, shared.index_key, &shared.tuning) {
+                    trouble.to_read = true;
+                    self.take(readable);
+                }
+                return Err(fault);
+            }
+            opened => opened?,
+        };
         self.behind.clear();
         shared.behind.store(false, Ordering::Release);
         self.journal = opened.journal;
+        self.take(opened.readable);
+        (trouble.reopen, trouble.to_read) = (false, false);
+        Ok(())
+    }
+
+    fn take(&mut self, opened: Readable) {
+        let shared = Arc::clone(&self.shared);
         shared.ids.raise(opened.state.newest_id);
         self.stat = opened.stat;
         self.state = opened.state;
@@ -127,7 +146,6 @@ impl Writer {
         *shared.tail_mut() = opened.tail;
         *shared.database_mut() = Some(opened.database);
         shared.checkpointed.store(false, Ordering::Release);
-        Ok(())
     }
 
     /// The lock's file may have been removed with its directory, and then it keeps nobody away.

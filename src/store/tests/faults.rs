@@ -218,7 +218,7 @@ fn a_disk_that_is_nearly_full_puts_mail_off_before_a_commit_can_fail() {
     let place = Place::new();
     let disk = Faulty::new();
     let store = Store::open_on(disk.clone(), &place.config, &place.stats, Tuning::default()).unwrap();
-    for free in [1 << 20, 2 << 20] {
+    for free in [2 << 20, 3 << 20] {
         let written = record(&store, 1);
         commit(&store, written.clone());
         disk.free.store(free, Ordering::SeqCst);
