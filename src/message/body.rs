@@ -1,8 +1,8 @@
 //! One message in memory: contiguous, grown without a copy once it is large, counted in the budget by its lease.
 //!
-//! Up to 256 KiB it lives in a plain allocation, behind that in an anonymous map: `mremap` moves page tables, not
+//! Up to 64 KiB it lives in a plain allocation, behind that in an anonymous map: `mremap` moves page tables, not
 //! octets, and pages that no octet has reached are not resident. Nothing is ever zeroed by us. The map of a message that
-//! has gone serves the next one, if that comes soon. The copies there are: the two re-allocations below 256 KiB, and the
+//! has gone serves the next one, if that comes soon. The copies there are: the re-allocation below 64 KiB, and the
 //! move from there into the map. Logs nothing; where there is no room, in the budget or in the machine, the answer is
 //! [`OverBudget`] and the body is as it was.
 
