@@ -9,7 +9,7 @@ use arc_swap::ArcSwapOption;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
-use rustls::{ServerConfig, ServerConnection};
+use rustls::{CipherSuite, ServerConfig, ServerConnection};
 use std::io::{BufRead as _, Write as _};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,6 +24,14 @@ pub enum TlsError {
     #[error("record layer: {0}")]
     Records(std::io::Error),
 }
+
+/// Taken where the client knows one of them, whatever it would rather have: no weaker for mail than those with SHA-384, which have no
+/// instructions of the processor's own and make a quarter of a handshake's time.
+const FIRST: [CipherSuite; 3] = [
+    CipherSuite::TLS13_AES_128_GCM_SHA256,
+    CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,
+    CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+];
 
 /// One connection's TLS session.
 pub struct Tls {
@@ -213,10 +221,13 @@ fn server_config(files: &config::Tls) -> Result<ServerConfig, TlsError> {
         TlsVersion::V1_3 => &[&rustls::version::TLS13],
     };
     let key = certified_key(files)?;
-    let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let mut provider = aws_lc_rs::default_provider();
+    provider.cipher_suites.sort_by_key(|suite| !FIRST.contains(&suite.suite()));
+    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(versions)?
         .with_no_client_auth()
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
+    config.ignore_client_order = true;
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     Ok(config)

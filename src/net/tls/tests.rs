@@ -44,9 +44,17 @@ fn served(min_version: TlsVersion) -> (TempDir, config::Tls, Pair, Arc<ServerTls
 }
 
 fn client_config(pair: &Pair, versions: &[&'static rustls::SupportedProtocolVersion]) -> Arc<ClientConfig> {
+    client_config_of(aws_lc_rs::default_provider(), pair, versions)
+}
+
+fn client_config_of(
+    provider: rustls::crypto::CryptoProvider,
+    pair: &Pair,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(pair.der.clone()).unwrap();
-    let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+    let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_protocol_versions(versions)
         .unwrap()
         .with_root_certificates(roots)
@@ -90,8 +98,8 @@ const BOTH: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13, &r
 fn both_versions_carry_octets_and_are_described() {
     let (_dir, _, pair, tls) = served(TlsVersion::V1_2);
     for (version, described) in [
-        (&rustls::version::TLS13, "TLSv1.3 TLS_AES_256_GCM_SHA384"),
-        (&rustls::version::TLS12, "TLSv1.2 TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384"),
+        (&rustls::version::TLS13, "TLSv1.3 TLS_AES_128_GCM_SHA256"),
+        (&rustls::version::TLS12, "TLSv1.2 TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256"),
     ] {
         let (mut client, mut server) = (client(&client_config(&pair, &[version])), server(&tls));
         assert!(server.is_handshaking());
@@ -111,6 +119,23 @@ fn both_versions_carry_octets_and_are_described() {
         let mut reply = [0; 64];
         let n = client.reader().read(&mut reply).unwrap();
         assert_eq!(&reply[..n], b"250 mx.example.com\r\n");
+    }
+}
+
+#[test]
+fn a_client_with_one_suite_gets_it() {
+    let (_dir, _, pair, tls) = served(TlsVersion::V1_2);
+    for suite in aws_lc_rs::default_provider().cipher_suites {
+        if format!("{:?}", suite.suite()).contains("_RSA_") {
+            // The certificate's key is of the other kind.
+            continue;
+        }
+        let mut provider = aws_lc_rs::default_provider();
+        provider.cipher_suites = vec![suite];
+        let version = if suite.tls13().is_some() { &rustls::version::TLS13 } else { &rustls::version::TLS12 };
+        let mut client = client(&client_config_of(provider, &pair, &[version]));
+        carry(&mut client, &mut server(&tls)).unwrap();
+        assert_eq!(client.negotiated_cipher_suite(), Some(suite));
     }
 }
 
