@@ -11,7 +11,7 @@ command -v cargo-deb >/dev/null || {
     echo "build-deb: cargo-deb is missing: cargo install cargo-deb --version 3.8.0 --locked" >&2
     exit 69
 }
-profile="${PROFILE:-release}"
+profile="${PROFILE:-dist}"
 target="${CARGO_TARGET_DIR:-target}"
 [ "$profile" = dev ] || cargo build --profile "$profile" --locked --bin mailsluice
 # Packages of one source are the same, octet by octet: times in them are the commit's. Behind the build, since what C there is in the

@@ -61,7 +61,7 @@ impl Journal {
         let there = usize::try_from(file.len()?).unwrap_or(usize::MAX).min(LENGTH_MOST);
         let mut octets = vec![0; there];
         file.read(0, &mut octets)?;
-        let left = read(&octets);
+        let left = left(&octets);
         let used = octets.iter().rposition(|octet| *octet != 0).map_or(0, |last| last + 1);
         let identity = files.disk.stat(&path)?.identity;
         let mut journal =
@@ -172,8 +172,8 @@ fn put_length(frame: &mut [u8], at: usize, start: usize) {
     }
 }
 
-/// The frames of the first one's epoch, one after the other.
-fn read(octets: &[u8]) -> Left {
+/// What a journal's octets hold: the frames of the first one's epoch, one after the other.
+pub(super) fn left(octets: &[u8]) -> Left {
     let mut left = Left::default();
     let mut rest = octets;
     let mut number = 0;
@@ -256,7 +256,7 @@ mod tests {
             let shown = starts.iter().position(|start| *start == newer.len());
             octets.resize(octets.len().max(newer.len()), 0);
             octets[..newer.len()].copy_from_slice(&newer);
-            let left = read(&octets);
+            let left = left(&octets);
             // A frame of before with the next number is of another epoch.
             prop_assert_eq!(left, Left { epoch, newest_id: 7, records: batches.concat() }, "{:?}", shown);
         }
@@ -275,14 +275,14 @@ mod tests {
             let at = meant[at.index(meant.len())];
             octets[at] ^= by;
             let whole = starts.iter().rposition(|start| *start <= at).unwrap();
-            prop_assert_eq!(read(&octets).records, batches[..whole].concat());
+            prop_assert_eq!(left(&octets).records, batches[..whole].concat());
         }
 
         #[test]
         fn any_octets_are_read_without_a_panic(octets in proptest::collection::vec(any::<u8>(), 0..300)) {
             let mut with_magic = MAGIC.to_vec();
             with_magic.extend(octets);
-            prop_assert_eq!(read(&with_magic), Left::default());
+            prop_assert_eq!(left(&with_magic), Left::default());
         }
     }
 }

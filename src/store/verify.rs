@@ -1,12 +1,15 @@
 //! Reads a whole store and changes nothing: `doctor --store`. Every page's checksum (redb's) and every record's (ours) is
-//! compared. What redb would write on the way, also a repair after a crash, stays in memory. Logs nothing.
+//! compared. What redb would write on the way, also a repair after a crash, stays in memory. What a killed daemon left in the journal
+//! counts as what the next start makes of it. Logs nothing.
 
 use super::encoding;
 use super::error::{Fault, StoreError, guarded};
+use super::journal::{self, Left};
 use super::open::CACHE_OCTETS;
-use super::schema::RECORDS;
-use redb::{Builder, ReadableDatabase as _, ReadableTable as _, StorageBackend};
+use super::schema::{JOURNAL, META, RECORDS};
+use redb::{Builder, ReadTransaction, ReadableDatabase as _, ReadableTable as _, StorageBackend};
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -30,14 +33,23 @@ pub fn verify(path: &Path) -> Result<Verified, StoreError> {
     let _lock = lock(path).map_err(unreadable)?.ok_or_else(|| StoreError::Locked(path.to_owned()))?;
     let file = File::open(path).map_err(unreadable)?;
     let view = View::new(file).map_err(unreadable)?;
-    guarded(|| count(view)).map_err(|fault| StoreError::Failed { path: path.to_owned(), what: fault.to_string() })
+    let left = match std::fs::read(beside(path, ".journal")) {
+        Ok(octets) => journal::left(&octets),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Left::default(),
+        Err(error) => return Err(unreadable(error)),
+    };
+    guarded(|| count(view, &left)).map_err(|fault| StoreError::Failed { path: path.to_owned(), what: fault.to_string() })
+}
+
+fn beside(path: &Path, suffix: &str) -> OsString {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name
 }
 
 /// Keeps the daemon from starting meanwhile; `None` if it runs. Without its lock file it never ran.
 fn lock(path: &Path) -> io::Result<Option<Option<File>>> {
-    let mut name = path.as_os_str().to_owned();
-    name.push(".lock");
-    let file = match File::open(name) {
+    let file = match File::open(beside(path, ".lock")) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(None)),
         Err(error) => return Err(error),
@@ -49,7 +61,7 @@ fn lock(path: &Path) -> io::Result<Option<Option<File>>> {
     }
 }
 
-fn count(view: View) -> Result<Verified, Fault> {
+fn count(view: View, left: &Left) -> Result<Verified, Fault> {
     let opened = Builder::new().set_cache_size(CACHE_OCTETS).create_with_backend(view);
     let mut database = opened.map_err(|error| Fault::from(redb::Error::from(error)))?;
     if !database.check_integrity().map_err(|error| Fault::from(redb::Error::from(error)))? {
@@ -69,7 +81,22 @@ fn count(view: View) -> Result<Verified, Fault> {
             Err(encoding::Unreadable) => found.unreadable += 1,
         }
     }
+    if left.epoch >= first_epoch(&txn)? {
+        for record in &left.records {
+            found.records += u64::from(table.get(record.id.0).map_err(redb::Error::from)?.is_none());
+        }
+    }
     Ok(found)
+}
+
+/// Of the journal: what is of an earlier one is in the store.
+fn first_epoch(txn: &ReadTransaction) -> Result<u64, redb::Error> {
+    let value = match txn.open_table(META) {
+        Ok(meta) => meta.get(JOURNAL)?.and_then(|octets| octets.value().try_into().ok()),
+        Err(redb::TableError::TableDoesNotExist(_)) => None,
+        Err(error) => return Err(error.into()),
+    };
+    Ok(value.map_or(0, u64::from_le_bytes))
 }
 
 const PAGE: usize = 4096;
@@ -205,6 +232,30 @@ mod tests {
         let before = std::fs::read(&place.config.path).expect("the file");
         assert_eq!(verify(&place.config.path).expect("sound"), Verified { records: 300, unreadable: 0 });
         assert!(before == std::fs::read(&place.config.path).expect("the file"), "the file was changed");
+    }
+
+    #[test]
+    fn what_only_the_journal_has_is_counted_once() {
+        let place = filled(20);
+        let store = place.open_with(super::super::Tuning { settle_after: std::time::Duration::from_secs(3600), ..Default::default() });
+        for number in 20..30 {
+            store.commit(record(&store, number)).blocking_recv().expect("an answer").expect("durable");
+        }
+        // As a kill leaves the files.
+        let copy = |place: &Place| {
+            let copy = Place::new();
+            std::fs::create_dir_all(copy.directory()).expect("it can be made");
+            for suffix in ["", ".journal"] {
+                std::fs::copy(beside(&place.config.path, suffix), beside(&copy.config.path, suffix)).expect("a copy");
+            }
+            copy
+        };
+        let behind = copy(&place);
+        assert!(store.record(store.next_id()).expect("a look").is_none(), "now redb has them");
+        let settled = copy(&place);
+        for place in [behind, settled] {
+            assert_eq!(verify(&place.config.path).expect("sound"), Verified { records: 30, unreadable: 0 });
+        }
     }
 
     #[test]
