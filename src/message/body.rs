@@ -195,7 +195,8 @@ impl Body {
         if matches!(self.room, Room::Map { .. }) {
             return false;
         }
-        let Some(map) = self.lease.spares().take(capacity) else { return false };
+        // Room is made before the first octet where the size was announced.
+        let Some(map) = self.lease.spares().take(capacity, self.is_empty()) else { return false };
         if self.lease.resize(map.len() as u64).is_err() {
             self.lease.spares().put(map);
             return false;
@@ -331,6 +332,12 @@ mod tests {
         let second = large(1 << 20).unwrap();
         assert_eq!((budget.held(), second.octets()), (room, b"start".as_slice()));
         drop(second);
+        // One that has outgrown the heap may become as large as any, and none is too large for it.
+        let mut third = large(60 << 10).unwrap();
+        third.extend(&vec![b'x'; 60 << 10]).unwrap();
+        third.reserve(64 << 10).unwrap();
+        assert_eq!(budget.held(), room);
+        drop(third);
         // With little left, the message gets a map of its own size.
         let other = large(34 << 20).unwrap();
         assert!(large(1 << 20).is_ok_and(|body| body.spare() < 2 << 20));
