@@ -195,7 +195,14 @@ impl Store {
         files.remove_leftovers().map_err(|source| StoreError::Io { path: path(), source })?;
         let id_secret = files.secret(".id-secret").map_err(failed)?;
         let index_key = IndexKey(files.secret(".index-key").map_err(failed)?);
-        let open::Opened { readable: opened, journal } = open::open(&files, index_key, &tuning, &[]).map_err(failed)?;
+        let (opened, full) = match open::open(&files, index_key, &tuning, &[]) {
+            Err(full @ Fault::Full(_)) => match open::open_to_read(&files, index_key, &tuning) {
+                Ok(opened) => (opened, Some(full)),
+                Err(_) => return Err(failed(full)),
+            },
+            opened => (opened.map_err(failed)?, None),
+        };
+        let open::Opened { readable: opened, journal } = opened;
         let ids = id::Ids::new(opened.state.newest_id, now_ms(), open::random().map_err(failed)?);
         stats.store.records.set(opened.records);
         stats.store.file_bytes.set(opened.stat.length);
@@ -216,7 +223,10 @@ impl Store {
         let (writer, messages) = crossbeam_channel::bounded(QUEUE);
         let (janitor, errands) = crossbeam_channel::unbounded();
         let mut threads = Vec::new();
-        let work = Writer::new(Arc::clone(&shared), messages, lock, stat, state, journal);
+        let mut work = Writer::new(Arc::clone(&shared), messages, lock, stat, state, journal);
+        if let Some(full) = full {
+            work.start_full(&full);
+        }
         threads.push(start("store-writer", move || work.run()).map_err(|source| StoreError::Io { path: path(), source })?);
         let work = Janitor { shared: Arc::clone(&shared), errands, writer: writer.clone(), not_before: Instant::now() };
         threads.push(start("store-janitor", move || work.run()).map_err(|source| StoreError::Io { path: path(), source })?);

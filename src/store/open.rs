@@ -223,11 +223,12 @@ fn open_file(files: &Files, key: IndexKey, tuning: &Tuning, behind: &[&Record]) 
 }
 
 /// Opens a store whose disk has no space for what the journal has: that stays there.
-pub(super) fn open_to_read(files: &Files, key: IndexKey, tuning: &Tuning) -> Result<Readable, Fault> {
+pub(super) fn open_to_read(files: &Files, key: IndexKey, tuning: &Tuning) -> Result<Opened, Fault> {
     guarded(|| {
         let database = database(files, &files.path)?;
         let prepared = prepare(&database, key, tuning)?;
-        Readable::new(files, database, prepared)
+        let (journal, _) = Journal::open(files, tuning)?;
+        Ok(Opened { readable: Readable::new(files, database, prepared)?, journal })
     })
 }
 

@@ -50,13 +50,21 @@ impl Writer {
         // Where space is low there mostly is enough for what has been acknowledged, and that is to be read meanwhile.
         let unsettled = if is_low(fault) && self.can_settle() { self.settle().err() } else { None };
         let fault = unsettled.as_ref().unwrap_or(fault);
-        // Space can be looked at with the file open; after any error of the file itself redb wants it opened anew.
-        let reopen = !is_low(fault);
         self.count_damage(fault);
         self.pass = None;
+        // Space can be looked at with the file open; after any error of the file itself redb wants it opened anew.
+        self.begin_trouble(fault, !is_low(fault), false);
+    }
+
+    /// The store was opened to be read only: the disk has no space for what the journal has.
+    pub(super) fn start_full(&mut self, fault: &Fault) {
+        self.begin_trouble(fault, true, true);
+    }
+
+    fn begin_trouble(&mut self, fault: &Fault, reopen: bool, to_read: bool) {
         self.shared.set_trouble(Some(fault.to_string()));
         tracing::error!(store = %self.shared.files.path.display(), reason = %fault, "the store cannot be used: mail is answered 452 until it can");
-        self.trouble = Some(Trouble { retry_at: Instant::now() + RETRY_FIRST, wait: RETRY_FIRST, reopen, to_read: false });
+        self.trouble = Some(Trouble { retry_at: Instant::now() + RETRY_FIRST, wait: RETRY_FIRST, reopen, to_read });
     }
 
     fn count_damage(&mut self, fault: &Fault) {
@@ -120,9 +128,9 @@ impl Writer {
         let behind: Vec<_> = self.behind.iter().map(|pending| &pending.record).collect();
         let opened = match open::open(files, shared.index_key, &shared.tuning, &behind) {
             Err(fault @ Fault::Full(_)) => {
-                if let Ok(readable) = open::open_to_read(files, shared.index_key, &shared.tuning) {
+                if let Ok(opened) = open::open_to_read(files, shared.index_key, &shared.tuning) {
                     trouble.to_read = true;
-                    self.take(readable);
+                    self.take(opened.readable);
                 }
                 return Err(fault);
             }
