@@ -83,6 +83,7 @@ fn a_disk_that_fills_up_under_load_and_is_freed() {
         eventually("a degraded store", || (daemon.admin.json("/stats")["store"]["degraded"] == true).then_some(()));
         eventually("not ready", || (daemon.admin.get("/readyz").status == 503).then_some(()));
         assert_eq!(daemon.admin.get("/healthz").status, 200);
+        eventually("mail that was told to come later", || (daemon.admin.stat("messages.refused.store") > 0).then_some(()));
         std::fs::remove_file(filler).unwrap();
         // And by itself it takes mail again.
         eventually("ready again", || (daemon.admin.get("/readyz").status == 200).then_some(()));
