@@ -18,6 +18,8 @@ const HEAP_STEPS: [usize; 2] = [16 * KIB, 64 * KIB];
 const MAP_STEP_MIN: usize = 256 * KIB;
 const MAP_STEP_MAX: usize = 4 * KIB * KIB;
 const PAGE: usize = 4 * KIB;
+/// No map of another message is spent on one that has said it will fill less than this part of it.
+const GENEROSITY: usize = 16;
 
 /// A message's octets. Has no `Debug` that shows them, is not `Clone`, is freed (and its lease given back) on drop.
 pub struct Body {
@@ -195,8 +197,9 @@ impl Body {
         if matches!(self.room, Room::Map { .. }) {
             return false;
         }
-        // Room is made before the first octet where the size was announced.
-        let Some(map) = self.lease.spares().take(capacity, self.is_empty()) else { return false };
+        // Room is made before the first octet where the size was announced; without that it may become as large as any.
+        let most = if self.is_empty() { capacity.saturating_mul(GENEROSITY) } else { usize::MAX };
+        let Some(map) = self.lease.spares().take(capacity..=most) else { return false };
         if self.lease.resize(map.len() as u64).is_err() {
             self.lease.spares().put(map);
             return false;
@@ -322,8 +325,10 @@ mod tests {
         let budget = Budget::new(40 << 20, 1.0);
         let large = |octets: usize| {
             let mut body = Body::new(budget.lease(&budget.share()));
-            body.extend(b"start").unwrap();
-            body.reserve(octets).map(|()| body)
+            body.reserve(octets).map(|()| {
+                body.extend(b"start").unwrap();
+                body
+            })
         };
         let first = large(6 << 20).unwrap();
         let room = budget.held();
@@ -332,6 +337,7 @@ mod tests {
         let second = large(1 << 20).unwrap();
         assert_eq!((budget.held(), second.octets()), (room, b"start".as_slice()));
         drop(second);
+        assert!(large(100 << 10).is_ok_and(|body| body.spare() < 1 << 20), "it has said that it is small");
         // One that has outgrown the heap may become as large as any, and none is too large for it.
         let mut third = large(60 << 10).unwrap();
         third.extend(&vec![b'x'; 60 << 10]).unwrap();
@@ -339,7 +345,7 @@ mod tests {
         assert_eq!(budget.held(), room);
         drop(third);
         // With little left, the message gets a map of its own size.
-        let other = large(34 << 20).unwrap();
+        let other = large(35 << 20).unwrap();
         assert!(large(1 << 20).is_ok_and(|body| body.spare() < 2 << 20));
         drop(other);
     }

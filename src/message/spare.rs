@@ -5,14 +5,13 @@
 //! message and never for a small one. Logs nothing.
 
 use memmap2::MmapMut;
+use std::ops::RangeInclusive;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Octets of all that are kept.
 pub(super) const OCTETS_MAX: usize = 8 * 1024 * 1024;
 const AGE_MAX: Duration = Duration::from_secs(1);
-/// A map is not spent on a message that says it will fill less than a sixteenth of it.
-const GENEROSITY: usize = 16;
 
 #[derive(Default)]
 pub(super) struct Spares(Mutex<Vec<Spare>>);
@@ -27,9 +26,8 @@ impl Spares {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The smallest that has so many octets; for a message that needs just these, none that is far too large.
-    pub(super) fn take(&self, octets: usize, just_these: bool) -> Option<MmapMut> {
-        let fits = octets..=if just_these { octets.saturating_mul(GENEROSITY) } else { usize::MAX };
+    /// The smallest that has as many octets as fit.
+    pub(super) fn take(&self, fits: RangeInclusive<usize>) -> Option<MmapMut> {
         let mut maps = self.maps();
         let (at, _) =
             maps.iter().enumerate().filter(|(_, spare)| fits.contains(&spare.map.len())).min_by_key(|(_, spare)| spare.map.len())?;
@@ -70,11 +68,11 @@ mod tests {
         for octets in [4 << 20, 1 << 20, 2 << 20] {
             spares.put(map(octets));
         }
-        assert!(spares.take(5 << 20, true).is_none());
-        assert!(spares.take(64 << 10, true).is_some_and(|map| map.len() == 1 << 20));
-        assert!(spares.take(64 << 10, true).is_none(), "the others are for larger messages");
-        assert!(spares.take(1 << 20, true).is_some_and(|map| map.len() == 2 << 20));
-        assert!(spares.take(64 << 10, false).is_some_and(|map| map.len() == 4 << 20), "it may become as large");
+        assert!(spares.take(5 << 20..=80 << 20).is_none());
+        assert!(spares.take(64 << 10..=1 << 20).is_some_and(|map| map.len() == 1 << 20));
+        assert!(spares.take(64 << 10..=1 << 20).is_none(), "the others are too large");
+        assert!(spares.take(1 << 20..=16 << 20).is_some_and(|map| map.len() == 2 << 20));
+        assert!(spares.take(64 << 10..=usize::MAX).is_some_and(|map| map.len() == 4 << 20));
     }
 
     #[test]

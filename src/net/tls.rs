@@ -25,8 +25,8 @@ pub enum TlsError {
     Records(std::io::Error),
 }
 
-/// Taken where the client knows one of them, whatever it would rather have: no weaker for mail than those with SHA-384, which have no
-/// instructions of the processor's own and make a quarter of a handshake's time.
+/// Taken where the client knows one of them, whatever it would rather have: no weaker for mail than those with SHA-384, for which few
+/// processors have instructions, so that it makes a quarter of a handshake's time.
 const FIRST: [CipherSuite; 3] = [
     CipherSuite::TLS13_AES_128_GCM_SHA256,
     CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256,

@@ -18,6 +18,8 @@ use super::error::Fault;
 use super::open::Files;
 use crate::record::Record;
 use redb::StorageBackend;
+use std::fs::File;
+use std::io::{self, Read as _};
 
 const MAGIC: [u8; 8] = *b"msjrnl01";
 const PAGE: usize = 4096;
@@ -52,6 +54,29 @@ pub(super) struct Left {
     pub(super) records: Vec<Record>,
 }
 
+impl Left {
+    /// What a store has not got, whose `journal` value is this.
+    pub(super) fn since(&self, first_epoch: u64) -> &[Record] {
+        if self.epoch >= first_epoch { &self.records } else { &[] }
+    }
+}
+
+/// A store's `journal` value.
+pub(super) fn first_epoch(value: Option<&[u8]>) -> u64 {
+    value.and_then(|octets| octets.try_into().ok()).map_or(0, u64::from_le_bytes)
+}
+
+/// What lies in a store's journal; nothing is made or changed.
+pub(super) fn look(files: &Files) -> io::Result<Left> {
+    let mut octets = Vec::new();
+    match File::open(files.journal()) {
+        Ok(file) => file.take(LENGTH_MOST as u64).read_to_end(&mut octets)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => 0,
+        Err(error) => return Err(error),
+    };
+    Ok(read(&octets))
+}
+
 impl Journal {
     /// Opens the file or makes it; what it holds is still to be brought into the store.
     pub(super) fn open(files: &Files, tuning: &Tuning) -> Result<(Self, Left), Fault> {
@@ -61,7 +86,7 @@ impl Journal {
         let there = usize::try_from(file.len()?).unwrap_or(usize::MAX).min(LENGTH_MOST);
         let mut octets = vec![0; there];
         file.read(0, &mut octets)?;
-        let left = left(&octets);
+        let left = read(&octets);
         let used = octets.iter().rposition(|octet| *octet != 0).map_or(0, |last| last + 1);
         let identity = files.disk.stat(&path)?.identity;
         let mut journal =
@@ -172,8 +197,8 @@ fn put_length(frame: &mut [u8], at: usize, start: usize) {
     }
 }
 
-/// What a journal's octets hold: the frames of the first one's epoch, one after the other.
-pub(super) fn left(octets: &[u8]) -> Left {
+/// The frames of the first one's epoch, one after the other.
+fn read(octets: &[u8]) -> Left {
     let mut left = Left::default();
     let mut rest = octets;
     let mut number = 0;
@@ -256,7 +281,7 @@ mod tests {
             let shown = starts.iter().position(|start| *start == newer.len());
             octets.resize(octets.len().max(newer.len()), 0);
             octets[..newer.len()].copy_from_slice(&newer);
-            let left = left(&octets);
+            let left = read(&octets);
             // A frame of before with the next number is of another epoch.
             prop_assert_eq!(left, Left { epoch, newest_id: 7, records: batches.concat() }, "{:?}", shown);
         }
@@ -275,14 +300,14 @@ mod tests {
             let at = meant[at.index(meant.len())];
             octets[at] ^= by;
             let whole = starts.iter().rposition(|start| *start <= at).unwrap();
-            prop_assert_eq!(left(&octets).records, batches[..whole].concat());
+            prop_assert_eq!(read(&octets).records, batches[..whole].concat());
         }
 
         #[test]
         fn any_octets_are_read_without_a_panic(octets in proptest::collection::vec(any::<u8>(), 0..300)) {
             let mut with_magic = MAGIC.to_vec();
             with_magic.extend(octets);
-            prop_assert_eq!(left(&with_magic), Left::default());
+            prop_assert_eq!(read(&with_magic), Left::default());
         }
     }
 }

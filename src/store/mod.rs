@@ -195,14 +195,7 @@ impl Store {
         files.remove_leftovers().map_err(|source| StoreError::Io { path: path(), source })?;
         let id_secret = files.secret(".id-secret").map_err(failed)?;
         let index_key = IndexKey(files.secret(".index-key").map_err(failed)?);
-        let (opened, full) = match open::open(&files, index_key, &tuning, &[]) {
-            Err(full @ Fault::Full(_)) => match open::open_to_read(&files, index_key, &tuning) {
-                Ok(opened) => (opened, Some(full)),
-                Err(_) => return Err(failed(full)),
-            },
-            opened => (opened.map_err(failed)?, None),
-        };
-        let open::Opened { readable: opened, journal } = opened;
+        let open::Opened { readable: opened, journal, full } = open::open(&files, index_key, &tuning, &[]).map_err(failed)?;
         let ids = id::Ids::new(opened.state.newest_id, now_ms(), open::random().map_err(failed)?);
         stats.store.records.set(opened.records);
         stats.store.file_bytes.set(opened.stat.length);

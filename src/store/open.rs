@@ -15,7 +15,7 @@
 use super::disk::{Backend, Disk, FileStat, Lock, directory_of};
 use super::encoding;
 use super::error::{Fault, guarded};
-use super::journal::{Journal, Left};
+use super::journal::{self, Journal, Left};
 use super::schema::{
     BY_LAST, FORMAT, INDEX, INDEX_KEY, IndexKey, JOURNAL, SEGMENTS, STATE, STORE_VERSION, State, UNDELIVERED, WITHOUT_JOURNAL,
 };
@@ -159,6 +159,8 @@ pub(super) fn random() -> Result<[u8; 32], Fault> {
 pub(super) struct Opened {
     pub(super) readable: Readable,
     pub(super) journal: Journal,
+    /// Set if the disk has no space for what the journal has: that stays there, and what redb has is to be read.
+    pub(super) full: Option<Fault>,
 }
 
 /// What redb has.
@@ -187,7 +189,11 @@ pub(super) fn open(files: &Files, key: IndexKey, tuning: &Tuning, behind: &[&Rec
             open_file(files, key, tuning, behind)
         }
         // What only the journal has must find its place before anything that has expired can go.
-        Err(Fault::Full(_)) if files.give_up_ballast("to bring in the last records")? => open_file(files, key, tuning, behind),
+        Err(Fault::Full(_)) if files.give_up_ballast("to bring in the last records")? => open(files, key, tuning, behind),
+        Err(full @ Fault::Full(_)) => match open_to_read(files, key, tuning) {
+            Ok((readable, journal)) => Ok(Opened { readable, journal, full: Some(full) }),
+            Err(_) => Err(full),
+        },
         other => other,
     }
 }
@@ -218,17 +224,16 @@ fn open_file(files: &Files, key: IndexKey, tuning: &Tuning, behind: &[&Record]) 
         let (mut journal, left) = Journal::open(files, tuning)?;
         journal.raise(prepared.journal);
         let prepared = bring_in(&database, key, tuning, prepared, &left, behind)?;
-        Ok(Opened { readable: Readable::new(files, database, prepared)?, journal })
+        Ok(Opened { readable: Readable::new(files, database, prepared)?, journal, full: None })
     })
 }
 
-/// Opens a store whose disk has no space for what the journal has: that stays there.
-pub(super) fn open_to_read(files: &Files, key: IndexKey, tuning: &Tuning) -> Result<Opened, Fault> {
+fn open_to_read(files: &Files, key: IndexKey, tuning: &Tuning) -> Result<(Readable, Journal), Fault> {
     guarded(|| {
         let database = database(files, &files.path)?;
         let prepared = prepare(&database, key, tuning)?;
         let (journal, _) = Journal::open(files, tuning)?;
-        Ok(Opened { readable: Readable::new(files, database, prepared)?, journal })
+        Ok((Readable::new(files, database, prepared)?, journal))
     })
 }
 
@@ -241,7 +246,7 @@ fn bring_in(
     left: &Left,
     behind: &[&Record],
 ) -> Result<Prepared, Fault> {
-    let from_journal = if left.epoch >= prepared.journal { left.records.as_slice() } else { &[] };
+    let from_journal = left.since(prepared.journal);
     if from_journal.is_empty() && behind.is_empty() {
         return Ok(prepared);
     }
@@ -319,7 +324,7 @@ fn prepare(database: &Database, key: IndexKey, tuning: &Tuning) -> Result<Prepar
     let state = tables.meta(STATE)?.and_then(|octets| State::decode(&octets).ok());
     let same_key = tables.meta(INDEX_KEY)?.is_some_and(|check| check == key.check());
     let tail = state.as_ref().map(|state| tables.load_tail(state)).transpose()?.unwrap_or_default();
-    let journal = tables.meta(JOURNAL)?.and_then(|octets| octets.try_into().ok()).map_or(0, u64::from_le_bytes);
+    let journal = journal::first_epoch(tables.meta(JOURNAL)?.as_deref());
     if format.as_deref() == Some(&WITHOUT_JOURNAL.to_le_bytes()) {
         // From here on a version that knows no journal must not open it: it would not see the last records after a kill.
         tables.set_meta(FORMAT, &STORE_VERSION.to_le_bytes())?;

@@ -21,9 +21,18 @@ const DAMAGE_REMEMBERED: Duration = Duration::from_secs(600);
 pub(super) struct Trouble {
     pub(super) retry_at: Instant,
     wait: Duration,
-    reopen: bool,
-    /// What is open is there to be read, until the disk has space for what the journal has.
-    to_read: bool,
+    file: File,
+}
+
+/// What is to be done about the file.
+#[derive(Clone, Copy, PartialEq)]
+enum File {
+    /// Nothing: only its disk has little space.
+    Sound,
+    /// redb wants it opened anew after any error.
+    Broken,
+    /// It has been opened to be read, until its disk has space for what the journal has.
+    ToRead,
 }
 
 impl Writer {
@@ -52,19 +61,18 @@ impl Writer {
         let fault = unsettled.as_ref().unwrap_or(fault);
         self.count_damage(fault);
         self.pass = None;
-        // Space can be looked at with the file open; after any error of the file itself redb wants it opened anew.
-        self.begin_trouble(fault, !is_low(fault), false);
+        self.begin_trouble(fault, if is_low(fault) { File::Sound } else { File::Broken });
     }
 
     /// The store was opened to be read only: the disk has no space for what the journal has.
     pub(super) fn start_full(&mut self, fault: &Fault) {
-        self.begin_trouble(fault, true, true);
+        self.begin_trouble(fault, File::ToRead);
     }
 
-    fn begin_trouble(&mut self, fault: &Fault, reopen: bool, to_read: bool) {
+    fn begin_trouble(&mut self, fault: &Fault, file: File) {
         self.shared.set_trouble(Some(fault.to_string()));
         tracing::error!(store = %self.shared.files.path.display(), reason = %fault, "the store cannot be used: mail is answered 452 until it can");
-        self.trouble = Some(Trouble { retry_at: Instant::now() + RETRY_FIRST, wait: RETRY_FIRST, reopen, to_read });
+        self.trouble = Some(Trouble { retry_at: Instant::now() + RETRY_FIRST, wait: RETRY_FIRST, file });
     }
 
     fn count_damage(&mut self, fault: &Fault) {
@@ -85,7 +93,9 @@ impl Writer {
             }
             Err(fault) => {
                 self.count_damage(&fault);
-                trouble.reopen |= !is_low(&fault);
+                if trouble.file == File::Sound && !is_low(&fault) {
+                    trouble.file = File::Broken;
+                }
                 trouble.wait = (trouble.wait * 2).min(RETRY_MOST);
                 trouble.retry_at = Instant::now() + trouble.wait;
                 self.shared.set_trouble(Some(fault.to_string()));
@@ -96,11 +106,10 @@ impl Writer {
 
     /// Drops the database and opens it again; a lost directory is made anew, a file that stays damaged is set aside.
     fn reopen(&mut self, trouble: &mut Trouble) -> Result<(), Fault> {
-        if !trouble.reopen && self.shared.database().is_some() {
-            return Ok(());
-        }
-        if trouble.to_read {
-            self.room()?;
+        match trouble.file {
+            File::Sound => return Ok(()),
+            File::ToRead => self.room()?,
+            File::Broken => {}
         }
         let shared = Arc::clone(&self.shared);
         let files = &shared.files;
@@ -110,6 +119,7 @@ impl Writer {
             // Not to be opened anyhow: what is open can still be read.
             return Err(error.into());
         }
+        trouble.file = File::Broken;
         shared.unwatch();
         // A database that panicked may do so again when it is closed.
         guarded(|| {
@@ -126,25 +136,21 @@ impl Writer {
             self.damages = 0;
         }
         let behind: Vec<_> = self.behind.iter().map(|pending| &pending.record).collect();
-        let opened = match open::open(files, shared.index_key, &shared.tuning, &behind) {
-            Err(fault @ Fault::Full(_)) => {
-                if let Ok(opened) = open::open_to_read(files, shared.index_key, &shared.tuning) {
-                    trouble.to_read = true;
-                    self.take(opened.readable);
-                }
-                return Err(fault);
-            }
-            opened => opened?,
-        };
+        let opened = open::open(files, shared.index_key, &shared.tuning, &behind)?;
+        if let Some(full) = opened.full {
+            self.take_over(opened.readable);
+            trouble.file = File::ToRead;
+            return Err(full);
+        }
         self.behind.clear();
         shared.behind.store(false, Ordering::Release);
         self.journal = opened.journal;
-        self.take(opened.readable);
-        (trouble.reopen, trouble.to_read) = (false, false);
+        self.take_over(opened.readable);
+        trouble.file = File::Sound;
         Ok(())
     }
 
-    fn take(&mut self, opened: Readable) {
+    fn take_over(&mut self, opened: Readable) {
         let shared = Arc::clone(&self.shared);
         shared.ids.raise(opened.state.newest_id);
         self.stat = opened.stat;

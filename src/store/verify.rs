@@ -2,19 +2,19 @@
 //! compared. What redb would write on the way, also a repair after a crash, stays in memory. What a killed daemon left in the journal
 //! counts as what the next start makes of it. Logs nothing.
 
+use super::disk::FileSystem;
 use super::encoding;
 use super::error::{Fault, StoreError, guarded};
 use super::journal::{self, Left};
-use super::open::CACHE_OCTETS;
+use super::open::{CACHE_OCTETS, Files};
 use super::schema::{JOURNAL, META, RECORDS};
-use redb::{Builder, ReadTransaction, ReadableDatabase as _, ReadableTable as _, StorageBackend};
+use redb::{AccessGuard, Builder, ReadableDatabase as _, ReadableTable as _, StorageBackend};
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// What was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,26 +30,17 @@ pub struct Verified {
 /// It is in use, cannot be read, or is damaged as a whole.
 pub fn verify(path: &Path) -> Result<Verified, StoreError> {
     let unreadable = |source| StoreError::Io { path: path.to_owned(), source };
-    let _lock = lock(path).map_err(unreadable)?.ok_or_else(|| StoreError::Locked(path.to_owned()))?;
+    let files = Files { disk: Arc::new(FileSystem), path: path.to_owned() };
+    let _lock = lock(&files).map_err(unreadable)?.ok_or_else(|| StoreError::Locked(path.to_owned()))?;
     let file = File::open(path).map_err(unreadable)?;
     let view = View::new(file).map_err(unreadable)?;
-    let left = match std::fs::read(beside(path, ".journal")) {
-        Ok(octets) => journal::left(&octets),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Left::default(),
-        Err(error) => return Err(unreadable(error)),
-    };
+    let left = journal::look(&files).map_err(unreadable)?;
     guarded(|| count(view, &left)).map_err(|fault| StoreError::Failed { path: path.to_owned(), what: fault.to_string() })
 }
 
-fn beside(path: &Path, suffix: &str) -> OsString {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name
-}
-
 /// Keeps the daemon from starting meanwhile; `None` if it runs. Without its lock file it never ran.
-fn lock(path: &Path) -> io::Result<Option<Option<File>>> {
-    let file = match File::open(beside(path, ".lock")) {
+fn lock(files: &Files) -> io::Result<Option<Option<File>>> {
+    let file = match File::open(files.beside(".lock")) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(None)),
         Err(error) => return Err(error),
@@ -81,22 +72,12 @@ fn count(view: View, left: &Left) -> Result<Verified, Fault> {
             Err(encoding::Unreadable) => found.unreadable += 1,
         }
     }
-    if left.epoch >= first_epoch(&txn)? {
-        for record in &left.records {
-            found.records += u64::from(table.get(record.id.0).map_err(redb::Error::from)?.is_none());
-        }
+    let meta = txn.open_table(META).map_err(redb::Error::from)?;
+    let value = meta.get(JOURNAL).map_err(redb::Error::from)?;
+    for record in left.since(journal::first_epoch(value.as_ref().map(AccessGuard::value))) {
+        found.records += u64::from(table.get(record.id.0).map_err(redb::Error::from)?.is_none());
     }
     Ok(found)
-}
-
-/// Of the journal: what is of an earlier one is in the store.
-fn first_epoch(txn: &ReadTransaction) -> Result<u64, redb::Error> {
-    let value = match txn.open_table(META) {
-        Ok(meta) => meta.get(JOURNAL)?.and_then(|octets| octets.value().try_into().ok()),
-        Err(redb::TableError::TableDoesNotExist(_)) => None,
-        Err(error) => return Err(error.into()),
-    };
-    Ok(value.map_or(0, u64::from_le_bytes))
 }
 
 const PAGE: usize = 4096;
@@ -245,8 +226,8 @@ mod tests {
         let copy = |place: &Place| {
             let copy = Place::new();
             std::fs::create_dir_all(copy.directory()).expect("it can be made");
-            for suffix in ["", ".journal"] {
-                std::fs::copy(beside(&place.config.path, suffix), beside(&copy.config.path, suffix)).expect("a copy");
+            for name in ["records.redb", "records.redb.journal"] {
+                std::fs::copy(place.directory().join(name), copy.directory().join(name)).expect("a copy");
             }
             copy
         };

@@ -126,7 +126,7 @@ fn both_versions_carry_octets_and_are_described() {
 fn a_client_with_one_suite_gets_it() {
     let (_dir, _, pair, tls) = served(TlsVersion::V1_2);
     for suite in aws_lc_rs::default_provider().cipher_suites {
-        if format!("{:?}", suite.suite()).contains("_RSA_") {
+        if suite.suite().as_str().unwrap().contains("_RSA_") {
             // The certificate's key is of the other kind.
             continue;
         }

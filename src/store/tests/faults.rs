@@ -14,6 +14,8 @@ pub(super) struct Faulty {
     pub(super) break_renames: AtomicBool,
     /// ENOSPC ends with the ballast.
     pub(super) ballast_counts: AtomicBool,
+    /// How often the free space was asked for.
+    looks: AtomicU64,
 }
 
 impl Faulty {
@@ -23,6 +25,7 @@ impl Faulty {
             free: AtomicU64::new(1 << 40),
             break_renames: AtomicBool::new(false),
             ballast_counts: AtomicBool::new(false),
+            looks: AtomicU64::new(0),
         })
     }
 }
@@ -69,10 +72,11 @@ impl Disk for Faulty {
         Ok(Box::new(FaultyFile { inner: FileSystem.open(path)?, errno: Arc::clone(&self.errno) }))
     }
     fn can_write(&self, path: &Path) -> io::Result<()> {
-        if self.errno.load(Ordering::SeqCst) != ENOSPC {
-            failing(&self.errno)?;
+        // A full disk does not forbid it.
+        match failing(&self.errno) {
+            Err(error) if error.raw_os_error() != Some(ENOSPC) => Err(error),
+            _ => FileSystem.can_write(path),
         }
-        FileSystem.can_write(path)
     }
     fn stat(&self, path: &Path) -> io::Result<FileStat> {
         FileSystem.stat(path)
@@ -112,6 +116,7 @@ impl Disk for Faulty {
         FileSystem.list(directory)
     }
     fn free_space(&self, _directory: &Path) -> io::Result<u64> {
+        self.looks.fetch_add(1, Ordering::SeqCst);
         Ok(self.free.load(Ordering::SeqCst))
     }
     fn lock(&self, path: &Path) -> io::Result<Option<Lock>> {
@@ -230,10 +235,13 @@ fn a_disk_that_is_nearly_full_puts_mail_off_before_a_commit_can_fail() {
     }
     disk.free.store(1 << 20, Ordering::SeqCst);
     eventually("it is noticed", || !store.writable());
+    assert!(store.trouble().unwrap().contains("free"));
+    assert!(!store.query(&Query::default()).unwrap().records.is_empty(), "records can be read");
     disk.free.store(6 << 20, Ordering::SeqCst);
     // Not enough to go on with: it would be full again at once.
-    let store_state = store.trouble();
-    assert!(store_state.is_some());
+    let looks = disk.looks.load(Ordering::SeqCst);
+    eventually("it has been looked at again and again", || disk.looks.load(Ordering::SeqCst) > looks + 3);
+    assert!(store.trouble().is_some());
     disk.free.store(64 << 20, Ordering::SeqCst);
     eventually("it goes on", || store.writable());
     commit(&store, record(&store, 2));
