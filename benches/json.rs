@@ -16,7 +16,7 @@ use base64::engine::general_purpose::STANDARD;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use mailsluice::config::{Config, Origin};
 use mailsluice::envelope::{Envelope, Peer};
-use mailsluice::forward::format;
+use mailsluice::format;
 use mailsluice::verify::Verification;
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};

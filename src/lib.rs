@@ -4,7 +4,7 @@
 //! `ARCHITECTURE.md`. Imports point one way:
 //!
 //! ```text
-//! main -> cli -> daemon -> net, admin -> delivery, ring -> forward, store, route, verify
+//! main -> cli -> daemon -> net, admin -> delivery -> forward, store, route -> format, http -> verify, ring
 //!      -> smtp, message, envelope, record, stats, config, log
 //! ```
 
@@ -14,6 +14,7 @@ pub mod config;
 pub mod daemon;
 pub mod delivery;
 pub mod envelope;
+pub mod format;
 pub mod forward;
 pub mod log;
 pub mod message;

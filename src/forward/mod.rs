@@ -10,7 +10,6 @@ mod call;
 mod client;
 mod connect;
 mod exchange;
-pub mod format;
 mod head;
 mod idle;
 mod lane;

@@ -3,11 +3,11 @@
 //! What is light is done where the message is, on its ring; the rest on threads of its own. Logs a panic of what works on a
 //! stranger's octets (never its text).
 
-use super::format::{self, Rendered};
 use super::pool::Pool;
 use super::{Job, NoAnswer, Refused, webhook};
 use crate::config::{Format, Verify};
 use crate::envelope::Envelope;
+use crate::format::{self, Rendered};
 use crate::message::{Body, Lease};
 use crate::ring;
 use crate::verify::{Verification, Verifier};

@@ -6,7 +6,7 @@
 use super::choices;
 use mailsluice::config::{Attachments, Format, Route, Verify};
 use mailsluice::envelope::{Envelope, Peer};
-use mailsluice::forward::format::{Piece, Rendered, render};
+use mailsluice::format::{Piece, Rendered, render};
 use mailsluice::verify::{SpfResult, Verification};
 use serde_json::Value;
 use std::time::Duration;
