@@ -16,6 +16,7 @@ pub mod delivery;
 pub mod envelope;
 pub mod format;
 pub mod forward;
+pub mod http;
 pub mod log;
 pub mod message;
 pub mod net;

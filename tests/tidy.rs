@@ -16,7 +16,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("verify", &["config", "envelope", "message", "stats", "log"]),
     ("store", &["record", "config", "stats", "log"]),
     ("format", &["message", "envelope", "config", "verify", "log"]),
-    ("forward", &["ring", "format", "message", "envelope", "config", "stats", "verify", "log"]),
+    ("http", &["ring"]),
+    ("forward", &["ring", "http", "format", "message", "envelope", "config", "stats", "verify", "log"]),
     ("delivery", &["forward", "store", "route", "verify", "smtp", "message", "envelope", "record", "stats", "config", "log"]),
     ("net", &["ring", "smtp", "envelope", "message", "delivery", "stats", "config", "log"]),
     // Of `message` only the budget's gauge.
@@ -24,8 +25,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
     (
         "daemon",
         &[
-            "net", "admin", "delivery", "ring", "forward", "format", "store", "route", "verify", "smtp", "message", "envelope", "record",
-            "stats", "config", "log",
+            "net", "admin", "delivery", "ring", "forward", "http", "format", "store", "route", "verify", "smtp", "message", "envelope",
+            "record", "stats", "config", "log",
         ],
     ),
     ("cli", &["daemon", "config", "record", "stats", "log", "store", "ring", "verify"]),

@@ -2,9 +2,9 @@
 //! the forwarders: a callback that hangs takes none.
 
 use super::lane::Lane;
-use super::request::{Post, post};
-use super::{Authorization, Authorized, redirect};
+use super::{Authorization, Authorized};
 use crate::config::Route;
+use crate::http::{Request, same_origin};
 use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -34,13 +34,13 @@ impl Question {
         let body = if json { question.json() } else { question.form() };
         let content_type = if json { "application/json" } else { "application/x-www-form-urlencoded" };
         let mut headers = vec![("content-type", content_type)];
-        if redirect::same_origin(&route.url, url) {
+        if same_origin(&route.url, url) {
             headers.extend(route.headers.iter().map(|(name, value)| (name.as_str(), value.expose())));
         }
         if let Some(authorization) = &route.authorize_authorization {
             headers.push(("authorization", authorization.expose()));
         }
-        let request = Post {
+        let request = Request {
             url,
             headers: &headers,
             len: u64::try_from(body.len()).unwrap_or(u64::MAX),
@@ -48,7 +48,7 @@ impl Question {
             deadline: Instant::now() + TIMEOUT,
             only_public: false,
         };
-        match post(&self.0.client(), &request).await {
+        match self.0.client().post(&request).await {
             Ok(answer) => match answer.response.status {
                 200..=299 => Authorized::Yes,
                 400..=499 => {
@@ -57,8 +57,8 @@ impl Question {
                 }
                 _ => Authorized::Unknown,
             },
-            Err(super::NoAnswer::NotReached(why) | super::NoAnswer::Broken(why)) => {
-                tracing::warn!(route = route.name, why, "the authorization callback gave no answer");
+            Err(none) => {
+                tracing::warn!(route = route.name, why = %none, "the authorization callback gave no answer");
                 Authorized::Unknown
             }
         }

@@ -2,12 +2,10 @@
 //!
 //! Logs why an endpoint could not be reached, at `warn`, with the route's name.
 
-use super::client::Client;
+use super::NoAnswer;
 use super::prepare::Prepared;
-use super::redirect;
-use super::request::{Answer, Post, post};
-use super::{NoAnswer, Response};
 use crate::config::Route;
+use crate::http::{self, Client, Request, Response};
 use std::time::Instant;
 use url::Url;
 
@@ -31,48 +29,14 @@ pub(super) async fn ask(
     common.extend(prepared.signature.as_deref().map(|signature| ("webhook-signature", signature)));
     let body = prepared.slices();
     let mut at_home = true;
-    let answer = follow(&route.url, async |url: &Url, only_public| {
+    let answer = http::follow(&route.url, async |url: &Url, only_public| {
         // Once elsewhere, always elsewhere: another origin must not choose where they go in ours.
-        at_home &= std::ptr::eq(&raw const route.url, url) || redirect::same_origin(&route.url, url);
+        at_home &= std::ptr::eq(&raw const route.url, url) || http::same_origin(&route.url, url);
         let headers = if at_home { common.as_slice() } else { common.get(..of_all).unwrap_or_default() };
-        post(client, &Post { url, headers, len: rendered.len, body: &body, deadline, only_public }).await
+        client.post(&Request { url, headers, len: rendered.len, body: &body, deadline, only_public }).await
     });
-    let answer = answer.await;
-    if let Err(NoAnswer::NotReached(why) | NoAnswer::Broken(why)) = &answer {
-        tracing::warn!(route = route.name, why, "the endpoint gave no answer");
-    }
-    answer
-}
-
-/// Asks, and asks again where the answer says so.
-pub(super) async fn follow(start: &Url, mut ask: impl AsyncFnMut(&Url, bool) -> Result<Answer, NoAnswer>) -> Result<Response, NoAnswer> {
-    let mut elsewhere = None;
-    // Once a hop was on the open internet, no later one may be inside.
-    let mut only_public = false;
-    let mut last: Option<Response> = None;
-    for hop in 0..=redirect::HOPS_MAX {
-        let url = elsewhere.as_ref().unwrap_or(start);
-        let answer = match (ask(url, only_public).await, last.take()) {
-            (Err(NoAnswer::NotReached(why)), Some(before)) if why == redirect::NOT_PUBLIC => return Ok(refused(before, &why)),
-            (Err(none), _) => return Err(none),
-            (Ok(answer), _) => answer,
-        };
-        let Answer { response, location, from_public } = answer;
-        let Some(location) = location.filter(|_| redirect::is_redirect(response.status)) else { return Ok(response) };
-        only_public |= from_public;
-        if hop == redirect::HOPS_MAX {
-            return Ok(refused(response, "more than 3 redirects"));
-        }
-        elsewhere = match redirect::target(url, &location) {
-            Ok(target) => Some(target),
-            Err(why) => return Ok(refused(response, why)),
-        };
-        last = Some(response);
-    }
-    // The loop returns in its last turn.
-    Err(NoAnswer::Broken("more than 3 redirects".to_owned()))
-}
-
-fn refused(response: Response, why: &str) -> Response {
-    Response { redirect_refused: Some(why.to_owned()), ..response }
+    answer.await.map_err(|none| {
+        tracing::warn!(route = route.name, why = %none, "the endpoint gave no answer");
+        NoAnswer::from(none)
+    })
 }

@@ -5,10 +5,10 @@
 //! ends. Logs nothing.
 
 use super::breaker::Breaker;
-use super::client::Client;
 use super::workers::Workers;
 use super::{NoAnswer, Refused};
 use crate::config::{self, Route};
+use crate::http::Client;
 use crate::ring;
 use crate::stats::{RouteStats, Stats};
 use std::collections::VecDeque;

@@ -6,32 +6,25 @@
 
 mod authorize;
 mod breaker;
-mod call;
-mod client;
-mod connect;
+mod clients;
 mod exchange;
-mod head;
-mod idle;
 mod lane;
 mod pool;
 mod prepare;
-mod redirect;
-mod request;
-mod resolver;
 #[cfg(test)]
 mod tests;
 pub mod webhook;
-mod wire;
 mod workers;
 
 use crate::config::{Config, Route};
 use crate::envelope::Envelope;
+pub use crate::http::Response;
 use crate::message::Body;
 use crate::stats::Stats;
 use crate::verify::{SpfResult, Verifier};
 use arc_swap::ArcSwap;
 use authorize::Question;
-use client::Clients;
+use clients::Clients;
 use lane::{Lane, Place};
 use pool::Pool;
 use prepare::Unprepared;
@@ -62,18 +55,6 @@ impl Job {
     }
 }
 
-/// What the endpoint said: a complete status line and header; the body as far as it came.
-#[derive(Clone, Debug)]
-pub struct Response {
-    pub status: u16,
-    pub content_type: Option<String>,
-    pub retry_after: Option<String>,
-    /// First 2 KiB, lossy UTF-8.
-    pub body: String,
-    /// A redirect that was not followed (count, scheme, address): the status is the redirect's own.
-    pub redirect_refused: Option<String>,
-}
-
 /// Why there was no answer.
 #[derive(Clone, Debug)]
 pub enum NoAnswer {
@@ -81,6 +62,12 @@ pub enum NoAnswer {
     NotReached(String),
     /// Broken, malformed or timed out after that.
     Broken(String),
+}
+
+impl From<crate::http::NoAnswer> for NoAnswer {
+    fn from(none: crate::http::NoAnswer) -> Self {
+        if none.phase.is_reached() { Self::Broken(none.to_string()) } else { Self::NotReached(none.to_string()) }
+    }
 }
 
 /// A job done.

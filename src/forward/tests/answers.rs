@@ -105,7 +105,7 @@ fn silence_ends_at_the_deadline() {
     let endpoint = Endpoint::silent();
     let rig = Rig::of(&endpoint, "");
     let begun = Instant::now();
-    assert_eq!(broken(rig.send_within(Duration::from_millis(300), MESSAGE)), "timed out");
+    assert_eq!(broken(rig.send_within(Duration::from_millis(300), MESSAGE)), "waiting: timed out");
     assert!((300..5000).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
 }
 
@@ -179,7 +179,7 @@ fn a_flood_of_interim_answers_ends_at_the_deadline() {
     let waiting = rig.submit_within(Duration::from_millis(300), MESSAGE).unwrap();
     let (told, heard) = std::sync::mpsc::channel();
     std::thread::spawn(move || told.send(answer(waiting)));
-    assert_eq!(broken(heard.recv_timeout(PATIENCE).unwrap()), "timed out");
+    assert_eq!(broken(heard.recv_timeout(PATIENCE).unwrap()), "waiting: timed out");
 }
 
 /// Neither a chunk's size, nor what is behind its octets, nor a trailer comes to an end.

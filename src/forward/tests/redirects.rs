@@ -1,8 +1,7 @@
 //! Redirects: the same POST again, and what does not go along.
 
 use super::*;
-use crate::forward::exchange::follow;
-use crate::forward::request::{Answer, Post, post};
+use crate::http;
 
 fn moved(status: u16, location: &str) -> String {
     format!("HTTP/1.1 {status} Moved\r\nLocation: {location}\r\nContent-Length: 5\r\n\r\nthere")
@@ -113,38 +112,12 @@ fn an_inner_address_is_not_connected_to_for_a_public_one() {
         let target = url.parse().unwrap();
         let asked = rig.run(move || async move {
             let deadline = Instant::now() + PATIENCE;
-            post(&client, &Post { url: &target, headers: &[], len: 1, body: &[b"m"], deadline, only_public: true }).await.map(|_| ())
+            client.post(&http::Request { url: &target, headers: &[], len: 1, body: &[b"m"], deadline, only_public: true }).await.map(|_| ())
         });
         match asked.blocking_recv().unwrap() {
-            Err(NoAnswer::NotReached(why)) => assert_eq!(why, crate::forward::redirect::NOT_PUBLIC, "{url}"),
-            Err(other) => panic!("{url}: {other:?}"),
+            Err(none) => assert!(none.why.starts_with("redirect from a public address"), "{url}: {none}"),
             Ok(()) => panic!("{url} was asked"),
         }
     }
     assert_eq!((endpoint.connections(), endpoint.requests().len()), (1, 1));
-}
-
-fn redirecting(to: &str, from_public: bool) -> Answer {
-    let response = Response { status: 307, content_type: None, retry_after: None, body: String::new(), redirect_refused: None };
-    Answer { response, location: Some(to.to_owned()), from_public }
-}
-
-#[test]
-fn once_outside_never_inside_again() {
-    let start = "http://10.0.0.1/".parse().unwrap();
-    let mut rules = Vec::new();
-    let answer = follow(&start, async |url: &url::Url, only_public| {
-        rules.push((url.to_string(), only_public));
-        match rules.len() {
-            // Inside to inside, and to the outside, are free.
-            1 => Ok(redirecting("http://10.0.0.2/", false)),
-            2 => Ok(redirecting("http://198.51.100.1/", false)),
-            3 => Ok(redirecting("http://169.254.169.254/", true)),
-            _ => Err(NoAnswer::NotReached(crate::forward::redirect::NOT_PUBLIC.to_owned())),
-        }
-    });
-    let response = tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(answer).unwrap();
-    assert_eq!(rules.iter().map(|(_, only)| *only).collect::<Vec<_>>(), [false, false, false, true]);
-    assert_eq!(response.status, 307, "the redirect's own status");
-    assert!(response.redirect_refused.is_some());
 }

@@ -2,14 +2,15 @@
 //!
 //! A task of the ring closes those that have been idle for too long, and ends with the last of them. Logs nothing.
 
-use super::redirect;
+use super::address;
+use super::failure::NoAnswer;
+use super::origin::Origin;
 use super::wire::Wire;
 use crate::ring;
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::rc::{Rc, Weak};
 use std::time::{Duration, Instant};
-use url::Url;
 
 /// A kept-alive connection is not used after this: the usual servers close theirs after five seconds.
 const IDLE_AGE_MAX: Duration = Duration::from_secs(4);
@@ -32,38 +33,9 @@ struct Kept {
     wire: Wire,
 }
 
-/// Scheme, host and port.
-#[derive(Clone, PartialEq, Eq)]
-pub(super) struct Origin {
-    tls: bool,
-    host: String,
-    port: u16,
-}
-
-impl Origin {
-    /// `None`: a URL that no connection can be made for.
-    pub(super) fn of(url: &Url) -> Option<Self> {
-        let host = url.host_str()?.to_owned();
-        Some(Self { tls: url.scheme() == "https", host, port: url.port_or_known_default()? })
-    }
-
-    pub(super) fn is_tls(&self) -> bool {
-        self.tls
-    }
-
-    /// As it stands in the URL: an IPv6 address in brackets.
-    pub(super) fn host(&self) -> &str {
-        &self.host
-    }
-
-    pub(super) fn port(&self) -> u16 {
-        self.port
-    }
-}
-
 /// A connection to the origin that is still open and has nothing unread. Those that are not are closed. `Err`: there is one, but
 /// only to an address that may not be asked.
-pub(super) fn take(client: u64, origin: &Origin, only_public: bool) -> Result<Option<Wire>, &'static str> {
+pub(super) fn take(client: u64, origin: &Origin, only_public: bool) -> Result<Option<Wire>, NoAnswer> {
     let Some(idle) = OF_RING.with_borrow(Weak::upgrade) else { return Ok(None) };
     let mut idle = idle.borrow_mut();
     while let Some(at) = idle.0.iter().rposition(|kept| kept.client == client && kept.origin == *origin) {
@@ -72,8 +44,8 @@ pub(super) fn take(client: u64, origin: &Origin, only_public: bool) -> Result<Op
             continue;
         }
         // The origin is a name; the rule is about addresses.
-        if only_public && !redirect::is_public(wire.peer()) {
-            return Err(redirect::NOT_PUBLIC);
+        if only_public && !address::is_public(wire.peer()) {
+            return Err(NoAnswer::not_public());
         }
         return Ok(Some(wire));
     }

@@ -3,14 +3,14 @@
 //! Here the redirect's rule about addresses is kept, on the address that is connected to: what a name meant a moment ago does
 //! not count (DNS rebinding). Logs nothing; fails with one short line.
 
-use super::client::Client;
-use super::idle::Origin;
-use super::redirect;
+use super::address;
+use super::failure::{NoAnswer, Phase};
+use super::origin::Origin;
+use super::resolver::CachedResolver;
 use super::wire::Wire;
 use crate::ring::Conn;
-use rustls::ClientConnection;
 use rustls::pki_types::ServerName;
-use std::io::{self, ErrorKind};
+use rustls::{ClientConfig, ClientConnection};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,29 +20,30 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Of one host.
 const ADDRESSES_MAX: usize = 16;
 
-pub(super) async fn connect(client: &Client, origin: &Origin, only_public: bool, deadline: Instant) -> Result<Wire, String> {
+pub(super) async fn connect(
+    resolver: &CachedResolver,
+    tls: &Arc<ClientConfig>,
+    origin: &Origin,
+    only_public: bool,
+    deadline: Instant,
+) -> Result<Wire, NoAnswer> {
     let deadline = deadline.min(Instant::now() + CONNECT_TIMEOUT);
-    let addresses = client.resolver.addresses(origin.host(), origin.port(), deadline).await?;
+    let addresses = resolver.addresses(origin.host(), origin.port(), deadline).await.map_err(|why| NoAnswer::new(Phase::Name, why))?;
     let (conn, address) = open(&addresses, only_public, deadline).await?;
-    let tls = if origin.is_tls() { Some(Box::new(session(client, origin)?)) } else { None };
+    let tls = if origin.is_tls() { Some(Box::new(session(tls, origin)?)) } else { None };
     let mut wire = Wire::new(conn, tls, address.ip().to_canonical());
-    wire.handshake(deadline).await.map_err(|error| told(&error))?;
+    wire.handshake(deadline).await.map_err(|error| NoAnswer::of(Phase::Tls, &error))?;
     Ok(wire)
 }
 
-/// An error in the words of a record's or log's line.
-pub(super) fn told(error: &io::Error) -> String {
-    if error.kind() == ErrorKind::TimedOut && error.raw_os_error().is_none() { "timed out".to_owned() } else { error.to_string() }
-}
-
 /// Each address but the last may use half of the time that is left.
-async fn open(addresses: &[SocketAddr], only_public: bool, deadline: Instant) -> Result<(Conn, SocketAddr), String> {
+async fn open(addresses: &[SocketAddr], only_public: bool, deadline: Instant) -> Result<(Conn, SocketAddr), NoAnswer> {
     let allowed: Vec<SocketAddr> =
-        addresses.iter().filter(|address| !only_public || redirect::is_public(address.ip())).take(ADDRESSES_MAX).copied().collect();
+        addresses.iter().filter(|address| !only_public || address::is_public(address.ip())).take(ADDRESSES_MAX).copied().collect();
     if allowed.is_empty() && !addresses.is_empty() {
-        return Err(redirect::NOT_PUBLIC.to_owned());
+        return Err(NoAnswer::not_public());
     }
-    let mut last = "timed out".to_owned();
+    let mut last = NoAnswer::new(Phase::Connect, "timed out");
     for (n, &address) in allowed.iter().enumerate() {
         let now = Instant::now();
         let left = deadline.saturating_duration_since(now);
@@ -52,17 +53,18 @@ async fn open(addresses: &[SocketAddr], only_public: bool, deadline: Instant) ->
         }
         match Conn::connect(address, now + share).await {
             Ok(conn) => return Ok((conn, address)),
-            Err(error) => last = told(&error),
+            Err(error) => last = NoAnswer::of(Phase::Connect, &error),
         }
     }
     Err(last)
 }
 
-fn session(client: &Client, origin: &Origin) -> Result<ClientConnection, String> {
+fn session(tls: &Arc<ClientConfig>, origin: &Origin) -> Result<ClientConnection, NoAnswer> {
     let host = origin.host();
     let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
-    let name = ServerName::try_from(host.to_owned()).map_err(|_| "the host is no name that a certificate can have".to_owned())?;
-    let mut session = ClientConnection::new(Arc::clone(&client.tls), name).map_err(|error| error.to_string())?;
+    let name =
+        ServerName::try_from(host.to_owned()).map_err(|_| NoAnswer::new(Phase::Tls, "the host is no name that a certificate can have"))?;
+    let mut session = ClientConnection::new(Arc::clone(tls), name).map_err(|error| NoAnswer::new(Phase::Tls, error.to_string()))?;
     // What is written at once is bounded by who writes; a bound here would also count what the records add.
     session.set_buffer_limit(None);
     Ok(session)

@@ -1,26 +1,16 @@
-//! HTTP clients: one for each set of trusted roots. What they share with the rings is what a connection needs; the
-//! kept-alive connections themselves belong to each ring (`idle.rs`).
+//! The routes' HTTP clients: one for each set of trusted roots. Logs missing system roots.
 
-use super::resolver::CachedResolver;
 use crate::config::{self, Route};
+use crate::http::{CachedResolver, Client};
 use rustls::{ClientConfig, RootCertStore};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-
-pub(super) struct Client {
-    /// Tells the connections of one client from those of another, also over a reload.
-    pub(super) id: u64,
-    pub(super) tls: Arc<ClientConfig>,
-    pub(super) resolver: CachedResolver,
-}
 
 /// Makes the clients of a configuration.
 #[derive(Default)]
 pub(super) struct Clients {
     resolver: CachedResolver,
-    made: AtomicU64,
 }
 
 impl Clients {
@@ -51,8 +41,7 @@ impl Clients {
             .with_root_certificates(roots)
             .with_no_client_auth();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let id = self.made.fetch_add(1, Ordering::Relaxed);
-        Ok(Client { id, tls: Arc::new(tls), resolver: self.resolver.clone() })
+        Ok(Client::new(Arc::new(tls), self.resolver.clone()))
     }
 }
 

@@ -1,8 +1,20 @@
-//! The header of a request (RFC 9112 sections 3 and 5), written in one go. Logs nothing; fails where a value would break out of its line.
+//! A request, and its head (RFC 9112 sections 3 and 5), written in one go. Logs nothing; fails where a value would break out of its line.
 
-use super::request::Post;
 use std::io::Write as _;
+use std::time::Instant;
 use url::{Position, Url};
+
+/// A POST.
+pub struct Request<'a> {
+    pub url: &'a Url,
+    pub headers: &'a [(&'a str, &'a str)],
+    /// Octets of `body`.
+    pub len: u64,
+    pub body: &'a [&'a [u8]],
+    pub deadline: Instant,
+    /// Uses no connection to a loopback, link-local or private address.
+    pub only_public: bool,
+}
 
 const USER_AGENT: &str = concat!("mailsluice/", env!("CARGO_PKG_VERSION"));
 /// Most headers need no more.
@@ -10,18 +22,18 @@ const OCTETS: usize = 1024;
 
 /// # Errors
 /// A name or a value that a header field cannot have: the configuration and the formats let none through.
-pub(super) fn head(post: &Post<'_>) -> Result<Vec<u8>, String> {
+pub(super) fn head(request: &Request<'_>) -> Result<Vec<u8>, String> {
     let mut head = Vec::with_capacity(OCTETS);
     head.extend_from_slice(b"POST ");
-    head.extend_from_slice(target(post.url).as_bytes());
+    head.extend_from_slice(target(request.url).as_bytes());
     head.extend_from_slice(b" HTTP/1.1\r\n");
     // Scheme, userinfo and the scheme's own port are not in it (RFC 9110 section 7.2).
-    field(&mut head, "host", &post.url[Position::BeforeHost..Position::AfterPort])?;
+    field(&mut head, "host", &request.url[Position::BeforeHost..Position::AfterPort])?;
     field(&mut head, "user-agent", USER_AGENT)?;
     field(&mut head, "accept", "*/*")?;
     // Writing to a vector cannot fail.
-    drop(write!(head, "content-length: {}\r\n", post.len));
-    for (name, value) in post.headers {
+    drop(write!(head, "content-length: {}\r\n", request.len));
+    for (name, value) in request.headers {
         field(&mut head, name, value)?;
     }
     head.extend_from_slice(b"\r\n");
@@ -47,14 +59,12 @@ fn field(head: &mut Vec<u8>, name: &str, value: &str) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::head;
-    use crate::forward::request::Post;
-    use std::time::Instant;
+    use super::{Instant, Request, head};
 
     fn of(url: &str, headers: &[(&str, &str)]) -> Result<String, String> {
         let url = url.parse().unwrap();
-        let post = Post { url: &url, headers, len: 7, body: &[], deadline: Instant::now(), only_public: false };
-        head(&post).map(|octets| String::from_utf8(octets).unwrap())
+        let request = Request { url: &url, headers, len: 7, body: &[], deadline: Instant::now(), only_public: false };
+        head(&request).map(|octets| String::from_utf8(octets).unwrap())
     }
 
     #[test]

@@ -26,7 +26,7 @@ const HOSTS_MAX: usize = 1024;
 type Ask = fn(&str, u16) -> io::Result<Vec<SocketAddr>>;
 
 #[derive(Debug, Clone)]
-pub(super) struct CachedResolver(Arc<Shared>);
+pub struct CachedResolver(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {

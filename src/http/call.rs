@@ -3,11 +3,10 @@
 //!
 //! Logs nothing; fails with one short line, and [`Progress`] tells how far it came.
 
-use super::Response;
-use super::connect::told;
-use super::redirect;
-use super::request::Answer;
-use super::wire::{INPUT_OCTETS, Wire};
+use super::address;
+use super::failure::{NoAnswer, Phase, is_late};
+use super::response::{Answer, Response};
+use super::wire::{INPUT_OCTETS, Progress, Wire};
 use std::time::{Duration, Instant};
 use ureq_proto::client::state::{Cleanup, RecvBody, RecvResponse};
 use ureq_proto::client::{Call, RecvBodyResult, RecvResponseResult, SendRequestResult};
@@ -21,20 +20,13 @@ const PIECE_MIN: usize = 128;
 /// The body of a redirect is of little interest; the deadline is for what it leads to.
 const REDIRECT_BODY_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How far a call has come.
-#[derive(Default)]
-pub(super) struct Progress {
-    /// An octet of the request went out.
-    pub(super) sent: bool,
-    /// The endpoint did not take the whole request.
-    pub(super) incomplete: bool,
-    /// An octet of the response came.
-    pub(super) received: bool,
-    /// The deadline has passed.
-    pub(super) timed_out: bool,
+/// An answer, and the connection if it can be used again.
+pub(super) struct Called {
+    pub(super) answer: Answer,
+    pub(super) wire: Option<Wire>,
 }
 
-/// Asks over this connection, and gives it back if it can be used again.
+/// Asks over this connection.
 ///
 /// # Errors
 /// There was no complete status line and header.
@@ -44,29 +36,27 @@ pub(super) async fn call(
     body: &[&[u8]],
     progress: &mut Progress,
     deadline: Instant,
-) -> Result<(Answer, Option<Wire>), String> {
-    let call = awaiting_answer().map_err(|error| error.to_string())?;
+) -> Result<Called, NoAnswer> {
+    let call = awaiting_answer().map_err(|error| NoAnswer::new(Phase::Sending, error.to_string()))?;
     let mut input = Vec::new();
-    let from_public = redirect::is_public(wire.peer());
-    let answered = async {
-        let mut octets = Vec::with_capacity(body.len() + 1);
-        octets.push(head);
-        octets.extend_from_slice(body);
-        wire.send(&octets, &mut input, progress, deadline).await?;
-        drop(octets);
-        header(&mut wire, call, &mut input, progress, deadline).await
-    };
-    let (fields, next) = match answered.await {
+    let from_public = address::is_public(wire.peer());
+    let mut octets = Vec::with_capacity(body.len() + 1);
+    octets.push(head);
+    octets.extend_from_slice(body);
+    if let Err(error) = wire.send(&octets, &mut input, progress, deadline).await {
+        return Err(failed(progress, Phase::Sending, &error));
+    }
+    drop(octets);
+    let sent = Instant::now();
+    let (fields, next) = match header(&mut wire, call, &mut input, progress, deadline).await {
         Ok(answered) => answered,
-        Err(Failed::Io(error)) => {
-            progress.timed_out = error.kind() == std::io::ErrorKind::TimedOut && error.raw_os_error().is_none();
-            return Err(told(&error));
-        }
-        Err(Failed::Protocol(why)) => return Err(why),
+        Err(Failed::Io(error)) => return Err(failed(progress, Phase::Waiting, &error)),
+        Err(Failed::Protocol(why)) => return Err(NoAnswer::new(Phase::Waiting, why)),
     };
+    let waited = sent.elapsed();
     let Fields { status, content_type, retry_after, location } = fields;
     let patience =
-        if location.is_some() && redirect::is_redirect(status) { deadline.min(Instant::now() + REDIRECT_BODY_PATIENCE) } else { deadline };
+        if location.is_some() && (300..=399).contains(&status) { deadline.min(Instant::now() + REDIRECT_BODY_PATIENCE) } else { deadline };
     let (body, reusable) = match next {
         RecvResponseResult::RecvBody(call) => kept_body(&mut wire, call, &mut input, progress, patience).await,
         RecvResponseResult::Cleanup(call) => (String::new(), may_be_used_again(&call)),
@@ -75,7 +65,12 @@ pub(super) async fn call(
     let response = Response { status, content_type, retry_after, body, redirect_refused: None };
     // Octets behind the answer are nobody's.
     let wire = (reusable && !progress.incomplete && input.is_empty()).then_some(wire);
-    Ok((Answer { response, location, from_public }, wire))
+    Ok(Called { answer: Answer { response, location, from_public, waited }, wire })
+}
+
+fn failed(progress: &mut Progress, phase: Phase, error: &std::io::Error) -> NoAnswer {
+    progress.timed_out = is_late(error);
+    NoAnswer::of(phase, error)
 }
 
 /// The protocol's state once a request has been sent. It insists on having written one, so it writes the shortest there is, for nobody:

@@ -3,7 +3,6 @@
 //! An endpoint that answers early and closes makes our sending fail while its answer is in the socket: the failure is no error,
 //! so that the answer is read. One that answers early and only stops reading is heard as well. Logs nothing.
 
-use super::call::Progress;
 use crate::ring::Conn;
 use rustls::ClientConnection;
 use std::io::{self, BufRead as _, ErrorKind, IoSlice, Write as _};
@@ -22,6 +21,17 @@ const RECORDS_OCTETS: usize = 64 * 1024;
 const SLICES_MAX: usize = 64;
 /// `HTTP/1.1 413`: enough of a response to know what it says.
 const STATUS_END: usize = 12;
+
+/// How far a call has come.
+#[derive(Default)]
+pub(super) struct Progress {
+    /// The endpoint did not take the whole request.
+    pub(super) incomplete: bool,
+    /// An octet of the response came.
+    pub(super) received: bool,
+    /// The deadline has passed.
+    pub(super) timed_out: bool,
+}
 
 pub(super) struct Wire {
     conn: Conn,
@@ -94,7 +104,6 @@ impl Wire {
             match self.conn.send_now(rest.get(..SLICES_MAX).unwrap_or(rest)) {
                 Ok(0) => progress.incomplete = true,
                 Ok(sent) => {
-                    progress.sent = true;
                     early.in_turn += sent;
                     IoSlice::advance_slices(&mut rest, sent);
                     if early.in_turn < TURN_OCTETS {

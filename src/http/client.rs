@@ -1,0 +1,72 @@
+//! An HTTP client: one for each set of TLS settings. What its rings share is what a connection needs; the kept-alive connections
+//! themselves belong to each ring (`idle.rs`). Logs nothing.
+
+use super::call::{self, Called};
+use super::connect;
+use super::failure::{NoAnswer, Phase};
+use super::idle;
+use super::origin::Origin;
+use super::request::{self, Request};
+use super::resolver::CachedResolver;
+use super::response::Answer;
+use super::wire::Progress;
+use rustls::ClientConfig;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+/// Tells the connections of one client from those of another, also over a reload.
+static MADE: AtomicU64 = AtomicU64::new(0);
+
+pub struct Client {
+    id: u64,
+    tls: Arc<ClientConfig>,
+    resolver: CachedResolver,
+}
+
+impl Client {
+    #[must_use]
+    pub fn new(tls: Arc<ClientConfig>, resolver: CachedResolver) -> Self {
+        Self { id: MADE.fetch_add(1, Ordering::Relaxed), tls, resolver }
+    }
+
+    /// One POST and its answer: one call, repeated once if a kept-alive connection turned out to be closed.
+    ///
+    /// # Errors
+    /// Nobody answered before the deadline.
+    pub async fn post(&self, request: &Request<'_>) -> Result<Answer, NoAnswer> {
+        if Instant::now() >= request.deadline {
+            return Err(NoAnswer::new(Phase::Connect, "timed out"));
+        }
+        let refused = |why| NoAnswer::new(Phase::Connect, why);
+        let origin = Origin::of(request.url).ok_or_else(|| refused("a URL without a host".to_owned()))?;
+        let kept = idle::take(self.id, &origin, request.only_public)?;
+        let head = request::head(request).map_err(refused)?;
+        // A call's future is boxed: as a part of those around it, it would be copied once for each of them.
+        if let Some(wire) = kept {
+            let mut progress = Progress::default();
+            let called = Box::pin(call::call(wire, &head, request.body, &mut progress, request.deadline)).await;
+            // The one repetition (RFC 9110 section 9.2.2): the endpoint had closed the kept-alive connection before it said a word.
+            let closed = called.is_err() && !progress.received && !progress.timed_out;
+            if !closed {
+                return self.done(origin, called, &progress);
+            }
+        }
+        let wire = connect::connect(&self.resolver, &self.tls, &origin, request.only_public, request.deadline).await?;
+        let mut progress = Progress::default();
+        let called = Box::pin(call::call(wire, &head, request.body, &mut progress, request.deadline)).await;
+        self.done(origin, called, &progress)
+    }
+
+    fn done(&self, origin: Origin, called: Result<Called, NoAnswer>, progress: &Progress) -> Result<Answer, NoAnswer> {
+        let Called { answer, wire } = called?;
+        if let Some(wire) = wire {
+            idle::put(self.id, origin, wire);
+        }
+        // A 2xx counts only from an endpoint that took the whole request: else it cannot have what it says it has.
+        if progress.incomplete && (200..=299).contains(&answer.response.status) {
+            return Err(NoAnswer::new(Phase::Sending, "a 2xx before the whole request was taken"));
+        }
+        Ok(answer)
+    }
+}
