@@ -2,21 +2,32 @@
 //! A refusal is a status and one sentence; it is logged at `debug` without the token.
 
 use super::App;
-use super::answer::Problem;
-use super::listener::Arrival;
+use super::answer::{self, Problem};
+use super::listener::{Arrival, Speech};
+use crate::config::Config;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 /// Paths that stay open on loopback and on a socket when a token is set.
-const OPEN_LOCALLY: [&str; 4] = ["/stats", "/metrics", "/healthz", "/readyz"];
+const OPEN_LOCALLY: [&str; 2] = ["/stats", "/metrics"];
+/// What a load balancer asks, from anywhere and by HTTP/1.0 without a `Host`; off this machine the answer has no reason in it.
+const HEALTH: [&str; 2] = ["/healthz", "/readyz"];
 
 pub(super) async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
+    if let Some(speech) = request.extensions().get::<Arc<Speech>>() {
+        speech.heard();
+    }
+    // Why there is no mail at present is for those on this machine.
+    let silent = HEALTH.contains(&request.uri().path()) && !request.extensions().get::<Arrival>().is_some_and(|arrival| arrival.is_local());
     let mut response = match check(&app, &request) {
-        Ok(()) => next.run(request).await,
+        Ok(()) => match next.run(request).await {
+            answer if silent && !answer.status().is_success() => (answer.status(), answer::plain("not now\n")).into_response(),
+            answer => answer,
+        },
         Err(problem) => {
             tracing::debug!(status = problem.status.as_u16(), path = ?request.uri().path(), "admin request refused");
             refusal(problem)
@@ -48,16 +59,23 @@ fn check(app: &App, request: &Request) -> Result<(), Problem> {
     };
     let config = app.deps.config.load();
     let path = request.uri().path();
+    let health = HEALTH.contains(&path);
+    if health && request.version() < Version::HTTP_11 && !request.headers().contains_key(header::HOST) {
+        return Ok(());
+    }
     let host = host(request.uri(), request.headers())?;
-    if !is_own_name(host, arrival, &config.smtp.hostname) {
-        return Err(Problem::new(StatusCode::MISDIRECTED_REQUEST, "this listener does not go by the name in Host"));
+    if !is_own_name(host, arrival, &config) {
+        return Err(Problem::new(
+            StatusCode::MISDIRECTED_REQUEST,
+            "this listener does not go by the name in Host; admin.hosts may name further ones",
+        ));
     }
     check_origin(request.method(), request.headers(), host)?;
     let inspector = path == "/inspector" || path.starts_with("/inspector/");
     if changes_state(request.method()) && !inspector && !is_json(request.headers()) {
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send Content-Type: application/json"));
     }
-    let open = path == "/" || (arrival.is_local() && OPEN_LOCALLY.contains(&path));
+    let open = path == "/" || health || (arrival.is_local() && OPEN_LOCALLY.contains(&path));
     match &config.admin.token {
         Some(token) if !open && !has_token(request.headers(), token.expose()) => {
             Err(Problem::new(StatusCode::UNAUTHORIZED, "send Authorization: Bearer with the token of admin.token_file"))
@@ -85,14 +103,18 @@ fn host<'a>(uri: &'a Uri, headers: &'a HeaderMap) -> Result<&'a str, Problem> {
 /// DNS rebinding: a foreign name that resolves to this address must not read anything. The names `localhost` and the loopback
 /// addresses cannot be rebound; the port is not compared, so that a forwarded port works. A name says nothing on a Unix
 /// socket, which no browser reaches.
-fn is_own_name(host: &str, arrival: Arrival, hostname: &str) -> bool {
+fn is_own_name(host: &str, arrival: Arrival, config: &Config) -> bool {
     let Arrival::Tcp { local, .. } = arrival else { return true };
     let Some(name) = without_port(host) else { return false };
+    let hosts = || config.admin.hosts.iter();
     if let Some(address) = literal(name) {
-        return address == local || address.is_loopback();
+        return address == local || address.is_loopback() || hosts().any(|host| host.parse() == Ok(address));
     }
+    let hostname = &config.smtp.hostname;
     let name = name.strip_suffix('.').unwrap_or(name);
-    name.eq_ignore_ascii_case("localhost") || (!hostname.is_empty() && name.eq_ignore_ascii_case(hostname))
+    name.eq_ignore_ascii_case("localhost")
+        || (!hostname.is_empty() && name.eq_ignore_ascii_case(hostname))
+        || hosts().any(|host| name.eq_ignore_ascii_case(host))
 }
 
 fn literal(name: &str) -> Option<IpAddr> {
@@ -161,6 +183,9 @@ mod tests {
             ("MX.example.com.", true, true),
             ("192.0.2.7:8025", false, true),
             ("192.0.2.8", false, false),
+            ("admin.INTERNAL:443", true, true),
+            ("192.0.2.9", true, true),
+            ("sub.admin.internal", false, false),
             ("evil.test", false, false),
             ("evil.test:8025", false, false),
             ("localhost.evil.test", false, false),
@@ -175,10 +200,13 @@ mod tests {
             ("", false, false),
             (":8025", false, false),
         ];
+        let text = "[smtp]\nhostname = \"mx.example.com\"\n[admin]\nhosts = [\"Admin.internal.\", \"192.0.2.9\"]\n\
+                    [[route]]\nname = \"r\"\nrecipients = [\"*\"]\nurl = \"http://127.0.0.1/\"";
+        let config = Config::parse(crate::config::Origin::File("test".into()), text).unwrap();
         for (host, on_loopback, on_outside) in table {
-            assert_eq!(is_own_name(host, loopback, "mx.example.com"), *on_loopback, "{host} on loopback");
-            assert_eq!(is_own_name(host, outside, "mx.example.com"), *on_outside, "{host} outside");
-            assert!(is_own_name(host, Arrival::Unix, "mx.example.com"), "{host} on a socket");
+            assert_eq!(is_own_name(host, loopback, &config), *on_loopback, "{host} on loopback");
+            assert_eq!(is_own_name(host, outside, &config), *on_outside, "{host} outside");
+            assert!(is_own_name(host, Arrival::Unix, &config), "{host} on a socket");
         }
     }
 

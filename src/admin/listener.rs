@@ -5,15 +5,17 @@ use super::AdminSocket;
 use axum::{Extension, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
+use std::collections::VecDeque;
 use std::future::Future as _;
 use std::io;
 use std::net::IpAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio::time::Sleep;
 
 /// Room for the live views ([`super::live::MAX_CLIENTS`]) and everything else.
@@ -83,9 +85,11 @@ impl Socket {
     }
 }
 
-/// Serves until it is dropped. A connection over the limit is closed at once.
+/// Serves until it is dropped. Over the limit the connection that has been silent for longest makes room: whoever asks something at
+/// once, as a health check does, is heard beside any number that only hold a place. Where none is silent, the new one is closed.
 pub(super) async fn serve(socket: Socket, router: &Router) {
     let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let mut silent = Silent::default();
     loop {
         let (stream, arrival) = match socket.accept().await {
             Ok(accepted) => accepted,
@@ -95,22 +99,74 @@ pub(super) async fn serve(socket: Socket, router: &Router) {
                 continue;
             }
         };
-        let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
-            tracing::debug!("admin connection closed: too many are open");
-            continue;
+        let place = match Arc::clone(&room).try_acquire_owned() {
+            Ok(place) => place,
+            Err(_) if silent.end_oldest() => match Arc::clone(&room).acquire_owned().await {
+                Ok(place) => place,
+                Err(_) => return,
+            },
+            Err(_) => {
+                tracing::debug!("admin connection closed: too many are open");
+                continue;
+            }
         };
-        let service = TowerToHyperService::new(router.clone().layer(Extension(arrival)));
+        let speech = silent.enter();
+        let service = TowerToHyperService::new(router.clone().layer(Extension(arrival)).layer(Extension(Arc::clone(&speech))));
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEADER_TIMEOUT)
             .max_buf_size(READ_BUFFER)
             .serve_connection(TokioIo::new(Unstalled::new(stream, WRITE_STALL)), service);
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "admin connection ended");
+            tokio::select! {
+                ended = connection => if let Err(error) = ended {
+                    tracing::debug!(%error, "admin connection ended");
+                },
+                () = speech.ended.notified() => tracing::debug!("admin connection closed: silent, and others wait"),
             }
             drop(place);
         });
+    }
+}
+
+/// Whether a connection has asked anything: the whole header of a request has come.
+#[derive(Default)]
+pub(super) struct Speech {
+    heard: AtomicBool,
+    ended: Notify,
+}
+
+impl Speech {
+    pub(super) fn heard(&self) {
+        self.heard.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Connections in the order they came; those that have spoken or gone are left out when they are met.
+#[derive(Default)]
+struct Silent(VecDeque<Weak<Speech>>);
+
+impl Silent {
+    fn enter(&mut self) -> Arc<Speech> {
+        let speech = Arc::new(Speech::default());
+        if self.0.len() > 2 * MAX_CONNECTIONS {
+            self.0.retain(|speech| Self::is_silent(speech).is_some());
+        }
+        self.0.push_back(Arc::downgrade(&speech));
+        speech
+    }
+
+    fn is_silent(speech: &Weak<Speech>) -> Option<Arc<Speech>> {
+        speech.upgrade().filter(|speech| !speech.heard.load(Ordering::Relaxed))
+    }
+
+    /// False: nobody is silent.
+    fn end_oldest(&mut self) -> bool {
+        let oldest = std::iter::from_fn(|| self.0.pop_front()).find_map(|speech| Self::is_silent(&speech));
+        oldest.is_some_and(|speech| {
+            speech.ended.notify_one();
+            true
+        })
     }
 }
 

@@ -201,6 +201,8 @@ pub struct Dns {
 pub struct Admin {
     pub listen: AdminListen,
     pub token: Option<Secret>,
+    /// Further names that a request's Host may have, in lower case.
+    pub hosts: Vec<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -3,7 +3,8 @@
 use super::error::ConfigError;
 use super::file::{Keys, Section, unknown_word};
 use super::{
-    Admin, AdminListen, Breaker, Dns, Forward, Log, LogFormat, LogLevel, Memory, Redact, Secret, Shutdown, Store, limits, secret, smtp,
+    Admin, AdminListen, Breaker, Dns, Forward, Log, LogFormat, LogLevel, Memory, Redact, Secret, Shutdown, Store, hostname, limits, secret,
+    smtp,
 };
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -13,7 +14,7 @@ pub(super) const BREAKER_KEYS: Keys = Keys { texts: &["cooldown"], others: &["fa
 pub(super) const MEMORY_KEYS: Keys = Keys { texts: &["body_budget"], others: &["per_ip_share"] };
 pub(super) const STORE_KEYS: Keys = Keys { texts: &["path", "retention", "max_size", "redact"], others: &[] };
 pub(super) const DNS_KEYS: Keys = Keys { texts: &["servers", "timeout"], others: &[] };
-pub(super) const ADMIN_KEYS: Keys = Keys { texts: &["listen", "token_file"], others: &[] };
+pub(super) const ADMIN_KEYS: Keys = Keys { texts: &["listen", "token_file", "hosts"], others: &[] };
 pub(super) const LOG_KEYS: Keys = Keys { texts: &["level", "format"], others: &[] };
 pub(super) const SHUTDOWN_KEYS: Keys = Keys { texts: &["grace"], others: &[] };
 
@@ -106,7 +107,18 @@ pub(super) fn admin(section: &mut Section<'_>) -> Result<Admin, ConfigError> {
             "write token_file = \"/etc/mailsluice/admin.token\", or listen on 127.0.0.1 or a unix: socket",
         ));
     }
-    Ok(Admin { listen, token })
+    let mut hosts = Vec::new();
+    for found in section.texts("hosts", &[])?.value {
+        let name = found.value.strip_suffix('.').unwrap_or(&found.value).to_ascii_lowercase();
+        if !hostname::is_domain(&name) && name.parse::<IpAddr>().is_err() {
+            return Err(found.invalid(
+                format!("{:?} is no host name", found.value),
+                "write the name alone, as browsers and proxies send it in Host, without a scheme and a port: [\"mail-admin.example.com\"]",
+            ));
+        }
+        hosts.push(name);
+    }
+    Ok(Admin { listen, token, hosts })
 }
 
 pub(super) fn log(section: &mut Section<'_>) -> Result<Log, ConfigError> {

@@ -179,6 +179,47 @@ fn a_token_guards_what_is_not_a_probe() {
 }
 
 #[test]
+fn health_is_told_to_whoever_asks() {
+    let endpoint = Endpoint::ok();
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let token = dir.path().join("token");
+    std::fs::write(&token, "correct-horse\n").unwrap();
+    let config = Config::to(&endpoint).set("admin.token_file", token.to_str().unwrap()).set("admin.hosts", vec!["mail-admin.internal"]);
+    let daemon = Daemon::start_in(dir, config);
+    for path in ["/healthz", "/readyz"] {
+        // As HAProxy asks, and as a health check behind a proxy does.
+        assert_eq!(status(&daemon, &format!("GET {path} HTTP/1.0\r\n"), ""), 200, "{path}");
+        assert_eq!(status(&daemon, &format!("GET {path} HTTP/1.1\r\nHost: Mail-Admin.internal:8443\r\n"), ""), 200, "{path}");
+        assert_eq!(status(&daemon, &format!("GET {path} HTTP/1.1\r\nHost: other.internal\r\n"), ""), 421, "{path}");
+        assert_eq!(status(&daemon, &format!("GET {path} HTTP/1.1\r\n"), ""), 400, "{path}");
+    }
+    assert_eq!(status(&daemon, "GET /stats HTTP/1.0\r\n", ""), 400, "only for health");
+    let records = "GET /records HTTP/1.1\r\nHost: mail-admin.internal\r\n";
+    assert_eq!(status(&daemon, records, ""), 401, "a name is no token");
+    assert_eq!(status(&daemon, &format!("{records}Authorization: Bearer correct-horse\r\n"), ""), 200);
+}
+
+#[test]
+fn connections_that_ask_nothing_keep_nobody_out() {
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(Config::to(&endpoint));
+    let crate::support::admin::Admin::Tcp(address) = daemon.admin else { unreachable!() };
+    // More than there are places, half of them in the middle of a request.
+    let silent: Vec<_> = (0..1700)
+        .map(|n| {
+            let mut stream = TcpStream::connect(address).unwrap();
+            if n % 2 == 0 {
+                Write::write_all(&mut stream, b"GET / HTTP/1.1\r\nHost:").unwrap();
+            }
+            stream
+        })
+        .collect();
+    assert_eq!(status(&daemon, "GET /readyz HTTP/1.0\r\n", ""), 200);
+    assert_eq!(daemon.admin.json("/stats")["version"], env!("CARGO_PKG_VERSION"));
+    drop(silent);
+}
+
+#[test]
 fn no_token_on_an_open_address_is_refused_at_the_start() {
     let endpoint = Endpoint::ok();
     let dir = tempfile::tempdir().unwrap();
