@@ -1,10 +1,11 @@
 //! What the store asks of the file system, so that a simulation can stand in for it. Logs nothing; errors go to the caller as they are.
 
+use memmap2::MmapMut;
 use redb::StorageBackend;
 use redb::backends::FileBackend;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// Only the daemon's user reads records and secrets.
@@ -22,6 +23,14 @@ pub struct FileStat {
     pub modified: std::time::SystemTime,
 }
 
+/// A file of which each write is durable when it returns: an error belongs to its write and to no other.
+pub trait DurableFile: Send + std::fmt::Debug {
+    fn length(&self) -> io::Result<u64>;
+    fn read(&mut self, at: u64, out: &mut [u8]) -> io::Result<()>;
+    /// Whole pages, at the start of a page; behind the end they make the file longer.
+    fn write(&mut self, at: u64, pages: &[u8]) -> io::Result<()>;
+}
+
 /// A held lock; letting go of it unlocks.
 pub type Lock = Box<dyn Send + Sync>;
 
@@ -29,6 +38,14 @@ pub type Lock = Box<dyn Send + Sync>;
 pub trait Disk: Send + Sync + 'static {
     /// A file for redb, made if it is missing.
     fn open(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>>;
+    /// A file that is there, to be read only.
+    fn open_to_read(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
+        self.open(path)
+    }
+    /// A file whose writes are durable, made if it is missing.
+    fn open_durable(&self, path: &Path) -> io::Result<Box<dyn DurableFile>> {
+        Ok(Box::new(Synced(self.open(path)?)))
+    }
     /// Whether an existing file can be opened for writing: false on a file system that went read-only.
     fn can_write(&self, path: &Path) -> io::Result<()>;
     fn stat(&self, path: &Path) -> io::Result<FileStat>;
@@ -59,6 +76,23 @@ impl Disk for FileSystem {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?;
         let backend = FileBackend::new(file).map_err(io::Error::other)?;
         Ok(Box::new(backend))
+    }
+
+    fn open_to_read(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
+        Ok(Box::new(ToRead(File::open(path)?)))
+    }
+
+    fn open_durable(&self, path: &Path) -> io::Result<Box<dyn DurableFile>> {
+        let open = |flags| {
+            let mut options = OpenOptions::new();
+            options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE).custom_flags(flags).open(path)
+        };
+        // Past the page cache where the file system takes that (tmpfs did not before Linux 6.6).
+        let file = open(libc::O_DSYNC | libc::O_DIRECT).or_else(|error| {
+            let not_here = matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported);
+            if not_here { open(libc::O_DSYNC) } else { Err(error) }
+        })?;
+        Ok(Box::new(Direct { file, aligned: MmapMut::map_anon(PAGE)? }))
     }
 
     fn can_write(&self, path: &Path) -> io::Result<()> {
@@ -144,6 +178,94 @@ pub(super) fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// A file that nobody writes.
+#[derive(Debug)]
+struct ToRead(File);
+
+impl StorageBackend for ToRead {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(out, offset)
+    }
+    fn set_len(&self, _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+    fn sync_data(&self) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+    fn write(&self, _: u64, _: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+}
+
+const PAGE: usize = 4096;
+
+/// A file opened with `O_DSYNC`, and `O_DIRECT` if it may be.
+#[derive(Debug)]
+struct Direct {
+    file: File,
+    /// `O_DIRECT` wants memory that begins with a page.
+    aligned: MmapMut,
+}
+
+impl Direct {
+    fn room(&mut self, length: usize) -> io::Result<()> {
+        if self.aligned.len() < length {
+            self.aligned = MmapMut::map_anon(length.next_multiple_of(PAGE))?;
+        }
+        Ok(())
+    }
+}
+
+impl DurableFile for Direct {
+    fn length(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    fn read(&mut self, at: u64, out: &mut [u8]) -> io::Result<()> {
+        let length = out.len().next_multiple_of(PAGE);
+        self.room(length)?;
+        let mut done = 0;
+        while done < out.len() {
+            let into = self.aligned.get_mut(done..length).unwrap_or_default();
+            match self.file.read_at(into, at.saturating_add(done as u64)) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(read) => done += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        out.copy_from_slice(self.aligned.get(..out.len()).unwrap_or_default());
+        Ok(())
+    }
+
+    fn write(&mut self, at: u64, pages: &[u8]) -> io::Result<()> {
+        self.room(pages.len())?;
+        let aligned = self.aligned.get_mut(..pages.len()).unwrap_or_default();
+        aligned.copy_from_slice(pages);
+        self.file.write_all_at(aligned, at)
+    }
+}
+
+/// The same by a sync behind each write, for a disk that knows no better.
+#[derive(Debug)]
+struct Synced(Box<dyn StorageBackend>);
+
+impl DurableFile for Synced {
+    fn length(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+    fn read(&mut self, at: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read(at, out)
+    }
+    fn write(&mut self, at: u64, pages: &[u8]) -> io::Result<()> {
+        self.0.write(at, pages)?;
+        self.0.sync_data()
+    }
+}
+
 /// A boxed backend as redb takes it.
 #[derive(Debug)]
 pub(super) struct Backend(pub(super) Box<dyn StorageBackend>);
@@ -168,4 +290,30 @@ impl StorageBackend for Backend {
         self.0.close()
     }
     // The locks of redb are left out: `Disk::lock` keeps other processes away, also while the file is closed or replaced.
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_durable_file_gives_back_what_was_written_whatever_the_memory_begins_with() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let octets: Vec<u8> = (0..5 * PAGE + 1).map(|at| u8::try_from(at % 251).unwrap()).collect();
+        let mut file = FileSystem.open_durable(&path).unwrap();
+        file.write(0, &octets[..4 * PAGE]).unwrap();
+        file.write(PAGE as u64, &octets[1..=PAGE]).unwrap();
+        drop(file);
+        let mut file = FileSystem.open_durable(&path).unwrap();
+        assert_eq!(file.length().unwrap(), 4 * PAGE as u64);
+        let mut read = vec![0; 2 * PAGE - 7];
+        file.read(0, &mut read).unwrap();
+        assert!(read[..PAGE] == octets[..PAGE] && read[PAGE..] == octets[1..PAGE - 6]);
+        assert_eq!(file.read(3 * PAGE as u64, &mut read).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        let to_read = FileSystem.open_to_read(&path).unwrap();
+        to_read.read(3, &mut read).unwrap();
+        assert!(to_read.write(0, &[1]).is_err() && to_read.set_len(0).is_err());
+        assert!(FileSystem.open_to_read(&folder.path().join("none")).is_err());
+    }
 }

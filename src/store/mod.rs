@@ -30,7 +30,7 @@ mod tests;
 mod trouble;
 mod verify;
 
-pub use disk::{Disk, FileStat, FileSystem, Lock};
+pub use disk::{Disk, DurableFile, FileStat, FileSystem, Lock};
 pub use error::{CommitFailed, StoreError};
 /// What a simulated disk implements for one file.
 pub use redb::StorageBackend;
