@@ -1,6 +1,11 @@
 //! The machine's own name, and what counts as one.
 
 use std::ffi::{CStr, CString};
+use std::sync::{OnceLock, mpsc};
+use std::time::Duration;
+
+/// How long a start waits for the machine's own name.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// RFC 5321 4.1.2 `Domain`: labels of letters, digits and hyphens; one label alone is allowed there too.
 #[must_use]
@@ -15,17 +20,25 @@ pub fn is_domain(name: &str) -> bool {
     name.len() <= 255 && name.split('.').all(label)
 }
 
-/// The fully qualified name, as `hostname -f` finds it; the short one if nothing knows more.
+/// The fully qualified name, as `hostname -f` finds it; the short one if nothing knows more, or not soon. Looked up once: a reload does
+/// not wait for it again.
 #[must_use]
 pub fn fully_qualified() -> Option<String> {
+    static FOUND: OnceLock<Option<String>> = OnceLock::new();
+    FOUND.get_or_init(look_up).clone()
+}
+
+fn look_up() -> Option<String> {
     let short = nix::unistd::gethostname().ok()?.into_string().ok()?;
     if short.contains('.') {
         return Some(short);
     }
-    match canonical_name(&short) {
-        Some(name) if name.contains('.') => Some(name),
-        _ => Some(short),
-    }
+    // The C library asks a silent name server for up to 20 s and cannot be told otherwise: it is left to itself.
+    let (found, answer) = mpsc::channel();
+    let asked = short.clone();
+    let asking = std::thread::Builder::new().name("hostname".to_owned()).spawn(move || found.send(canonical_name(&asked)));
+    let known = asking.ok().and_then(|_| answer.recv_timeout(PATIENCE).ok()).flatten();
+    Some(known.filter(|name| name.contains('.')).unwrap_or(short))
 }
 
 /// The resolver's canonical name of a host (`/etc/hosts` first, by the usual `nsswitch.conf`).

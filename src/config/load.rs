@@ -89,6 +89,12 @@ impl Config {
                 unit::show_size(self.smtp.max_message_size)
             ));
         }
+        if !self.smtp.hostname.contains('.') && !self.smtp.listen.iter().all(|address| address.ip().is_loopback()) {
+            self.warnings.push(format!(
+                "smtp.hostname is {:?}, which no other server can look up; set it to the name that the MX record points to",
+                self.smtp.hostname
+            ));
+        }
         if self.smtp.max_header_size > self.smtp.max_message_size {
             self.warnings.push("smtp.max_header_size is larger than smtp.max_message_size, which ends first; lower it".to_owned());
         }

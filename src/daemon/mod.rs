@@ -30,8 +30,8 @@ pub enum Error {
     Config(#[from] ConfigError),
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("cannot listen on {address} ({key}): {error}")]
-    Listen { key: String, address: String, error: io::Error },
+    #[error("cannot listen on {address} ({key}): {error}; {mend}")]
+    Listen { key: String, address: String, error: io::Error, mend: String },
     #[error(
         "io_uring is forbidden here ({0}): set the sysctl kernel.io_uring_disabled=0, or allow io_uring_setup, io_uring_enter and io_uring_register in the sandbox"
     )]

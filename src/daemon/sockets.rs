@@ -1,15 +1,18 @@
 //! Listening sockets: our own, or those systemd hands over. Both outlive a restart: ours are given to systemd to keep (its file
 //! descriptor store, which a stop empties), and come back at the next start.
 //!
-//! A kept socket is matched to `smtp.listen` by the address it is bound to. Sockets of a `.socket` unit stand in its place.
+//! A kept socket is matched to `smtp.listen` by the address it is bound to. Sockets of a `.socket` unit stand in its place, which is said
+//! where the two differ. What can come later is not waited for: an address that no interface has yet is listened on all the same, and
+//! `[::]` is `0.0.0.0` where the machine has no IPv6.
 
 use super::Error;
 use crate::admin::AdminSocket;
 use crate::config::{AdminListen, Config};
+use nix::libc;
 use sd_notify::NotifyState;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
@@ -23,6 +26,8 @@ const IN_USE_PATIENCE: Duration = Duration::from_secs(3);
 
 /// The name of our own sockets in systemd's keeping.
 const KEPT: &str = "mailsluice-kept";
+/// The name by which a `.socket` unit's TCP socket is the admin listener's.
+const ADMIN: &str = "admin";
 
 /// All listening sockets of the daemon.
 pub(super) struct Sockets {
@@ -38,11 +43,19 @@ impl Sockets {
     pub(super) fn open(config: &Config) -> Result<Self, Error> {
         let mut inherited = inherited();
         let smtp = match inherited.smtp.is_empty() {
-            false => std::mem::take(&mut inherited.smtp),
             true => own(&config.smtp.listen, inherited.kept)?,
+            false => {
+                tell_other_addresses(&inherited.smtp, &config.smtp.listen);
+                if !inherited.kept.is_empty() {
+                    super::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(KEPT)]);
+                }
+                // What came to the sockets before these is served; at the next start they are gone.
+                inherited.smtp.append(&mut inherited.kept);
+                inherited.smtp
+            }
         };
-        let admin = match (inherited.unix.pop(), &config.admin.listen) {
-            (Some(socket), _) => AdminSocket::Unix(socket),
+        let admin = match (inherited.admin.pop(), &config.admin.listen) {
+            (Some(socket), _) => socket,
             (None, AdminListen::Unix(path)) => AdminSocket::Unix(unix(path)?),
             (None, AdminListen::Tcp(address)) => AdminSocket::Tcp(tcp(*address, "admin.listen")?),
         };
@@ -50,9 +63,20 @@ impl Sockets {
     }
 }
 
+/// The sockets of a `.socket` unit are what counts: who has changed `smtp.listen` meanwhile is told.
+fn tell_other_addresses(sockets: &[TcpListener], configured: &[SocketAddr]) {
+    let bound: Vec<_> = sockets.iter().filter_map(|socket| socket.local_addr().ok()).collect();
+    for address in configured.iter().filter(|address| !bound.contains(address)) {
+        tracing::warn!(
+            %address,
+            "smtp.listen is not used: systemd hands over its own sockets; set ListenStream= (systemctl edit mailsluice.socket), or disable that unit"
+        );
+    }
+}
+
 /// A socket for each address: the kept one, or a new one, which is given into keeping.
 fn own(addresses: &[SocketAddr], kept: Vec<TcpListener>) -> Result<Vec<TcpListener>, Error> {
-    let configured = |socket: &TcpListener| socket.local_addr().is_ok_and(|bound| addresses.contains(&bound));
+    let configured = |socket: &TcpListener| addresses.iter().any(|address| stands_for(socket, *address));
     let (mut kept, stale): (Vec<_>, Vec<_>) = kept.into_iter().partition(configured);
     if !stale.is_empty() {
         // An address that is not configured any more, and may be in the way of one that is.
@@ -61,7 +85,7 @@ fn own(addresses: &[SocketAddr], kept: Vec<TcpListener>) -> Result<Vec<TcpListen
     }
     let mut sockets = Vec::new();
     for address in addresses {
-        let place = kept.iter().position(|socket| socket.local_addr().is_ok_and(|bound| bound == *address));
+        let place = kept.iter().position(|socket| stands_for(socket, *address));
         sockets.push(match place {
             Some(place) => kept.swap_remove(place),
             None => tcp(*address, "smtp.listen")?,
@@ -77,16 +101,27 @@ fn own(addresses: &[SocketAddr], kept: Vec<TcpListener>) -> Result<Vec<TcpListen
     Ok(sockets)
 }
 
+/// Whether a socket is bound to this address, or to what stands for it without IPv6.
+fn stands_for(socket: &TcpListener, address: SocketAddr) -> bool {
+    socket.local_addr().is_ok_and(|bound| bound == address || without_ipv6(address) == Some(bound))
+}
+
+/// All addresses of a machine without IPv6.
+fn without_ipv6(address: SocketAddr) -> Option<SocketAddr> {
+    (address.is_ipv6() && address.ip().is_unspecified()).then(|| SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port()))
+}
+
 struct Inherited {
     smtp: Vec<TcpListener>,
     /// Ours, of the process before this one.
     kept: Vec<TcpListener>,
-    unix: Vec<UnixListener>,
+    admin: Vec<AdminSocket>,
 }
 
-/// The descriptors of `LISTEN_FDS` (sd_listen_fds(3)): TCP is SMTP, a Unix socket is the admin's; `LISTEN_FDNAMES` tells our own.
+/// The descriptors of `LISTEN_FDS` (sd_listen_fds(3)): a Unix socket is the admin's, TCP is SMTP; `LISTEN_FDNAMES` tells our own, and a
+/// TCP socket that is `admin` by its `FileDescriptorName=`.
 fn inherited() -> Inherited {
-    let mut found = Inherited { smtp: Vec::new(), kept: Vec::new(), unix: Vec::new() };
+    let mut found = Inherited { smtp: Vec::new(), kept: Vec::new(), admin: Vec::new() };
     let names = std::env::var("LISTEN_FDNAMES").unwrap_or_default();
     let names: Vec<_> = names.split(':').collect();
     let mut passed = listenfd::ListenFd::from_env();
@@ -94,29 +129,68 @@ fn inherited() -> Inherited {
         if let Ok(Some(socket)) = passed.take_tcp_listener(index) {
             // The ring wants blocking descriptors.
             if socket.set_nonblocking(false).is_ok() {
-                let own = names.get(index) == Some(&KEPT);
-                if own { found.kept.push(socket) } else { found.smtp.push(socket) }
+                match names.get(index) {
+                    Some(&KEPT) => found.kept.push(socket),
+                    Some(&ADMIN) => found.admin.push(AdminSocket::Tcp(socket)),
+                    Some(_) | None => found.smtp.push(socket),
+                }
             }
         } else if let Ok(Some(socket)) = passed.take_unix_listener(index) {
-            found.unix.push(socket);
+            found.admin.push(AdminSocket::Unix(socket));
         }
     }
     found
 }
 
 fn tcp(address: SocketAddr, key: &str) -> Result<TcpListener, Error> {
-    let open = || -> io::Result<TcpListener> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-        socket.set_reuse_address(true)?;
-        if address.is_ipv6() {
-            // `[::]` takes IPv4 clients too, whatever net.ipv6.bindv6only says; any other address is IPv6 only.
-            socket.set_only_v6(!address.ip().is_unspecified())?;
+    let opened = match (open(address), without_ipv6(address)) {
+        (Err(error), Some(instead)) if is_no_ipv6(&error) => {
+            tracing::info!(%address, %instead, "this machine has no IPv6");
+            open(instead)
         }
-        bind(&socket, &SockAddr::from(address))?;
-        socket.listen(BACKLOG)?;
-        Ok(socket.into())
+        (opened, _) => opened,
     };
-    open().map_err(|error| Error::Listen { key: key.to_owned(), address: address.to_string(), error })
+    if opened.is_ok() && is_absent(address.ip()) {
+        tracing::warn!(%address, key, "no interface has this address yet; connections are taken once it comes");
+    }
+    opened.map_err(|error| Error::Listen { key: key.to_owned(), address: address.to_string(), mend: mend(&error, address), error })
+}
+
+fn open(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    socket.set_reuse_address(true)?;
+    if address.is_ipv6() {
+        // `[::]` takes IPv4 clients too, whatever net.ipv6.bindv6only says; any other address is IPv6 only.
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+        socket.set_freebind_v6(true)?;
+    } else {
+        socket.set_freebind_v4(true)?;
+    }
+    bind(&socket, &SockAddr::from(address))?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn is_no_ipv6(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL))
+}
+
+/// An address that no interface has (a floating one, DHCP that is late, a slip of the pen).
+fn is_absent(ip: IpAddr) -> bool {
+    let bound = Socket::new(Domain::for_address(SocketAddr::new(ip, 0)), Type::STREAM, Some(Protocol::TCP))
+        .and_then(|socket| socket.bind(&SockAddr::from(SocketAddr::new(ip, 0))));
+    bound.is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
+}
+
+/// What to do about an address that cannot be had.
+fn mend(error: &io::Error, address: SocketAddr) -> String {
+    if error.kind() == io::ErrorKind::AddrInUse {
+        format!("stop what has it (ss -ltnp 'sport = :{}' shows it), or name another port", address.port())
+    } else if error.kind() == io::ErrorKind::PermissionDenied {
+        "only the packaged unit and root may take a port below 1024: systemctl start mailsluice, or name one above".to_owned()
+    } else {
+        "name an address of this machine (ip address), or [::] for all".to_owned()
+    }
 }
 
 /// A process that was killed may leave its socket to the kernel for a moment, until the ring's last accept is taken down: a
@@ -147,7 +221,12 @@ fn unix(path: &Path) -> Result<UnixListener, Error> {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
         Ok(socket)
     };
-    open().map_err(|error| Error::Listen { key: "admin.listen".to_owned(), address: format!("unix:{}", path.display()), error })
+    open().map_err(|error| Error::Listen {
+        key: "admin.listen".to_owned(),
+        address: format!("unix:{}", path.display()),
+        mend: "name a path in a folder that the daemon's user may write, as /run/mailsluice".to_owned(),
+        error,
+    })
 }
 
 /// Another descriptor for the same listening socket: one accept queue, so a restart or a slow ring loses no connection.
@@ -162,6 +241,24 @@ pub(super) fn duplicate(socket: &TcpListener) -> io::Result<TcpListener> {
 mod tests {
     use super::*;
     use std::net::TcpStream;
+
+    #[test]
+    fn an_address_that_comes_late_is_listened_on() {
+        let late = "192.0.2.77".parse().unwrap();
+        assert!(is_absent(late) && !is_absent(Ipv4Addr::LOCALHOST.into()));
+        assert_eq!(open(SocketAddr::new(late, 0)).unwrap().local_addr().unwrap().ip(), late);
+    }
+
+    #[test]
+    fn without_ipv6_all_addresses_are_those_of_ipv4() {
+        let port = |address: &str| without_ipv6(address.parse().unwrap()).map(|address| address.to_string());
+        assert_eq!(port("[::]:25").as_deref(), Some("0.0.0.0:25"));
+        assert_eq!(port("[::1]:25"), None);
+        assert_eq!(port("0.0.0.0:25"), None);
+        let kept = TcpListener::bind("0.0.0.0:0").unwrap();
+        let any = SocketAddr::new(std::net::Ipv6Addr::UNSPECIFIED.into(), kept.local_addr().unwrap().port());
+        assert!(stands_for(&kept, any));
+    }
 
     #[test]
     fn a_kept_socket_is_used_where_it_is_configured_and_closed_where_it_is_not() {
