@@ -19,16 +19,11 @@ pub(super) fn of_answer(answer: Result<Response, NoAnswer>, route: &Route, id: R
         Ok(response) => response,
         Err(none) => return of_no_answer(none),
     };
-    let text = |standard: &'static str| {
-        if is_plain_text(response.content_type.as_deref()) && !response.body.trim().is_empty() {
-            response.body.clone()
-        } else {
-            standard.to_owned()
-        }
-    };
+    let text = |standard: &'static str| response.text().unwrap_or(standard).to_owned();
     let (outcome, reply) = match response.status {
         200..=299 => (Outcome::Delivered, Reply::delivered(id)),
-        status if route.defer_statuses.contains(&status) => {
+        // Where the credentials did not go along, their absence is nobody's decision on the message.
+        status if route.defer_statuses.contains(&status) || response.lost_credentials && matches!(status, 401 | 403 | 407) => {
             (Outcome::Deferred, Reply::with_text(450, "4.3.0", &text("The application asks to try again later"), utf8))
         }
         400..=499 => (Outcome::Rejected, Reply::with_text(554, "5.7.1", &text("The application refused this message"), utf8)),
@@ -81,8 +76,4 @@ pub(super) fn of_own_refusal(reply: Reply) -> Verdict {
 
 fn no_response(why: String) -> ServerResponse {
     ServerResponse { status: 0, body: why, content_type: None, retry_after: None }
-}
-
-fn is_plain_text(content_type: Option<&str>) -> bool {
-    content_type.is_some_and(|value| value.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case("text/plain")))
 }

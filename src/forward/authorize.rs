@@ -51,10 +51,7 @@ impl Question {
         match self.0.client().post(&request).await {
             Ok(answer) => match answer.response.status {
                 200..=299 => Authorized::Yes,
-                400..=499 => {
-                    let plain = answer.response.content_type.as_deref().is_some_and(is_plain_text);
-                    Authorized::No(Some(answer.response.body).filter(|text| plain && !text.trim().is_empty()))
-                }
+                400..=499 => Authorized::No(answer.response.text().map(ToOwned::to_owned)),
                 _ => Authorized::Unknown,
             },
             Err(none) => {
@@ -69,10 +66,6 @@ impl Drop for Question {
     fn drop(&mut self) {
         self.0.questions.fetch_sub(1, Ordering::AcqRel);
     }
-}
-
-fn is_plain_text(content_type: &str) -> bool {
-    content_type.split(';').next().is_some_and(|essence| essence.trim().eq_ignore_ascii_case("text/plain"))
 }
 
 impl Authorization {

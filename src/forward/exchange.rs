@@ -35,8 +35,11 @@ pub(super) async fn ask(
         let headers = if at_home { common.as_slice() } else { common.get(..of_all).unwrap_or_default() };
         client.post(&Request { url, headers, len: rendered.len, body: &body, deadline, only_public }).await
     });
-    answer.await.map_err(|none| {
-        tracing::warn!(route = route.name, why = %none, "the endpoint gave no answer");
-        NoAnswer::from(none)
-    })
+    match answer.await {
+        Ok(response) => Ok(Response { lost_credentials: !at_home && common.len() > of_all, ..response }),
+        Err(none) => {
+            tracing::warn!(route = route.name, why = %none, "the endpoint gave no answer");
+            Err(NoAnswer::from(none))
+        }
+    }
 }

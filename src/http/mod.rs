@@ -6,6 +6,8 @@ mod call;
 mod client;
 mod connect;
 mod failure;
+mod framing;
+mod head;
 mod idle;
 mod origin;
 mod redirect;

@@ -101,7 +101,15 @@ mod tests {
     }
 
     fn redirecting(to: &str, from_public: bool) -> Answer {
-        let response = Response { status: 307, content_type: None, retry_after: None, body: String::new(), redirect_refused: None };
+        let response = Response {
+            status: 307,
+            content_type: None,
+            retry_after: None,
+            body: String::new(),
+            is_coded: false,
+            redirect_refused: None,
+            lost_credentials: false,
+        };
         Answer { response, location: Some(to.to_owned()), from_public, waited: Duration::ZERO }
     }
 

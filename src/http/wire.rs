@@ -3,14 +3,15 @@
 //! An endpoint that answers early and closes makes our sending fail while its answer is in the socket: the failure is no error,
 //! so that the answer is read. One that answers early and only stops reading is heard as well. Logs nothing.
 
+use super::head::{self, Early};
 use crate::ring::Conn;
 use rustls::ClientConnection;
 use std::io::{self, BufRead as _, ErrorKind, IoSlice, Write as _};
 use std::net::IpAddr;
 use std::time::Instant;
 
-/// A response's header, or what is read of its body at once.
-pub(super) const INPUT_OCTETS: usize = 16 * 1024;
+/// Records that are read at once.
+const RECORDS_READ: usize = 16 * 1024;
 /// Room for most answers.
 const INPUT_STEP: usize = 2 * 1024;
 /// Sent without a wait, before other connections of the ring get their turn.
@@ -19,8 +20,6 @@ const TURN_OCTETS: usize = 1024 * 1024;
 const RECORDS_OCTETS: usize = 64 * 1024;
 /// Slices of one send.
 const SLICES_MAX: usize = 64;
-/// `HTTP/1.1 413`: enough of a response to know what it says.
-const STATUS_END: usize = 12;
 
 /// How far a call has come.
 #[derive(Default)]
@@ -63,7 +62,7 @@ impl Wire {
         progress: &mut Progress,
         deadline: Instant,
     ) -> io::Result<()> {
-        let mut early = Early { input, watching: true, in_turn: 0 };
+        let mut early = Watch { input, watching: true, in_turn: 0 };
         if self.tls.is_none() {
             return self.send_plain(octets, &mut early, progress, deadline).await;
         }
@@ -91,7 +90,7 @@ impl Wire {
         self.send_plain(&[&records], &mut early, progress, deadline).await
     }
 
-    async fn send_plain(&mut self, octets: &[&[u8]], early: &mut Early<'_>, progress: &mut Progress, deadline: Instant) -> io::Result<()> {
+    async fn send_plain(&mut self, octets: &[&[u8]], early: &mut Watch<'_>, progress: &mut Progress, deadline: Instant) -> io::Result<()> {
         let mut slices: Vec<IoSlice<'_>> = octets.iter().map(|octets| IoSlice::new(octets)).collect();
         let mut rest = slices.as_mut_slice();
         // Empty slices in front would make a send of nothing.
@@ -126,7 +125,7 @@ impl Wire {
     }
 
     /// Until the endpoint takes more; what it says meanwhile may be that it wants no more (RFC 9112 section 9.5).
-    async fn wait_to_send(&mut self, early: &mut Early<'_>, progress: &mut Progress, deadline: Instant) -> io::Result<()> {
+    async fn wait_to_send(&mut self, early: &mut Watch<'_>, progress: &mut Progress, deadline: Instant) -> io::Result<()> {
         let (takes, says) = self.conn.writable(early.watching, deadline).await?;
         if takes || !says {
             return Ok(());
@@ -138,18 +137,20 @@ impl Wire {
             Err(error) if matches!(kind(&error), Kind::Closed) => progress.incomplete = true,
             Err(error) => return Err(error),
         }
-        if let Some(start) = early.input.get(..STATUS_END) {
-            // Behind a 1xx or a 2xx the request goes on.
-            early.watching = false;
-            if start.starts_with(b"HTTP/1.") && matches!(start, [.., b' ', b'3'..=b'5', _, _]) {
-                progress.incomplete = true;
-            }
+        match head::early(early.input) {
+            Early::Nothing => {}
+            Early::GoesOn => early.watching = false,
+            Early::NoMore => progress.incomplete = true,
         }
         Ok(())
     }
 
     /// Appends at least one octet to `input`; 0 is the end.
     pub(super) async fn receive(&mut self, input: &mut Vec<u8>, progress: &mut Progress, deadline: Instant) -> io::Result<usize> {
+        // Who writes an answer in pieces may wait for the first one to be acknowledged (Nagle) while our side puts that off.
+        if progress.received {
+            self.conn.acknowledge();
+        }
         if self.tls.is_none() {
             input.reserve(INPUT_STEP);
             let (came, back) = self.conn.read(std::mem::take(input), deadline).await;
@@ -165,6 +166,8 @@ impl Wire {
             if let Some(came) = self.receive_now(input, progress)? {
                 return Ok(came);
             }
+            // Records without octets of the answer: its tickets.
+            self.conn.acknowledge();
         }
     }
 
@@ -213,7 +216,7 @@ impl Wire {
     /// Feeds the record layer with what the socket has, and appends what it decrypts: it takes no more while it holds much of that.
     /// `None`: nothing has come yet, 0 is the end.
     fn read_records(&mut self, mut input: Option<&mut Vec<u8>>) -> io::Result<Option<usize>> {
-        let mut octets = Vec::with_capacity(INPUT_OCTETS);
+        let mut octets = Vec::with_capacity(RECORDS_READ);
         match self.conn.read_now(&mut octets) {
             None => return Ok(None),
             Some(Err(error)) if matches!(kind(&error), Kind::Again | Kind::Wait) => return Ok(None),
@@ -294,7 +297,7 @@ fn take_plaintext(tls: &mut ClientConnection, input: &mut Vec<u8>) {
 }
 
 /// What an endpoint says while it is still being sent to.
-struct Early<'a> {
+struct Watch<'a> {
     input: &'a mut Vec<u8>,
     watching: bool,
     /// Octets sent since the last wait.

@@ -131,6 +131,11 @@ impl Conn {
         SockRef::from(&*self.socket).send_vectored_with_flags(slices, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
     }
 
+    /// Acknowledges what has come at once, and what comes next; a socket that knows no such thing does as it does.
+    pub fn acknowledge(&self) {
+        SockRef::from(&*self.socket).set_tcp_quickack(true).ok();
+    }
+
     /// Whether the connection is open and the peer has said nothing that was not read.
     #[must_use]
     pub fn is_quiet(&self) -> bool {
