@@ -164,7 +164,7 @@ fn of_fields(status: u16, version: u8, fields: &[Header<'_>]) -> Head {
     // An old name for no coding at all.
     let coded = |name| all(name).filter(|coding| !coding.eq_ignore_ascii_case(b"identity"));
     let is_coded = |coding: &[u8]| !coding.eq_ignore_ascii_case(b"chunked");
-    let transfer = coded("transfer-encoding").last();
+    let transfer = coded("transfer-encoding").next_back();
     let length = content_length(all("content-length"));
     let has = |option: &[u8]| all("connection").any(|token| token.eq_ignore_ascii_case(option));
     let keeps_alive = if version == 0 { has(b"keep-alive") } else { !has(b"close") };
