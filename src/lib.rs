@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! main -> cli -> daemon -> net, admin -> delivery -> forward, store, route -> format, http -> verify, ring
-//!      -> smtp, message, envelope, record, stats, config, log
+//!      -> smtp, message, envelope, mailbox, record, stats, config, log
 //! ```
 
 pub mod admin;
@@ -18,6 +18,7 @@ pub mod format;
 pub mod forward;
 pub mod http;
 pub mod log;
+pub mod mailbox;
 pub mod message;
 pub mod net;
 pub mod record;

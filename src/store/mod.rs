@@ -16,6 +16,7 @@ mod error;
 mod forget;
 mod id;
 mod journal;
+mod mention;
 mod open;
 mod query;
 mod redact;

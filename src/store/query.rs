@@ -7,6 +7,7 @@ use super::redact::{Address, Needle, find, fold, trimmed};
 use super::schema::{BY_LAST, GLOBAL, INDEX, Property, RECORDS, SEGMENTS, Segment, Tries, UNDELIVERED, index_id, index_key};
 use super::shared::Shared;
 use super::{Page, Query, Undelivered, UndeliveredPage};
+use crate::mailbox;
 use crate::record::{Record, RecordId};
 use redb::{ReadTransaction, ReadableTable};
 use std::collections::BinaryHeap;
@@ -77,6 +78,7 @@ impl Plan {
         let low = query.since.map_or(0, |since| first_of(since.as_millisecond().saturating_sub(lag).saturating_sub(2)));
         let high = query.until.map_or(u128::MAX, |until| first_of(until.as_millisecond().saturating_add(lead).saturating_add(2)));
         let normal = |text: &String| fold(trimmed(text));
+        let mailbox = |text: &String| mailbox::canonical(trimmed(text));
         let text = query.text.as_deref().map(fold).filter(|text| !text.is_empty());
         Self {
             source,
@@ -84,8 +86,8 @@ impl Plan {
             high: query.cursor.map_or(high, |cursor| high.min(cursor.0)),
             since: query.since,
             until: query.until,
-            sender: query.sender.as_ref().map(normal),
-            recipient: query.recipient.as_ref().map(normal),
+            sender: query.sender.as_ref().map(mailbox),
+            recipient: query.recipient.as_ref().map(mailbox),
             message_id: query.message_id.as_ref().map(normal),
             outcome: query.outcome,
             undelivered: query.undelivered,
@@ -97,13 +99,14 @@ impl Plan {
     }
 
     fn matches(&self, record: &Record) -> bool {
-        let same = |wanted: &Option<String>, text: &str| wanted.as_ref().is_none_or(|wanted| fold(trimmed(text)) == *wanted);
+        let same = |wanted: &Option<String>, text: &str| wanted.as_ref().is_none_or(|wanted| mailbox::canonical(text) == *wanted);
+        let is_message = |wanted: &String| record.message_id.as_ref().is_some_and(|id| fold(trimmed(id)) == *wanted);
         self.since.is_none_or(|since| record.date >= since)
             && self.until.is_none_or(|until| record.date < until)
             && self.outcome.is_none_or(|outcome| record.outcome == outcome)
             && same(&self.sender, &record.sender)
             && (self.recipient.is_none() || record.recipients.iter().any(|recipient| same(&self.recipient, recipient)))
-            && (self.message_id.is_none() || record.message_id.as_ref().is_some_and(|id| same(&self.message_id, id)))
+            && self.message_id.as_ref().is_none_or(is_message)
             && self.text.as_ref().is_none_or(|text| says(record, text))
             && self.names.as_ref().is_none_or(|address| address.is_named_by(record))
     }

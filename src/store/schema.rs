@@ -63,7 +63,8 @@ pub(super) struct IndexKey(pub(super) [u8; 32]);
 impl IndexKey {
     pub(super) fn hash(&self, property: Property, value: &str) -> [u8; 16] {
         let folded = match property {
-            Property::Sender | Property::Recipient | Property::MessageId => fold(trimmed(value)),
+            Property::Sender | Property::Recipient => crate::mailbox::canonical(trimmed(value)),
+            Property::MessageId => fold(trimmed(value)),
             Property::Webhook | Property::Outcome => value.to_owned(),
         };
         let mut hasher = blake3::Hasher::new_keyed(&self.0);

@@ -298,7 +298,44 @@ fn a_store_that_is_closed_while_it_is_rewritten_answers_and_ends() {
 #[test]
 fn what_is_no_address_is_refused() {
     let store = Place::new().open();
-    for text in ["", " <> ", "erased", "[e]"] {
+    for text in ["", " <> ", "erased", "[e]", "o", "@", "250", "example.com", "@example.com", "ann@", "ann"] {
         assert!(matches!(store.forget(text), Err(StoreError::NotAnAddress(_))), "{text:?}");
+    }
+}
+
+#[test]
+fn an_address_is_forgotten_however_it_is_spelled() {
+    const SPELLINGS: [&str; 5] = [
+        "Ζωή.ς@bücher.example",
+        "ΖΩΉ.Σ@BÜCHER.example",
+        "ζωή.σ@xn--bcher-kva.example",
+        "ζωη\u{301}.ς@bu\u{308}cher.example",
+        "\"ζωή.ς\"@XN--BCHER-KVA.example",
+    ];
+    const ENCODED: [&str; 2] =
+        ["%CE%B6%CF%89%CE%AE.%CF%82%40b%C3%BCcher.example", "\\u03b6\\u03c9\\u03ae.\\u03c2\\u0040xn--bcher-kva.example"];
+    for asked in SPELLINGS {
+        let place = Place::new();
+        let store = place.open();
+        let mut records = Vec::new();
+        for (number, written) in SPELLINGS.into_iter().enumerate() {
+            records.push(Record { sender: written.into(), ..record(&store, number) });
+            records.push(Record { recipients: vec!["b@example.com".into(), written.into()], ..record(&store, number) });
+        }
+        for written in SPELLINGS.into_iter().chain(ENCODED) {
+            records.push(Record { subject: Some(format!("Re: <{written}>, again")), ..record(&store, 7) });
+        }
+        let count = records.len();
+        commit_all(&store, records.into_iter().chain([record(&store, 8)]));
+        let senders = store.query(&Query { sender: Some(asked.into()), ..Query::default() }).unwrap();
+        assert_eq!(senders.records.len(), SPELLINGS.len(), "{asked}");
+        let recipients = store.query(&Query { recipient: Some(asked.into()), ..Query::default() }).unwrap();
+        assert_eq!(recipients.records.len(), SPELLINGS.len(), "{asked}");
+        assert_eq!(store.export(asked, None).unwrap().records.len(), count, "{asked}");
+        assert_eq!(store.forget(asked).unwrap(), count as u64, "{asked}");
+        assert_eq!(store.export(asked, None).unwrap().records, []);
+        for text in SPELLINGS.into_iter().chain(ENCODED) {
+            assert_eq!(place.files_with(text), [] as [PathBuf; 0], "{text}");
+        }
     }
 }

@@ -1,0 +1,212 @@
+//! One mailbox, however it is spelled: the text that stands for all its spellings. Pure; logs nothing, cannot fail.
+//!
+//! Domains: A-labels in lower case, whether they came as A-labels or U-labels (UTS #46), without a final dot. Local parts: NFC and full Unicode
+//! case folding, without the quotes that they do not need.
+
+use icu_casemap::CaseMapper;
+use icu_normalizer::{ComposingNormalizer, DecomposingNormalizer};
+use std::borrow::Cow;
+use std::net::Ipv6Addr;
+
+/// Local part and domain; no domain where there is no `@`, as in `postmaster`.
+#[must_use]
+pub fn split(mailbox: &str) -> (&str, Option<&str>) {
+    mailbox.rsplit_once('@').map_or((mailbox, None), |(local, domain)| (local, Some(domain)))
+}
+
+/// The same text for every spelling of one mailbox, and for no other mailbox.
+#[must_use]
+pub fn canonical(mailbox: &str) -> String {
+    match split(mailbox) {
+        (local_part, Some(name)) => format!("{}@{}", local(local_part), domain(name)),
+        (local_part, None) => local(local_part),
+    }
+}
+
+/// A local part by itself. Every daemon that receives mail takes `Ann` for `ann`.
+#[must_use]
+pub fn local(text: &str) -> String {
+    fold(&unquoted(text))
+}
+
+/// A domain or an address literal by itself.
+#[must_use]
+pub fn domain(text: &str) -> String {
+    let text = text.strip_suffix('.').unwrap_or(text);
+    if let Some(literal) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        let (tag, address) = literal.split_at_checked(5).unwrap_or_default();
+        return match address.parse::<Ipv6Addr>() {
+            Ok(address) if tag.eq_ignore_ascii_case("ipv6:") => format!("[ipv6:{address}]"),
+            Ok(_) | Err(_) => text.to_ascii_lowercase(),
+        };
+    }
+    let lower = text.to_ascii_lowercase();
+    if lower.is_ascii() && !lower.contains("xn--") {
+        return lower;
+    }
+    let (unicode, valid) = idna::domain_to_unicode(&lower);
+    // What IDNA has no name for is compared as a text. The final sigma is a letter of its own there, but its capital is that of the other.
+    let unicode = if valid.is_ok() { unicode.replace('ς', "σ") } else { fold(&lower) };
+    idna::domain_to_ascii(&unicode).unwrap_or(unicode)
+}
+
+/// Unicode's canonical caseless form (the standard's section 3.13), composed.
+#[must_use]
+pub fn fold(text: &str) -> String {
+    if text.is_ascii() {
+        return text.to_ascii_lowercase();
+    }
+    let decomposed = DecomposingNormalizer::new_nfd().normalize(text).into_owned();
+    let folded = CaseMapper::new().fold_string(&decomposed).into_owned();
+    ComposingNormalizer::new_nfc().normalize(&folded).into_owned()
+}
+
+/// Whether a text is a whole mailbox, with a domain: nothing less, nothing more.
+#[must_use]
+pub fn is_whole(text: &str) -> bool {
+    let (local, Some(domain)) = split(text) else { return false };
+    let domain = domain.strip_suffix('.').unwrap_or(domain);
+    let is_literal = || {
+        let inside = domain.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        inside.is_some_and(|inside| !inside.is_empty() && inside.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '-')))
+    };
+    let is_name = || domain.split('.').all(|label| !label.is_empty() && label.chars().all(in_label));
+    let is_local = || !local.is_empty() && local.chars().all(in_local);
+    (is_local() || content(local).is_some()) && (is_name() || is_literal())
+}
+
+/// Without quotes, where what stands in them needs none; else with no more escapes than it needs.
+fn unquoted(local: &str) -> Cow<'_, str> {
+    let Some(content) = content(local) else { return local.into() };
+    if !content.is_empty() && content.chars().all(in_local) {
+        return content.into();
+    }
+    format!("\"{}\"", content.replace('\\', "\\\\").replace('"', "\\\"")).into()
+}
+
+/// What a quoted string says; `None` for what is none.
+fn content(local: &str) -> Option<String> {
+    let mut inside = local.strip_prefix('"')?.strip_suffix('"').filter(|_| local.len() > 1)?.chars();
+    let mut content = String::new();
+    while let Some(c) = inside.next() {
+        content.push(match c {
+            '"' => return None,
+            '\\' => inside.next()?,
+            c if c.is_control() => return None,
+            c => c,
+        });
+    }
+    Some(content)
+}
+
+fn in_label(c: char) -> bool {
+    c.is_ascii_alphanumeric() || matches!(c, '-' | '_') || is_utf8_letter(c)
+}
+
+/// atext and dots anywhere.
+fn in_local(c: char) -> bool {
+    let symbol = matches!(c, '.' | '!' | '#'..='\'' | '*' | '+' | '-' | '/' | '=' | '?' | '^'..='`' | '{'..='~');
+    c.is_ascii_alphanumeric() || symbol || is_utf8_letter(c)
+}
+
+fn is_utf8_letter(c: char) -> bool {
+    !c.is_ascii() && !c.is_control() && !c.is_whitespace()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_spelling_has_one_text() {
+        for spellings in [
+            &["Ann@Example.COM", "ann@example.com", "\"ann\"@example.com", "\"a\\nn\"@example.com."][..],
+            &["u@bücher.example", "u@BÜCHER.example", "u@xn--bcher-kva.example", "U@XN--BCHER-KVA.EXAMPLE", "u@bu\u{308}cher.example"],
+            &["νίκος@example.com", "ΝΊΚΟΣ@example.com", "νίκοσ@example.com", "νι\u{301}κος@example.com"],
+            &["a@νίκος.example", "a@ΝΊΚΟΣ.example", "a@xn--kxawhkp.example", "a@xn--kxawhku.example"],
+            &["jürgen@example.com", "JU\u{308}RGEN@example.com", "JÜRGEN@EXAMPLE.com"],
+            &["straße@example.com", "STRASSE@example.com"],
+            &["a@[IPv6:2001:DB8::1]", "a@[ipv6:2001:db8:0:0:0:0:0:1]"],
+            &["\"a b\"@example.com", "\"A\\ b\"@EXAMPLE.com"],
+            &["Postmaster", "postmaster"],
+            &["a@mail_out.example.com", "a@MAIL_out.example.com"],
+            &["a@例え.テスト", "a@例え。テスト", "a@xn--r8jz45g.xn--zckzah"],
+        ] {
+            for spelling in spellings {
+                assert_eq!(canonical(spelling), canonical(spellings[0]), "{spelling}");
+                assert_eq!(canonical(&canonical(spelling)), canonical(spelling), "{spelling}");
+            }
+        }
+        assert_eq!(canonical("U@bücher.example"), "u@xn--bcher-kva.example");
+    }
+
+    #[test]
+    fn others_have_others() {
+        for (one, other) in [
+            ("ann@example.com", "ann@example.com.au"),
+            ("ann@example.com", "ann+tag@example.com"),
+            ("a@straße.example", "a@strasse.example"),
+            ("a@bücher.example", "a@bucher.example"),
+            ("\"a b\"@example.com", "ab@example.com"),
+            ("josé@example.com", "jose@example.com"),
+            ("a%40b@example.com", "\"a@b\"@example.com"),
+        ] {
+            assert_ne!(canonical(one), canonical(other));
+        }
+    }
+
+    #[test]
+    fn what_is_a_whole_mailbox() {
+        for text in [
+            "a@b",
+            "ann+tag@example.com",
+            "\"a @ b\"@example.com",
+            "a..b@x.example.",
+            "ü@bücher.example",
+            "a@[192.0.2.1]",
+            "a@[IPv6:::1]",
+            "'@x.example",
+        ] {
+            assert!(is_whole(text), "{text}");
+        }
+        for text in [
+            "",
+            "o",
+            "@",
+            "250",
+            "example.com",
+            "@example.com",
+            "ann@",
+            "ann@.",
+            "a b@example.com",
+            "a@b c",
+            "a@b,c@d",
+            "<a@b",
+            "a@[]",
+            "a@b..c",
+            "\"a@b",
+            "a\"b@c",
+            "a@b@c",
+            "a\n@b",
+        ] {
+            assert!(!is_whole(text), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_its_own_canonical_text(local in "[a-zA-ZäÖßςσΣİ.+\"\\\\ ]{1,8}", domain in "([a-zA-ZäÖßςΣ]{1,6}|xn--[a-z0-9-]{1,8})(\\.[a-z]{2,3})?") {
+            let once = canonical(&format!("{local}@{domain}"));
+            prop_assert_eq!(canonical(&once), once);
+        }
+
+        #[test]
+        fn any_case_and_composition_is_the_same(local in "[a-zäöüéàñ]{1,8}", domain in "[a-zäöüéàñ]{1,8}\\.example") {
+            let one = format!("{local}@{domain}");
+            let decomposed = DecomposingNormalizer::new_nfd().normalize(&one).to_uppercase();
+            prop_assert_eq!(canonical(&one), canonical(&decomposed));
+            prop_assert!(is_whole(&one) && is_whole(&decomposed));
+        }
+    }
+}
