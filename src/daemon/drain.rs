@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 const LAST_REPLIES: Duration = Duration::from_secs(2);
 
 impl Daemon {
-    pub(super) async fn drain(self, signals: &mut Signals) {
+    pub(super) async fn drain(self, signals: &mut Signals, log: &crate::log::Handle) {
         let grace = self.config.load().shutdown.grace;
         tracing::info!(grace = ?grace, "draining");
         notify(&[sd_notify::NotifyState::Stopping]);
@@ -16,11 +16,11 @@ impl Daemon {
         for ring in &self.rings {
             ring.drain();
         }
-        if !self.rings_end_before(Instant::now() + grace, signals).await {
+        if !self.rings_end_before(Instant::now() + grace, signals, log).await {
             tracing::warn!("grace is over: messages still in flight are deferred");
             self.forwarders.drain();
             self.forwarders.abort();
-            self.rings_end_before(Instant::now() + LAST_REPLIES, signals).await;
+            self.rings_end_before(Instant::now() + LAST_REPLIES, signals, log).await;
         }
         self.forwarders.drain();
         self.store.close();
@@ -28,7 +28,7 @@ impl Daemon {
         tracing::info!("stopped");
     }
 
-    async fn rings_end_before(&self, deadline: Instant, signals: &mut Signals) -> bool {
+    async fn rings_end_before(&self, deadline: Instant, signals: &mut Signals, log: &crate::log::Handle) -> bool {
         while !self.rings.iter().all(crate::net::Ring::is_finished) {
             if Instant::now() >= deadline {
                 return false;
@@ -36,8 +36,8 @@ impl Daemon {
             let tick = tokio::time::sleep(Duration::from_millis(20));
             tokio::select! {
                 () = tick => {}
-                _ = signals.terminate.recv() => end_at_once(),
-                _ = signals.interrupt.recv() => end_at_once(),
+                _ = signals.terminate.recv() => end_at_once(log),
+                _ = signals.interrupt.recv() => end_at_once(log),
             }
         }
         true
@@ -45,8 +45,9 @@ impl Daemon {
 }
 
 /// What has no reply yet gets a closed connection: its sender keeps the message.
-fn end_at_once() -> ! {
+fn end_at_once(log: &crate::log::Handle) -> ! {
     tracing::warn!("second signal: ended at once");
+    log.flush();
     #[expect(
         clippy::disallowed_methods,
         reason = "the operator asked twice: nothing is waited for, and what is open is closed by the kernel"

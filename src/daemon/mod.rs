@@ -59,7 +59,13 @@ struct Daemon {
 /// It could not start; nothing has been accepted then.
 pub fn run(config: Config) -> Result<(), Error> {
     machine::harden();
-    let log = crate::log::init(&config.log);
+    let log = crate::log::init(&config.log).map_err(|error| Error::Start(format!("cannot start the log: {error}")))?;
+    let result = run_logged(config, &log);
+    log.flush();
+    result
+}
+
+fn run_logged(config: Config, log: &crate::log::Handle) -> Result<(), Error> {
     crate::ring::probe().map_err(io_uring_error)?;
     machine::raise_descriptors(u64::try_from(config.smtp.max_connections + config.forward.workers + 256).unwrap_or(u64::MAX));
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -71,8 +77,8 @@ pub fn run(config: Config) -> Result<(), Error> {
         let mut signals = Signals::new().map_err(|error| Error::Start(format!("cannot take signals: {error}")))?;
         let daemon = Daemon::start(config)?;
         daemon.announce();
-        daemon.serve(&mut signals, &log).await;
-        daemon.drain(&mut signals).await;
+        daemon.serve(&mut signals, log).await;
+        daemon.drain(&mut signals, log).await;
         Ok(())
     })
 }
@@ -149,17 +155,18 @@ impl Daemon {
                 _ = signals.hangup.recv() => self.reload(log),
                 _ = second.tick() => {
                     seconds = seconds.wrapping_add(1);
-                    self.tick(seconds);
+                    self.tick(seconds, log);
                 }
             }
         }
     }
 
-    fn tick(&self, seconds: u64) {
+    fn tick(&self, seconds: u64, log: &crate::log::Handle) {
         let stats = &self.shared.stats;
         self.shared.budget.tidy();
         stats.body_bytes.set(self.shared.budget.held());
         stats.body_budget_bytes.set(self.shared.budget.limit());
+        stats.log_lines_lost.set(log.lines_lost());
         self.ready.set(if self.store.writable() {
             Readiness::Ready
         } else {

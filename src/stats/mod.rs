@@ -31,6 +31,8 @@ pub struct Stats {
     pub body_bytes: Gauge,
     pub body_budget_bytes: Gauge,
     /// Set by `daemon`.
+    pub log_lines_lost: Gauge,
+    /// Set by `daemon`.
     pub ready: Arc<Ready>,
     routes: Mutex<BTreeMap<String, Arc<RouteStats>>>,
     latency: histogram::Latency,
@@ -51,6 +53,7 @@ impl Stats {
             store: StoreGauges::default(),
             body_bytes: Gauge::default(),
             body_budget_bytes: Gauge::default(),
+            log_lines_lost: Gauge::default(),
             ready: Arc::default(),
             routes: Mutex::default(),
             latency: histogram::Latency::new(started),

@@ -105,6 +105,13 @@ impl Stats {
         text.family("mailsluice_store_commits", "counter", "", "Commits of the store, one fsync each.");
         text.line("mailsluice_store_commits_total", &[], self.store.commits.get());
         text.gauge("mailsluice_store_degraded", "", "1 while nothing can be recorded and mail is deferred.", self.store.degraded.get());
+        text.family(
+            "mailsluice_log_lines_lost",
+            "counter",
+            "",
+            "Log lines that could not be written: nobody reads the log, or too slowly.",
+        );
+        text.line("mailsluice_log_lines_lost_total", &[], self.log_lines_lost.get());
         text.gauge(
             "mailsluice_ready",
             "",

@@ -9,6 +9,7 @@ mod data;
 mod dialogs;
 mod documents;
 mod formats;
+mod logging;
 mod proxy;
 mod recipients;
 mod record;

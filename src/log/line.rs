@@ -1,148 +1,16 @@
-//! Log lines: to the journal under systemd, as text on a terminal, else as JSON; the only place that writes them.
-//!
-//! Whatever a field holds, a line stays one line: control characters (and those that turn the writing direction) are
-//! written as escapes in every format. Where a line cannot be written it is lost; mail goes on.
+//! One event, and how it looks as a line: as text, as JSON, in the journal's own protocol. Whatever a field holds, a line stays one line.
 
-use crate::config::{Log, LogFormat, LogLevel};
 use std::fmt::Write as _;
-use std::io::{IsTerminal as _, Write as _};
-use std::os::unix::net::UnixDatagram;
-use std::sync::Once;
 use tracing::field::{Field, Visit};
-use tracing::level_filters::LevelFilter;
-use tracing::{Event, Level, Subscriber};
-use tracing_subscriber::layer::{Context, SubscriberExt as _};
-use tracing_subscriber::{Layer, Registry, reload};
-
-const JOURNAL_SOCKET: &str = "/run/systemd/journal/socket";
-
-/// Changes the level of a running log.
-#[derive(Clone)]
-pub struct Handle(reload::Handle<LevelFilter, Registry>);
-
-impl Handle {
-    pub fn set_level(&self, level: LogLevel) {
-        // Fails only if the log is gone, in tests that made a second one.
-        drop(self.0.modify(|filter| *filter = filter_of(level)));
-    }
-}
-
-/// Starts the log of this process; a second call changes nothing.
-pub fn init(config: &Log) -> Handle {
-    let (filter, handle) = reload::Layer::new(filter_of(config.level));
-    let (sink, refused) = Sink::open(config.format);
-    let subscriber = tracing_subscriber::registry().with(filter).with(Lines { sink });
-    if tracing::subscriber::set_global_default(subscriber).is_ok()
-        && let Some(error) = refused
-    {
-        tracing::warn!(%error, socket = JOURNAL_SOCKET, "the journal cannot be reached, so the log is JSON on stderr; set log.format");
-    }
-    log_panics();
-    Handle(handle)
-}
-
-/// A panic is a bug of ours and one line. Its message is left out: the standard library's own ones quote the text at
-/// hand, which may be a message's (promise 2).
-fn log_panics() {
-    static ONCE: Once = Once::new();
-    ONCE.call_once(|| {
-        std::panic::set_hook(Box::new(|panic| {
-            let thread = std::thread::current();
-            let place = panic.location().map(ToString::to_string).unwrap_or_default();
-            tracing::error!(thread = thread.name().unwrap_or_default(), place, "panic; please report this bug with this line");
-        }));
-    });
-}
-
-fn filter_of(level: LogLevel) -> LevelFilter {
-    match level {
-        LogLevel::Error => LevelFilter::ERROR,
-        LogLevel::Warn => LevelFilter::WARN,
-        LogLevel::Info => LevelFilter::INFO,
-        LogLevel::Debug => LevelFilter::DEBUG,
-        LogLevel::Trace => LevelFilter::TRACE,
-    }
-}
-
-/// Where lines go, and so how they look.
-enum Sink {
-    Journal(UnixDatagram),
-    Text { colours: bool },
-    Json,
-}
-
-impl Sink {
-    fn open(format: LogFormat) -> (Self, Option<std::io::Error>) {
-        let terminal = std::io::stderr().is_terminal();
-        match format {
-            LogFormat::Auto if stderr_is_the_journal() => Self::journal(),
-            LogFormat::Journald => Self::journal(),
-            LogFormat::Auto if terminal => (Self::Text { colours: std::env::var_os("NO_COLOR").is_none() }, None),
-            LogFormat::Text => (Self::Text { colours: terminal && std::env::var_os("NO_COLOR").is_none() }, None),
-            LogFormat::Auto | LogFormat::Json => (Self::Json, None),
-        }
-    }
-
-    fn journal() -> (Self, Option<std::io::Error>) {
-        let connected = UnixDatagram::unbound().and_then(|socket| {
-            socket.connect(JOURNAL_SOCKET)?;
-            Ok(socket)
-        });
-        match connected {
-            Ok(socket) => (Self::Journal(socket), None),
-            Err(error) => (Self::Json, Some(error)),
-        }
-    }
-
-    fn write(&self, line: &Line) {
-        let written = match self {
-            // What is too long for a datagram goes the way of plain output, which the journal cuts into pieces but keeps.
-            Self::Journal(socket) => socket
-                .send(line.journal().as_bytes())
-                .map(drop)
-                .or_else(|_| std::io::stderr().lock().write_all(line.text(false).as_bytes())),
-            Self::Text { colours } => std::io::stderr().lock().write_all(line.text(*colours).as_bytes()),
-            Self::Json => std::io::stderr().lock().write_all(line.json().as_bytes()),
-        };
-        // There is nowhere left to say it.
-        drop(written);
-    }
-}
-
-/// systemd.exec(5): `JOURNAL_STREAM` names the device and inode of the stream; another process may have inherited the variable
-/// but not the stream.
-fn stderr_is_the_journal() -> bool {
-    let Ok(named) = std::env::var("JOURNAL_STREAM") else { return false };
-    let Ok(stat) = nix::sys::stat::fstat(std::io::stderr()) else { return false };
-    named == format!("{}:{}", stat.st_dev, stat.st_ino)
-}
-
-struct Lines {
-    sink: Sink,
-}
-
-impl<S: Subscriber> Layer<S> for Lines {
-    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        let metadata = event.metadata();
-        let mut line = Line {
-            time: jiff::Timestamp::now(),
-            level: *metadata.level(),
-            target: metadata.target(),
-            message: String::new(),
-            fields: Vec::new(),
-        };
-        event.record(&mut line);
-        self.sink.write(&line);
-    }
-}
+use tracing::{Event, Level};
 
 /// One event.
-struct Line {
-    time: jiff::Timestamp,
-    level: Level,
-    target: &'static str,
-    message: String,
-    fields: Vec<(&'static str, serde_json::Value)>,
+pub(super) struct Line {
+    pub(super) time: jiff::Timestamp,
+    pub(super) level: Level,
+    pub(super) target: &'static str,
+    pub(super) message: String,
+    pub(super) fields: Vec<(&'static str, serde_json::Value)>,
 }
 
 impl Visit for Line {
@@ -178,8 +46,42 @@ impl Visit for Line {
 }
 
 impl Line {
+    pub(super) fn of(event: &Event<'_>) -> Self {
+        let metadata = event.metadata();
+        let mut line = Self {
+            time: jiff::Timestamp::now(),
+            level: *metadata.level(),
+            target: metadata.target(),
+            message: String::new(),
+            fields: Vec::new(),
+        };
+        event.record(&mut line);
+        line
+    }
+
+    pub(super) fn of_loss(lines: u64) -> Self {
+        Self {
+            time: jiff::Timestamp::now(),
+            level: Level::WARN,
+            target: module_path!(),
+            message: "log lines were lost: whoever reads the log is too slow".to_owned(),
+            fields: vec![("lines", lines.into())],
+        }
+    }
+
+    /// What it holds in memory, roughly.
+    pub(super) fn octets(&self) -> usize {
+        let fields = self.fields.iter().map(|(_, value)| size_of::<(&str, serde_json::Value)>() + value.as_str().map_or(0, str::len));
+        size_of::<Self>() + self.message.len() + fields.sum::<usize>()
+    }
+
+    /// All there is of a record whose commit failed (promise 3).
+    pub(super) fn is_record(&self) -> bool {
+        self.fields.iter().any(|(name, _)| *name == "record")
+    }
+
     /// `2026-11-24T21:31:21.123Z INFO  message key=value key="a text"`.
-    fn text(&self, colours: bool) -> String {
+    pub(super) fn text(&self, colours: bool) -> String {
         let (on, off) = match self.level {
             _ if !colours => ("", ""),
             Level::ERROR => ("\x1b[31m", "\x1b[0m"),
@@ -193,7 +95,7 @@ impl Line {
         line
     }
 
-    fn json(&self) -> String {
+    pub(super) fn json(&self) -> String {
         let mut object = serde_json::Map::new();
         object.insert("time".to_owned(), self.time.to_string().into());
         object.insert("level".to_owned(), self.level.as_str().to_ascii_lowercase().into());
@@ -208,7 +110,7 @@ impl Line {
 
     /// systemd's native protocol: `NAME=value` lines, which hold no line end here. The message has the fields too, since
     /// `journalctl` shows nothing else by itself.
-    fn journal(&self) -> String {
+    pub(super) fn journal(&self) -> String {
         // syslog(3): err, warning, info, debug.
         let priority = match self.level {
             Level::ERROR => 3,
@@ -260,27 +162,29 @@ pub fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::LogLevel;
+    use crate::log::filter_of;
     use std::sync::{Arc, Mutex};
+    use tracing::Subscriber;
+    use tracing::level_filters::LevelFilter;
+    use tracing_subscriber::layer::{Context, SubscriberExt as _};
+    use tracing_subscriber::{Layer, Registry, reload};
 
     /// Keeps each event in all three forms.
     struct Kept(Arc<Mutex<Vec<[String; 3]>>>);
 
     impl<S: Subscriber> Layer<S> for Kept {
         fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-            let metadata = event.metadata();
-            let time = "2026-11-24T21:31:21.123456Z".parse().expect("a time");
-            let (level, target) = (*metadata.level(), metadata.target());
-            let mut line = Line { time, level, target, message: String::new(), fields: Vec::new() };
-            event.record(&mut line);
+            let line = Line { time: "2026-11-24T21:31:21.123456Z".parse().expect("a time"), ..Line::of(event) };
             self.0.lock().expect("one thread").push([line.text(false), line.json(), line.journal()]);
         }
     }
 
-    fn lines(log: impl FnOnce(&Handle)) -> Vec<[String; 3]> {
+    fn lines(log: impl FnOnce(&reload::Handle<LevelFilter, Registry>)) -> Vec<[String; 3]> {
         let kept = Arc::default();
         let (filter, handle) = reload::Layer::new(filter_of(LogLevel::Info));
         let subscriber = tracing_subscriber::registry().with(filter).with(Kept(Arc::clone(&kept)));
-        tracing::subscriber::with_default(subscriber, || log(&Handle(handle)));
+        tracing::subscriber::with_default(subscriber, || log(&handle));
         std::mem::take(&mut kept.lock().expect("one thread"))
     }
 
@@ -335,9 +239,9 @@ mod tests {
     fn the_level_changes_while_it_runs() {
         let got = lines(|handle| {
             tracing::debug!("unseen");
-            handle.set_level(LogLevel::Debug);
+            handle.modify(|filter| *filter = filter_of(LogLevel::Debug)).expect("it runs");
             tracing::debug!("seen");
-            handle.set_level(LogLevel::Error);
+            handle.modify(|filter| *filter = filter_of(LogLevel::Error)).expect("it runs");
             tracing::warn!("unseen");
         });
         assert_eq!(got.len(), 1, "{got:?}");
