@@ -46,6 +46,7 @@ impl Question {
             len: u64::try_from(body.len()).unwrap_or(u64::MAX),
             body: &[body.as_bytes()],
             deadline: Instant::now() + TIMEOUT,
+            redirected: false,
             only_public: false,
         };
         match self.0.client().post(&request).await {

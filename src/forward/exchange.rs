@@ -33,7 +33,7 @@ pub(super) async fn ask(
         // Once elsewhere, always elsewhere: another origin must not choose where they go in ours.
         at_home &= std::ptr::eq(&raw const route.url, url) || http::same_origin(&route.url, url);
         let headers = if at_home { common.as_slice() } else { common.get(..of_all).unwrap_or_default() };
-        client.post(&Request { url, headers, len: rendered.len, body: &body, deadline, only_public }).await
+        client.post(&Request { url, headers, len: rendered.len, body: &body, deadline, redirected: !at_home, only_public }).await
     });
     match answer.await {
         Ok(response) => Ok(Response { lost_credentials: !at_home && common.len() > of_all, ..response }),

@@ -135,7 +135,7 @@ impl Forwarders {
             lanes: ArcSwap::default(),
             workers: Workers::new(config.forward.workers, stats),
             pool: Pool::new("forwarder", config.forward.workers, |work: prepare::Work| work()),
-            clients: Clients::default(),
+            clients: Clients::start(&config.dns)?,
             verifier,
             stats: Arc::clone(stats),
             draining: AtomicBool::new(false),

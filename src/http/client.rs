@@ -1,13 +1,13 @@
-//! An HTTP client: one for each set of TLS settings. What its rings share is what a connection needs; the kept-alive connections
-//! themselves belong to each ring (`idle.rs`). Logs nothing.
+//! An HTTP client: one for each route. What its rings share is what a connection needs; the kept-alive connections themselves
+//! belong to each ring (`idle.rs`). Logs nothing.
 
 use super::call::{self, Called};
-use super::connect;
+use super::connect::{self, To};
 use super::failure::{NoAnswer, Phase};
 use super::idle;
+use super::names::Names;
 use super::origin::Origin;
 use super::request::{self, Request};
-use super::resolver::CachedResolver;
 use super::response::Answer;
 use super::wire::Progress;
 use rustls::ClientConfig;
@@ -15,19 +15,32 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-/// Tells the connections of one client from those of another, also over a reload.
+/// Tells the connections under one set of TLS settings from those under another, also over a reload.
 static MADE: AtomicU64 = AtomicU64::new(0);
 
-pub struct Client {
+/// What is trusted, and what we show of ourselves.
+#[derive(Clone)]
+pub struct Tls {
     id: u64,
-    tls: Arc<ClientConfig>,
-    resolver: CachedResolver,
+    config: Arc<ClientConfig>,
+}
+
+impl Tls {
+    #[must_use]
+    pub fn new(config: ClientConfig) -> Self {
+        Self { id: MADE.fetch_add(1, Ordering::Relaxed), config: Arc::new(config) }
+    }
+}
+
+pub struct Client {
+    tls: Tls,
+    names: Names,
 }
 
 impl Client {
     #[must_use]
-    pub fn new(tls: Arc<ClientConfig>, resolver: CachedResolver) -> Self {
-        Self { id: MADE.fetch_add(1, Ordering::Relaxed), tls, resolver }
+    pub fn new(tls: Tls, names: Names) -> Self {
+        Self { tls, names }
     }
 
     /// One POST and its answer: one call, repeated once if a kept-alive connection turned out to be closed.
@@ -40,7 +53,7 @@ impl Client {
         }
         let refused = |why| NoAnswer::new(Phase::Connect, why);
         let origin = Origin::of(request.url).ok_or_else(|| refused("a URL without a host".to_owned()))?;
-        let kept = idle::take(self.id, &origin, request.only_public)?;
+        let kept = idle::take(self.tls.id, &origin, request.only_public)?;
         let head = request::head(request).map_err(refused)?;
         // A call's future is boxed: as a part of those around it, it would be copied once for each of them.
         if let Some(wire) = kept {
@@ -52,7 +65,8 @@ impl Client {
                 return self.done(origin, called, &progress);
             }
         }
-        let wire = connect::connect(&self.resolver, &self.tls, &origin, request.only_public, request.deadline).await?;
+        let to = To { origin: &origin, redirected: request.redirected, only_public: request.only_public };
+        let wire = connect::connect(&self.names, &self.tls.config, &to, request.deadline).await?;
         let mut progress = Progress::default();
         let called = Box::pin(call::call(wire, &head, request.body, &mut progress, request.deadline)).await;
         self.done(origin, called, &progress)
@@ -61,7 +75,7 @@ impl Client {
     fn done(&self, origin: Origin, called: Result<Called, NoAnswer>, progress: &Progress) -> Result<Answer, NoAnswer> {
         let Called { answer, wire } = called?;
         if let Some(wire) = wire {
-            idle::put(self.id, origin, wire);
+            idle::put(self.tls.id, origin, wire);
         }
         // A 2xx counts only from an endpoint that took the whole request: else it cannot have what it says it has.
         if progress.incomplete && (200..=299).contains(&answer.response.status) {

@@ -1,62 +1,106 @@
 //! How a connection to an endpoint is made: the first of its addresses that answers, then TLS.
 //!
 //! Here the redirect's rule about addresses is kept, on the address that is connected to: what a name meant a moment ago does
-//! not count (DNS rebinding). Logs nothing; fails with one short line.
+//! not count (DNS rebinding). Logs nothing; fails with the phase and one short line.
 
 use super::address;
 use super::failure::{NoAnswer, Phase};
+use super::names::Names;
 use super::origin::Origin;
-use super::resolver::CachedResolver;
 use super::wire::Wire;
-use crate::ring::Conn;
+use crate::ring::{self, Conn};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
-use std::net::SocketAddr;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
-/// All addresses and the TLS handshake together, within the deadline.
+/// Name, all addresses and the TLS handshake together, within the deadline.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Of one host.
 const ADDRESSES_MAX: usize = 16;
+/// An address that has not answered by then is joined by the next one (RFC 8305 section 5).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
-pub(super) async fn connect(
-    resolver: &CachedResolver,
-    tls: &Arc<ClientConfig>,
-    origin: &Origin,
-    only_public: bool,
-    deadline: Instant,
-) -> Result<Wire, NoAnswer> {
+/// What is connected to.
+pub(super) struct To<'a> {
+    pub(super) origin: &'a Origin,
+    /// The host is none of the configuration's.
+    pub(super) redirected: bool,
+    pub(super) only_public: bool,
+}
+
+pub(super) async fn connect(names: &Names, tls: &Arc<ClientConfig>, to: &To<'_>, deadline: Instant) -> Result<Wire, NoAnswer> {
     let deadline = deadline.min(Instant::now() + CONNECT_TIMEOUT);
-    let addresses = resolver.addresses(origin.host(), origin.port(), deadline).await.map_err(|why| NoAnswer::new(Phase::Name, why))?;
-    let (conn, address) = open(&addresses, only_public, deadline).await?;
-    let tls = if origin.is_tls() { Some(Box::new(session(tls, origin)?)) } else { None };
-    let mut wire = Wire::new(conn, tls, address.ip().to_canonical());
+    let (conn, ip) = reach(names, to, deadline).await?;
+    let tls = if to.origin.is_tls() { Some(Box::new(session(tls, to.origin)?)) } else { None };
+    let mut wire = Wire::new(conn, tls, ip.to_canonical());
     wire.handshake(deadline).await.map_err(|error| NoAnswer::of(Phase::Tls, &error))?;
     Ok(wire)
 }
 
-/// Each address but the last may use half of the time that is left.
-async fn open(addresses: &[SocketAddr], only_public: bool, deadline: Instant) -> Result<(Conn, SocketAddr), NoAnswer> {
-    let allowed: Vec<SocketAddr> =
-        addresses.iter().filter(|address| !only_public || address::is_public(address.ip())).take(ADDRESSES_MAX).copied().collect();
+/// The addresses that are known, and others if none of them answers: they may be old.
+async fn reach(names: &Names, to: &To<'_>, deadline: Instant) -> Result<(Conn, IpAddr), NoAnswer> {
+    let host = to.origin.host();
+    let known = names.addresses(host, to.redirected, deadline).await.map_err(|why| NoAnswer::new(Phase::Name, why))?;
+    let reached = match open(&known, to, deadline).await {
+        Err(failed) => {
+            let others = names.others(host, to.redirected, &known, deadline).await;
+            if others.is_empty() { Err(failed) } else { open(&others, to, deadline).await }
+        }
+        reached => reached,
+    };
+    let (conn, ip) = reached?;
+    names.connected(host, to.redirected, ip);
+    Ok((conn, ip))
+}
+
+async fn open(addresses: &[IpAddr], to: &To<'_>, deadline: Instant) -> Result<(Conn, IpAddr), NoAnswer> {
+    let allowed = addresses.iter().filter(|ip| !to.only_public || address::is_public(**ip)).take(ADDRESSES_MAX);
+    let allowed: Vec<SocketAddr> = allowed.map(|ip| SocketAddr::new(*ip, to.origin.port())).collect();
     if allowed.is_empty() && !addresses.is_empty() {
         return Err(NoAnswer::not_public());
     }
-    let mut last = NoAnswer::new(Phase::Connect, "timed out");
-    for (n, &address) in allowed.iter().enumerate() {
-        let now = Instant::now();
-        let left = deadline.saturating_duration_since(now);
-        let share = if n + 1 == allowed.len() { left } else { left / 2 };
-        if share.is_zero() {
-            break;
+    let (conn, address) = first(&allowed, deadline).await.map_err(|error| NoAnswer::of(Phase::Connect, &error))?;
+    Ok((conn, address.ip()))
+}
+
+/// The first that answers: each is begun when the one before it has failed, or has not answered for a while. What is still under way
+/// then is dropped, which ends it.
+async fn first(addresses: &[SocketAddr], deadline: Instant) -> io::Result<(Conn, SocketAddr)> {
+    let mut rest = addresses.iter().copied();
+    let mut attempts: Vec<Pin<Box<dyn Future<Output = io::Result<(Conn, SocketAddr)>>>>> = Vec::new();
+    let mut failed = io::Error::from(io::ErrorKind::TimedOut);
+    loop {
+        if let Some(address) = rest.next() {
+            attempts.push(Box::pin(async move { Conn::connect(address, deadline).await.map(|conn| (conn, address)) }));
+        } else if attempts.is_empty() {
+            return Err(failed);
         }
-        match Conn::connect(address, now + share).await {
-            Ok(conn) => return Ok((conn, address)),
-            Err(error) => last = NoAnswer::of(Phase::Connect, &error),
+        let more = rest.len() > 0;
+        let mut pause = pin!(ring::sleep_until(Instant::now() + ATTEMPT_DELAY));
+        // An attempt that has failed, `None` at the end of the pause.
+        let came = poll_fn(|cx| {
+            for at in 0..attempts.len() {
+                if let Some(attempt) = attempts.get_mut(at)
+                    && let Poll::Ready(ended) = attempt.as_mut().poll(cx)
+                {
+                    drop(attempts.swap_remove(at));
+                    return Poll::Ready(Some(ended));
+                }
+            }
+            if more { pause.as_mut().poll(cx).map(|()| None) } else { Poll::Pending }
+        });
+        match came.await {
+            Some(Ok(connected)) => return Ok(connected),
+            Some(Err(error)) => failed = error,
+            None => {}
         }
     }
-    Err(last)
 }
 
 fn session(tls: &Arc<ClientConfig>, origin: &Origin) -> Result<ClientConnection, NoAnswer> {
@@ -72,20 +116,52 @@ fn session(tls: &Arc<ClientConfig>, origin: &Origin) -> Result<ClientConnection,
 
 #[cfg(test)]
 mod tests {
-    use super::{Duration, Instant, SocketAddr, open};
+    use super::{Duration, Instant, SocketAddr, first};
+    use socket2::{Domain, Socket, Type};
     use std::net::TcpListener;
+
+    fn in_time() -> Instant {
+        Instant::now() + Duration::from_secs(20)
+    }
 
     #[test]
     fn the_next_address_is_tried() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let good = listener.local_addr().unwrap();
         let closed = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let deadline = Instant::now() + Duration::from_secs(5);
         let addresses = [closed, SocketAddr::from(([127, 0, 0, 2], closed.port())), good];
         crate::ring::run(async move {
-            assert_eq!(open(&addresses, false, deadline).await.unwrap().1, good);
-            assert!(open(&[closed], false, deadline).await.is_err());
+            assert_eq!(first(&addresses, in_time()).await.unwrap().1, good);
+            assert!(first(&[closed], in_time()).await.is_err());
+            assert!(first(&[], in_time()).await.is_err());
         })
         .unwrap();
+    }
+
+    /// A backlog that is full takes no SYN: as silent as a host that is off.
+    #[test]
+    fn an_address_that_is_silent_costs_a_moment() {
+        let full = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        full.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
+        full.listen(0).unwrap();
+        let silent = full.local_addr().unwrap().as_socket().unwrap();
+        let fills: Vec<Socket> = std::iter::repeat_with(|| {
+            let fill = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+            fill.set_nonblocking(true).unwrap();
+            assert!(fill.connect(&silent.into()).is_err(), "begun, not done");
+            fill
+        })
+        .take(8)
+        .collect();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let good = listener.local_addr().unwrap();
+        crate::ring::run(async move {
+            let begun = Instant::now();
+            assert_eq!(first(&[silent, silent, good], in_time()).await.unwrap().1, good);
+            assert!(begun.elapsed() >= Duration::from_millis(500), "one after the other: {:?}", begun.elapsed());
+            // The ring ends: what was dropped is under way no more.
+        })
+        .unwrap();
+        drop(fills);
     }
 }

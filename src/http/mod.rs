@@ -5,20 +5,23 @@ mod address;
 mod call;
 mod client;
 mod connect;
+mod dns;
 mod failure;
 mod framing;
 mod head;
 mod idle;
+mod names;
 mod origin;
 mod redirect;
 mod request;
-mod resolver;
 mod response;
+#[cfg(test)]
+mod tests;
 mod wire;
 
-pub use client::Client;
+pub use client::{Client, Tls};
 pub use failure::{NoAnswer, Phase};
+pub use names::{Names, Resolver};
 pub use redirect::{follow, same_origin};
 pub use request::Request;
-pub use resolver::CachedResolver;
 pub use response::{Answer, Response};

@@ -12,6 +12,8 @@ pub struct Request<'a> {
     pub len: u64,
     pub body: &'a [&'a [u8]],
     pub deadline: Instant,
+    /// A redirect led here, to another origin than the configuration's.
+    pub redirected: bool,
     /// Uses no connection to a loopback, link-local or private address.
     pub only_public: bool,
 }
@@ -63,7 +65,7 @@ mod tests {
 
     fn of(url: &str, headers: &[(&str, &str)]) -> Result<String, String> {
         let url = url.parse().unwrap();
-        let request = Request { url: &url, headers, len: 7, body: &[], deadline: Instant::now(), only_public: false };
+        let request = Request { url: &url, headers, len: 7, body: &[], deadline: Instant::now(), redirected: false, only_public: false };
         head(&request).map(|octets| String::from_utf8(octets).unwrap())
     }
 

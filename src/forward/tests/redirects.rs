@@ -112,7 +112,10 @@ fn an_inner_address_is_not_connected_to_for_a_public_one() {
         let target = url.parse().unwrap();
         let asked = rig.run(move || async move {
             let deadline = Instant::now() + PATIENCE;
-            client.post(&http::Request { url: &target, headers: &[], len: 1, body: &[b"m"], deadline, only_public: true }).await.map(|_| ())
+            client
+                .post(&http::Request { url: &target, headers: &[], len: 1, body: &[b"m"], deadline, redirected: false, only_public: true })
+                .await
+                .map(|_| ())
         });
         match asked.blocking_recv().unwrap() {
             Err(none) => assert!(none.why.starts_with("redirect from a public address"), "{url}: {none}"),
