@@ -150,11 +150,7 @@ async fn ask(resolver: &TokioResolver, host: &str, kind: RecordType) -> Result<F
     let name = Name::from_utf8(host).map_err(|_| NotFound::Nothing("no name that the DNS can have"))?;
     match resolver.lookup(name, kind).await {
         Ok(found) => {
-            let addresses = found.answers().iter().filter_map(|record| match &record.data {
-                RData::A(v4) => Some(IpAddr::V4(v4.0)),
-                RData::AAAA(v6) => Some(IpAddr::V6(v6.0)),
-                _ => None,
-            });
+            let addresses = found.answers().iter().filter_map(|record| address(&record.data));
             let addresses: Vec<IpAddr> = addresses.collect();
             if addresses.is_empty() {
                 return Err(NotFound::Nothing("the host has no address"));
@@ -165,6 +161,13 @@ async fn ask(resolver: &TokioResolver, host: &str, kind: RecordType) -> Result<F
         Err(NetError::Timeout) => Err(NotFound::Unknown("timed out".to_owned())),
         Err(error) => Err(NotFound::Unknown(format!("no name server answers: {error}"))),
     }
+}
+
+fn address(data: &RData) -> Option<IpAddr> {
+    if let RData::A(v4) = data {
+        return Some(IpAddr::V4(v4.0));
+    }
+    if let RData::AAAA(v6) = data { Some(IpAddr::V6(v6.0)) } else { None }
 }
 
 fn both(first: Result<Found, NotFound>, second: Result<Found, NotFound>) -> Result<Found, NotFound> {

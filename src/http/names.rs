@@ -137,21 +137,28 @@ impl Names {
         let deadline = deadline.min(now + OTHERS_PATIENCE);
         loop {
             let answered = table.answered.notified();
-            let mut hosts = table.hosts();
-            let Some(entry) = hosts.get(host) else { return Vec::new() };
-            let others: Vec<IpAddr> = entry.addresses.iter().filter(|address| !tried.contains(address)).copied().collect();
-            let asked_now = entry.asked.is_some_and(|asked| asked + AGAIN > now);
-            if !others.is_empty() || asked_now && !entry.under_way {
+            if let Some(others) = self.known_others(host, redirected, tried, now) {
                 return others;
             }
-            if !entry.under_way && self.start(&mut hosts, host, redirected).is_err() {
-                return Vec::new();
-            }
-            drop(hosts);
             if ring::timeout_at(deadline, answered).await.is_none() {
                 return Vec::new();
             }
         }
+    }
+
+    /// `None`: a look-up is under way.
+    fn known_others(&self, host: &str, redirected: bool, tried: &[IpAddr], begun: Instant) -> Option<Vec<IpAddr>> {
+        let mut hosts = self.resolver.table(redirected).hosts();
+        let Some(entry) = hosts.get(host) else { return Some(Vec::new()) };
+        let others: Vec<IpAddr> = entry.addresses.iter().filter(|address| !tried.contains(address)).copied().collect();
+        let under_way = entry.under_way;
+        if !others.is_empty() || !under_way && entry.asked.is_some_and(|asked| asked + AGAIN > begun) {
+            return Some(others);
+        }
+        if !under_way && self.start(&mut hosts, host, redirected).is_err() {
+            return Some(Vec::new());
+        }
+        None
     }
 
     /// This one answered: it is tried first from now on.
