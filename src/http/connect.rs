@@ -69,11 +69,13 @@ async fn open(addresses: &[IpAddr], to: &To<'_>, deadline: Instant) -> Result<(C
     Ok((conn, address.ip()))
 }
 
+type Attempt = Pin<Box<dyn Future<Output = io::Result<(Conn, SocketAddr)>>>>;
+
 /// The first that answers: each is begun when the one before it has failed, or has not answered for a while. What is still under way
 /// then is dropped, which ends it.
 async fn first(addresses: &[SocketAddr], deadline: Instant) -> io::Result<(Conn, SocketAddr)> {
     let mut rest = addresses.iter().copied();
-    let mut attempts: Vec<Pin<Box<dyn Future<Output = io::Result<(Conn, SocketAddr)>>>>> = Vec::new();
+    let mut attempts: Vec<Attempt> = Vec::new();
     let mut failed = io::Error::from(io::ErrorKind::TimedOut);
     loop {
         if let Some(address) = rest.next() {
