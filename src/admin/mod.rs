@@ -14,6 +14,7 @@ mod page;
 pub mod parts;
 pub mod query;
 mod records;
+mod refusals;
 
 pub use answer::Problem;
 
@@ -183,6 +184,7 @@ async fn tick(app: &App) {
         second.tick().await;
         app.refresh_gauges();
         app.deps.stats.collect();
+        refusals::expire(app);
     }
 }
 
@@ -209,6 +211,7 @@ fn router(app: &Arc<App>) -> Router {
         .route("/records/live", get(live::live))
         .route("/records/{id}", get(records::one))
         .route("/records/{id}/attempts", get(records::attempts))
+        .route("/refusals", get(refusals::refusals))
         .route("/undelivered", get(records::undelivered))
         .route("/export", get(export::export))
         .route("/forget", post(records::forget))

@@ -97,7 +97,9 @@ pub(super) async fn forget(State(app): State<Arc<App>>, request: Request) -> Res
     let body = body.map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the request's body did not come in time"))?;
     let body = body.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
     let Forget { address } = serde_json::from_slice(&body).map_err(|_| Problem::bad_request("send {\"address\": \"a@example.com\"}"))?;
+    let forgotten = address.clone();
     let (records, _) = app.call(&app.erasures, move |store| store.forget(&address)).await?;
+    app.deps.stats.refusals.forget(&forgotten);
     tracing::info!(records, "an address was erased from the store");
     Ok(answer::json(&serde_json::json!({ "records": records })))
 }

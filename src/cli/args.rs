@@ -45,6 +45,8 @@ pub(super) enum Command {
     Stats(Stats),
     /// The record log of the running daemon, newest first
     Records(Records),
+    /// Who was refused before a record was made, and why: the last 1 000, from the daemon's memory
+    Refusals(Refusals),
     /// Every record that names an address, as JSON lines
     Export(Export),
     /// Erase an address from every record, durably
@@ -130,6 +132,18 @@ pub(super) struct Records {
     pub(super) limit: u64,
     /// Go on with new records as they come, over restarts of the daemon
     #[arg(long, conflicts_with = "until")]
+    pub(super) follow: bool,
+    /// One JSON object a line
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) admin: Admin,
+}
+
+#[derive(Group)]
+pub(super) struct Refusals {
+    /// Go on with new ones as they come, over restarts of the daemon
+    #[arg(long)]
     pub(super) follow: bool,
     /// One JSON object a line
     #[arg(long)]

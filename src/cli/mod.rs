@@ -9,10 +9,13 @@ mod export;
 mod forget;
 mod generate;
 mod records;
+mod refusals;
 mod send;
 mod serve;
 mod stats;
 mod table;
+mod terminal;
+mod time;
 
 pub use exit::{Exit, Failure};
 
@@ -72,6 +75,7 @@ fn run(args: Args) -> Result<(), Failure> {
         Command::Send(send) => send::run(config, &send),
         Command::Stats(stats) => stats::run(config, &stats),
         Command::Records(records) => records::run(config, &records),
+        Command::Refusals(refusals) => refusals::run(config, &refusals),
         Command::Export(export) => export::run(config, &export),
         Command::Forget(forget) => forget::run(config, &forget),
         Command::Generate { what } => generate::run(what),

@@ -3,7 +3,8 @@
 
 use super::args::Stats;
 use super::client::Client;
-use super::table::{Align, Table, octets, time_us};
+use super::table::{Align, Column, Table, octets, time_us};
+use super::terminal::Paint;
 use super::{Failure, print};
 use serde_json::Value;
 use std::collections::VecDeque;
@@ -25,7 +26,7 @@ const STAGES: [&str; 7] = ["total", "receive", "queue", "forward", "store", "tls
 pub(super) fn run(config: Option<&Path>, options: &Stats) -> Result<(), Failure> {
     let client = Client::new(config, &options.admin)?;
     let terminal = std::io::stdout().is_terminal();
-    let paint = Paint(terminal && std::env::var_os("NO_COLOR").is_none());
+    let paint = Paint::of_stdout();
     let mut rates = Rates::default();
     loop {
         let answer = client.get("/stats")?;
@@ -43,19 +44,6 @@ pub(super) fn run(config: Option<&Path>, options: &Stats) -> Result<(), Failure>
         }
         #[expect(clippy::disallowed_methods, reason = "nothing is waited for: a refresh a second is what was asked for")]
         std::thread::sleep(REFRESH);
-    }
-}
-
-/// Colours, where they are wanted.
-#[derive(Clone, Copy)]
-struct Paint(bool);
-
-impl Paint {
-    fn bold(self, text: &str) -> String {
-        if self.0 { format!("\x1b[1m{text}\x1b[0m") } else { text.to_owned() }
-    }
-    fn bad(self, text: &str) -> String {
-        if self.0 { format!("\x1b[31m{text}\x1b[0m") } else { text.to_owned() }
     }
 }
 
@@ -185,9 +173,9 @@ fn uptime_text(seconds: f64) -> String {
 }
 
 fn routes(text: &mut String, stats: &Value, paint: Paint) {
-    let right = |name| (name, Align::Right);
-    let mut table = Table::new(&[
-        ("ROUTE", Align::Left),
+    let right = |name| Column::new(name, Align::Right);
+    let mut table = Table::new(vec![
+        Column::new("ROUTE", Align::Left).at_least(5),
         right("DELIVERED"),
         right("REJECTED"),
         right("DEFERRED"),
@@ -195,7 +183,7 @@ fn routes(text: &mut String, stats: &Value, paint: Paint) {
         right("QUEUED"),
         right("P50"),
         right("P99"),
-        ("BREAKER", Align::Left),
+        Column::new("BREAKER", Align::Left),
     ]);
     for (name, route) in entries(stats, &["routes"]) {
         let mut row = vec![name.clone()];
@@ -212,10 +200,10 @@ fn routes(text: &mut String, stats: &Value, paint: Paint) {
 
 /// Percentiles per stage over the last minute, or since the start while that had nothing.
 fn latency(text: &mut String, stats: &Value, paint: Paint) {
-    let right = |name| (name, Align::Right);
-    let columns = [
-        ("STAGE", Align::Left),
-        ("OVER", Align::Left),
+    let right = |name| Column::new(name, Align::Right);
+    let columns = vec![
+        Column::new("STAGE", Align::Left),
+        Column::new("OVER", Align::Left),
         right("COUNT"),
         right("MEAN"),
         right("P50"),
@@ -223,9 +211,9 @@ fn latency(text: &mut String, stats: &Value, paint: Paint) {
         right("P99"),
         right("P99.9"),
         right("MAX"),
-        ("10µs  100µs 1ms   10ms  100ms 1s    10s   100s", Align::Left),
+        Column::new("10µs  100µs 1ms   10ms  100ms 1s    10s   100s", Align::Left).at_least(1),
     ];
-    let mut table = Table::new(&columns);
+    let mut table = Table::new(columns);
     for stage in STAGES {
         let Some(windows) = at(stats, &["latency", stage]) else { continue };
         let (over, window) = match windows.get("1m").filter(|window| number(window, &["count"]) > 0) {

@@ -20,4 +20,7 @@ path = "./mailsluice-data/records.redb"
 
 [admin]
 listen = "127.0.0.1:8025"
+
+[log]
+messages = "all"
 "#;

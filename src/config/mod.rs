@@ -215,6 +215,27 @@ pub enum AdminListen {
 pub struct Log {
     pub level: LogLevel,
     pub format: LogFormat,
+    pub messages: LogMessages,
+    pub redact: LogRedact,
+}
+
+/// Which messages get a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogMessages {
+    /// What was deferred, rejected or refused.
+    Problems,
+    All,
+    None,
+}
+
+/// What the lines of messages and refusals leave out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub struct LogRedact {
+    pub sender: bool,
+    pub recipients: bool,
+    pub sender_ip: bool,
+    pub message_id: bool,
+    pub subject: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,8 +3,8 @@
 use super::error::ConfigError;
 use super::file::{Keys, Section, unknown_word};
 use super::{
-    Admin, AdminListen, Breaker, Dns, Forward, Log, LogFormat, LogLevel, Memory, Redact, Secret, Shutdown, Store, hostname, limits, secret,
-    smtp,
+    Admin, AdminListen, Breaker, Dns, Forward, Log, LogFormat, LogLevel, LogMessages, LogRedact, Memory, Redact, Secret, Shutdown, Store,
+    hostname, limits, secret, smtp,
 };
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ pub(super) const MEMORY_KEYS: Keys = Keys { texts: &["body_budget"], others: &["
 pub(super) const STORE_KEYS: Keys = Keys { texts: &["path", "retention", "max_size", "redact"], others: &[] };
 pub(super) const DNS_KEYS: Keys = Keys { texts: &["servers", "timeout"], others: &[] };
 pub(super) const ADMIN_KEYS: Keys = Keys { texts: &["listen", "token_file", "hosts"], others: &[] };
-pub(super) const LOG_KEYS: Keys = Keys { texts: &["level", "format"], others: &[] };
+pub(super) const LOG_KEYS: Keys = Keys { texts: &["level", "format", "messages", "redact"], others: &[] };
 pub(super) const SHUTDOWN_KEYS: Keys = Keys { texts: &["grace"], others: &[] };
 
 const DNS_PORT: u16 = 53;
@@ -122,6 +122,17 @@ pub(super) fn admin(section: &mut Section<'_>) -> Result<Admin, ConfigError> {
 }
 
 pub(super) fn log(section: &mut Section<'_>) -> Result<Log, ConfigError> {
+    let mut redact = LogRedact::default();
+    for found in section.texts("redact", &[])?.value {
+        match found.value.as_str() {
+            "sender" => redact.sender = true,
+            "recipients" => redact.recipients = true,
+            "sender_ip" => redact.sender_ip = true,
+            "message_id" => redact.message_id = true,
+            "subject" => redact.subject = true,
+            other => return Err(unknown_word(&found.place, other, &["sender", "recipients", "sender_ip", "message_id", "subject"])),
+        }
+    }
     Ok(Log {
         level: section.choice(
             "level",
@@ -139,6 +150,12 @@ pub(super) fn log(section: &mut Section<'_>) -> Result<Log, ConfigError> {
             &[("auto", LogFormat::Auto), ("journald", LogFormat::Journald), ("text", LogFormat::Text), ("json", LogFormat::Json)],
             LogFormat::Auto,
         )?,
+        messages: section.choice(
+            "messages",
+            &[("problems", LogMessages::Problems), ("all", LogMessages::All), ("none", LogMessages::None)],
+            LogMessages::Problems,
+        )?,
+        redact,
     })
 }
 

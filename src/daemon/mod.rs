@@ -164,6 +164,7 @@ impl Daemon {
     fn tick(&self, seconds: u64, log: &crate::log::Handle) {
         let stats = &self.shared.stats;
         self.shared.budget.tidy();
+        self.shared.delivery.tick();
         stats.body_bytes.set(self.shared.budget.held());
         stats.body_budget_bytes.set(self.shared.budget.limit());
         stats.log_lines_lost.set(log.lines_lost());

@@ -1,6 +1,7 @@
 //! The only module that knows both sides. [`Delivery::deliver`] is promises 1 and 3 as straight-line code:
 //! the endpoint's 2xx, then the durable record, then the `250`.
 
+mod lines;
 mod recipient;
 mod verdict;
 
@@ -13,12 +14,14 @@ use crate::forward::{Forwarders, Job};
 use crate::message::Body;
 use crate::record::{Outcome, Record};
 use crate::route::Routes;
-use crate::smtp::{Reply, reply};
-use crate::stats::{Recorder, RouteStats, Stage, Stats};
+use crate::smtp::{Refused, Reply, What, reply};
+use crate::stats::{Recorder, RouteStats, Stage, Stats, TlsFailure};
 use crate::store::Store;
 use crate::verify::Verifier;
 use arc_swap::ArcSwap;
+use lines::Lines;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 use verdict::Verdict;
@@ -35,6 +38,7 @@ pub struct Delivery {
     verifier: Arc<Verifier>,
     stats: Arc<Stats>,
     live: ArcSwap<Live>,
+    lines: Lines,
 }
 
 /// The logged fields of a message whose data have ended, and where it goes.
@@ -69,12 +73,28 @@ impl Delivery {
     #[must_use]
     pub fn new(config: &Config, store: Arc<Store>, forwarders: Arc<Forwarders>, verifier: Arc<Verifier>, stats: Arc<Stats>) -> Arc<Self> {
         let live = ArcSwap::from_pointee(Live::of(config, &stats));
-        Arc::new(Self { store, forwarders, verifier, stats, live })
+        let lines = Lines::new(config, &stats);
+        Arc::new(Self { store, forwarders, verifier, stats, live, lines })
     }
 
     /// Recipients that come from now on are matched against the new routes.
     pub fn reload(&self, config: &Config) {
         self.live.store(Arc::new(Live::of(config, &self.stats)));
+        self.lines.reload(config);
+    }
+
+    /// A refusal that no record has; each is told here once.
+    pub fn refused(&self, refused: Refused) {
+        self.lines.refused(refused);
+    }
+
+    pub fn handshake_failed(&self, ip: IpAddr, failure: TlsFailure) {
+        self.lines.handshake_failed(ip, failure);
+    }
+
+    /// Each second.
+    pub fn tick(&self) {
+        self.lines.tick();
     }
 
     /// May data be taken now?
@@ -90,6 +110,7 @@ impl Delivery {
     pub async fn deliver(&self, received: Received, content: Content, recorder: &Recorder) -> Reply {
         // Nothing is sent that could not be recorded afterwards.
         if let Err(later) = self.ready() {
+            self.not_recorded(&received.envelope, &later);
             return later;
         }
         let id = self.store.next_id();
@@ -111,10 +132,22 @@ impl Delivery {
     /// A message that the daemon itself refuses at its end: recorded, not forwarded.
     pub async fn refuse(&self, received: Received, refusal: Reply, recorder: &Recorder) -> Reply {
         if !self.store.writable() {
+            self.not_recorded(&received.envelope, &refusal);
             return refusal;
         }
         let id = self.store.next_id();
         self.record(id, received, verdict::of_own_refusal(refusal), Spent::default(), recorder).await
+    }
+
+    fn not_recorded(&self, envelope: &Envelope, reply: &Reply) {
+        self.refused(Refused {
+            what: What::Message,
+            ip: envelope.peer.ip,
+            greeting: envelope.helo.clone(),
+            sender: Some(envelope.reverse_path.clone()),
+            recipient: envelope.recipients.first().cloned(),
+            reply: reply.clone(),
+        });
     }
 
     async fn forward(&self, job: Job, id: crate::record::RecordId, utf8: bool) -> (Verdict, Spent) {
@@ -135,6 +168,9 @@ impl Delivery {
     async fn record(&self, id: crate::record::RecordId, received: Received, verdict: Verdict, spent: Spent, recorder: &Recorder) -> Reply {
         let Verdict { outcome, reply, server_response } = verdict;
         let ended = received.ended;
+        if reply.refuses() {
+            self.stats.refusals.count(reply.code());
+        }
         self.count_outcome(outcome, &received.route.name);
         // The forwarder has let go of it: nothing is copied.
         let envelope = Arc::unwrap_or_clone(received.envelope);
@@ -158,11 +194,16 @@ impl Delivery {
             route: received.route.name.clone(),
             webhook_id: received.webhook_id,
         };
+        let ip = envelope.peer.ip;
+        let line = self.lines.of_message(&record);
         let handed_over = Instant::now();
         // A failed commit leaves the record in the store's log line (promise 3); the endpoint's word stands either way.
         drop(self.store.commit(record).await);
         recorder.record(Stage::Store, micros_since(handed_over));
         recorder.record(Stage::Total, micros_since(ended));
+        if let Some(line) = line {
+            self.lines.message(&line, ip, ended.elapsed());
+        }
         reply
     }
 

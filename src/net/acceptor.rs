@@ -7,7 +7,7 @@ use super::connection::Connection;
 use super::proxy::{self, Header};
 use crate::envelope::Peer;
 use crate::ring::{self, Conn, Interrupter, Listener};
-use crate::smtp::{Reply, reply};
+use crate::smtp::{Refused, Reply, reply};
 use crate::stats::Recorder;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -149,7 +149,8 @@ async fn accept_all(shared: Arc<Shared>, sockets: Vec<TcpListener>, mut inbox: m
 async fn accept(ring: Rc<RingState>, listener: Rc<Listener>) {
     while let Some(accepted) = listener.accept().await {
         match accepted {
-            Ok((conn, _)) if conn.on_spare() => {
+            Ok((conn, address)) if conn.on_spare() => {
+                ring.shared.delivery.refused(Refused::connection(address.ip().to_canonical(), reply::TOO_MANY_CONNECTIONS));
                 tracing::warn!("out of descriptors, a connection was told to come later: raise LimitNOFILE or lower smtp.max_connections");
                 ring::spawn(refuse(conn, reply::TOO_MANY_CONNECTIONS));
             }
@@ -175,7 +176,10 @@ fn admit(ring: &Rc<RingState>, conn: Conn, address: SocketAddr) {
 fn admit_peer(ring: &Rc<RingState>, conn: Conn, peer: Peer, input: Vec<u8>) {
     match ring.shared.limits.admit(peer.ip) {
         Ok(admission) => ring::spawn(Connection::new(ring, conn, peer, admission, input).serve()),
-        Err(_) => ring::spawn(refuse(conn, reply::TOO_MANY_CONNECTIONS)),
+        Err(_) => {
+            ring.shared.delivery.refused(Refused::connection(peer.ip, reply::TOO_MANY_CONNECTIONS));
+            ring::spawn(refuse(conn, reply::TOO_MANY_CONNECTIONS));
+        }
     }
 }
 

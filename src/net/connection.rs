@@ -194,16 +194,25 @@ impl Connection {
     }
 
     async fn last_words(&mut self, words: Reply) -> Result<bool, Ended> {
-        words.write(&mut self.out);
+        self.session.cut_off(&words, &mut self.out);
         self.flush_last().await?;
         Ok(false)
     }
 
+    /// Whatever is told to the peer passes here first: refusals are counted and logged.
+    fn tell_refused(&mut self) {
+        for refused in self.session.take_refused() {
+            self.shared().delivery.refused(refused);
+        }
+    }
+
     async fn flush_last(&mut self) -> Result<(), Ended> {
+        self.tell_refused();
         self.stream.write_last(&mut self.out, Instant::now() + WRITE_TIMEOUT).await
     }
 
     async fn flush(&mut self) -> Result<(), Ended> {
+        self.tell_refused();
         self.stream.write(&mut self.out, Instant::now() + WRITE_TIMEOUT).await
     }
 
@@ -297,6 +306,7 @@ impl Connection {
         let finished = incoming.finish(refused, &self.shared().live.load().config.smtp, &self.shared().stats);
         let (Some(finished), Some(destination)) = (finished, self.destination.take()) else {
             // Nothing was taken: the session's refusal is all there is to say.
+            self.shared().delivery.refused(self.session.refused_message(&otherwise));
             self.session.end(&otherwise, &mut self.out);
             return Ok(());
         };
@@ -318,7 +328,10 @@ impl Connection {
                 delivery.deliver(received, content, &self.ring.recorder).await
             }
             (Some(refusal), _) => delivery.refuse(received, refusal, &self.ring.recorder).await,
-            (None, None) => reply::OUT_OF_MEMORY,
+            (None, None) => {
+                delivery.refused(self.session.refused_message(&reply::OUT_OF_MEMORY));
+                reply::OUT_OF_MEMORY
+            }
         };
         self.lay_out();
         self.session.end(&words, &mut self.out);
@@ -341,7 +354,13 @@ impl Connection {
         let Some(config) = self.shared().tls.config() else { return Err(Ended::Gone) };
         let began = Instant::now();
         let Ok(tls) = Tls::new(config) else { return Err(Ended::Gone) };
-        let description = self.stream.start_tls(tls, began + HANDSHAKE_TIMEOUT).await?;
+        let description = match self.stream.start_tls(tls, began + HANDSHAKE_TIMEOUT).await {
+            Ok(description) => description,
+            Err((ended, failure)) => {
+                self.shared().delivery.handshake_failed(self.session.peer().ip, failure);
+                return Err(ended);
+            }
+        };
         self.ring.recorder.record(Stage::TlsHandshake, u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
         self.session.tls_started(description);
         // The next command has the whole time, whatever the handshake took.

@@ -4,6 +4,7 @@ use super::buffer;
 use super::tls::Tls;
 use crate::message::Body;
 use crate::ring::{Conn, Fill};
+use crate::stats::TlsFailure;
 use std::future::Future;
 use std::io;
 use std::time::{Duration, Instant};
@@ -14,6 +15,8 @@ const LINGER: Duration = Duration::from_secs(2);
 pub(super) struct Stream {
     conn: Conn,
     tls: Option<Box<Tls>>,
+    /// Why TLS ended, where it did not end well.
+    tls_failure: Option<TlsFailure>,
 }
 
 /// Why the octets stopped.
@@ -64,7 +67,7 @@ unsafe impl Fill for Tail {
 
 impl Stream {
     pub(super) fn new(conn: Conn) -> Self {
-        Self { conn, tls: None }
+        Self { conn, tls: None, tls_failure: None }
     }
 
     /// The connection again, for its next owner.
@@ -159,6 +162,7 @@ impl Stream {
             buffer::give(self.write_raw(out, deadline).await?);
         }
         fed.map_err(|error| {
+            self.tls_failure = Some(error.failure());
             tracing::debug!(%error, "TLS ended");
             Ended::Gone
         })
@@ -202,10 +206,13 @@ impl Stream {
     }
 
     /// The server's side of the handshake (RFC 3207): on success the stream is encrypted from here on.
-    pub(super) async fn start_tls(&mut self, tls: Tls, deadline: Instant) -> Result<String, Ended> {
+    pub(super) async fn start_tls(&mut self, tls: Tls, deadline: Instant) -> Result<String, (Ended, TlsFailure)> {
         self.tls = Some(Box::new(tls));
         while self.tls.as_ref().is_some_and(|tls| tls.is_handshaking()) {
-            self.read_records(deadline).await?;
+            if let Err(ended) = self.read_records(deadline).await {
+                let otherwise = if ended == Ended::TimedOut { TlsFailure::Timeout } else { TlsFailure::BrokenOff };
+                return Err((ended, self.tls_failure.unwrap_or(otherwise)));
+            }
         }
         Ok(self.tls.as_ref().map(|tls| tls.description()).unwrap_or_default())
     }

@@ -5,6 +5,7 @@
 
 use crate::config::files::{FileError, certified_key};
 use crate::config::{self, TlsVersion};
+use crate::stats::TlsFailure;
 use arc_swap::ArcSwapOption;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::NoServerSessionStorage;
@@ -23,6 +24,37 @@ pub enum TlsError {
     Files(#[from] FileError),
     #[error("record layer: {0}")]
     Records(std::io::Error),
+}
+
+impl TlsError {
+    /// Why a handshake failed, for its counter.
+    #[must_use]
+    pub fn failure(&self) -> TlsFailure {
+        use rustls::{AlertDescription as Alert, Error, PeerIncompatible as Incompatible};
+        let Self::Session(error) = self else { return TlsFailure::Other };
+        #[expect(clippy::wildcard_enum_match_arm, reason = "the library may get more; they are told apart by the ones that are named")]
+        match error {
+            Error::PeerIncompatible(
+                Incompatible::ServerTlsVersionIsDisabledByOurConfig
+                | Incompatible::SupportedVersionsExtensionRequired
+                | Incompatible::Tls12NotOffered
+                | Incompatible::Tls12NotOfferedOrEnabled
+                | Incompatible::Tls13RequiredForQuic,
+            ) => TlsFailure::Version,
+            Error::PeerIncompatible(_) => TlsFailure::NothingShared,
+            Error::AlertReceived(
+                Alert::BadCertificate
+                | Alert::UnsupportedCertificate
+                | Alert::CertificateRevoked
+                | Alert::CertificateExpired
+                | Alert::CertificateUnknown
+                | Alert::UnknownCA,
+            ) => TlsFailure::Certificate,
+            Error::AlertReceived(_) => TlsFailure::Alert,
+            Error::InvalidMessage(_) => TlsFailure::NotTls,
+            _ => TlsFailure::Other,
+        }
+    }
 }
 
 /// Taken where the client knows one of them, whatever it would rather have: no weaker for mail than those with SHA-384, for which few

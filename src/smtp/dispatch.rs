@@ -4,6 +4,7 @@
 use super::chunk::Chunk;
 use super::command::{Command, LineError, Verb};
 use super::data::Incoming;
+use super::refused::{Refused, What, path_in};
 use super::session::{Need, Session, State};
 use super::transaction::Transaction;
 use super::{Reply, extension, path, reply};
@@ -30,6 +31,7 @@ impl Session {
     }
 
     pub(super) fn bad_line(&mut self, error: LineError, bdat: bool, out: &mut Vec<u8>) {
+        self.verb = if bdat { Verb::Bdat } else { Verb::Unknown };
         self.answer(&error.reply(), out);
         // Behind a BDAT that cannot be read come octets of a message, which must not be read as commands.
         if bdat || error == LineError::Endless {
@@ -38,6 +40,7 @@ impl Session {
     }
 
     pub(super) fn command(&mut self, command: &Command<'_>, out: &mut Vec<u8>) {
+        self.verb = command.verb;
         if command.verb == Verb::Bdat {
             return self.bdat(command.argument, out);
         }
@@ -67,6 +70,9 @@ impl Session {
             Verb::Http if self.first => Err(reply::NOT_HTTP),
             Verb::Http | Verb::Unknown | Verb::Bdat => Err(reply::UNKNOWN_COMMAND),
         };
+        if done.is_err() && matches!(command.verb, Verb::Mail | Verb::Rcpt) {
+            self.named = Some(path_in(argument).into());
+        }
         if let Ok(Some(reply)) | Err(reply) = done {
             self.answer(&reply, out);
         }
@@ -206,8 +212,26 @@ impl Session {
         self.failed_chunks = None;
     }
 
-    /// Writes a reply and draws the consequences of its code.
+    /// Writes a reply, draws the consequences of its code, and notes it if it refuses.
     pub(super) fn answer(&mut self, reply: &Reply, out: &mut Vec<u8>) {
+        self.note(reply);
+        self.write_reply(reply, out);
+    }
+
+    fn note(&mut self, reply: &Reply) {
+        let named = self.named.take().map(String::from);
+        if !reply.refuses() {
+            return;
+        }
+        let (sender, recipient) = if self.verb == Verb::Mail { (named, None) } else { (None, named) };
+        let sender = sender.or_else(|| self.transaction.as_ref().map(|transaction| transaction.reverse_path.clone()));
+        let greeting = self.hello.as_deref().unwrap_or_default().to_owned();
+        let what = What::of(self.verb, reply);
+        self.refused.push(Refused { what, ip: self.peer.ip, greeting, sender, recipient, reply: reply.clone() });
+    }
+
+    /// What [`Session::answer`] does, for a reply whose maker notes it.
+    pub(super) fn write_reply(&mut self, reply: &Reply, out: &mut Vec<u8>) {
         reply.write(out);
         if matches!(reply.code(), 221 | 421) {
             self.state = State::Closed;
@@ -219,6 +243,7 @@ impl Session {
     pub(super) fn count_error(&mut self, out: &mut Vec<u8>) {
         self.errors = self.errors.saturating_add(1);
         if self.errors >= self.settings.max_errors && !matches!(self.state, State::Closed) {
+            self.note(&reply::TOO_MANY_ERRORS);
             reply::TOO_MANY_ERRORS.write(out);
             self.state = State::Closed;
         }

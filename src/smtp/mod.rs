@@ -34,6 +34,7 @@ mod extension;
 mod memory;
 mod newline;
 mod path;
+mod refused;
 pub mod reply;
 pub mod session;
 #[cfg(test)]
@@ -42,5 +43,6 @@ mod transaction;
 
 pub use command::COMMAND_MAX;
 pub use data::Refusal;
-pub use reply::Reply;
+pub use refused::{Refused, What};
+pub use reply::{Reply, codes};
 pub use session::{Advance, Need, Progress, Session, Settings};

@@ -99,6 +99,16 @@ impl Reply {
         self.0.get(..3).and_then(|digits| digits.parse().ok()).unwrap_or(0)
     }
 
+    /// `554 5.7.1` of `554 5.7.1 No such ticket`.
+    pub fn codes(&self) -> &str {
+        codes(&self.0)
+    }
+
+    /// It says "later" or "no".
+    pub fn refuses(&self) -> bool {
+        self.code() >= 400
+    }
+
     /// `code enhanced text`, the text made safe: one line, printable ASCII (UTF-8 if `utf8`), controls replaced,
     /// an enhanced status code of its own taken off, cut so that the line stays under 512 octets with its CRLF.
     /// Text of which nothing is left becomes a short sentence that fits the code.
@@ -135,6 +145,16 @@ impl Reply {
         out.extend_from_slice(self.0.as_bytes());
         out.extend_from_slice(b"\r\n");
     }
+}
+
+/// A reply's line without its text.
+pub fn codes(line: &str) -> &str {
+    let is_code = |word: &str| !word.is_empty() && word.bytes().all(|octet| octet.is_ascii_digit() || octet == b'.');
+    let mut end = 0;
+    for word in line.split(' ').take(2).take_while(|word| is_code(word)) {
+        end += word.len() + usize::from(end > 0);
+    }
+    line.get(..end).unwrap_or_default()
 }
 
 /// One line of printable characters; controls, line separators and runs of white space become one space. Looks at no more of the text
@@ -207,6 +227,9 @@ mod tests {
         assert_eq!(OK.code(), 250);
         assert_eq!(TOO_MANY_ERRORS.code(), 421);
         assert_eq!(Reply(Cow::Borrowed("x")).code(), 0);
+        for (line, expected) in [("554 5.7.1 No: 1 2", "554 5.7.1"), ("550 no 5.1.1", "550"), ("450 4.3.0", "450 4.3.0"), ("", "")] {
+            assert_eq!(codes(line), expected);
+        }
     }
 
     proptest::proptest! {

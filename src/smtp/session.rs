@@ -2,9 +2,10 @@
 //! always ends in a reply; a driver that calls out of turn changes nothing, and is told so by an assertion in debug builds.
 
 use super::chunk::Chunk;
-use super::command::{Command, LineReader};
+use super::command::{Command, LineReader, Verb};
 use super::data::{Incoming, Refusal};
 use super::dispatch::is_command_error;
+use super::refused::{Refused, What};
 use super::transaction::Transaction;
 use super::{Reply, reply};
 use crate::envelope::{Envelope, Peer};
@@ -71,7 +72,7 @@ pub struct Advance {
 /// One connection's session.
 pub struct Session {
     pub(super) settings: Arc<Settings>,
-    peer: Peer,
+    pub(super) peer: Peer,
     pub(super) tls: Option<Box<str>>,
     /// The argument of EHLO or HELO.
     pub(super) hello: Option<Box<str>>,
@@ -85,6 +86,11 @@ pub struct Session {
     pub(super) first: bool,
     pub(super) messages: u32,
     pub(super) errors: u32,
+    /// The command that is being answered, and the address that it names.
+    pub(super) verb: Verb,
+    pub(super) named: Option<Box<str>>,
+    /// For the driver: [`Session::take_refused`].
+    pub(super) refused: Vec<Refused>,
 }
 
 pub(super) enum State {
@@ -122,12 +128,20 @@ impl Session {
             first: true,
             messages: 0,
             errors: 0,
+            verb: Verb::Unknown,
+            named: None,
+            refused: Vec::new(),
         }
     }
 
     #[must_use]
     pub fn normalizes_newlines(&self) -> bool {
         self.settings.normalize_newlines
+    }
+
+    #[must_use]
+    pub fn peer(&self) -> &Peer {
+        &self.peer
     }
 
     /// Appends the 220 banner.
@@ -171,6 +185,7 @@ impl Session {
         let State::AskRecipient(mailbox) = &mut self.state else { return self.out_of_turn() };
         let mailbox = std::mem::take(mailbox);
         self.state = State::Command;
+        self.verb = Verb::Rcpt;
         match verdict {
             Ok(()) => {
                 if let Some(transaction) = &mut self.transaction {
@@ -179,6 +194,7 @@ impl Session {
                 self.answer(&reply::RECIPIENT_OK, out);
             }
             Err(refusal) => {
+                self.named = Some(mailbox.into());
                 self.answer(&refusal, out);
                 if (500..600).contains(&refusal.code()) && !is_command_error(&refusal) {
                     self.count_error(out);
@@ -303,6 +319,24 @@ impl Session {
         self.transaction.as_ref().is_some_and(|transaction| !transaction.recipients.is_empty())
     }
 
+    /// The driver ends the connection with these words.
+    pub fn cut_off(&mut self, words: &Reply, out: &mut Vec<u8>) {
+        self.answer(words, out);
+    }
+
+    /// A refusal of the message that has just ended, and of which there is no record.
+    pub fn refused_message(&self, reply: &Reply) -> Refused {
+        let Envelope { peer, helo, reverse_path, mut recipients, .. } = self.envelope();
+        let recipient = (!recipients.is_empty()).then(|| recipients.swap_remove(0));
+        Refused { what: What::Message, ip: peer.ip, greeting: helo, sender: Some(reverse_path), recipient, reply: reply.clone() }
+    }
+
+    /// What has been refused since the last call, the replies to an end of data apart: whoever made those knows whether they are
+    /// recorded.
+    pub fn take_refused(&mut self) -> Vec<Refused> {
+        std::mem::take(&mut self.refused)
+    }
+
     /// The envelope of the transaction so far: complete when its data flow, and until [`Session::end`].
     pub fn envelope(&self) -> Envelope {
         let transaction = self.transaction.as_ref();
@@ -324,7 +358,7 @@ impl Session {
         let bare_newline = self.refusal() == Some(Refusal::BareNewline);
         self.transaction = None;
         self.failed_chunks = more_chunks.then(|| Box::new(reply.clone()));
-        self.answer(reply, out);
+        self.write_reply(reply, out);
         if bare_newline {
             self.count_error(out);
         }

@@ -82,6 +82,59 @@ impl Messages {
     }
 }
 
+/// Why a TLS handshake came to nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TlsFailure {
+    /// No version that both sides know.
+    Version,
+    /// No cipher suite, group or signature scheme that both sides know.
+    NothingShared,
+    /// The client did not take our certificate.
+    Certificate,
+    /// The client gave up with another alert.
+    Alert,
+    /// What came is no TLS.
+    NotTls,
+    /// The client left.
+    BrokenOff,
+    Timeout,
+    Other,
+}
+
+impl TlsFailure {
+    pub const ALL: [Self; 8] =
+        [Self::Version, Self::NothingShared, Self::Certificate, Self::Alert, Self::NotTls, Self::BrokenOff, Self::Timeout, Self::Other];
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Version => "version",
+            Self::NothingShared => "nothing_shared",
+            Self::Certificate => "certificate",
+            Self::Alert => "alert",
+            Self::NotTls => "not_tls",
+            Self::BrokenOff => "broken_off",
+            Self::Timeout => "timeout",
+            Self::Other => "other",
+        }
+    }
+}
+
+#[derive(Default)]
+pub struct TlsFailures([Counter; TlsFailure::ALL.len()]);
+
+impl TlsFailures {
+    pub fn count(&self, failure: TlsFailure) {
+        if let Some(counter) = self.0.get(failure as usize) {
+            counter.add(1);
+        }
+    }
+
+    pub fn by_reason(&self) -> impl Iterator<Item = (&'static str, u64)> {
+        TlsFailure::ALL.into_iter().zip(&self.0).map(|(failure, counter)| (failure.name(), counter.get()))
+    }
+}
+
 /// Set by `forward`.
 #[derive(Default)]
 pub struct ForwarderGauges {

@@ -6,13 +6,17 @@ mod hdr_text;
 mod histogram;
 mod openmetrics;
 mod ready;
+mod refusals;
 mod series;
 mod snapshot;
 
-pub use counters::{BreakerState, Connections, Counter, ForwarderGauges, Gauge, Messages, Recipients, RouteStats, StoreGauges};
+pub use counters::{
+    BreakerState, Connections, Counter, ForwarderGauges, Gauge, Messages, Recipients, RouteStats, StoreGauges, TlsFailure, TlsFailures,
+};
 pub use histogram::{Durations, Recorder, Stage, Window};
 pub use openmetrics::{CONTENT_TYPE as OPENMETRICS, Process};
 pub use ready::{Readiness, Ready};
+pub use refusals::{Refusal, Refusals, Row as RefusalRow};
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,6 +28,8 @@ pub struct Stats {
     pub connections: Connections,
     pub recipients: Recipients,
     pub messages: Messages,
+    pub refusals: Refusals,
+    pub tls_failures: TlsFailures,
     pub bytes_received: Counter,
     pub forwarders: ForwarderGauges,
     pub store: StoreGauges,
@@ -48,6 +54,8 @@ impl Stats {
             connections: Connections::default(),
             recipients: Recipients::default(),
             messages: Messages::default(),
+            refusals: Refusals::default(),
+            tls_failures: TlsFailures::default(),
             bytes_received: Counter::default(),
             forwarders: ForwarderGauges::default(),
             store: StoreGauges::default(),

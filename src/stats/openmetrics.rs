@@ -86,6 +86,14 @@ impl Stats {
         ];
         text.by_label("mailsluice_messages", "Messages answered, by outcome.", "outcome", &outcomes);
         text.by_label("mailsluice_messages_refused", "Messages refused before an endpoint was asked.", "reason", &self.messages.refused());
+        text.family("mailsluice_refusals", "counter", "", "Replies that refuse, by their code.");
+        for (code, n) in self.refusals.by_code() {
+            text.line("mailsluice_refusals_total", &[("reply", &code.to_string())], n);
+        }
+        text.family("mailsluice_tls_failures", "counter", "", "TLS handshakes that came to nothing.");
+        for (reason, n) in self.tls_failures.by_reason() {
+            text.line("mailsluice_tls_failures_total", &[("reason", reason)], n);
+        }
         text.family("mailsluice_replies_lost", "counter", "", "Replies that the client did not wait for.");
         text.line("mailsluice_replies_lost_total", &[], self.messages.replies_lost.get());
         text.gauge("mailsluice_messages_undelivered", "", "Messages in the log without a final answer.", self.messages.undelivered.get());

@@ -13,6 +13,7 @@ mod commit;
 mod disk;
 mod encoding;
 mod error;
+mod filter;
 mod forget;
 mod id;
 mod journal;
@@ -33,6 +34,7 @@ mod verify;
 
 pub use disk::{Disk, DurableFile, FileStat, FileSystem, Lock};
 pub use error::{CommitFailed, StoreError};
+pub use filter::Filter;
 /// What a simulated disk implements for one file.
 pub use redb::StorageBackend;
 pub use verify::{Verified, verify};
@@ -73,9 +75,14 @@ pub struct Query {
     /// With or without its `<>`.
     pub message_id: Option<String>,
     pub outcome: Option<Outcome>,
+    /// A route's name.
+    pub route: Option<String>,
+    /// The endpoint's; 0 for none.
+    pub status: Option<u16>,
+    pub ip: Option<std::net::IpAddr>,
     /// Only the latest record of each message that no endpoint has taken or refused.
     pub undelivered: bool,
-    /// Substring of subject, sender, recipient, Message-ID or response text, any letter case (the page's search box).
+    /// Substring of subject, sender, recipient, Message-ID, response text, reply, Webhook-Id or address, any letter case (the search box).
     pub text: Option<String>,
     /// Records before this one (newest first).
     pub cursor: Option<RecordId>,

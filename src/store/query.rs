@@ -2,12 +2,12 @@
 
 use super::encoding::{self, Unreadable};
 use super::error::StoreError;
+use super::filter::Filter;
 use super::id::first_of;
-use super::redact::{Address, Needle, find, fold, trimmed};
+use super::redact::{Address, Needle};
 use super::schema::{BY_LAST, GLOBAL, INDEX, Property, RECORDS, SEGMENTS, Segment, Tries, UNDELIVERED, index_id, index_key};
 use super::shared::Shared;
 use super::{Page, Query, Undelivered, UndeliveredPage};
-use crate::mailbox;
 use crate::record::{Record, RecordId};
 use redb::{ReadTransaction, ReadableTable};
 use std::collections::BinaryHeap;
@@ -39,14 +39,8 @@ struct Plan {
     low: u128,
     /// ...to below here.
     high: u128,
-    since: Option<jiff::Timestamp>,
-    until: Option<jiff::Timestamp>,
-    sender: Option<String>,
-    recipient: Option<String>,
-    message_id: Option<String>,
-    outcome: Option<crate::record::Outcome>,
+    filter: Filter,
     undelivered: bool,
-    text: Option<String>,
     names: Option<Address>,
     /// Of these two, what most records can be left out by without decoding them.
     needle: Option<Needle>,
@@ -77,38 +71,21 @@ impl Plan {
         let lead = i64::try_from(state.lead_ms).unwrap_or(i64::MAX);
         let low = query.since.map_or(0, |since| first_of(since.as_millisecond().saturating_sub(lag).saturating_sub(2)));
         let high = query.until.map_or(u128::MAX, |until| first_of(until.as_millisecond().saturating_add(lead).saturating_add(2)));
-        let normal = |text: &String| fold(trimmed(text));
-        let mailbox = |text: &String| mailbox::canonical(trimmed(text));
-        let text = query.text.as_deref().map(fold).filter(|text| !text.is_empty());
+        let filter = Filter::new(query);
         Self {
             source,
             low,
             high: query.cursor.map_or(high, |cursor| high.min(cursor.0)),
-            since: query.since,
-            until: query.until,
-            sender: query.sender.as_ref().map(mailbox),
-            recipient: query.recipient.as_ref().map(mailbox),
-            message_id: query.message_id.as_ref().map(normal),
-            outcome: query.outcome,
             undelivered: query.undelivered,
-            needle: text.as_deref().and_then(Needle::new),
-            text,
+            needle: filter.needle(),
+            filter,
             names: None,
             octets: 0,
         }
     }
 
     fn matches(&self, record: &Record) -> bool {
-        let same = |wanted: &Option<String>, text: &str| wanted.as_ref().is_none_or(|wanted| mailbox::canonical(text) == *wanted);
-        let is_message = |wanted: &String| record.message_id.as_ref().is_some_and(|id| fold(trimmed(id)) == *wanted);
-        self.since.is_none_or(|since| record.date >= since)
-            && self.until.is_none_or(|until| record.date < until)
-            && self.outcome.is_none_or(|outcome| record.outcome == outcome)
-            && same(&self.sender, &record.sender)
-            && (self.recipient.is_none() || record.recipients.iter().any(|recipient| same(&self.recipient, recipient)))
-            && self.message_id.as_ref().is_none_or(is_message)
-            && self.text.as_ref().is_none_or(|text| says(record, text))
-            && self.names.as_ref().is_none_or(|address| address.is_named_by(record))
+        self.filter.takes(record) && self.names.as_ref().is_none_or(|address| address.is_named_by(record))
     }
 
     /// One transaction's worth: adds what matches and moves `high` down. True while there may be more.
@@ -264,13 +241,6 @@ fn indexed(
         }
     }
     Ok(found)
-}
-
-/// The page's search box: subject, sender, recipient, Message-ID and response text.
-fn says(record: &Record, text: &str) -> bool {
-    let options = [&record.subject, &record.message_id].into_iter().flatten();
-    let mut texts = options.chain([&record.sender, &record.server_response.body]).chain(&record.recipients);
-    texts.any(|field| find(field, text).is_some())
 }
 
 fn damaged(shared: &Shared, id: u128) {

@@ -13,6 +13,7 @@ mod logging;
 mod proxy;
 mod recipients;
 mod record;
+mod refusals;
 mod reload;
 mod shutdown;
 mod smuggling;

@@ -5,7 +5,7 @@ mod follow;
 
 use super::args::{Outcome, Records};
 use super::client::{Client, with_query};
-use super::table::{Align, Table, octets, time_us};
+use super::table::{Align, Column, Table, octets, time_us};
 use super::{Exit, Failure, print};
 use crate::config::unit::parse_duration;
 use jiff::{SignedDuration, Timestamp};
@@ -133,7 +133,7 @@ impl Output {
             ("ID", Align::Left),
             ("SUBJECT", Align::Left),
         ];
-        Self { table: (!json).then(|| Table::new(&columns)), header_is_due: true }
+        Self { table: (!json).then(|| Table::new(columns.map(|(title, align)| Column::new(title, align)).into())), header_is_due: true }
     }
 
     fn print(&mut self, records: &[Value]) -> Result<(), Failure> {
