@@ -48,7 +48,8 @@ impl TlsError {
                 | Alert::CertificateRevoked
                 | Alert::CertificateExpired
                 | Alert::CertificateUnknown
-                | Alert::UnknownCA,
+                | Alert::UnknownCA
+                | Alert::DecryptError,
             ) => TlsFailure::Certificate,
             Error::AlertReceived(_) => TlsFailure::Alert,
             Error::InvalidMessage(_) => TlsFailure::NotTls,

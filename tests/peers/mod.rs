@@ -3,6 +3,7 @@
 mod acme;
 mod chromium;
 mod dns;
+mod fail2ban;
 mod haproxy;
 mod machine;
 mod package;
