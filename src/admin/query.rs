@@ -6,15 +6,24 @@ use crate::config::unit::parse_duration;
 use crate::record::{Outcome, RecordId};
 use crate::store::Query;
 use jiff::{SignedDuration, Timestamp};
+use std::net::IpAddr;
 
 const DEFAULT_LIMIT: usize = 100;
 const MAX_LIMIT: usize = 1000;
 
-/// A page of records, or all attempts at one message.
+/// The filters, and among which records.
 #[derive(Debug)]
-pub enum Wanted {
-    Page(Query),
+pub struct Wanted {
+    pub query: Query,
+    pub among: Among,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub enum Among {
+    All,
+    /// The attempts at one message, by its `Webhook-Id`.
     Attempts(String),
+    One(RecordId),
 }
 
 /// The filters of a query string, decoded; times ago count from `now`.
@@ -23,7 +32,7 @@ pub enum Wanted {
 /// The first filter that is unknown or malformed, in a sentence that names it.
 pub fn parse(pairs: Vec<(String, String)>, now: Timestamp) -> Result<Wanted, Problem> {
     let mut query = Query { limit: DEFAULT_LIMIT, ..Query::default() };
-    let mut webhook_id = None;
+    let mut among = Among::All;
     for (key, value) in pairs {
         // A form sends its empty fields too.
         if value.is_empty() && key != "sender" {
@@ -37,14 +46,52 @@ pub fn parse(pairs: Vec<(String, String)>, now: Timestamp) -> Result<Wanted, Pro
             "message_id" | "message-id" => query.message_id = Some(value),
             "outcome" => query.outcome = Some(outcome(&value)?),
             "undelivered" => query.undelivered = boolean(&key, &value)?,
-            "text" => query.text = Some(value),
+            "route" => query.route = Some(value),
+            "status" => query.status = Some(status(&value)?),
+            "ip" => query.ip = Some(address(&value)?),
+            "text" => search(value, &mut query, &mut among),
             "cursor" => query.cursor = Some(id(&value)?),
-            "webhook_id" => webhook_id = Some(value),
+            "webhook_id" | "webhook-id" => among = Among::Attempts(value),
             "limit" => query.limit = limit(&value)?,
             _ => return Err(Problem::bad_request(format!("there is no filter named {:?}", short(&key)))),
         }
     }
-    Ok(webhook_id.map_or(Wanted::Page(query), Wanted::Attempts))
+    Ok(Wanted { query, among })
+}
+
+/// The box that takes whatever people have: a record's id, also in the reply that tells it; a `Webhook-Id`; an IP address; else a part of
+/// an address, a subject, a Message-ID, a response or a reply.
+fn search(text: String, query: &mut Query, among: &mut Among) {
+    let trimmed = text.trim();
+    let last = trimmed.rsplit(|c: char| c.is_whitespace() || c == ':').next().unwrap_or_default();
+    if let Some(id) = record_id(last) {
+        *among = Among::One(id);
+    } else if is_webhook_id(trimmed) {
+        *among = Among::Attempts(trimmed.to_ascii_lowercase());
+    } else if let Ok(ip) = trimmed.trim_matches(['[', ']']).parse::<IpAddr>() {
+        query.ip = Some(ip.to_canonical());
+    } else {
+        query.text = Some(text);
+    }
+}
+
+fn record_id(word: &str) -> Option<RecordId> {
+    (word.len() == 26).then(|| word.parse().ok()).flatten()
+}
+
+fn is_webhook_id(word: &str) -> bool {
+    let hash = word.get(..4).filter(|start| start.eq_ignore_ascii_case("msg_")).and_then(|_| word.get(4..));
+    hash.is_some_and(|hash| hash.len() == 32 && hash.bytes().all(|octet| octet.is_ascii_hexdigit()))
+}
+
+fn status(text: &str) -> Result<u16, Problem> {
+    let status = text.parse().ok().filter(|status| *status < 1000);
+    status.ok_or_else(|| Problem::bad_request("status is the endpoint's, a number as 422, or 0 where it gave none"))
+}
+
+fn address(text: &str) -> Result<IpAddr, Problem> {
+    let address = text.trim_matches(['[', ']']).parse::<IpAddr>();
+    address.map(|ip| ip.to_canonical()).map_err(|_| Problem::bad_request("ip is an address as 192.0.2.1 or 2001:db8::1"))
 }
 
 pub(super) fn id(text: &str) -> Result<RecordId, Problem> {
@@ -96,8 +143,8 @@ mod tests {
     fn page(pairs: &[(&str, &str)]) -> Result<Query, String> {
         let pairs = pairs.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
         match parse(pairs, "2026-11-24T12:00:00Z".parse().unwrap()) {
-            Ok(Wanted::Page(query)) => Ok(query),
-            Ok(Wanted::Attempts(id)) => Err(format!("attempts of {id}")),
+            Ok(Wanted { query, among: Among::All }) => Ok(query),
+            Ok(Wanted { among, .. }) => Err(format!("{among:?}")),
             Err(problem) => Err(problem.sentence),
         }
     }
@@ -147,6 +194,33 @@ mod tests {
             let error = page(&[(key, value)]).unwrap_err();
             assert!(error.contains(expected), "{key}={value}: {error}");
         }
-        assert_eq!(page(&[("webhook_id", "msg_1")]).unwrap_err(), "attempts of msg_1");
+        assert_eq!(page(&[("webhook_id", "msg_1")]).unwrap_err(), "Attempts(\"msg_1\")");
+    }
+
+    #[test]
+    fn the_box_takes_whatever_people_have() {
+        let id = "01ARZ3NDEKTSV4RRFFQ69G5FAV";
+        for text in [
+            id.to_owned(),
+            format!("250 2.0.0 Ok: {id}"),
+            format!("status=sent (250 2.0.0 Ok: {id}").trim_end().to_owned(),
+            id.to_ascii_lowercase(),
+        ] {
+            assert!(page(&[("text", &text)]).unwrap_err().starts_with("One("), "{text}");
+        }
+        let webhook_id = format!("msg_{}", "0a".repeat(16));
+        assert_eq!(page(&[("text", &webhook_id)]).unwrap_err(), format!("Attempts({webhook_id:?})"));
+        for (text, ip) in [("192.0.2.1", "192.0.2.1"), ("[2001:DB8::1]", "2001:db8::1"), ("::ffff:192.0.2.1", "192.0.2.1")] {
+            let query = page(&[("text", text)]).unwrap();
+            assert_eq!((query.ip.map(|ip| ip.to_string()).as_deref(), query.text), (Some(ip), None));
+        }
+        for text in ["example.com", "msg_x", "550 5.1.1 No such ticket", "<id@example.com>"] {
+            assert_eq!(page(&[("text", text)]).unwrap().text.as_deref(), Some(text));
+        }
+        let query = page(&[("route", "tickets"), ("status", "422"), ("ip", "192.0.2.1")]).unwrap();
+        assert_eq!((query.route.as_deref(), query.status, query.ip), (Some("tickets"), Some(422), "192.0.2.1".parse().ok()));
+        for (key, value) in [("status", "4xx"), ("status", "1000"), ("ip", "example.com")] {
+            assert!(page(&[(key, value)]).unwrap_err().starts_with(key));
+        }
     }
 }

@@ -3,9 +3,9 @@
 
 use super::App;
 use super::answer::{self, Problem};
-use super::query::{self, Wanted};
-use crate::record::Record;
-use crate::store::{Page, StoreError};
+use super::query::{self, Among, Wanted};
+use crate::record::{Outcome, Record};
+use crate::store::{Filter, Page, StoreError};
 use axum::body::Bytes;
 use axum::extract::{FromRequest as _, Path, Query, Request, State};
 use axum::http::StatusCode;
@@ -43,17 +43,33 @@ pub(super) async fn undelivered(State(app): State<Arc<App>>, Query(pairs): Query
     if let Some((key, _)) = pairs.iter().find(|(key, _)| key != "limit" && key != "cursor") {
         return Err(Problem::bad_request(format!("/undelivered takes limit and cursor, not {key:?}")));
     }
-    let Wanted::Page(query) = query::parse(pairs, jiff::Timestamp::now())? else { return Err(no_record()) };
+    let Wanted { query, .. } = query::parse(pairs, jiff::Timestamp::now())?;
     let text = app.records(move |store| store.undelivered(query.cursor, query.limit).map(|page| render(&page))).await?;
     Ok(answer::json_text(text))
 }
 
 async fn answer_query(app: &App, pairs: Vec<(String, String)>) -> Result<Response, Problem> {
-    let text = match query::parse(pairs, jiff::Timestamp::now())? {
-        Wanted::Page(query) => app.records(move |store| store.query(&query).map(|page| rendered(&page))).await?,
-        Wanted::Attempts(webhook_id) => app.records(move |store| attempts_of(store, &webhook_id)).await?,
-    };
-    Ok(answer::json_text(text))
+    let Wanted { query, among } = query::parse(pairs, jiff::Timestamp::now())?;
+    let text = app.records(move |store| {
+        let mut records = match among {
+            Among::All => return store.query(&query).map(|page| rendered(&page)),
+            Among::Attempts(webhook_id) => store.attempts(&webhook_id)?,
+            Among::One(id) => store.record(id)?.into_iter().collect(),
+        };
+        let filter = Filter::new(&query);
+        records.retain(|record| filter.takes(record));
+        if query.undelivered
+            && let Some(latest) = records.pop()
+        {
+            // The latest attempt at a message stands for it while none has ended it.
+            let attempts = store.attempts(&latest.webhook_id)?;
+            let open = attempts.iter().all(|attempt| attempt.outcome == Outcome::Deferred);
+            let is_latest = attempts.last().is_none_or(|last| last.id == latest.id);
+            records = if open && is_latest { vec![latest] } else { Vec::new() };
+        }
+        Ok(rendered(&Page { records, cursor: None }))
+    });
+    Ok(answer::json_text(text.await?))
 }
 
 fn attempts_of(store: &crate::store::Store, webhook_id: &str) -> Result<String, StoreError> {

@@ -18,7 +18,10 @@ pub(super) fn run(config: Option<&Path>, options: &Refusals) -> Result<(), Failu
     if last == 0 && !options.json {
         complain("nobody has been refused since the daemon started (records, not refusals, have what an endpoint or the daemon refused)");
     }
-    while options.follow {
+    if !options.follow {
+        return Ok(());
+    }
+    loop {
         #[expect(clippy::disallowed_methods, reason = "the list is asked for again and again")]
         std::thread::sleep(BETWEEN_LOOKS);
         match shown.rows_after(&client, last) {
@@ -34,7 +37,6 @@ pub(super) fn run(config: Option<&Path>, options: &Refusals) -> Result<(), Failu
             Err(failure) => return Err(failure),
         }
     }
-    Ok(())
 }
 
 fn wait(client: &Client) -> Result<(), Failure> {
