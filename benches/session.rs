@@ -19,6 +19,7 @@ use std::sync::Arc;
 fn settings() -> Arc<Settings> {
     Arc::new(Settings {
         hostname: "mx.example.com".to_owned(),
+        postmaster: "postmaster".to_owned(),
         max_message_size: 64 << 20,
         max_recipients: 100,
         max_messages: u32::MAX,

@@ -33,6 +33,7 @@ fn in_data(settings: &Arc<Settings>) -> Session {
 fn unstuff(c: &mut Criterion) {
     let settings = Arc::new(Settings {
         hostname: "mx.example.com".to_owned(),
+        postmaster: "postmaster".to_owned(),
         max_message_size: 64 << 20,
         max_recipients: 100,
         max_messages: 100,

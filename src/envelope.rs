@@ -14,7 +14,7 @@ pub struct Peer {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Envelope {
     pub peer: Peer,
-    /// The argument of EHLO or HELO; printable, at most 255 octets.
+    /// The argument of EHLO or HELO: anything that fits a command line and has no control characters.
     pub helo: String,
     /// Mailbox of MAIL FROM without its angle brackets; empty for the null reverse-path.
     pub reverse_path: String,

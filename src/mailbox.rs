@@ -50,6 +50,16 @@ pub fn domain(text: &str) -> String {
     idna::domain_to_ascii(&unicode).unwrap_or(unicode)
 }
 
+/// A domain as people read it, in U-labels, folded; the same text as [`domain`] where no label is internationalised.
+#[must_use]
+pub fn unicode_domain(text: &str) -> String {
+    let name = domain(text);
+    match idna::domain_to_unicode(&name) {
+        (unicode, Ok(())) => fold(&unicode),
+        (_, Err(_)) => name,
+    }
+}
+
 /// Unicode's canonical caseless form (the standard's section 3.13), composed.
 #[must_use]
 pub fn fold(text: &str) -> String {
@@ -75,8 +85,9 @@ pub fn is_whole(text: &str) -> bool {
     (is_local() || content(local).is_some()) && (is_name() || is_literal())
 }
 
-/// Without quotes, where what stands in them needs none; else with no more escapes than it needs.
-fn unquoted(local: &str) -> Cow<'_, str> {
+/// A local part without quotes, where what stands in them needs none; else with no more escapes than it needs.
+#[must_use]
+pub fn unquoted(local: &str) -> Cow<'_, str> {
     let Some(content) = content(local) else { return local.into() };
     if !content.is_empty() && content.chars().all(in_local) {
         return content.into();
@@ -99,12 +110,16 @@ fn content(local: &str) -> Option<String> {
     Some(content)
 }
 
-fn in_label(c: char) -> bool {
+/// What a domain's label is made of; the underscore is not in the grammar, but it is in the names of hosts that send mail.
+#[must_use]
+pub fn in_label(c: char) -> bool {
     c.is_ascii_alphanumeric() || matches!(c, '-' | '_') || is_utf8_letter(c)
 }
 
-/// atext and dots anywhere.
-fn in_local(c: char) -> bool {
+/// What a local part without quotes is made of: atext (RFC 5322 section 3.2.3, RFC 6532 section 3.2), and dots anywhere, since there are such
+/// mailboxes.
+#[must_use]
+pub fn in_local(c: char) -> bool {
     let symbol = matches!(c, '.' | '!' | '#'..='\'' | '*' | '+' | '-' | '/' | '=' | '?' | '^'..='`' | '{'..='~');
     c.is_ascii_alphanumeric() || symbol || is_utf8_letter(c)
 }

@@ -12,7 +12,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("log", &["config"]),
     ("config", &[]),
     ("stats", &["config", "record"]),
-    ("smtp", &["envelope"]),
+    ("smtp", &["envelope", "mailbox"]),
     ("route", &["config", "envelope", "mailbox"]),
     ("verify", &["config", "envelope", "message", "stats", "log"]),
     ("store", &["mailbox", "record", "config", "stats", "log"]),

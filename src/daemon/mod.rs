@@ -111,7 +111,7 @@ impl Daemon {
         };
         let config = Arc::new(config);
         let shared = Arc::new(Shared {
-            live: ArcSwap::from_pointee(Live::of(Arc::clone(&config))),
+            live: ArcSwap::from_pointee(Live::of(Arc::clone(&config), delivery.postmaster(&config.smtp.hostname))),
             tls,
             limits,
             budget: Arc::clone(&budget),

@@ -39,7 +39,8 @@ impl Daemon {
         self.shared.limits.set_limits(config.smtp.max_connections, config.smtp.max_connections_per_ip);
         self.shared.delivery.reload(&config);
         let config = Arc::new(config);
-        self.shared.live.store(Arc::new(Live::of(Arc::clone(&config))));
+        let postmaster = self.shared.delivery.postmaster(&config.smtp.hostname);
+        self.shared.live.store(Arc::new(Live::of(Arc::clone(&config), postmaster)));
         tracing::info!(routes = config.routes.len(), "configuration reloaded");
         self.config.store(config);
     }

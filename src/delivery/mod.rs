@@ -97,6 +97,12 @@ impl Delivery {
         self.lines.tick();
     }
 
+    /// What `postmaster` without a domain stands for.
+    #[must_use]
+    pub fn postmaster(&self, hostname: &str) -> String {
+        self.live.load().routes.postmaster(hostname)
+    }
+
     /// May data be taken now?
     pub fn ready(&self) -> Result<(), Reply> {
         if self.store.writable() {

@@ -42,10 +42,11 @@ pub struct Live {
 
 impl Live {
     #[must_use]
-    pub fn of(config: Arc<Config>) -> Self {
+    pub fn of(config: Arc<Config>, postmaster: String) -> Self {
         let smtp = &config.smtp;
         let settings = Settings {
             hostname: smtp.hostname.clone(),
+            postmaster,
             max_message_size: smtp.max_message_size,
             max_recipients: smtp.max_recipients,
             max_messages: smtp.max_messages_per_connection,

@@ -184,6 +184,8 @@ pub(super) struct Command<'a> {
     pub(super) verb: Verb,
     /// Without white space around it; `None` if it is not UTF-8.
     pub(super) argument: Option<&'a str>,
+    /// The same as it came.
+    pub(super) octets: &'a [u8],
 }
 
 const VERBS: [(&str, Verb); 29] = [
@@ -223,7 +225,8 @@ impl<'a> Command<'a> {
         let end = line.iter().position(|octet| matches!(octet, b' ' | b'\t')).unwrap_or(line.len());
         let (verb, argument) = line.split_at_checked(end).unwrap_or((line, &[]));
         let verb = VERBS.iter().find(|(name, _)| verb.eq_ignore_ascii_case(name.as_bytes())).map_or(Verb::Unknown, |(_, verb)| *verb);
-        Self { verb, argument: std::str::from_utf8(argument.trim_ascii()).ok() }
+        let octets = argument.trim_ascii();
+        Self { verb, argument: std::str::from_utf8(octets).ok(), octets }
     }
 }
 
@@ -358,9 +361,10 @@ mod tests {
             (" NOOP", Verb::Unknown, Some("NOOP")),
             ("", Verb::Unknown, Some("")),
         ] {
-            assert_eq!(Command::parse(line.as_bytes()), Command { verb, argument }, "{line:?}");
+            let octets = argument.unwrap_or_default().as_bytes();
+            assert_eq!(Command::parse(line.as_bytes()), Command { verb, argument, octets }, "{line:?}");
         }
-        assert_eq!(Command::parse(b"NOOP \xff"), Command { verb: Verb::Noop, argument: None });
+        assert_eq!(Command::parse(b"NOOP \xff"), Command { verb: Verb::Noop, argument: None, octets: b"\xff" });
     }
 
     #[test]

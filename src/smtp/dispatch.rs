@@ -7,10 +7,7 @@ use super::data::Incoming;
 use super::refused::{Refused, What, path_in};
 use super::session::{Need, Session, State};
 use super::transaction::Transaction;
-use super::{Reply, extension, path, reply};
-
-/// The longest host name that EHLO and HELO may give.
-const HELLO_MAX: usize = 255;
+use super::{Reply, extension, reply};
 
 impl Session {
     /// What the state asks of the driver; `None`: commands can be read.
@@ -47,12 +44,13 @@ impl Session {
         if !command.verb.needs_no_tls() && self.tls_missing() {
             return self.answer(&reply::TLS_REQUIRED, out);
         }
+        if matches!(command.verb, Verb::Ehlo | Verb::Helo) {
+            return self.hello(command, out);
+        }
         let Some(argument) = command.argument else {
             return self.answer(&reply::NOT_UTF8, out);
         };
         let done = match command.verb {
-            Verb::Ehlo => return self.ehlo(argument, out),
-            Verb::Helo => return self.helo(argument, out),
             Verb::Mail => self.mail(argument),
             Verb::Rcpt => self.rcpt(argument),
             Verb::Data => self.data_command(argument),
@@ -68,7 +66,7 @@ impl Session {
             Verb::Vrfy => Ok(Some(reply::CANNOT_VERIFY)),
             Verb::NotImplemented => Err(reply::NOT_IMPLEMENTED),
             Verb::Http if self.first => Err(reply::NOT_HTTP),
-            Verb::Http | Verb::Unknown | Verb::Bdat => Err(reply::UNKNOWN_COMMAND),
+            Verb::Http | Verb::Unknown | Verb::Bdat | Verb::Ehlo | Verb::Helo => Err(reply::UNKNOWN_COMMAND),
         };
         if done.is_err() && matches!(command.verb, Verb::Mail | Verb::Rcpt) {
             self.named = Some(path_in(argument).into());
@@ -86,22 +84,20 @@ impl Session {
         if self.hello.is_some() { Ok(()) } else { Err(reply::HELLO_FIRST) }
     }
 
-    fn ehlo(&mut self, argument: &str, out: &mut Vec<u8>) {
-        if !is_hello(argument) {
+    /// Whatever the client calls itself (RFC 5321 section 4.1.4): computers are named by people, in any charset, and a client that is
+    /// refused for its name has no other to give.
+    fn hello(&mut self, command: &Command<'_>, out: &mut Vec<u8>) {
+        let name = String::from_utf8_lossy(command.octets);
+        if name.is_empty() || name.chars().any(char::is_control) {
             return self.answer(&reply::HELLO_SYNTAX, out);
         }
         self.reset();
-        self.hello = Some(argument.into());
-        extension::write_offer(&self.settings, self.settings.offer_starttls && self.tls.is_none(), out);
-    }
-
-    fn helo(&mut self, argument: &str, out: &mut Vec<u8>) {
-        if !is_hello(argument) {
-            return self.answer(&reply::HELLO_SYNTAX, out);
+        self.hello = Some(name.into());
+        if command.verb == Verb::Ehlo {
+            extension::write_offer(&self.settings, self.settings.offer_starttls && self.tls.is_none(), out);
+        } else {
+            self.line(out, &["250 ", &self.settings.hostname]);
         }
-        self.reset();
-        self.hello = Some(argument.into());
-        self.line(out, &["250 ", &self.settings.hostname]);
     }
 
     fn mail(&mut self, argument: &str) -> Result<Option<Reply>, Reply> {
@@ -120,9 +116,14 @@ impl Session {
     fn rcpt(&mut self, argument: &str) -> Result<Option<Reply>, Reply> {
         self.check_hello()?;
         let transaction = self.transaction.as_mut().ok_or(reply::MAIL_FIRST)?;
-        let mailbox = transaction.check_recipient(argument, &self.settings)?;
-        self.state = State::AskRecipient(mailbox);
-        Ok(None)
+        match transaction.check_recipient(argument, &self.settings)? {
+            // Who is named twice gets the message once.
+            None => Ok(Some(reply::RECIPIENT_OK)),
+            Some(mailbox) => {
+                self.state = State::AskRecipient(mailbox);
+                Ok(None)
+            }
+        }
     }
 
     fn data_command(&mut self, argument: &str) -> Result<Option<Reply>, Reply> {
@@ -257,11 +258,4 @@ pub(super) fn is_command_error(reply: &Reply) -> bool {
 
 fn no_argument(argument: &str) -> Result<(), Reply> {
     if argument.is_empty() { Ok(()) } else { Err(reply::NO_ARGUMENT) }
-}
-
-/// A domain or an address literal is asked for; any printable word is taken, since much legitimate mail comes from hosts that do not
-/// know their name.
-fn is_hello(argument: &str) -> bool {
-    let literal = !argument.starts_with('[') || path::is_address_literal(argument);
-    !argument.is_empty() && argument.len() <= HELLO_MAX && argument.bytes().all(|b| b.is_ascii_graphic()) && literal
 }

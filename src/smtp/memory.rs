@@ -44,6 +44,7 @@ pub(super) struct Connection {
 pub(super) fn settings() -> Settings {
     Settings {
         hostname: "mx.test".into(),
+        postmaster: "postmaster".into(),
         max_message_size: 25 << 20,
         max_recipients: 100,
         max_messages: 100,

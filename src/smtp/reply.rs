@@ -27,7 +27,7 @@ pub const NOT_IMPLEMENTED: Reply = Reply::fixed("502 5.5.1 Command not implement
 
 // Arguments and parameters.
 pub const NO_ARGUMENT: Reply = Reply::fixed("501 5.5.4 No argument allowed");
-pub const HELLO_SYNTAX: Reply = Reply::fixed("501 5.5.4 A host name or an address literal is needed");
+pub const HELLO_SYNTAX: Reply = Reply::fixed("501 5.5.4 A name is needed, without control characters");
 pub const MAIL_SYNTAX: Reply = Reply::fixed("501 5.5.4 Syntax: MAIL FROM:<address>");
 pub const RCPT_SYNTAX: Reply = Reply::fixed("501 5.5.4 Syntax: RCPT TO:<address>");
 pub const VRFY_SYNTAX: Reply = Reply::fixed("501 5.5.4 Syntax: VRFY address");
@@ -37,13 +37,9 @@ pub const UNKNOWN_PARAMETER: Reply = Reply::fixed("555 5.5.4 Parameter not recog
 
 // Paths (RFC 5321 sections 4.1.2 and 4.5.3.1).
 pub const SENDER_SYNTAX: Reply = Reply::fixed("501 5.1.7 Bad sender address syntax");
-pub const SENDER_LOCAL_PART_TOO_LONG: Reply = Reply::fixed("501 5.1.7 Sender's local part is longer than 64 octets");
-pub const SENDER_DOMAIN_TOO_LONG: Reply = Reply::fixed("501 5.1.7 Sender's domain is longer than 255 octets");
-pub const SENDER_PATH_TOO_LONG: Reply = Reply::fixed("501 5.1.7 Sender's path is longer than 256 octets");
+pub const SENDER_PATH_TOO_LONG: Reply = Reply::fixed("501 5.1.7 Sender's path is longer than 1000 octets");
 pub const RECIPIENT_SYNTAX: Reply = Reply::fixed("501 5.1.3 Bad recipient address syntax");
-pub const RECIPIENT_LOCAL_PART_TOO_LONG: Reply = Reply::fixed("501 5.1.3 Recipient's local part is longer than 64 octets");
-pub const RECIPIENT_DOMAIN_TOO_LONG: Reply = Reply::fixed("501 5.1.3 Recipient's domain is longer than 255 octets");
-pub const RECIPIENT_PATH_TOO_LONG: Reply = Reply::fixed("501 5.1.3 Recipient's path is longer than 256 octets");
+pub const RECIPIENT_PATH_TOO_LONG: Reply = Reply::fixed("501 5.1.3 Recipient's path is longer than 1000 octets");
 pub const NON_ASCII_ADDRESS: Reply = Reply::fixed("553 5.6.7 Non-ASCII address without SMTPUTF8");
 
 // Order of commands (RFC 5321 section 4.1.4).

@@ -15,6 +15,8 @@ use std::sync::Arc;
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub hostname: String,
+    /// What `<postmaster>` without a domain stands for (RFC 5321 section 4.5.1); without a domain of its own it stays as it was written.
+    pub postmaster: String,
     pub max_message_size: u64,
     pub max_recipients: usize,
     pub max_messages: u32,
@@ -189,7 +191,7 @@ impl Session {
         match verdict {
             Ok(()) => {
                 if let Some(transaction) = &mut self.transaction {
-                    transaction.recipients.push(mailbox);
+                    transaction.accept(mailbox);
                 }
                 self.answer(&reply::RECIPIENT_OK, out);
             }

@@ -7,11 +7,15 @@ use super::extension::{self, MailParameters};
 use super::path;
 use super::reply;
 use super::{Reply, Settings};
+use crate::mailbox::canonical;
+use std::collections::HashSet;
 
 #[derive(Debug)]
 pub(super) struct Transaction {
     pub(super) reverse_path: String,
     pub(super) recipients: Vec<String>,
+    /// The same, each as the one text of its mailbox.
+    named: HashSet<Box<str>>,
     pub(super) declared_size: Option<u64>,
     pub(super) smtputf8: bool,
     /// RCPT was tried, so that none left means "all refused" and not "none given".
@@ -35,6 +39,7 @@ impl Transaction {
         Ok(Self {
             reverse_path: path.mailbox,
             recipients: Vec::new(),
+            named: HashSet::new(),
             declared_size: parameters.size,
             smtputf8: parameters.smtputf8,
             rcpt_tried: false,
@@ -42,8 +47,8 @@ impl Transaction {
         })
     }
 
-    /// The argument of RCPT; gives the mailbox to ask about.
-    pub(super) fn check_recipient(&mut self, argument: &str, settings: &Settings) -> Result<String, Reply> {
+    /// The argument of RCPT; gives the mailbox to ask about, `None` for one that has been accepted already.
+    pub(super) fn check_recipient(&mut self, argument: &str, settings: &Settings) -> Result<Option<String>, Reply> {
         if self.incoming.is_some() {
             return Err(reply::CHUNKS_BEGUN);
         }
@@ -54,10 +59,20 @@ impl Transaction {
         if !path.ascii && !self.smtputf8 {
             return Err(reply::NON_ASCII_ADDRESS);
         }
+        let bare = !path.mailbox.contains('@') && settings.postmaster.contains('@');
+        let mailbox = if bare { settings.postmaster.clone() } else { path.mailbox };
+        if self.named.contains(&*canonical(&mailbox)) {
+            return Ok(None);
+        }
         if self.recipients.len() >= settings.max_recipients {
             return Err(reply::TOO_MANY_RECIPIENTS);
         }
-        Ok(path.mailbox)
+        Ok(Some(mailbox))
+    }
+
+    pub(super) fn accept(&mut self, mailbox: String) {
+        self.named.insert(canonical(&mailbox).into());
+        self.recipients.push(mailbox);
     }
 
     /// May data follow? Pipelined behind recipients that were all refused, DATA must not get a 354 (RFC 2920 section 3.1).

@@ -153,3 +153,97 @@ fn a_callback_that_hangs_defers_and_holds_up_nobody_else() {
     assert!(asked.elapsed() < Duration::from_secs(8), "{:?}", asked.elapsed());
     gate.open();
 }
+
+/// The two forms of an internationalised domain are one, in the file and on the wire.
+#[test]
+fn a_domain_is_the_same_in_both_its_forms() {
+    let (first, second, third) = (Endpoint::ok(), Endpoint::ok(), Endpoint::ok());
+    let config = Config::without_routes()
+        .route("ascii", &["*@xn--br-via.ee"], &first.url("/"))
+        .of_route("format", "rfc822")
+        .route("unicode", &["*@B\u{fc}cher.test", "*@*.b\u{fc}cher.test"], &second.url("/"))
+        .of_route("format", "rfc822")
+        .route("one", &["J\u{fc}rgen@example.test"], &third.url("/"))
+        .of_route("format", "rfc822");
+    let daemon = Daemon::start(config);
+    let mut client = Client::connect(daemon.smtp());
+    client.ehlo();
+    for (to, endpoint) in [
+        ("foo@b\u{e4}r.ee", &first),
+        ("foo@xn--br-via.ee", &first),
+        ("foo@BA\u{308}R.EE", &first),
+        ("foo@xn--bcher-kva.test", &second),
+        ("foo@b\u{fc}cher.test", &second),
+        ("foo@mx.XN--bcher-KVA.test.", &second),
+        ("ju\u{308}rgen@example.test", &third),
+        ("J\u{dc}RGEN@EXAMPLE.TEST", &third),
+    ] {
+        [&first, &second, &third].iter().for_each(|endpoint| endpoint.clear());
+        client.expect("MAIL FROM:<a@sender.test> SMTPUTF8", "250 ");
+        client.expect(&format!("RCPT TO:<{to}>"), "250 2.1.5");
+        client.data(&messages::simple("x", "text")).starts("250 ");
+        assert_eq!(endpoint.count(), 1, "{to}");
+        let recipients = daemon.admin.records("").remove(0)["recipients"].clone();
+        assert_eq!(recipients, serde_json::json!([to.trim_end_matches('.')]), "as the sender wrote it");
+    }
+    client.expect("MAIL FROM:<a@sender.test> SMTPUTF8", "250 ");
+    client.expect("RCPT TO:<foo@bar.ee>", "550 5.1.1");
+}
+
+/// RFC 5321 section 4.5.1.
+#[test]
+fn postmaster_without_a_domain() {
+    for (hostname, globs, expected) in [
+        ("mx.t.test", vec!["*@t.test"], Some("postmaster@t.test")),
+        ("mx.t.test", vec!["*@*.u.test", "*@mx.t.test"], Some("postmaster@mx.t.test")),
+        ("mx.t.test", vec!["*@t.test", "PostMaster"], Some("Postmaster")),
+        ("mx.t.test", vec!["support@t.test"], None),
+    ] {
+        let endpoint = Endpoint::ok();
+        let config = Config::without_routes().set("smtp.hostname", hostname).route("one", &globs, &endpoint.url("/"));
+        let daemon = Daemon::start(config);
+        let mut client = Client::connect(daemon.smtp());
+        client.ehlo();
+        client.expect("MAIL FROM:<>", "250 ");
+        let Some(expected) = expected else {
+            client.expect("RCPT TO:<Postmaster>", "550 5.1.1");
+            continue;
+        };
+        client.expect("RCPT TO:<Postmaster>", "250 2.1.5");
+        client.expect(&format!("RCPT TO:<{}>", expected.to_uppercase()), "250 2.1.5");
+        client.data(&messages::simple("x", "text")).starts("250 ");
+        assert_eq!(endpoint.only().json()["envelope"]["recipients"], serde_json::json!([expected]), "{globs:?}");
+    }
+}
+
+/// An address of 1 000 octets is the same everywhere: record, queries, export, callback, formats; and goes everywhere.
+#[test]
+fn a_long_address_is_carried_whole() {
+    let long = |local: &str, domain: &str| format!("{}@{domain}", local.repeat((998 - 1 - domain.len()) / local.len()));
+    let (from, to) = (long("s.", "sender.test"), long("r+", "example.test"));
+    for format in ["json", "multipart", "raw", "rfc822", "rails"] {
+        let (endpoint, authorizer) = (Endpoint::ok(), Endpoint::ok());
+        let config = Config::to(&endpoint).of_route("format", format).of_route("authorize_url", authorizer.url("/authorize.json"));
+        let daemon = Daemon::start(config);
+        let mut client = Client::connect(daemon.smtp());
+        client.envelope(&from, &[&to]);
+        client.data(&messages::simple("x", "text")).starts("250 ");
+        let asked = authorizer.only().json();
+        assert_eq!((asked["from"].as_str(), asked["to"].as_str()), (Some(&*from), Some(&*to)), "{format}");
+        let request = endpoint.only();
+        let body = String::from_utf8_lossy(&request.body).into_owned();
+        let has = |text: &str| body.contains(text);
+        match format {
+            "rfc822" => assert_eq!((request.field("mailsluice-mail-from"), request.field("mailsluice-rcpt-to")), (&*from, &*to)),
+            "rails" => assert!(request.field("mailsluice-mail-from") == from && has(&to)),
+            _ => assert!(has(&from) && has(&to), "{format}"),
+        }
+        let record = daemon.admin.records("").remove(0);
+        assert_eq!((record["sender"].as_str(), record["recipients"][0].as_str()), (Some(&*from), Some(&*to)));
+        let found = daemon.admin.records(&format!("recipient={}", to.replace('+', "%2B")));
+        assert_eq!(found.len(), 1);
+        let body = serde_json::json!({ "address": to.to_uppercase() }).to_string();
+        assert_eq!(daemon.admin.post("/forget", "application/json", &body).json()["records"], 1, "{format}");
+        assert_eq!(daemon.admin.records("").remove(0)["sender"].as_str(), Some(&*from));
+    }
+}

@@ -60,6 +60,7 @@ fn naive(wire: &[u8], normalize: bool) -> Option<(Vec<u8>, Vec<u8>, bool)> {
 fn in_data(normalize: bool, max_message_size: u64) -> Session {
     let settings = Settings {
         hostname: "mx.test".to_owned(),
+        postmaster: "postmaster".to_owned(),
         max_message_size,
         max_recipients: 1,
         max_messages: 1,

@@ -26,6 +26,7 @@ fn settings(choice: u8) -> Settings {
     let bit = |at: u8| choice >> at & 1 == 1;
     Settings {
         hostname: "mx.test".to_owned(),
+        postmaster: "postmaster".to_owned(),
         max_message_size: if bit(0) { 40 } else { 25 << 20 },
         max_recipients: if bit(1) { 2 } else { 100 },
         max_messages: if bit(2) { 2 } else { 100 },
