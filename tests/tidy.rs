@@ -30,7 +30,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "record", "stats", "config", "log",
         ],
     ),
-    ("cli", &["daemon", "config", "record", "stats", "log", "store", "ring", "verify"]),
+    ("cli", &["daemon", "http", "config", "record", "stats", "log", "store", "ring", "verify"]),
 ];
 
 fn root() -> PathBuf {

@@ -2,7 +2,6 @@
 
 use crate::config::{self, Route};
 use crate::http::{Client, Resolver, Tls};
-use rustls::{ClientConfig, RootCertStore};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -30,7 +29,7 @@ impl Clients {
             let tls = match known.get(&route.ca_certificate) {
                 Some(tls) => tls.clone(),
                 None => {
-                    let tls = tls(roots(route)?)?;
+                    let tls = tls(route)?;
                     known.insert(route.ca_certificate.clone(), tls.clone());
                     tls
                 }
@@ -41,30 +40,19 @@ impl Clients {
     }
 }
 
-fn tls(roots: RootCertStore) -> Result<Tls, String> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| format!("no TLS for endpoints: {error}"))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Tls::new(config))
-}
-
-fn roots(route: &Route) -> Result<RootCertStore, String> {
-    let certificates = if let Some(path) = &route.ca_certificate {
-        config::files::certificates(path, "ca_certificate").map_err(|error| format!("route {}: {error}", route.name))?
-    } else {
-        rustls_native_certs::load_native_certs().certs
-    };
-    let mut roots = RootCertStore::empty();
-    roots.add_parsable_certificates(certificates);
-    if roots.is_empty() {
-        match &route.ca_certificate {
-            Some(path) => return Err(format!("route {}: ca_certificate: no usable certificate in {}", route.name, path.display())),
-            None => tracing::warn!("no system roots found, https endpoints need ca_certificate: install ca-certificates"),
+fn tls(route: &Route) -> Result<Tls, String> {
+    let trusted = match &route.ca_certificate {
+        Some(path) => config::files::certificates(path, "ca_certificate").map_err(|error| format!("route {}: {error}", route.name))?,
+        None => {
+            let system = rustls_native_certs::load_native_certs().certs;
+            if system.is_empty() {
+                tracing::warn!("no system roots found, https endpoints need ca_certificate: install ca-certificates");
+            }
+            system
         }
-    }
-    Ok(roots)
+    };
+    Tls::new(trusted, None).map_err(|error| match &route.ca_certificate {
+        Some(path) => format!("route {}: ca_certificate: {error} in {}", route.name, path.display()),
+        None => format!("no TLS for endpoints: {error}"),
+    })
 }

@@ -9,28 +9,9 @@ use super::names::Names;
 use super::origin::Origin;
 use super::request::{self, Request};
 use super::response::Answer;
+use super::trust::Tls;
 use super::wire::Progress;
-use rustls::ClientConfig;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
-
-/// Tells the connections under one set of TLS settings from those under another, also over a reload.
-static MADE: AtomicU64 = AtomicU64::new(0);
-
-/// What is trusted, and what we show of ourselves.
-#[derive(Clone)]
-pub struct Tls {
-    id: u64,
-    config: Arc<ClientConfig>,
-}
-
-impl Tls {
-    #[must_use]
-    pub fn new(config: ClientConfig) -> Self {
-        Self { id: MADE.fetch_add(1, Ordering::Relaxed), config: Arc::new(config) }
-    }
-}
 
 pub struct Client {
     tls: Tls,

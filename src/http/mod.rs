@@ -17,11 +17,13 @@ mod request;
 mod response;
 #[cfg(test)]
 mod tests;
+mod trust;
 mod wire;
 
-pub use client::{Client, Tls};
+pub use client::Client;
 pub use failure::{NoAnswer, Phase};
 pub use names::{Names, Resolver};
 pub use redirect::{follow, same_origin};
 pub use request::Request;
 pub use response::{Answer, Response};
+pub use trust::Tls;

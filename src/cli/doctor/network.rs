@@ -1,20 +1,26 @@
-//! Ports, names and endpoints. Connects, shakes hands, and hangs up: no mail, no request.
+//! Ports, names and endpoints. Connects, shakes hands, asks an endpoint for its OPTIONS, and hangs up: no mail.
 
 use super::Finding;
 use crate::cli::client::{connect_tcp, reachable};
 use crate::config::{AdminListen, Config, Route, files};
+use crate::http::Tls;
 use mail_auth::MessageAuthenticator;
 use mail_auth::hickory_resolver::net::NetError;
 use mail_auth::hickory_resolver::proto::rr::{RData, Record};
+use rustls::ClientConnection;
+use rustls::client::ResolvesClientCert;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::sign::CertifiedKey;
 use std::collections::BTreeSet;
 use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// Octets of an endpoint's answer that are looked at.
+const ANSWER_READ: u64 = 4096;
 /// Domains that are looked up; more routes than this are no different.
 const DOMAINS: usize = 20;
 
@@ -185,7 +191,7 @@ fn absolute(name: &str) -> String {
     format!("{name}.")
 }
 
-/// Every endpoint can be reached: TCP, and TLS where it is https.
+/// Every endpoint can be reached: TCP, TLS where it is https, and HTTP/1.1.
 pub(super) fn endpoints(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     for route in &config.routes {
@@ -212,18 +218,40 @@ fn endpoint(config: &Config, route: &Route, key: &str, url: &url::Url) -> Findin
             );
         }
     };
-    if url.scheme() == "http" {
-        return Finding::fine(format!("{place}: reached"));
-    }
-    match shake_hands(route, host, stream) {
-        Ok(version) => Finding::fine(format!("{place}: reached, {version}")),
-        Err(error) => Finding::problem(
+    let origin = format!("{host}:{port}");
+    match probe(route, url, host, stream) {
+        Ok(reached) => Finding::fine(format!("{place}: {reached}")),
+        Err(Trouble::Tls(error)) => Finding::problem(
             format!("{place}: no TLS: {error}"),
             format!(
-                "correct the endpoint's certificate, or set ca_certificate; to see it: openssl s_client -connect {host}:{port} -servername {host}"
+                "correct the endpoint's certificate, or set ca_certificate; to see it: openssl s_client -connect {origin} -servername {host}"
             ),
         ),
+        Err(Trouble::NoTls) => Finding::problem(format!("{place}: no TLS: it answers in the clear"), format!("write http://{origin}")),
+        Err(Trouble::OnlyTls) => Finding::problem(format!("{place}: it wants TLS"), format!("write https://{origin}")),
+        Err(Trouble::ClientCertificate) => Finding::problem(
+            format!("{place}: it wants a client certificate"),
+            format!("set client_certificate and client_key of route {}, to a pair that it accepts", route.name),
+        ),
+        Err(Trouble::OnlyHttp2) => Finding::problem(
+            format!("{place}: it speaks HTTP/2 only"),
+            format!("let it take HTTP/1.1 as well; to see it: curl -v --http1.1 {}://{origin}/", url.scheme()),
+        ),
+        Err(Trouble::NoHttp(what)) => Finding::problem(
+            format!("{place}: no HTTP answer: {what}"),
+            format!("look at what listens there: curl -v {}://{origin}/", url.scheme()),
+        ),
     }
+}
+
+/// What an endpoint does that could take no mail.
+enum Trouble {
+    Tls(String),
+    NoTls,
+    OnlyTls,
+    ClientCertificate,
+    OnlyHttp2,
+    NoHttp(String),
 }
 
 fn is_own_inspector(config: &Config, url: &url::Url) -> bool {
@@ -231,32 +259,109 @@ fn is_own_inspector(config: &Config, url: &url::Url) -> bool {
     url.socket_addrs(|| None).is_ok_and(|addresses| addresses.contains(address)) && url.path().starts_with("/inspector")
 }
 
-fn shake_hands(route: &Route, host: &str, mut stream: TcpStream) -> Result<String, String> {
-    let mut roots = RootCertStore::empty();
-    match &route.ca_certificate {
-        Some(path) => {
-            for certificate in files::certificates(path, "ca_certificate").map_err(|error| error.to_string())? {
-                roots.add(certificate).map_err(|error| error.to_string())?;
-            }
-        }
-        None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
+/// Asks for what may be asked of it: any HTTP/1 answer will do.
+fn probe(route: &Route, url: &url::Url, host: &str, stream: TcpStream) -> Result<String, Trouble> {
+    let silent = |error: io::Error| Trouble::NoHttp(error.to_string());
+    stream.set_read_timeout(Some(TIMEOUT)).map_err(silent)?;
+    stream.set_write_timeout(Some(TIMEOUT)).map_err(silent)?;
+    let authority = url.authority().rsplit('@').next().unwrap_or_default();
+    let request = format!("OPTIONS {} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: mailsluice\r\nConnection: close\r\n\r\n", url.path());
+    if url.scheme() == "http" {
+        let start = asked(stream, &request).map_err(silent)?;
+        // An alert of TLS, or nginx' own words for it.
+        return if start.starts_with(b"\x15\x03") || said(&start, "plain HTTP request was sent to HTTPS port") {
+            Err(Trouble::OnlyTls)
+        } else {
+            read_start(&start).map(|_| "reached".to_owned())
+        };
     }
-    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
-        .with_safe_default_protocol_versions()
-        .map_err(|error| error.to_string())?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|error| error.to_string())?;
-    let mut connection = ClientConnection::new(Arc::new(config), name).map_err(|error| error.to_string())?;
-    stream.set_read_timeout(Some(TIMEOUT)).map_err(|error| error.to_string())?;
-    stream.set_write_timeout(Some(TIMEOUT)).map_err(|error| error.to_string())?;
+    let asks = Arc::new(AsksForCertificate::default());
+    let mut connection = session(route, host, &asks).map_err(Trouble::Tls)?;
+    let mut stream = stream;
     while connection.is_handshaking() {
-        connection.complete_io(&mut stream).map_err(|error| error.to_string())?;
+        if let Err(error) = connection.complete_io(&mut stream) {
+            return Err(handshake_trouble(&error));
+        }
     }
-    // The other side shall not log a cut connection; that it may be gone already does not matter.
-    connection.send_close_notify();
-    drop(connection.complete_io(&mut stream));
-    Ok(connection.protocol_version().map_or_else(String::new, |version| format!("{version:?}")))
+    let version = connection.protocol_version().map_or_else(String::new, |version| format!("{version:?}"));
+    let refused = |status: u16| matches!(status, 400 | 401 | 403 | 495 | 496);
+    match asked(rustls::StreamOwned::new(connection, stream), &request) {
+        Ok(start) => match read_start(&start)? {
+            status if refused(status) && asks.asked.load(Ordering::Relaxed) => Err(Trouble::ClientCertificate),
+            _ => Ok(format!("reached, {version}")),
+        },
+        // In TLS 1.3 the server says so behind the handshake.
+        Err(_) if asks.asked.load(Ordering::Relaxed) => Err(Trouble::ClientCertificate),
+        Err(error) => Err(silent(error)),
+    }
+}
+
+fn session(route: &Route, host: &str, asks: &Arc<AsksForCertificate>) -> Result<ClientConnection, String> {
+    let trusted = match &route.ca_certificate {
+        Some(path) => files::certificates(path, "ca_certificate").map_err(|error| error.to_string())?,
+        None => rustls_native_certs::load_native_certs().certs,
+    };
+    // As the daemon does it.
+    let tls = Tls::new(trusted, Some(Arc::clone(asks) as Arc<dyn ResolvesClientCert>))?;
+    let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|error| error.to_string())?;
+    ClientConnection::new(tls.config(), name).map_err(|error| error.to_string())
+}
+
+fn handshake_trouble(error: &io::Error) -> Trouble {
+    match error.get_ref().and_then(|inner| inner.downcast_ref()) {
+        Some(rustls::Error::InvalidMessage(rustls::InvalidMessage::InvalidContentType)) => Trouble::NoTls,
+        Some(rustls::Error::AlertReceived(rustls::AlertDescription::NoApplicationProtocol)) => Trouble::OnlyHttp2,
+        Some(rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRequired)) => Trouble::ClientCertificate,
+        _ => Trouble::Tls(error.to_string()),
+    }
+}
+
+/// The start of the answer.
+fn asked(mut stream: impl io::Read + io::Write, request: &str) -> io::Result<Vec<u8>> {
+    stream.write_all(request.as_bytes())?;
+    let mut start = Vec::new();
+    match stream.take(ANSWER_READ).read_to_end(&mut start) {
+        // What came before it broke off tells enough.
+        Err(_) if !start.is_empty() => Ok(start),
+        Err(error) => Err(error),
+        Ok(_) => Ok(start),
+    }
+}
+
+fn said(start: &[u8], words: &str) -> bool {
+    String::from_utf8_lossy(start).contains(words)
+}
+
+/// Its status.
+fn read_start(start: &[u8]) -> Result<u16, Trouble> {
+    let text = String::from_utf8_lossy(start.get(..40.min(start.len())).unwrap_or_default());
+    if let Some(rest) = text.trim_start().strip_prefix("HTTP/1.") {
+        let status = rest.split_ascii_whitespace().nth(1).and_then(|status| status.parse().ok());
+        return status.ok_or_else(|| Trouble::NoHttp(format!("{text:?}")));
+    }
+    // A frame of HTTP/2 begins with its length; the first one is SETTINGS (RFC 9113 section 3.4), or GOAWAY.
+    match start {
+        [0, _, _, 4 | 7, ..] => Err(Trouble::OnlyHttp2),
+        [] => Err(Trouble::NoHttp("it closes the connection".to_owned())),
+        _ => Err(Trouble::NoHttp(format!("{text:?}"))),
+    }
+}
+
+/// Shows nothing, and notes that something was asked for.
+#[derive(Debug, Default)]
+struct AsksForCertificate {
+    asked: AtomicBool,
+}
+
+impl ResolvesClientCert for AsksForCertificate {
+    fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        self.asked.store(true, Ordering::Relaxed);
+        None
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
 }
 
 #[cfg(test)]
@@ -353,13 +458,45 @@ mod tests {
                 let (mut stream, _) = listener.accept().expect("a client");
                 let mut connection = rustls::ServerConnection::new(server).expect("a connection");
                 // The client may refuse the certificate; it says so itself.
-                while connection.complete_io(&mut stream).is_ok_and(|(read, _)| read > 0) {}
+                while connection.complete_io(&mut stream).is_ok_and(|(read, _)| read > 0) {
+                    if connection.reader().read(&mut [0; 1000]).is_ok_and(|read| read > 0) {
+                        connection.writer().write_all(b"HTTP/1.1 405 No\r\nContent-Length: 0\r\n\r\n").expect("it is buffered");
+                        connection.send_close_notify();
+                    }
+                }
             });
             let [finding] = endpoints(&config).try_into().expect("one endpoint");
             assert!(finding.severity == severity && finding.what.contains(what), "{finding:?}");
             thread.join().expect("it ends");
             let [finding] = endpoints(&config).try_into().expect("one endpoint");
             assert!(finding.severity == Severity::Problem && finding.what.contains("refused"), "{finding:?}");
+        }
+    }
+
+    /// What listens there, and could take no mail.
+    #[test]
+    fn endpoints_that_are_reached_in_vain() {
+        let settings = b"\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64";
+        let cases: [(&[u8], &str, &str, &str); 6] = [
+            (b"HTTP/1.1 405 Method Not Allowed\r\n\r\n", "http", "reached", ""),
+            (settings, "http", "HTTP/2 only", "curl"),
+            (b"\x15\x03\x01\0\x02\x02\x28", "http", "it wants TLS", "https://localhost"),
+            (b"HTTP/1.1 400 Bad\r\n\r\nThe plain HTTP request was sent to HTTPS port", "http", "it wants TLS", "https://localhost"),
+            (b"220 mx.example ESMTP\r\n", "http", "no HTTP answer", "curl"),
+            (b"HTTP/1.1 400 Bad Request\r\n\r\n", "https", "answers in the clear", "http://localhost"),
+        ];
+        for (answer, scheme, what, mend) in cases {
+            let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+            let port = listener.local_addr().expect("an address").port();
+            let thread = std::thread::spawn(move || {
+                let (mut stream, _) = listener.accept().expect("a client");
+                assert!(stream.read(&mut [0; 4096]).expect("a request") > 0);
+                stream.write_all(answer).expect("it reads");
+            });
+            let config = config(&format!("[[route]]\nname = \"r\"\nrecipients = [\"*\"]\nurl = \"{scheme}://localhost:{port}/in\"\n"));
+            let [finding] = endpoints(&config).try_into().expect("one endpoint");
+            assert!(finding.what.contains(what) && finding.mend.contains(mend), "{finding:?}");
+            thread.join().expect("it ends");
         }
     }
 }

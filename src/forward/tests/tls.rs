@@ -211,3 +211,41 @@ fn an_answer_in_records_of_every_size() {
     }
     assert_eq!(endpoint.connections(), 1);
 }
+
+/// As `openssl req -x509` makes them: an authority that signed itself, with alternative names or without.
+#[test]
+fn a_certificate_given_by_name_means_that_certificate() {
+    let made = |names: &[&str], common: &str, expired: bool| {
+        let mut params = CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).unwrap();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(rcgen::DnType::CommonName, common);
+        if expired {
+            params.not_after = rcgen::date_time_ymd(2001, 1, 1);
+        }
+        let key = KeyPair::generate().unwrap();
+        let pem = params.self_signed(&key).unwrap().pem();
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(pem.as_bytes()).unwrap();
+        let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+        let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        (Arc::new(builder.with_no_client_auth().with_single_cert(vec![certificate], key).unwrap()), file)
+    };
+    let ask = |server: Arc<ServerConfig>, file: &tempfile::NamedTempFile, host: &str| {
+        let endpoint = endpoint(server, serve);
+        let url = format!("https://{host}:{}/in", endpoint.address.port());
+        Rig::new(&route("r", &url, &format!("ca_certificate = \"{}\"", file.path().display()))).send(b"m")
+    };
+    let (server, file) = made(&["localhost"], "other", false);
+    assert_eq!(ask(Arc::clone(&server), &file, "localhost").unwrap().status, 200);
+    // Its names count, and so does its time; another certificate of the same name is none of ours.
+    assert!(not_reached(ask(Arc::clone(&server), &file, "127.0.0.1")).starts_with("TLS: "));
+    let (twin, _) = made(&["localhost"], "other", false);
+    assert!(not_reached(ask(twin, &file, "localhost")).starts_with("TLS: "));
+    let (nameless, file) = made(&[], "localhost", false);
+    assert_eq!(ask(Arc::clone(&nameless), &file, "localhost").unwrap().status, 200);
+    assert!(not_reached(ask(nameless, &file, "127.0.0.1")).starts_with("TLS: "));
+    let (old, file) = made(&["localhost"], "x", true);
+    assert!(not_reached(ask(old, &file, "localhost")).starts_with("TLS: "));
+}

@@ -219,7 +219,7 @@ fn an_endpoint_that_has_moved_is_found() {
     let names = server.resolver().names();
     assert!(addresses(&names, "app.example").is_ok());
     server.say("app.example", Says::Addresses(86_400, vec![ip("127.0.0.1")]));
-    let client = Arc::new(Client::new(no_tls(), names));
+    let client = Arc::new(Client::new(Tls::new(Vec::new(), None).unwrap(), names));
     let ask = move |url: String| {
         let client = Arc::clone(&client);
         let answered = Arc::new(Mutex::new(None));
@@ -238,10 +238,4 @@ fn an_endpoint_that_has_moved_is_found() {
     wait_until("it is found", || ask(format!("http://app.example:{port}/")) == Ok(204));
     let none: Result<u16, NoAnswer> = ask(format!("http://nobody.example:{port}/"));
     assert_eq!(none, Err(NoAnswer { phase: Phase::Name, why: "no such host".to_owned() }));
-}
-
-fn no_tls() -> Tls {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let config = rustls::ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-    Tls::new(config.with_root_certificates(rustls::RootCertStore::empty()).with_no_client_auth())
 }
