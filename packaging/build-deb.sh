@@ -32,6 +32,13 @@ gzip -9n <packaging/prometheus/mailsluice.rules.yml >"$made/mailsluice.rules.yml
 gzip -9n <packaging/grafana/mailsluice.json >"$made/mailsluice.grafana.json.gz"
 
 package="$(cargo deb --no-build --strip --locked --profile "$profile" "$@" | tail -n 1)"
+
+# What dpkg -V compares with.
+tree="$(mktemp -d)"
+trap 'rm -rf "$tree"' EXIT
+dpkg-deb --raw-extract "$package" "$tree/package"
+(cd "$tree/package" && find . -path ./DEBIAN -prune -o -type f -printf '%P\0' | LC_ALL=C sort -z | xargs -0 md5sum >DEBIAN/md5sums)
+dpkg-deb --root-owner-group --build "$tree/package" "$package" >/dev/null
 if command -v lintian >/dev/null; then
     lintian --fail-on error,warning "$package"
 else

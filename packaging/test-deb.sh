@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Tries the package in a clean Debian 12 with a running systemd: install, refuse to start without a route, take mail on port 25 in the
-# unit's sandbox, reload, restart without refusing a connection, upgrade with a live store, remove, purge. Each step's files and
-# answers are compared with what is promised.
+# unit's sandbox, reload, restart without refusing a connection, kills, addresses that come late or not at all, upgrades with a live store,
+# with a configuration that the new program refuses and with systemd's own socket, remove, purge. Each step's files and answers are
+# compared with what is promised. KILLS=20 kills it so often; the default is 6.
 #
-#   packaging/test-deb.sh [target/debian/mailsluice_0.1.0_amd64.deb]
+#   packaging/test-deb.sh [target/debian/mailsluice_0.2.0_amd64.deb]
 #
 # Needs root, debootstrap and systemd-nspawn (apt install debootstrap systemd-container). The clean tree is made by
 # packaging/clean-debian.sh, kept in target/peers/debian12 and used again.
@@ -64,6 +65,8 @@ for file in /usr/bin/mailsluice /usr/lib/systemd/system/mailsluice.service /usr/
     /usr/share/zsh/vendor-completions/_mailsluice /usr/share/fish/vendor_completions.d/mailsluice.fish; do
     inside test -s "$file" || fail "$file is missing"
 done
+is "files as they were packed" "$(inside dpkg -V mailsluice)" ""
+is "owner and mode of the token" "$(inside stat -c '%U:%G %a %s' /etc/mailsluice/admin.token)" "root:mailsluice 640 65"
 inside man -w mailsluice >/dev/null || fail "man finds no page"
 is "unit as systemd reads it" "$(inside systemd-analyze verify /usr/lib/systemd/system/mailsluice.service /usr/lib/systemd/system/mailsluice.socket 2>&1)" ""
 
@@ -103,7 +106,14 @@ is "user" "$(inside stat -c %U "/proc/$process")" mailsluice
 is "capabilities" "$(inside awk '/^CapEff/ {print $2}' "/proc/$process/status")" 0000000000000400
 is "no new privileges, system calls filtered" "$(inside awk '/^(NoNewPrivs|Seccomp):/ {printf "%s", $2}' "/proc/$process/status")" 12
 is "mode of the records" "$(inside stat -c '%U %a' /var/lib/mailsluice/records.redb)" "mailsluice 600"
-inside systemctl show -p StatusText --value mailsluice | grep -q delivered || fail "no live status"
+until_true "a live status" inside sh -c "systemctl show -p StatusText --value mailsluice | grep -q delivered"
+
+step "records are for root and the daemon, not for every user"
+inside runuser -u nobody -- mailsluice records --admin http://127.0.0.1:8025 >/dev/null 2>&1 && fail "any local user reads the records"
+inside runuser -u nobody -- mailsluice stats --admin http://127.0.0.1:8025 >/dev/null || fail "stats are not open on loopback"
+is "records as root, nothing typed" "$(client records --json | wc -l)" 1
+
+step "doctor"
 client doctor >"$work/doctor.txt" || fail "doctor: $(cat "$work/doctor.txt")"
 
 step "reload: a good file, then a bad one"
@@ -130,25 +140,88 @@ for _ in 1 2 3; do
     inside systemctl restart mailsluice || fail "restart"
     client send >/dev/null || fail "no mail after a restart"
 done
-touch "$root/root/enough"
-wait "$connecting"
+enough() { touch "$root/root/enough"; wait "$connecting"; rm "$root/root/enough"; }
+main_pid() { inside systemctl show -p MainPID --value mailsluice; }
+takes_mail() { client send "$@" | grep -q ': 250 '; }
+enough
 is "connections during three restarts" "$(cat "$work/connect.txt")" "0 refused"
 
+step "kills: it always comes back"
+for _ in $(seq "${KILLS:-6}"); do
+    killed="$(main_pid)"
+    inside kill -KILL "$killed"
+    another() { local now; now="$(main_pid)" && [ "$now" != 0 ] && [ "$now" != "$killed" ]; }
+    until_true "the daemon after a kill" another
+done
+until_true "mail after the kills" takes_mail
+
+step "an address that comes late"
+sed -i 's/^#listen = \["\[::\]:25"\]/listen = ["[::]:25", "192.0.2.50:2525"]/' "$root$configuration"
+grep -q 192.0.2.50 "$root$configuration" || fail "the packaged file has no listen line"
+inside systemctl restart mailsluice || fail "no start without the address"
+takes_mail || fail "no mail without the address"
+inside ip address add 192.0.2.50/32 dev lo
+takes_mail --server 192.0.2.50:2525 || fail "no mail at the address that has come"
+cp "$work/good.toml" "$root$configuration"
+
+step "a machine without IPv6"
+inside mkdir -p /etc/systemd/system/mailsluice.service.d
+printf '[Service]\nRestrictAddressFamilies=\nRestrictAddressFamilies=AF_INET AF_UNIX\n' >"$root/etc/systemd/system/mailsluice.service.d/v4.conf"
+inside systemctl daemon-reload
+inside systemctl restart mailsluice || fail "no start without IPv6"
+takes_mail --server 127.0.0.1:25 || fail "no mail without IPv6"
+rm -r "$root/etc/systemd/system/mailsluice.service.d"
+inside systemctl daemon-reload
+inside systemctl restart mailsluice || fail "no start with IPv6 again"
+
 step "upgrade with a live store"
-records="$(client records --json | wc -l)"
-rm -rf "$work/newer"
-dpkg-deb -R "$package" "$work/newer"
-sed -i 's/^Version: .*/Version: 99.0/' "$work/newer/DEBIAN/control"
-echo '# A newer default file.' >>"$work/newer/etc/mailsluice/mailsluice.toml"
-dpkg-deb --root-owner-group -b "$work/newer" "$root/root/newer.deb" >/dev/null
-before="$(inside systemctl show -p MainPID --value mailsluice)"
+records="$(client records --json --limit 1000 | wc -l)"
+# The same package as a later version.
+newer() {
+    rm -rf "$work/newer"
+    dpkg-deb -R "$package" "$work/newer"
+    sed -i "s/^Version: .*/Version: $1/" "$work/newer/DEBIAN/control"
+    echo "# A newer default file, $1." >>"$work/newer/etc/mailsluice/mailsluice.toml"
+    dpkg-deb --root-owner-group -b "$work/newer" "$root/root/newer.deb" >/dev/null
+}
+newer 99.0
+before="$(main_pid)"
 inside dpkg --force-confold -i /root/newer.deb >"$work/upgrade.log" 2>&1 || fail "upgrade: $(tail -n 3 "$work/upgrade.log")"
 until_true "the upgraded daemon" inside systemctl is-active mailsluice
 [ "$(inside systemctl show -p MainPID --value mailsluice)" != "$before" ] || fail "the old program still runs"
 until_true "its admin listener" client stats
-is "records after the upgrade" "$(client records --json | wc -l)" "$records"
+is "records after the upgrade" "$(client records --json --limit 1000 | wc -l)" "$records"
 cmp -s "$work/good.toml" "$root$configuration" || fail "the upgrade changed the configuration"
-client send | grep -q ': 250 ' || fail "no mail after the upgrade"
+takes_mail || fail "no mail after the upgrade"
+
+step "upgrade with a configuration that the new program refuses"
+newer 99.1
+echo 'nonsense = true' >>"$root$configuration"
+before="$(main_pid)"
+inside dpkg --force-confold -i /root/newer.deb >"$work/refused.log" 2>&1 || fail "the upgrade fails: $(tail -n 3 "$work/refused.log")"
+grep -q 'THE NEW VERSION IS NOT RUNNING' "$work/refused.log" || fail "dpkg's output does not say it"
+is "the old process" "$(main_pid)" "$before"
+cp "$work/good.toml" "$work/mended.toml"
+client doctor >"$work/doctor-refused.txt" 2>&1 && fail "doctor says all is well"
+cat "$work/good.toml" >"$root$configuration"
+takes_mail || fail "no mail from the old process"
+client doctor 2>&1 | grep -q 'next start' || fail "doctor does not say that the next start was refused"
+inside systemctl restart mailsluice || fail "restart after mending"
+takes_mail || fail "no mail after mending"
+
+step "systemd's socket: taken into use beside the running daemon, kept over an upgrade"
+inside systemctl enable --now mailsluice.socket >/dev/null 2>&1 || fail "the socket unit does not start: $(inside systemctl status mailsluice.socket --no-pager | tail -n 5)"
+until_true "the daemon behind the socket" takes_mail
+inside perl /root/connect.pl >"$work/connect.txt" &
+connecting=$!
+newer 99.2
+inside dpkg --force-confold -i /root/newer.deb >"$work/upgrade.log" 2>&1 || fail "upgrade: $(tail -n 3 "$work/upgrade.log")"
+takes_mail || fail "no mail after the upgrade with the socket"
+until_true "connections enough" inside sh -c 'sleep 2'
+enough
+is "connections during an upgrade with the socket" "$(cat "$work/connect.txt")" "0 refused"
+inside systemctl disable --now mailsluice.socket >/dev/null 2>&1
+inside systemctl restart mailsluice || fail "restart without the socket"
 
 step "stop: nothing listens"
 inside systemctl stop mailsluice

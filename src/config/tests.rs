@@ -222,10 +222,11 @@ fn the_packaged_file_says_what_the_defaults_are() {
 
     // Each key in turn: only the one of the line is switched on, the sections are.
     let key_of = |line: &str| {
-        let (key, _) = line.strip_prefix('#')?.split_once(" = ")?;
+        // What the package makes itself is switched on in its file.
+        let (key, _) = line.strip_prefix('#').or(line.starts_with("token_file").then_some(line))?.split_once(" = ")?;
         (!key.is_empty() && key.bytes().all(|octet| octet.is_ascii_lowercase() || octet == b'_')).then(|| key.to_owned())
     };
-    let examples = ["name", "recipients", "url", "hostname", "certificate", "private_key", "authorize_url", "ca_certificate"];
+    let examples = ["token_file", "name", "recipients", "url", "hostname", "certificate", "private_key", "authorize_url", "ca_certificate"];
     let mut section = String::new();
     let mut seen = Vec::new();
     let everywhere = parse(&format!("[smtp.tls]\ncertificate = \"a\"\nprivate_key = \"b\"\n{ROUTE}")).expect("good").effective_text();
@@ -272,13 +273,13 @@ fn the_packaged_file_says_what_the_defaults_are() {
         }
     }
 
-    // Everything switched on at once is a configuration too.
-    let all: String = packaged
-        .lines()
-        .map(|line| {
-            if key_of(line).is_some() || line.starts_with("#[") { line.get(1..).unwrap_or_default() } else { line }.to_owned() + "\n"
-        })
-        .collect();
+    // Everything switched on at once is a configuration too, once there is a token.
+    let directory = tempfile::tempdir().expect("a directory");
+    let token = directory.path().join("admin.token");
+    std::fs::write(&token, "0123\n").expect("a file");
+    let switched_on = |line: &str| line.strip_prefix('#').filter(|rest| key_of(line).is_some() || rest.starts_with('[')).map(str::to_owned);
+    let all: String = packaged.lines().map(|line| switched_on(line).unwrap_or_else(|| line.to_owned()) + "\n").collect();
+    let all = all.replace("/etc/mailsluice/admin.token", &token.display().to_string());
     parse(&all).unwrap_or_else(|error| panic!("{error}"));
 }
 
