@@ -43,6 +43,15 @@ impl Failure {
         log::escaped(&self.line)
     }
 
+    /// Says whose eyes saw it, where they are not the caller's.
+    #[must_use]
+    pub fn seen_by(mut self, user: Option<&str>) -> Self {
+        if let Some(user) = user {
+            self.line = format!("{} (as the daemon's user {user} finds it)", self.line);
+        }
+        self
+    }
+
     /// Writing to standard output failed.
     #[must_use]
     pub fn output(error: &io::Error) -> Self {

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand. Each ends with `Ok` or with a code and one line.
 
 mod args;
+mod as_daemon;
 mod check;
 mod client;
 mod doctor;

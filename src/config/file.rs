@@ -427,7 +427,9 @@ impl<'d> Section<'d> {
         let Some(name) = first else { return Ok(()) };
         let place = self.place(name.get_ref(), Some(self.source.line(name.span().start)));
         let known: Vec<_> = keys.all().collect();
-        Err(place.invalid("unknown key", format!("the nearest known key is {}", nearest(name.get_ref(), &known))))
+        // [tls] is what many would write first.
+        let nearest = if self.path.is_empty() && name.get_ref() == "tls" { "smtp.tls" } else { nearest(name.get_ref(), &known) };
+        Err(place.invalid("unknown key", format!("the nearest known key is {nearest}")))
     }
 }
 

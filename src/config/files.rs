@@ -65,6 +65,13 @@ pub fn certificates(path: &Path, key: &'static str) -> Result<Vec<CertificateDer
     Ok(chain)
 }
 
+/// When a certificate ends, in seconds since 1970.
+#[must_use]
+pub fn not_after(certificate: &CertificateDer<'_>) -> Option<i64> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    Some(parsed.validity().not_after.timestamp())
+}
+
 fn read(path: &Path, key: &'static str) -> Result<Vec<u8>, FileError> {
     std::fs::read(path).map_err(|source| FileError::Unreadable { key, path: path.display().to_string(), source })
 }

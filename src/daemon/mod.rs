@@ -6,6 +6,7 @@ mod drain;
 mod machine;
 mod reload;
 mod sockets;
+mod standing;
 
 use crate::admin::{self, AdminSocket};
 use crate::config::{Config, ConfigError, Origin};
@@ -173,8 +174,8 @@ impl Daemon {
         } else {
             Readiness::Degraded("the store cannot be written, see the log".to_owned())
         });
-        if seconds.is_multiple_of(10) {
-            self.shared.tls.watch();
+        if seconds.is_multiple_of(10) || seconds == 1 {
+            self.look_around();
         }
         let messages = &stats.messages;
         let status = format!(

@@ -3,9 +3,9 @@
 //!
 //! No tickets and no resumption: large senders have dropped sessions over them. Logs each reload and each refused pair.
 
-use crate::config::files::{FileError, certified_key};
+use crate::config::files::{FileError, certificates, certified_key, not_after};
 use crate::config::{self, TlsVersion};
-use crate::stats::TlsFailure;
+use crate::stats::{Counter, TlsFailure};
 use arc_swap::ArcSwapOption;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::NoServerSessionStorage;
@@ -188,6 +188,10 @@ pub struct ServerTls {
 struct Watched {
     files: Option<config::Tls>,
     seen: Fingerprint,
+    /// Of the certificate in use, seconds since 1970.
+    not_after: Option<i64>,
+    /// Why what the files hold now is not in use.
+    broken: Option<String>,
 }
 
 /// Content, not times: a copy with an old time stamp is still a new certificate.
@@ -210,8 +214,16 @@ impl ServerTls {
         let seen = files.map(Fingerprint::of).unwrap_or_default();
         let config = files.map(server_config).transpose()?;
         self.current.store(config.map(Arc::new));
-        *watched = Watched { files: files.cloned(), seen };
+        let not_after = files.and_then(|files| end_of(&files.certificate));
+        *watched = Watched { files: files.cloned(), seen, not_after, broken: None };
         Ok(())
+    }
+
+    /// The file of the certificate in use, and when that ends (seconds since 1970).
+    #[must_use]
+    pub fn not_after(&self) -> Option<(String, i64)> {
+        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        Some((watched.files.as_ref()?.certificate.display().to_string(), watched.not_after?))
     }
 
     /// What the next handshake uses; `None` without `[smtp.tls]`.
@@ -220,25 +232,35 @@ impl ServerTls {
         self.current.load_full()
     }
 
-    /// Looks at the files: a renewed pair is in use from now on; a broken one is logged once and the old one stays.
-    pub fn watch(&self) {
+    /// Looks at the files: a renewed pair is in use from now on; a broken one is logged and counted once, and the old one stays. Says
+    /// what is wrong with the files as they are now.
+    pub fn watch(&self, failures: &Counter) -> Option<String> {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(files) = watched.files.clone() else { return };
+        let files = watched.files.clone()?;
         let now = Fingerprint::of(&files);
         if now == watched.seen {
-            return;
+            return watched.broken.clone();
         }
         watched.seen = now;
         match server_config(&files) {
             Ok(config) => {
                 self.current.store(Some(Arc::new(config)));
+                watched.not_after = end_of(&files.certificate);
+                watched.broken = None;
                 tracing::info!(certificate = %files.certificate.display(), "renewed certificate in use");
             }
             Err(error) => {
+                failures.add(1);
                 tracing::error!(%error, "the changed certificate or key cannot be used, the old pair stays: mend smtp.tls");
+                watched.broken = Some(format!("the changed certificate or key of smtp.tls cannot be used, the old pair stays: {error}"));
             }
         }
+        watched.broken.clone()
     }
+}
+
+fn end_of(certificate: &Path) -> Option<i64> {
+    not_after(certificates(certificate, "certificate").ok()?.first()?)
 }
 
 impl Fingerprint {

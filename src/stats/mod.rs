@@ -1,19 +1,23 @@
 //! Counters, gauges and HDR histograms. Recording is an atomic add or a thread's own histogram; reading never holds up mail.
 //! Nothing here fails or logs.
 
+mod certificates;
 mod counters;
 mod hdr_text;
 mod histogram;
+mod notices;
 mod openmetrics;
 mod ready;
 mod refusals;
 mod series;
 mod snapshot;
 
+pub use certificates::Certificates;
 pub use counters::{
     BreakerState, Connections, Counter, ForwarderGauges, Gauge, Messages, Recipients, RouteStats, StoreGauges, TlsFailure, TlsFailures,
 };
 pub use histogram::{Durations, Recorder, Stage, Window};
+pub use notices::Notices;
 pub use openmetrics::{CONTENT_TYPE as OPENMETRICS, Process};
 pub use ready::{Readiness, Ready};
 pub use refusals::{Refusal, Refusals, Row as RefusalRow};
@@ -40,6 +44,8 @@ pub struct Stats {
     pub log_lines_lost: Gauge,
     /// Set by `daemon`.
     pub ready: Arc<Ready>,
+    pub certificates: Certificates,
+    pub notices: Notices,
     routes: Mutex<BTreeMap<String, Arc<RouteStats>>>,
     latency: histogram::Latency,
     series: Mutex<series::Series>,
@@ -63,6 +69,8 @@ impl Stats {
             body_budget_bytes: Gauge::default(),
             log_lines_lost: Gauge::default(),
             ready: Arc::default(),
+            certificates: Certificates::default(),
+            notices: Notices::default(),
             routes: Mutex::default(),
             latency: histogram::Latency::new(started),
             series: Mutex::default(),

@@ -120,6 +120,17 @@ impl Stats {
             "Log lines that could not be written: nobody reads the log, or too slowly.",
         );
         text.line("mailsluice_log_lines_lost_total", &[], self.log_lines_lost.get());
+        text.family(
+            "mailsluice_tls_certificate_not_after_seconds",
+            "gauge",
+            "seconds",
+            "When a certificate in use ends, in seconds since 1970.",
+        );
+        for (file, end) in self.certificates.not_after() {
+            text.line("mailsluice_tls_certificate_not_after_seconds", &[("file", &file)], end);
+        }
+        text.family("mailsluice_tls_reload_failures", "counter", "", "Changed certificate files that could not be used.");
+        text.line("mailsluice_tls_reload_failures_total", &[], self.certificates.reload_failures.get());
         text.gauge(
             "mailsluice_ready",
             "",

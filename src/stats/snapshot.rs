@@ -68,6 +68,7 @@ impl Stats {
                 "commits": self.store.commits.get(),
                 "degraded": self.store.degraded.get() != 0,
             },
+            "notices": self.notices.all(),
             "latency": latency,
         })
     }

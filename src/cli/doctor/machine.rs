@@ -26,7 +26,7 @@ pub(super) fn io_uring() -> Finding {
         ),
         Err(error) => Finding::problem(
             format!("io_uring does not work: {error}"),
-            "use Linux 5.15 or newer, and raise LimitMEMLOCK if it says memory",
+            "use Linux 5.19 or newer, and raise LimitMEMLOCK if it says memory",
         ),
     }
 }
@@ -87,7 +87,12 @@ fn mem_total(meminfo: &str) -> Option<u64> {
 
 /// A body in swap is a body on disk (promise 2).
 pub(super) fn swap() -> Finding {
-    let areas = fs::read_to_string("/proc/swaps").unwrap_or_default();
+    let Ok(areas) = fs::read_to_string("/proc/swaps") else {
+        return Finding::warning(
+            "whether there is swap cannot be known here; a message in swap is a message on disk",
+            "look at swapon --show on the machine itself; in a container give it no swap (memory-swap equal to memory)",
+        );
+    };
     let areas: Vec<_> = areas.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
     if areas.is_empty() {
         return Finding::fine("no swap, so no message can reach the disk by it");

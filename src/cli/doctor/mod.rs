@@ -6,9 +6,12 @@ mod machine;
 mod network;
 mod storage;
 mod sysctl;
+mod unit;
 
 use super::args::Doctor;
+use super::as_daemon::AsDaemon;
 use super::{Exit, Failure, load, print};
+use crate::config::{AdminListen, Config, Origin};
 use std::io::IsTerminal as _;
 use std::path::Path;
 
@@ -57,7 +60,8 @@ impl Finding {
 }
 
 pub(super) fn run(path: Option<&Path>, options: &Doctor) -> Result<(), Failure> {
-    let config = load(path)?;
+    let seen_by = AsDaemon::enter(path);
+    let config = load(path).map_err(|failure| failure.seen_by(seen_by.name()))?;
     let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let mut worst = Severity::Fine;
     let mut report = |findings: Vec<Finding>| -> Result<(), Failure> {
@@ -73,7 +77,9 @@ pub(super) fn run(path: Option<&Path>, options: &Doctor) -> Result<(), Failure> 
     report(machine::limits(&config))?;
     report(machine::memory(&config))?;
     report(vec![machine::swap(), machine::clock()])?;
-    report(network::ports(&config))?;
+    report(unit::inspect(&config))?;
+    report(seen_by.as_root(|| network::ports(&config)))?;
+    report(admin(&config))?;
     report(network::names(&config))?;
     report(certificate::inspect(&config))?;
     report(network::endpoints(&config))?;
@@ -81,6 +87,17 @@ pub(super) fn run(path: Option<&Path>, options: &Doctor) -> Result<(), Failure> 
     match worst {
         Severity::Fine | Severity::Warning => Ok(()),
         Severity::Problem => Err(Failure::new(Exit::Unavailable, "mail cannot flow as it should; mend the lines that say \"problem\"")),
+    }
+}
+
+/// Who may read and erase the records.
+fn admin(config: &Config) -> Vec<Finding> {
+    match (&config.admin.listen, &config.admin.token) {
+        (AdminListen::Tcp(address), None) if matches!(config.origin, Origin::File(_)) => vec![Finding::warning(
+            format!("admin.listen {address} asks for no token: every user and program of this machine can read and erase the records"),
+            "set admin.token_file = \"/etc/mailsluice/admin.token\" (the package makes it; else: openssl rand -hex 32), or listen on a unix: socket",
+        )],
+        (AdminListen::Tcp(_) | AdminListen::Unix(_), _) => Vec::new(),
     }
 }
 

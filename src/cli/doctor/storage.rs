@@ -3,6 +3,8 @@
 use super::Finding;
 use crate::cli::table::octets;
 use crate::config::Config;
+use nix::fcntl::{AT_FDCWD, AtFlags};
+use nix::unistd::{AccessFlags, faccessat};
 use std::path::Path;
 
 /// Below this the next erasure or a burst of mail meets a full disk.
@@ -25,7 +27,9 @@ fn room(folder: &Path, max_size: u64) -> Finding {
     if !folder.exists() {
         return Finding::fine(format!("{shown}: not there yet, made at the start (by the unit's StateDirectory)"));
     }
-    if let Err(error) = nix::unistd::access(folder, nix::unistd::AccessFlags::W_OK | nix::unistd::AccessFlags::X_OK) {
+    // By the effective user, who may be the daemon's.
+    let wanted = AccessFlags::W_OK | AccessFlags::X_OK;
+    if let Err(error) = faccessat(AT_FDCWD, folder, wanted, AtFlags::AT_EACCESS) {
         return Finding::warning(
             format!("{shown}: this user may not write there: {error}"),
             "run doctor as the daemon's user, or: chown mailsluice:",

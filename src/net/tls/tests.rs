@@ -245,7 +245,7 @@ fn without_tls_in_the_configuration_there_is_none() {
     let (_dir, files, _, tls) = served(TlsVersion::V1_2);
     tls.reload(None).unwrap();
     assert!(tls.config().is_none());
-    tls.watch();
+    tls.watch(&Counter::default());
     assert!(tls.config().is_none());
     tls.reload(Some(&files)).unwrap();
     assert!(tls.config().is_some());
@@ -277,27 +277,29 @@ fn a_renewed_pair_is_picked_up_and_a_broken_one_is_logged_once() {
         let (mut old_client, mut old_server) = (client(&client_config(&first, BOTH)), server(&tls));
         carry(&mut old_client, &mut old_server).unwrap();
         let before = tls.config().unwrap();
-        tls.watch();
+        tls.watch(&Counter::default());
         assert!(Arc::ptr_eq(&before, &tls.config().unwrap()), "nothing changed");
 
         let second = pair();
         // Half renewed, then broken: the old pair stays.
         put(&files.certificate, &second.certificate);
-        tls.watch();
-        tls.watch();
+        tls.watch(&Counter::default());
+        tls.watch(&Counter::default());
         assert_eq!(errors.load(Ordering::Relaxed), 1);
+        assert!(tls.watch(&Counter::default()).is_some_and(|broken| broken.contains("smtp.tls")), "it stands until it is mended");
         put(&files.private_key, "no key at all");
-        tls.watch();
-        tls.watch();
+        tls.watch(&Counter::default());
+        tls.watch(&Counter::default());
         std::fs::remove_file(&files.private_key).unwrap();
-        tls.watch();
-        tls.watch();
+        tls.watch(&Counter::default());
+        tls.watch(&Counter::default());
         assert_eq!(errors.load(Ordering::Relaxed), 3);
         assert!(trusts(&first, &tls) && !trusts(&second, &tls));
 
         put(&files.private_key, &second.key);
-        tls.watch();
+        tls.watch(&Counter::default());
         assert!(trusts(&second, &tls) && !trusts(&first, &tls));
+        assert_eq!(tls.watch(&Counter::default()), None);
         assert_eq!(errors.load(Ordering::Relaxed), 3);
 
         old_client.writer().write_all(b"NOOP\r\n").unwrap();

@@ -1,0 +1,68 @@
+//! What is looked at now and then: certificates (renewed, broken, ending), and whether the next start would fail. What is wrong stands
+//! among the notices of `/stats`, and is logged when it begins and once a day.
+
+use super::Daemon;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// An alert before this many days, as `doctor` and the alert rules have it.
+const SOON_DAYS: i64 = 14;
+const DAY: i64 = 86_400;
+/// Of the package's word why the next start would fail.
+const WHY_MAX: usize = 500;
+
+/// Where the package says that the program installed last refuses the configuration. `None`: not started by systemd.
+pub(super) fn next_start() -> Option<PathBuf> {
+    let folder = std::env::var_os("RUNTIME_DIRECTORY")?;
+    Some(Path::new(&folder).join("next-start-fails"))
+}
+
+impl Daemon {
+    pub(super) fn look_around(&self) {
+        let stats = &self.shared.stats;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
+        let broken = self.shared.tls.watch(&stats.certificates.reload_failures);
+        stats.notices.set("certificate files", broken);
+        let in_use: BTreeMap<_, _> = self.shared.tls.not_after().into_iter().collect();
+        let ending = in_use.iter().find_map(|(file, end)| ends_soon(file, *end, now));
+        if stats.notices.set("certificate", ending.clone())
+            && let Some(ending) = ending
+        {
+            tracing::warn!("{ending}");
+        }
+        stats.certificates.set(in_use);
+        let refused = next_start().and_then(|path| std::fs::read_to_string(path).ok()).map(|why| {
+            let why: String = why.trim().chars().take(WHY_MAX).collect();
+            format!("the next start fails: the program installed last refuses the configuration: {why}")
+        });
+        if stats.notices.set("next start", refused.clone())
+            && let Some(refused) = refused
+        {
+            tracing::warn!("{refused}; mend that, then: systemctl restart mailsluice");
+        }
+    }
+}
+
+/// A new sentence each day, so that it is logged each day.
+fn ends_soon(file: &str, end: i64, now: i64) -> Option<String> {
+    let days = (end - now).div_euclid(DAY);
+    if days < 0 {
+        return Some(format!("{file} expired {} days ago: senders that look at it defer their mail; renew it", -days));
+    }
+    (days < SOON_DAYS).then(|| format!("{file} expires in {days} days: renew it (certbot renew, or lego renew)"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_that_ends_soon() {
+        let at = |days: i64| ends_soon("a.pem", 100 * DAY, (100 - days) * DAY);
+        assert_eq!(at(14), None);
+        assert!(at(13).unwrap().contains("expires in 13 days"));
+        assert!(at(0).unwrap().contains("expires in 0 days"));
+        assert!(at(-1).unwrap().contains("expired 1 days ago"));
+    }
+}
