@@ -33,6 +33,11 @@ pub(super) async fn stats(State(app): State<Arc<App>>) -> Response {
     answer::json(&app.deps.stats.snapshot())
 }
 
+/// What is wrong and stays so until somebody mends it, as sentences.
+pub(super) async fn notices(State(app): State<Arc<App>>) -> Response {
+    answer::json(&serde_json::json!({ "notices": app.deps.stats.notices.all() }))
+}
+
 pub(super) async fn series(State(app): State<Arc<App>>) -> Response {
     answer::json(&app.deps.stats.series_json())
 }

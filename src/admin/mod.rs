@@ -203,6 +203,7 @@ fn router(app: &Arc<App>) -> Router {
         .route("/", get(page::page))
         .route("/stats", get(health::stats))
         .route("/series", get(health::series))
+        .route("/notices", get(health::notices))
         .route("/metrics", get(health::metrics))
         .route("/healthz", get(health::healthz))
         .route("/readyz", get(health::readyz))

@@ -1,5 +1,5 @@
 //! What is looked at now and then: certificates (renewed, broken, ending), and whether the next start would fail. What is wrong stands
-//! among the notices of `/stats`, and is logged when it begins and once a day.
+//! among the notices, and is logged when it begins and once a day.
 
 use super::Daemon;
 use std::collections::BTreeMap;

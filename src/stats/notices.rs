@@ -1,4 +1,4 @@
-//! What is wrong and stays so until somebody mends it, one sentence each: shown by `/stats` and the page. Holds no URL and no secret.
+//! What is wrong and stays so until somebody mends it, one sentence each: shown by `/notices` and the page. Holds no URL and no secret.
 
 use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};

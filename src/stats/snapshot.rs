@@ -68,7 +68,6 @@ impl Stats {
                 "commits": self.store.commits.get(),
                 "degraded": self.store.degraded.get() != 0,
             },
-            "notices": self.notices.all(),
             "latency": latency,
         })
     }

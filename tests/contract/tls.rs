@@ -217,6 +217,23 @@ fn a_renewed_pair_is_in_use_after_sighup() {
 
 /// Half of the senders with TLS, on connections that go on and on new ones.
 #[test]
+fn a_renewal_that_failed_is_told() {
+    let secured = Secured::new();
+    let daemon = secured.start(secured.config());
+    let metric = |line: &str| daemon.admin.get("/metrics").text().lines().any(|found| found.starts_with(line)).then_some(());
+    eventually_within(Duration::from_secs(60), "its end", || metric("mailsluice_tls_certificate_not_after_seconds{file=\"/"));
+    metric("mailsluice_tls_reload_failures_total 0").unwrap();
+    std::fs::write(secured.dir.path().join("mx.pem"), "no certificate").unwrap();
+    eventually_within(Duration::from_secs(60), "the failure", || metric("mailsluice_tls_reload_failures_total 1"));
+    let notices = daemon.admin.json("/notices")["notices"].to_string();
+    assert!(notices.contains("smtp.tls cannot be used, the old pair stays"), "{notices}");
+    assert!(served_by(&daemon, &secured.authority));
+    Authority::new().issue_into(secured.dir.path(), "mx", &["mx.test"]);
+    let mended = || daemon.admin.json("/notices")["notices"].as_array().unwrap().is_empty().then_some(());
+    eventually_within(Duration::from_secs(60), "mended", mended);
+}
+
+#[test]
 fn certificates_renewed_under_load_cost_nothing() {
     let _turn = turn::alone();
     let secured = Secured::new();

@@ -3,6 +3,7 @@
 
 use super::python::script;
 use crate::support::admin::Admin;
+use crate::support::certificates::Authority;
 use crate::support::load::{self, Load};
 use crate::support::port;
 use crate::support::process::{Process, run};
@@ -79,11 +80,13 @@ fn a_server_scrapes_and_answers() {
 fn the_dashboard_and_the_alerts_ask_for_what_there_is() {
     let packaging = Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging");
     let endpoint = Endpoint::ok();
-    let daemon = Daemon::start(Config::without_routes().set("smtp.max_connections_per_ip", 6).route(
-        "all",
-        &["*@example.test"],
-        &endpoint.url("/in"),
-    ));
+    let directory = tempfile::tempdir().unwrap();
+    let files = Authority::new().issue_into(directory.path(), "mx", &["mx.test"]);
+    let config = Config::without_routes()
+        .set("smtp.max_connections_per_ip", 6)
+        .set("smtp.tls.certificate", files.certificate.to_str().unwrap())
+        .set("smtp.tls.private_key", files.key.to_str().unwrap());
+    let daemon = Daemon::start(config.route("all", &["*@example.test"], &endpoint.url("/in")));
     let prometheus = Prometheus::scraping(&daemon);
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
