@@ -19,3 +19,4 @@ mod shutdown;
 mod smuggling;
 mod systemd;
 mod tls;
+pub(crate) mod transcripts;

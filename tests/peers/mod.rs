@@ -1,6 +1,7 @@
 //! Against programs that others wrote. `tests/test.sh` installs them, and skips a group by its name where one cannot be had.
 
 mod acme;
+mod answers;
 mod chromium;
 mod dns;
 mod fail2ban;
