@@ -65,7 +65,7 @@ fn unescaped(said: &str) -> Vec<u8> {
     let mut octets = Vec::new();
     let mut rest = said;
     while let Some(at) = rest.find('\\') {
-        octets.extend_from_slice(rest[..at].as_bytes());
+        octets.extend_from_slice(&rest.as_bytes()[..at]);
         let (octet, len) = match &rest[at + 1..=at + 1] {
             "r" => (b'\r', 2),
             "n" => (b'\n', 2),
