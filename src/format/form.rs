@@ -94,18 +94,16 @@ impl<'h> Form<'h> {
         self.out.push(b"\r\n")
     }
 
-    /// Within quotes, as browsers have it: what would end the quotes or the line is percent-encoded.
+    /// Within quotes, as browsers have it: what would end the quotes is percent-encoded. Names hold no controls and no backslash, which strict
+    /// servers refuse or take for an escape; if one did, it would be encoded too.
     fn quoted(&mut self, text: &str) -> Result<(), OverBudget> {
-        for piece in text.split_inclusive(['"', '\r', '\n', '\0']) {
-            let (plain, special) = match piece.as_bytes() {
-                [plain @ .., b'"'] => (plain, "%22"),
-                [plain @ .., b'\r'] => (plain, "%0D"),
-                [plain @ .., b'\n'] => (plain, "%0A"),
-                [plain @ .., b'\0'] => (plain, "\u{fffd}"),
-                plain => (plain, ""),
-            };
-            self.out.push(plain)?;
-            self.out.push(special.as_bytes())?;
+        let special = |c: char| c == '"' || c == '\\' || c.is_control();
+        for piece in text.split_inclusive(special) {
+            let plain = piece.trim_end_matches(special);
+            self.out.push(plain.as_bytes())?;
+            for octet in piece.get(plain.len()..).unwrap_or_default().bytes() {
+                self.out.push(format!("%{octet:02X}").as_bytes())?;
+            }
         }
         Ok(())
     }

@@ -2,8 +2,8 @@
 //!
 //! Linear in the fields and a few machine words for each, however many there are. Logs nothing, cannot fail.
 
-use crate::message::encoded_word;
 use crate::message::field::fields;
+use crate::message::{address_field, encoded_word};
 use std::collections::HashMap;
 use std::hash::{Hash, Hasher};
 
@@ -72,7 +72,8 @@ impl Iterator for Values<'_, '_> {
     fn next(&mut self) -> Option<String> {
         let entry = self.next?;
         self.next = entry.next.and_then(|next| self.headers.entries.get(next as usize));
-        Some(encoded_word::decode(entry.body))
+        let decode = if address_field::is_named(entry.name.0) { encoded_word::decode_addresses } else { encoded_word::decode };
+        Some(decode(entry.body))
     }
 }
 

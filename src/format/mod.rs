@@ -12,9 +12,11 @@ mod multipart;
 mod out;
 mod rails;
 mod raw;
-mod rfc822;
+pub mod rfc822;
 mod text;
 
+#[cfg(test)]
+mod cases;
 #[cfg(test)]
 mod tests;
 
@@ -64,7 +66,7 @@ pub fn render(
 /// What has to be decoded beside the request to know a part's content or size: base64 needs no decoding for that.
 fn decoded_aside(part: &Part, len: usize) -> usize {
     match part.encoding {
-        Encoding::QuotedPrintable => len,
+        Encoding::QuotedPrintable | Encoding::Uuencode => len,
         Encoding::Identity | Encoding::Base64 => 0,
     }
 }

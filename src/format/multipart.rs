@@ -32,8 +32,9 @@ pub(super) fn render(
     let beside = structure.held() + memchr_iter(b'\n', header).count() * HELD_PER_FIELD;
     form.out.borrow(beside)?;
     let headers = Headers::new(header);
-    push_headers(&mut form, &headers)?;
+    // First, since receivers have bounds on how many fields they read.
     form.envelope(envelope, verification)?;
+    push_headers(&mut form, &headers)?;
 
     let mut for_reply = String::new();
     form.open("plain")?;
@@ -65,8 +66,7 @@ pub(super) fn render(
 
 fn push_headers(form: &mut Form<'_>, headers: &Headers<'_>) -> Result<(), OverBudget> {
     for (name, values) in headers.iter() {
-        // Brackets are structure in a form field's name.
-        let name: String = name.octets().map(|octet| if matches!(octet, b'[' | b']') { '_' } else { char::from(octet) }).collect();
+        let name = form_name(name.octets());
         let repeated = values.repeated();
         for (at, value) in values.enumerate() {
             if repeated {
@@ -79,13 +79,27 @@ fn push_headers(form: &mut Form<'_>, headers: &Headers<'_>) -> Result<(), OverBu
     Ok(())
 }
 
+/// Brackets are structure in a form field's name, and what begins an escape there must be one: so two names stay two.
+fn form_name(octets: impl Iterator<Item = u8>) -> String {
+    let mut name = String::new();
+    for octet in octets {
+        match octet {
+            b'[' => name.push_str("%5B"),
+            b']' => name.push_str("%5D"),
+            b'%' => name.push_str("%25"),
+            octet => name.push(char::from(octet)),
+        }
+    }
+    name
+}
+
 fn push_file(form: &mut Form<'_>, part: &Part, message: &[u8]) -> Result<(), OverBudget> {
     form.open_file("attachments[]", &part.file_name, &part.content_type)?;
     let octets = message.get(part.body.clone()).unwrap_or_default();
     match part.encoding {
         Encoding::Identity if octets.len() > COPIED_MAX => form.out.message(part.body.clone()),
         Encoding::Identity => form.out.push(octets)?,
-        encoding @ (Encoding::Base64 | Encoding::QuotedPrintable) => {
+        encoding @ (Encoding::Base64 | Encoding::QuotedPrintable | Encoding::Uuencode) => {
             let most = encoding.decoded_max(octets.len());
             form.out.fill(most, |out| encoding.decode_into(octets, out))?;
         }

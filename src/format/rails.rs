@@ -1,21 +1,43 @@
-//! The `rails` format, for Action Mailbox's relay ingress: as `rfc822`, with the accepted recipients as
-//! `X-Original-To` fields before the message, since a Bcc or an alias is nowhere in it. Logs nothing; fails with
-//! [`OverBudget`].
+//! The `rails` format, for Action Mailbox's relay ingress: as `rfc822`, with the accepted recipients as `X-Original-To` fields before the
+//! message instead of a field of the request, since a Bcc or an alias is nowhere in it. Logs nothing; fails with [`OverBudget`].
 
 use super::Rendered;
-use super::out::Hold;
-use super::rfc822::render_behind;
+use super::out::{Hold, Out};
+use super::rfc822::{CONTENT_TYPE, mail_from, rest_of_headers};
 use crate::envelope::Envelope;
 use crate::message::OverBudget;
+use crate::message::field::head;
 use crate::verify::Verification;
 
 pub(super) fn render(envelope: &Envelope, verification: &Verification, message: &[u8], hold: Hold<'_>) -> Result<Rendered, OverBudget> {
-    let mut before = String::new();
+    let mut out = Out::new(hold);
     for recipient in &envelope.recipients {
-        before.push_str("X-Original-To: ");
+        out.push(b"X-Original-To: ")?;
         // A mailbox holds no controls; if one did, it would not become a header field.
-        before.extend(recipient.chars().filter(|c| !c.is_control()));
-        before.push_str("\r\n");
+        out.push(recipient.chars().filter(|c| !c.is_control()).collect::<String>().as_bytes())?;
+        out.push(b"\r\n")?;
     }
-    render_behind(before.as_bytes(), envelope, verification, message, hold)
+    let skipped = before_fields(message);
+    let rest = message.get(skipped..).unwrap_or_default();
+    match rest.first() {
+        // It would go on with the last of these fields.
+        Some(b' ' | b'\t') => out.push(b"X-Continued:\r\n")?,
+        // It is no header: all of it is text.
+        Some(_) if head(rest, 0, |_| false).body == 0 => out.push(b"\r\n")?,
+        _ => {}
+    }
+    out.message(skipped..message.len());
+    let mut headers = vec![mail_from(envelope)];
+    headers.extend(rest_of_headers(envelope, verification));
+    Ok(Rendered::new(CONTENT_TYPE.to_owned(), headers, out.finish()?))
+}
+
+/// What may stand before the first field, and only there: a byte-order mark, an mbox line.
+fn before_fields(message: &[u8]) -> usize {
+    let marked = message.strip_prefix(b"\xef\xbb\xbf").unwrap_or(message);
+    let line = if marked.starts_with(b"From ") { memchr::memchr(b'\n', marked).map_or(0, |end| end + 1) } else { 0 };
+    let skipped = message.len() - marked.len() + line;
+    // Without fields behind it, it is text like any other.
+    let is_header = message.get(skipped..).is_some_and(|rest| head(rest, 0, |_| false).body > 0);
+    if is_header { skipped } else { 0 }
 }

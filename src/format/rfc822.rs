@@ -11,35 +11,36 @@ use crate::message::OverBudget;
 use crate::verify::Verification;
 use std::fmt::Write;
 
-const CONTENT_TYPE: &str = "message/rfc822";
+pub(super) const CONTENT_TYPE: &str = "message/rfc822";
+
+/// Most octets of the recipients' field: servers take 8 to 16 KiB for a request's header, and a hundred fields.
+pub const RECIPIENTS_MAX: usize = 6 * 1024;
+
+/// Octets that a recipient takes in their field.
+#[must_use]
+pub fn recipient_len(recipient: &str) -> usize {
+    percent_encoded(recipient).len() + 1
+}
 
 pub(super) fn render(envelope: &Envelope, verification: &Verification, message: &[u8], hold: Hold<'_>) -> Result<Rendered, OverBudget> {
-    render_behind(&[], envelope, verification, message, hold)
-}
-
-/// The message behind octets of ours.
-pub(super) fn render_behind(
-    before: &[u8],
-    envelope: &Envelope,
-    verification: &Verification,
-    message: &[u8],
-    hold: Hold<'_>,
-) -> Result<Rendered, OverBudget> {
     let mut out = Out::new(hold);
-    if !before.is_empty() {
-        out.push(before)?;
-    }
     out.message(0..message.len());
-    Ok(Rendered::new(CONTENT_TYPE.to_owned(), headers(envelope, verification), out.finish()?))
+    let recipients: Vec<String> = envelope.recipients.iter().map(|recipient| percent_encoded(recipient)).collect();
+    let mut headers = vec![mail_from(envelope), ("Mailsluice-Rcpt-To", recipients.join(","))];
+    headers.extend(rest_of_headers(envelope, verification));
+    Ok(Rendered::new(CONTENT_TYPE.to_owned(), headers, out.finish()?))
 }
 
-fn headers(envelope: &Envelope, verification: &Verification) -> Vec<(&'static str, String)> {
-    let mut headers = vec![("Mailsluice-Mail-From", percent_encoded(&envelope.reverse_path))];
-    headers.extend(envelope.recipients.iter().map(|recipient| ("Mailsluice-Rcpt-To", percent_encoded(recipient))));
-    headers.push(("Mailsluice-Remote-Ip", envelope.peer.ip.to_string()));
+pub(super) fn mail_from(envelope: &Envelope) -> (&'static str, String) {
+    ("Mailsluice-Mail-From", percent_encoded(&envelope.reverse_path))
+}
+
+/// All but the addresses.
+pub(super) fn rest_of_headers(envelope: &Envelope, verification: &Verification) -> Vec<(&'static str, String)> {
+    let mut headers = vec![("Mailsluice-Remote-Ip", envelope.peer.ip.to_string())];
     headers.push(("Mailsluice-Helo", percent_encoded(&envelope.helo)));
     if let Some(tls) = &envelope.tls {
-        headers.push(("Mailsluice-Tls", percent_encoded(tls)));
+        headers.push(("Mailsluice-Tls", tls.clone()));
     }
     if let Some(spf) = &verification.spf {
         headers.push(("Mailsluice-Spf", ascii(&serde_json::json!({ "result": spf.result, "domain": spf.domain }))));
@@ -53,12 +54,12 @@ fn headers(envelope: &Envelope, verification: &Verification) -> Vec<(&'static st
     headers
 }
 
-/// Printable ASCII as it is, `%` and all other octets as `%XX`: nothing in it can end a header line.
+/// Printable ASCII as it is; `%`, the comma that separates, blanks and all other octets as `%XX`: nothing in it can end a header line.
 fn percent_encoded(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for octet in text.bytes() {
         match octet {
-            b'%' | ..b' ' | 0x7f.. => write_to(&mut out, format_args!("%{octet:02X}")),
+            b'%' | b',' | ..=b' ' | 0x7f.. => write_to(&mut out, format_args!("%{octet:02X}")),
             _ => out.push(char::from(octet)),
         }
     }
@@ -96,9 +97,10 @@ mod tests {
         let table = [
             ("a@b", "a@b"),
             ("100%@b", "100%25@b"),
-            ("\"a b\"@c", "\"a b\"@c"),
+            ("\"a b\"@c", "\"a%20b\"@c"),
+            ("\"a,b\"@c", "\"a%2Cb\"@c"),
             ("é@b", "%C3%A9@b"),
-            ("a\r\nX: y\0\u{7f}@b", "a%0D%0AX: y%00%7F@b"),
+            ("a\r\nX: y\0\u{7f}@b", "a%0D%0AX:%20y%00%7F@b"),
             ("", ""),
         ];
         for (text, expected) in table {

@@ -60,11 +60,11 @@ fn render_all(route: &Route, envelope: &Envelope, verification: &Verification, m
     (rendered, body)
 }
 
-fn body_of(format: Format, message: &[u8]) -> Vec<u8> {
+pub(super) fn body_of(format: Format, message: &[u8]) -> Vec<u8> {
     render_all(&route(format), &envelope(), &Verification::default(), message).1
 }
 
-fn json_of(message: &[u8]) -> Value {
+pub(super) fn json_of(message: &[u8]) -> Value {
     serde_json::from_slice(&body_of(Format::Json, message)).unwrap()
 }
 
@@ -182,7 +182,12 @@ impl Form {
                 Some((name, file_name)) => (name, Some(file_name.replace("%22", "\""))),
                 None => (names, None),
             };
-            FormField { name: name.replace("%22", "\""), file_name, content_type, content: part[head_end + 4..].to_vec() }
+            FormField {
+                name: name.replace("%22", "\"").replace("%5C", "\\"),
+                file_name,
+                content_type,
+                content: part[head_end + 4..].to_vec(),
+            }
         });
         Self(fields.collect())
     }
@@ -205,6 +210,12 @@ impl Form {
     fn names(&self) -> Vec<&str> {
         self.0.iter().map(|field| field.name.as_str()).collect()
     }
+}
+
+/// The files of a form: names and contents.
+pub(super) fn form_of(format: Format, message: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let files = Form::of(format, message).0.into_iter().filter_map(|field| Some((field.file_name?, field.content)));
+    files.collect()
 }
 
 #[test]
@@ -282,7 +293,7 @@ fn form_fields_of_the_envelope() {
 fn a_name_cannot_break_out_of_its_field() {
     let message = b"X\"[a][b]: v\r\nContent-Type: a/b; name*=utf-8''a%22%3B%0D%0A%20X-Evil:%20y%00.txt\r\n\r\ncontent";
     let form = Form::of(Format::Multipart, message);
-    assert_eq!(form.text("headers[x\"_a__b_]"), "v");
+    assert_eq!(form.text("headers[x\"%5Ba%5D%5Bb%5D]"), "v");
     assert_eq!(form.files()[0].file_name.as_deref(), Some("a\"; X-Evil: y\u{fffd}.txt"));
 }
 
@@ -301,7 +312,8 @@ fn a_large_attachment_that_is_not_encoded_is_a_slice_of_the_message() {
 fn raw_is_the_message_unaltered_in_a_plain_field() {
     for (path, message) in messages() {
         let form = Form::of(Format::Raw, &message);
-        let field = &form.0[0];
+        let field = form.0.last().unwrap();
+        assert_eq!(form.0[0].name, "envelope[to]");
         assert_eq!((field.name.as_str(), &field.file_name, &field.content_type), ("message", &None, &None));
         assert!(field.content == message, "{}", path.display());
     }
@@ -322,8 +334,7 @@ fn rfc822_is_the_message_itself() {
     let (rendered, _) = render_all(&route(Format::Rfc822), &special, &checked(), b"");
     let expected = [
         ("Mailsluice-Mail-From", "\"100%25\"@example.com"),
-        ("Mailsluice-Rcpt-To", "j%C3%BCrgen@example.org"),
-        ("Mailsluice-Rcpt-To", "a%0D%0AX: y@example.org"),
+        ("Mailsluice-Rcpt-To", "j%C3%BCrgen@example.org,a%0D%0AX:%20y@example.org"),
         ("Mailsluice-Remote-Ip", "192.0.2.1"),
         ("Mailsluice-Helo", "mail.example.com"),
         ("Mailsluice-Tls", "TLSv1.3 TLS_AES_256_GCM_SHA384"),
@@ -337,7 +348,7 @@ fn rfc822_is_the_message_itself() {
     let plain = Envelope { reverse_path: String::new(), tls: None, ..envelope() };
     let (rendered, _) = render_all(&route(Format::Rfc822), &plain, &Verification::default(), b"");
     assert_eq!(rendered.headers[0], ("Mailsluice-Mail-From", String::new()));
-    assert_eq!(rendered.headers.len(), 5, "no field for what is not there");
+    assert_eq!(rendered.headers.len(), 4, "no field for what is not there");
 }
 
 #[test]
@@ -349,6 +360,28 @@ fn rails_has_every_recipient_before_the_message() {
     assert_eq!(rendered.headers[0], ("Mailsluice-Mail-From", "sender@example.com".to_owned()));
     let expected = "X-Original-To: bcc@example.org\r\nX-Original-To: aX: y@example.org\r\nTo: list@example.org\r\n\r\ntext\r\n";
     assert_eq!(String::from_utf8(body).unwrap(), expected);
+}
+
+#[test]
+fn rails_keeps_its_own_fields_apart_from_whatever_the_message_begins_with() {
+    let ours = "X-Original-To: one@example.org\r\nX-Original-To: two@example.org\r\n";
+    let table = [
+        ("Subject: a\r\n\r\ntext", "Subject: a\r\n\r\ntext"),
+        ("", ""),
+        ("\r\ntext: a\r\n", "\r\ntext: a\r\n"),
+        ("\ntext", "\ntext"),
+        (" continued: x\r\nFrom: a@b\r\n\r\ntext", "X-Continued:\r\n continued: x\r\nFrom: a@b\r\n\r\ntext"),
+        ("\tcontinued\r\n\r\ntext", "X-Continued:\r\n\tcontinued\r\n\r\ntext"),
+        ("just text\r\n\r\nmore: text", "\r\njust text\r\n\r\nmore: text"),
+        ("\u{feff}Subject: a\r\n\r\ntext", "Subject: a\r\n\r\ntext"),
+        ("From a@b Mon Jan 5 15:04:00 2026\r\nSubject: a\r\n\r\ntext", "Subject: a\r\n\r\ntext"),
+        ("\u{feff}From a@b Mon Jan 5\nSubject: a\n\ntext", "Subject: a\n\ntext"),
+        ("From here on\r\nit is text", "\r\nFrom here on\r\nit is text"),
+    ];
+    for (message, expected) in table {
+        let body = String::from_utf8(body_of(Format::Rails, message.as_bytes())).unwrap();
+        assert_eq!(body, format!("{ours}{expected}"), "{message:?}");
+    }
 }
 
 /// A mail with one attachment of this many octets, in lines of base64.
@@ -489,7 +522,10 @@ proptest! {
         let form = Form::of(Format::Multipart, &message);
         prop_assert_eq!(form.text("plain"), json["plain"].as_str().unwrap());
         prop_assert_eq!(form.files().len(), json["attachments"].as_array().unwrap().len());
-        prop_assert!(Form::of(Format::Raw, &message).0[0].content == message);
-        prop_assert!(body_of(Format::Rails, &message).ends_with(&message));
+        prop_assert!(Form::of(Format::Raw, &message).0.last().unwrap().content == message);
+        let rails = body_of(Format::Rails, &message);
+        prop_assert!(rails.starts_with(b"X-Original-To: one@example.org\r\nX-Original-To: two@example.org\r\n"));
+        prop_assert!(!rails.starts_with(b"X-Original-To: one@example.org\r\nX-Original-To: two@example.org\r\n "));
+        prop_assert!(rails.ends_with(&message) || message.starts_with(b"\xef\xbb\xbf") || message.starts_with(b"From "));
     }
 }

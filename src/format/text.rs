@@ -23,11 +23,11 @@ pub(super) fn each_text<'h>(
         let octets = message.get(part.body.clone()).unwrap_or_default();
         let mut borrowed = match part.encoding {
             Encoding::Identity => 0,
-            encoding @ (Encoding::Base64 | Encoding::QuotedPrintable) => encoding.decoded_max(octets.len()),
+            encoding @ (Encoding::Base64 | Encoding::QuotedPrintable | Encoding::Uuencode) => encoding.decoded_max(octets.len()),
         };
         out.borrow(borrowed)?;
         let decoded = part.encoding.decode(octets);
-        let text = charset::text(part.charset.as_deref(), &decoded);
+        let text = charset::text(part.charset.as_deref(), part.role == Role::Html, &decoded);
         if let Cow::Owned(text) = &text {
             out.borrow(text.capacity())?;
             borrowed += text.capacity();

@@ -1,129 +1,534 @@
-//! Octets in a named charset to text. What cannot be decoded becomes U+FFFD; nothing here fails or logs.
+//! Octets to text: the one place that decides what charset they are in. What cannot be decoded becomes U+FFFD; nothing here fails or logs.
 //!
-//! The labels are the WHATWG's (`encoding_rs`), a few of the wild beside them, and what the MIME parser knows on top
-//! (UTF-7, the old DOS code pages).
+//! In this order: a byte-order mark; the label, as long as the octets can be what it says; what an HTML text says of itself; UTF-8 if it is
+//! valid; a guess (`chardetng`). A label that the octets contradict is none.
 
 use super::guard;
-use encoding_rs::{Encoding, REPLACEMENT, UTF_16BE, UTF_16LE, WINDOWS_1252};
-use mail_parser::decoders::charsets::{DecoderFnc, map::charset_decoder};
+use super::iso_2022;
+use chardetng::{EncodingDetector, Iso2022JpDetection, Utf8Detection};
+use encoding_rs::{Encoding, ISO_2022_JP, REPLACEMENT, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_1252};
+use mail_parser::decoders::charsets::map::charset_decoder;
+use memchr::{memchr, memchr_iter, memmem};
+use oem_cp::code_table_type::TableType;
 use std::borrow::Cow;
 
 /// Longest label looked at; real ones are below 30.
 const LABEL_MAX: usize = 64;
+/// How much of a text is looked at for a guess.
+const GUESS_MAX: usize = 64 * 1024;
+/// How much of an HTML text is looked at for what it says of itself; the standard for browsers has 1 KiB, and mail programs write more styles.
+const META_MAX: usize = 4 * 1024;
 
 /// A charset that can be decoded.
 #[derive(Clone, Copy)]
 pub enum Charset {
     Known(&'static Encoding),
-    /// Only the MIME parser's tables have it.
-    Parser(DecoderFnc),
+    /// What is declared by those who do not know: seven bits say nothing of the eighth.
+    Ascii,
+    Dos(&'static TableType),
+    Iso2022,
+    Hz,
+    Utf7,
+    Utf32,
 }
 
 impl Charset {
     /// `None` for a label nobody knows.
     #[must_use]
     pub fn named(label: &[u8]) -> Option<Self> {
-        let label = label.trim_ascii();
-        if label.is_empty() || label.len() > LABEL_MAX {
-            return None;
-        }
-        let standard = Encoding::for_label(label).or_else(|| Encoding::for_label(alias(label)?));
-        match standard {
-            // The standard maps what it thinks dangerous in browsers to "replacement"; a message may still be read.
-            Some(encoding) if encoding != REPLACEMENT => Some(Self::Known(encoding)),
-            _ => charset_decoder(label).map(Self::Parser),
+        let label = label.trim_ascii_start();
+        let label = label.get(..LABEL_MAX).unwrap_or(label);
+        // Quotes around it, and what follows it.
+        let label = label.strip_prefix(b"\"").or_else(|| label.strip_prefix(b"'")).unwrap_or(label);
+        let len = label.iter().take_while(|octet| octet.is_ascii_alphanumeric() || b"-_.:+".contains(octet)).count();
+        let label = label.get(..len)?;
+        let mut key = String::with_capacity(len);
+        key.extend(label.iter().filter(|octet| octet.is_ascii_alphanumeric()).map(|octet| char::from(octet.to_ascii_lowercase())));
+        match Encoding::for_label(label) {
+            Some(encoding) if encoding == WINDOWS_1252 && (key.contains("ascii") || key.starts_with("ansi")) => Some(Self::Ascii),
+            Some(encoding) if encoding != REPLACEMENT && encoding != ISO_2022_JP => Some(Self::Known(encoding)),
+            _ => by_key(&key),
         }
     }
 
+    /// By this charset alone, and whether something was not of it.
+    fn lossy<'a>(&self, octets: &'a [u8]) -> (Cow<'a, str>, bool) {
+        match self {
+            Self::Known(encoding) => encoding.decode_without_bom_handling(octets),
+            Self::Ascii => (String::from_utf8_lossy(octets), !octets.is_ascii()),
+            Self::Dos(table) => (Cow::Owned(table.decode_string_lossy(octets)), false),
+            Self::Iso2022 => (Cow::Owned(iso_2022::decode(octets)), !octets.is_ascii()),
+            Self::Hz => (Cow::Owned(iso_2022::decode_hz(octets)), !octets.is_ascii()),
+            Self::Utf32 => (Cow::Owned(utf_32(octets)), false),
+            Self::Utf7 => (Cow::Owned(utf_7(octets)), !octets.is_ascii()),
+        }
+    }
+
+    /// Text said to be in this charset.
     #[must_use]
     pub fn decode<'a>(&self, octets: &'a [u8]) -> Cow<'a, str> {
-        match self {
-            // Latin-1 and ASCII are what is declared by those who do not know: octets that are UTF-8 are no accident.
-            Self::Known(encoding) if *encoding == WINDOWS_1252 => guess(octets),
-            // Either byte order may hide behind the label (RFC 2781 section 4.3); the mark decides.
-            Self::Known(encoding) if *encoding == UTF_16LE || *encoding == UTF_16BE => encoding.decode(octets).0,
-            Self::Known(encoding) => encoding.decode_with_bom_removal(octets).0,
-            Self::Parser(decoder) => match guard::quietly(|| decoder(octets)) {
-                Some(text) => Cow::Owned(text),
-                None => String::from_utf8_lossy(octets),
-            },
-        }
+        decide(Some(*self), false, octets)
+    }
+
+    /// Its words cannot be joined before they are decoded: each begins anew.
+    pub(super) fn is_stateful(&self) -> bool {
+        matches!(self, Self::Iso2022 | Self::Hz | Self::Utf7)
     }
 }
 
-/// Text without a (known) charset: UTF-8 if it is valid, else windows-1252, which gives every octet a character.
+/// Text without a (known) charset.
 #[must_use]
 pub fn guess(octets: &[u8]) -> Cow<'_, str> {
-    match std::str::from_utf8(octets) {
-        Ok(text) => Cow::Borrowed(text.strip_prefix('\u{feff}').unwrap_or(text)),
-        Err(_) => WINDOWS_1252.decode_without_bom_handling(octets).0,
-    }
+    decide(None, false, octets)
 }
 
 /// Text of a part whose charset is declared, unknown or absent.
 #[must_use]
-pub fn text<'a>(label: Option<&str>, octets: &'a [u8]) -> Cow<'a, str> {
-    match label.and_then(|label| Charset::named(label.as_bytes())) {
-        Some(charset) => charset.decode(octets),
-        None => guess(octets),
+pub fn text<'a>(label: Option<&str>, is_html: bool, octets: &'a [u8]) -> Cow<'a, str> {
+    decide(label.and_then(|label| Charset::named(label.as_bytes())), is_html, octets)
+}
+
+fn decide(named: Option<Charset>, is_html: bool, octets: &[u8]) -> Cow<'_, str> {
+    if let Some((marked, text)) = behind_mark(octets) {
+        return marked.lossy(text).0;
+    }
+    let Some(charset) = named else { return unnamed(is_html, octets) };
+    let utf_8 = || std::str::from_utf8(octets).ok();
+    match charset {
+        Charset::Ascii => unnamed(is_html, octets),
+        // Latin letters in UTF-8 under an old label: octets that are valid are no accident.
+        Charset::Known(encoding) if is_latin(encoding) => match utf_8() {
+            Some(text) => Cow::Borrowed(text),
+            None if encoding == WINDOWS_1252 && octets.iter().any(|octet| matches!(octet, 0x81 | 0x8d | 0x8f | 0x90 | 0x9d)) => {
+                unnamed(is_html, octets)
+            }
+            None => charset.lossy(octets).0,
+        },
+        Charset::Known(encoding) if encoding == UTF_16LE || encoding == UTF_16BE => match byte_order(octets) {
+            Some(order) => order.decode_without_bom_handling(octets).0,
+            None => utf_8().map_or_else(|| charset.lossy(octets).0, Cow::Borrowed),
+        },
+        Charset::Iso2022 | Charset::Hz | Charset::Utf7 if !octets.is_ascii() => unnamed(is_html, octets),
+        Charset::Known(_) | Charset::Dos(_) | Charset::Iso2022 | Charset::Hz | Charset::Utf7 | Charset::Utf32 => {
+            let (text, malformed) = charset.lossy(octets);
+            if malformed && is_wrong(&text, octets) { unnamed(is_html, octets) } else { text }
+        }
     }
 }
 
-/// Labels seen in mail that the standard lacks.
-fn alias(label: &[u8]) -> Option<&'static [u8]> {
-    const ALIASES: &[(&[u8], &[u8])] = &[
-        (b"utf8mb4", b"utf-8"),
-        (b"utf_8", b"utf-8"),
-        (b"cp65001", b"utf-8"),
-        (b"cp932", b"shift_jis"),
-        (b"ms932", b"shift_jis"),
-        (b"cp936", b"gbk"),
-        (b"ms936", b"gbk"),
-        (b"cp949", b"euc-kr"),
-        (b"ms949", b"euc-kr"),
-        (b"cp950", b"big5"),
-        (b"cp874", b"windows-874"),
-        (b"latin-1", b"iso-8859-1"),
-        (b"iso-8859-1-windows-3.1-latin-1", b"windows-1252"),
-        (b"cp-1251", b"windows-1251"),
-        (b"cp-1252", b"windows-1252"),
-        (b"win-1251", b"windows-1251"),
-        (b"win1251", b"windows-1251"),
+/// So much was not of the charset that it must be another one. A last character that was cut is no sign of that.
+fn is_wrong(text: &str, octets: &[u8]) -> bool {
+    // Of a few octets among which such are that begin no character, no guess is better.
+    let high = octets.iter().filter(|octet| !octet.is_ascii()).take(8).count();
+    if high < 8 && octets.iter().any(|octet| *octet >= 0xf8) {
+        return false;
+    }
+    let (mut malformed, mut good) = (0_usize, 0_usize);
+    for c in text.chars().filter(|c| !c.is_ascii()) {
+        *(if c == char::REPLACEMENT_CHARACTER { &mut malformed } else { &mut good }) += 1;
+    }
+    let cut = match std::str::from_utf8(octets) {
+        Ok(_) => false,
+        Err(error) => good > 0 && (error.error_len().is_none() || malformed == 1 && text.ends_with(char::REPLACEMENT_CHARACTER)),
+    };
+    !cut && malformed * 4 > good
+}
+
+fn unnamed(is_html: bool, octets: &[u8]) -> Cow<'_, str> {
+    if let Some(order) = byte_order(octets) {
+        return order.decode_without_bom_handling(octets).0;
+    }
+    if let Ok(text) = std::str::from_utf8(octets) {
+        return if iso_2022::switches(octets) { Cow::Owned(iso_2022::decode(octets)) } else { Cow::Borrowed(text) };
+    }
+    if is_html && let Some((text, false)) = meta(octets).map(|charset| charset.lossy(octets)) {
+        return text;
+    }
+    let encoding = detected(octets);
+    encoding.decode_without_bom_handling(octets).0
+}
+
+fn detected(octets: &[u8]) -> &'static Encoding {
+    let mut detector = EncodingDetector::new(Iso2022JpDetection::Deny);
+    detector.feed(octets.get(..GUESS_MAX).unwrap_or(octets), octets.len() <= GUESS_MAX);
+    let guessed = detector.guess(None, Utf8Detection::Deny);
+    // Of a few letters among ASCII it cannot tell one Latin alphabet from another; the western one is the likeliest.
+    let mut high = octets.iter().filter(|octet| !octet.is_ascii());
+    let few = high.clone().nth(4).is_none();
+    if few && is_latin(guessed) && high.all(|octet| matches!(octet, 0x80 | 0x91..=0x97 | 0xc0..=0xd6 | 0xd8..=0xf6 | 0xf8..)) {
+        WINDOWS_1252
+    } else {
+        guessed
+    }
+}
+
+/// A byte-order mark's charset, and the text behind it.
+fn behind_mark(octets: &[u8]) -> Option<(Charset, &[u8])> {
+    Some(match octets {
+        [0xef, 0xbb, 0xbf, text @ ..] => (Charset::Known(UTF_8), text),
+        [0xff, 0xfe, 0, 0, ..] | [0, 0, 0xfe, 0xff, ..] => (Charset::Utf32, octets),
+        [0xff, 0xfe, text @ ..] => (Charset::Known(UTF_16LE), text),
+        [0xfe, 0xff, text @ ..] => (Charset::Known(UTF_16BE), text),
+        _ => return None,
+    })
+}
+
+/// UTF-16 without a mark shows in the places of its NULs, where some of it is ASCII.
+fn byte_order(octets: &[u8]) -> Option<&'static Encoding> {
+    let first = memchr(0, octets)?;
+    let (mut even, mut odd) = (0_usize, 0_usize);
+    for at in memchr_iter(0, octets) {
+        *(if at % 2 == 0 { &mut even } else { &mut odd }) += 1;
+    }
+    // A text that merely has a NUL in it is not meant.
+    let many = first < 64 && even.max(odd) > 1 && even.max(odd) * 8 > octets.len() && even.min(odd) * 8 < even.max(odd);
+    many.then_some(if odd > even { UTF_16LE } else { UTF_16BE })
+}
+
+/// Four octets a character; the mark says in which order, without one the zeros do.
+fn utf_32(octets: &[u8]) -> String {
+    let little = match octets {
+        [0xff, 0xfe, 0, 0, ..] => true,
+        [0, 0, 0xfe, 0xff, ..] => false,
+        _ => octets.chunks_exact(4).all(|unit| matches!(unit, [_, _, _, 0])),
+    };
+    let unit = |unit: &[u8]| {
+        let unit = <[u8; 4]>::try_from(unit).ok()?;
+        char::from_u32(if little { u32::from_le_bytes(unit) } else { u32::from_be_bytes(unit) })
+    };
+    let text: String = octets.chunks(4).map(|octets| unit(octets).unwrap_or(char::REPLACEMENT_CHARACTER)).collect();
+    text.strip_prefix('\u{feff}').map_or_else(|| text.clone(), str::to_owned)
+}
+
+/// As the MIME parser has it, which wants a run of base64 to be closed.
+fn utf_7(octets: &[u8]) -> String {
+    let run = octets.rsplit(|octet| *octet == b'+').next().unwrap_or_default();
+    let open = run.len() < octets.len() && run.iter().all(|octet| octet.is_ascii_alphanumeric() || b"+/".contains(octet));
+    let closed: Cow<'_, [u8]> = if open { Cow::Owned([octets, b"-"].concat()) } else { Cow::Borrowed(octets) };
+    let decoded = charset_decoder(b"utf-7").and_then(|decoder| guard::quietly(|| decoder(&closed)));
+    decoded.unwrap_or_else(|| String::from_utf8_lossy(octets).into_owned())
+}
+
+/// One octet a character, and its upper half is for Latin letters.
+fn is_latin(encoding: &'static Encoding) -> bool {
+    const LATIN: [&str; 12] = [
+        "windows-1252",
+        "windows-1250",
+        "windows-1254",
+        "windows-1257",
+        "ISO-8859-2",
+        "ISO-8859-3",
+        "ISO-8859-4",
+        "ISO-8859-10",
+        "ISO-8859-13",
+        "ISO-8859-14",
+        "ISO-8859-15",
+        "ISO-8859-16",
     ];
-    ALIASES.iter().find(|(from, _)| from.eq_ignore_ascii_case(label)).map(|(_, to)| *to)
+    LATIN.contains(&encoding.name())
+}
+
+/// What an HTML text says of its own charset: `<meta charset>`, `<meta content="…; charset=">`, `<?xml encoding=`.
+fn meta(octets: &[u8]) -> Option<Charset> {
+    let lower = octets.get(..META_MAX).unwrap_or(octets).to_ascii_lowercase();
+    let value = |tag: &[u8], name: &[u8]| {
+        let value = tag.get(memmem::find(tag, name)? + name.len()..)?.trim_ascii_start().strip_prefix(b"=")?;
+        Charset::named(value.trim_ascii_start())
+    };
+    let tags = memchr_iter(b'<', &lower).filter_map(|at| {
+        let tag = lower.get(at + 1..)?;
+        tag.get(..memchr(b'>', tag)?)
+    });
+    let mut found = tags.filter_map(|tag| match tag {
+        [b'm', b'e', b't', b'a', ..] => value(tag, b"charset"),
+        [b'?', b'x', b'm', b'l', ..] => value(tag, b"encoding"),
+        _ => None,
+    });
+    // It could not be read as ASCII if it were in UTF-16.
+    found.next().filter(|charset| !matches!(charset, Charset::Known(encoding) if *encoding == UTF_16LE || *encoding == UTF_16BE))
+}
+
+/// By what is left of a label without its signs and in lower case: the names that registries, systems and old programs have for the same.
+fn by_key(key: &str) -> Option<Charset> {
+    const FAMILIES: &[(&str, &str)] = &[
+        ("utf8", "utf-8"),
+        ("unicode11utf8", "utf-8"),
+        ("utf16be", "utf-16be"),
+        ("utf16", "utf-16le"),
+        ("ucs2", "utf-16le"),
+        ("unicode", "utf-16le"),
+        ("iso10646ucs2", "utf-16le"),
+        ("eucjp", "euc-jp"),
+        ("ujis", "euc-jp"),
+        ("sjis", "shift_jis"),
+        ("shiftjis", "shift_jis"),
+        ("mskanji", "shift_jis"),
+        ("gb18030", "gb18030"),
+        ("euccn", "gbk"),
+        ("gb2312", "gbk"),
+        ("gbk", "gbk"),
+        ("euckr", "euc-kr"),
+        ("ksc", "euc-kr"),
+        ("kseuc", "euc-kr"),
+        ("uhc", "euc-kr"),
+        ("korean", "euc-kr"),
+        ("big5", "big5"),
+        ("bigfive", "big5"),
+        ("cnbig5", "big5"),
+        ("tis620", "windows-874"),
+        ("thai", "windows-874"),
+        ("koi8ru", "koi8-u"),
+        ("koi8u", "koi8-u"),
+        ("koi8", "koi8-r"),
+        ("cyrillic", "iso-8859-5"),
+        ("greek", "iso-8859-7"),
+        ("elot928", "iso-8859-7"),
+        ("ecma118", "iso-8859-7"),
+        ("hebrew", "iso-8859-8"),
+        ("arabic", "iso-8859-6"),
+        ("asmo708", "iso-8859-6"),
+        ("ecma114", "iso-8859-6"),
+        ("maccyrillic", "x-mac-cyrillic"),
+        ("macukrain", "x-mac-cyrillic"),
+        ("mac", "macintosh"),
+        ("applemac", "macintosh"),
+        ("latin10", "iso-8859-16"),
+        ("latin1", "windows-1252"),
+        ("latin7", "iso-8859-13"),
+        ("latin8", "iso-8859-14"),
+        ("latin9", "iso-8859-15"),
+        ("latin0", "iso-8859-15"),
+        ("westerneurope", "windows-1252"),
+    ];
+    // Registered aliases begin with `cs`, what is not registered with `x`.
+    let key = key.strip_prefix("cs").or_else(|| key.strip_prefix('x')).unwrap_or(key);
+    let latin = |number: &str| Encoding::for_label(format!("iso-8859-{number}").as_bytes()).map(Charset::Known);
+    if key.starts_with("usascii") || key.starts_with("ascii") || key.starts_with("iso646") || key == "us" {
+        return Some(Charset::Ascii);
+    }
+    if let Some(rest) = key.strip_prefix("iso2022") {
+        return (!rest.is_empty()).then_some(Charset::Iso2022);
+    }
+    if matches!(key, "jis" | "jis7" | "jisencoding") {
+        return Some(Charset::Iso2022);
+    }
+    if key == "hz" || key.starts_with("hzgb") {
+        return Some(Charset::Hz);
+    }
+    if key.starts_with("utf7") || key.starts_with("unicode11utf7") || key.starts_with("unicode20utf7") {
+        return Some(Charset::Utf7);
+    }
+    if ["utf32", "ucs4", "iso10646ucs4"].iter().any(|name| key.starts_with(name)) {
+        return Some(Charset::Utf32);
+    }
+    if let Some(rest) = key.strip_prefix("iso8859").or_else(|| key.strip_prefix("8859")).or_else(|| key.strip_prefix("isolatin")) {
+        let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
+        // A year may stand behind the number.
+        return rest.get(..if digits > 4 { digits - 4 } else { digits }).and_then(latin);
+    }
+    if let Some((_, label)) = FAMILIES.iter().find(|(family, _)| key.starts_with(family)) {
+        return Encoding::for_label(label.as_bytes()).map(Charset::Known);
+    }
+    let number =
+        ["windows", "win", "ibm", "cp", "ms", "dos", "oem", "pc"].iter().find_map(|system| key.strip_prefix(system)).unwrap_or(key);
+    let digits = number.bytes().take_while(u8::is_ascii_digit).count();
+    code_page(number.get(..digits)?.parse().ok()?)
+}
+
+/// By the number that Microsoft or IBM gave it.
+fn code_page(number: u16) -> Option<Charset> {
+    let label = match number {
+        819 | 1252 | 28591 => "windows-1252",
+        367 | 20127 => return Some(Charset::Ascii),
+        813 | 28597 => "iso-8859-7",
+        874 | 1162 => "windows-874",
+        912 | 28592 => "iso-8859-2",
+        932 | 942 | 943 => "shift_jis",
+        936 | 1386 | 51936 | 20936 => "gbk",
+        949 | 970 | 1363 | 51949 => "euc-kr",
+        950 | 951 => "big5",
+        1200 => "utf-16le",
+        1201 => "utf-16be",
+        1250..=1258 => return Encoding::for_label(format!("windows-{number}").as_bytes()).map(Charset::Known),
+        10000 => "macintosh",
+        10007 => "x-mac-cyrillic",
+        12000 | 12001 => return Some(Charset::Utf32),
+        20866 | 878 => "koi8-r",
+        21866 => "koi8-u",
+        20932 | 51932 | 954 => "euc-jp",
+        28593..=28606 => return Encoding::for_label(format!("iso-8859-{}", number - 28590).as_bytes()).map(Charset::Known),
+        50220..=50229 => return Some(Charset::Iso2022),
+        52936 => return Some(Charset::Hz),
+        54936 => "gb18030",
+        65000 => return Some(Charset::Utf7),
+        65001 => "utf-8",
+        866 => "ibm866",
+        _ => return oem_cp::code_table::DECODING_TABLE_CP_MAP.get(&number).map(Charset::Dos),
+    };
+    Encoding::for_label(label.as_bytes()).map(Charset::Known)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{guess, text};
+    use super::{Charset, guess, text};
+    use proptest::prelude::*;
 
     #[test]
     fn labels() {
+        let table: &[(&[&str], &[u8], &str)] = &[
+            (
+                &["utf-8", "UTF8", "utf_8", "utf8mb4", "UTF-8N", "cp65001", "unicode-1-1-utf-8", "\"utf-8\"", "'utf-8'", "utf-8;"],
+                "é".as_bytes(),
+                "é",
+            ),
+            (
+                &[
+                    "iso-8859-1",
+                    "ISO8859-1",
+                    "iso_8859_1",
+                    "iso-8859-1:1987",
+                    "latin-1",
+                    "l1",
+                    "cp819",
+                    "8859_1",
+                    "windows-1252",
+                    "cp-1252",
+                ],
+                b"\xe9",
+                "é",
+            ),
+            (&["us-ascii", "ascii", "ANSI_X3.4-1968", "iso646-us", "x-us-ascii"], b"caf\xe9", "café"),
+            (&["us-ascii"], "é".as_bytes(), "é"),
+            (&["iso-8859-2", "iso8859_2", "latin2", "ISO-8859-2:1987", "csISOLatin2", "cp912"], b"\xbf\xf3\xb3w", "żółw"),
+            (&["windows-1250", "win-1250", "cp1250", "x-cp1250", "ms-1250", "win1250"], b"\xbf\xf3\xb3w", "żółw"),
+            (&["ISO-8859-15", "latin-9", "iso885915", "cp28605"], b"\xa4", "€"),
+            (&["windows-1251", "cp-1251", "win1251", "x-windows-1251", "ansi-1251_windows-1251"][..4], b"\xcf\xf0", "Пр"),
+            (&["koi8-r", "koi8", "csKOI8R", "cp20866"], b"\xf0\xd2", "Пр"),
+            (
+                &["iso-2022-jp", "x-iso-2022-jp", "iso-2022-jp_esc", "iso-2022-jp-ms", "iso2022jp", "csISO2022JP", "jis", "cp50220"],
+                b"\x1b$B%O\x1b(B",
+                "ハ",
+            ),
+            (&["iso-2022-kr", "csISO2022KR"], b"\x1b$)C\x0eGQ19\x0f", "한국"),
+            (&["iso-2022-cn", "iso-2022-cn-ext"], b"\x1b$)A\x0eDc:C\x0f", "你好"),
+            (&["hz-gb-2312", "hz", "x-hz"], b"~{Dc:C~}", "你好"),
+            (&["shift_jis", "cp932", "ms932", "windows-31j", "sjis", "x-sjis", "shift-jis", "MS_Kanji", "ibm-943"], b"\x83n", "ハ"),
+            (&["euc-jp", "eucjp", "x-euc-jp", "x-eucjp", "ujis", "euc_jp", "eucJP-ms"], b"\xa5\xcf", "ハ"),
+            (
+                &["gb2312", "euc-cn", "euc_cn", "gbk", "cp936", "ms936", "gb_2312-80", "x-gbk", "gb18030", "csGB2312", "x-euc-cn"],
+                b"\xc4\xe3",
+                "你",
+            ),
+            (&["euc-kr", "ks_c_5601-1987", "cp949", "ms949", "x-windows-949", "ksc5601", "uhc", "euckr"], b"\xc7\xd1", "한"),
+            (&["big5", "cp950", "big5-hkscs", "x-big5", "big-5", "cn-big5"], b"\xa4\xa4", "中"),
+            (&["tis-620", "tis620", "cp874", "windows-874", "iso-8859-11"], b"\xa1", "ก"),
+            (&["utf-16", "utf-16be", "ucs-2"], b"\0A\0b\0c\0d", "Abcd"),
+            (&["utf-16", "utf-16le", "unicode"], b"A\0b\0c\0d\0", "Abcd"),
+            (&["utf-16"], b"\xfe\xff\0A", "A"),
+            (&["utf-32", "ucs-4", "utf-32le", "utf32"], b"\xff\xfe\0\0A\0\0\0\xe9\0\0\0", "Aé"),
+            (&["utf-32be", "utf-32"], b"\0\0\0A\0\0\0\xe9", "Aé"),
+            (&["utf-7", "unicode-1-1-utf-7", "csUnicode11UTF7", "x-unicode-2-0-utf-7"], b"+ZYc-", "文"),
+            (&["ibm850", "cp850", "850", "csPC850Multilingual", "x-ibm850", "cp-850"], b"\x9b", "ø"),
+            (&["ibm852", "cp852", "ibm-852"], b"n\x82", "né"),
+            (&["cp437", "ibm437", "437", "cspc8codepage437"][..3], b"\x82", "é"),
+            (&["ibm866", "cp866"], b"\x8f", "П"),
+            (&["macintosh", "x-mac-roman", "MacRoman"], b"\x8e", "é"),
+        ];
+        for (labels, octets, expected) in table {
+            for label in *labels {
+                assert_eq!(text(Some(label), false, octets), *expected, "{label}");
+            }
+        }
+        for label in ["no-such-charset", "", "replacement", "x-unknown", "default", "iso-2022", "utf", "&#x"] {
+            assert!(Charset::named(label.as_bytes()).is_none(), "{label}");
+            assert_eq!(text(Some(label), false, "é".as_bytes()), "é");
+        }
+        assert_eq!(text(Some(&"x".repeat(10_000)), false, b"y"), "y");
+    }
+
+    #[test]
+    fn labels_that_the_octets_contradict() {
         let table: &[(&str, &[u8], &str)] = &[
-            ("utf-8", "é".as_bytes(), "é"),
-            ("UTF8", b"\xef\xbb\xbfx", "x"),
-            ("utf-8", b"a\xffb", "a\u{fffd}b"),
-            ("iso-8859-1", b"\xe9", "é"),
-            ("ISO-8859-15", b"\xa4", "€"),
-            ("us-ascii", "é".as_bytes(), "é"),
-            ("us-ascii", b"\xe9", "é"),
-            ("windows-1251", b"\xcf\xf0", "Пр"),
-            ("koi8-r", b"\xf0\xd2", "Пр"),
-            ("iso-2022-jp", b"\x1b$B%O\x1b(B", "ハ"),
-            ("shift_jis", b"\x83n", "ハ"),
-            ("cp932", b"\x83n", "ハ"),
-            ("gb2312", b"\xc4\xe3", "你"),
-            ("utf-16", b"\xfe\xff\0A", "A"),
-            ("utf-7", b"+ZYc-", "文"),
-            ("ibm850", b"\x9b", "ø"),
-            ("no-such-charset", b"\xe9", "é"),
-            ("", "é".as_bytes(), "é"),
+            // UTF-8 under another name.
+            ("iso-8859-1", "naïve €".as_bytes(), "naïve €"),
+            ("iso-8859-2", "żółw".as_bytes(), "żółw"),
+            ("iso-2022-jp", "テスト".as_bytes(), "テスト"),
+            ("utf-16", "plain".as_bytes(), "plain"),
+            // Another name for UTF-8.
+            ("utf-8", b"caf\xe9 au lait", "café au lait"),
+            ("us-ascii", b"\xcf\xf0\xe8\xe2\xe5\xf2, \xec\xe8\xf0", "Привет, мир"),
+            // One slip is not a wrong label, nor is a cut character.
+            ("utf-8", "äöü äöü \u{0}".as_bytes(), "äöü äöü \u{0}"),
+            ("utf-8", b"\xc3\xa4\xc3\xb6\xc3\xbc\xc3\xa4 \xff \xc3\xa4", "äöüä \u{fffd} ä"),
+            ("utf-8", b"a\xff\xfeb", "a\u{fffd}\u{fffd}b"),
+            ("utf-8", b"caf\xc3\xa9 caf\xc3", "café caf\u{fffd}"),
+            ("gb2312", b"\xc4\xe3\xba\xc3\xc4", "你好\u{fffd}"),
+            // A mark says more than a label.
+            ("iso-8859-1", b"\xef\xbb\xbfx\xc3\xa9", "xé"),
+            ("utf-8", b"\xff\xfeA\0", "A"),
         ];
         for (label, octets, expected) in table {
-            assert_eq!(text(Some(label), octets), *expected, "{label}");
+            assert_eq!(text(Some(label), false, octets), *expected, "{label} {}", octets.escape_ascii());
         }
-        assert_eq!(text(None, b"caf\xe9"), "café");
-        assert_eq!(guess("\u{feff}x".as_bytes()), "x");
-        assert_eq!(text(Some(&"x".repeat(10_000)), b"y"), "y");
+    }
+
+    #[test]
+    fn without_a_label() {
+        let table: &[(&[u8], &str)] = &[
+            (b"", ""),
+            (b"caf\xe9", "café"),
+            (b"r\xe9sum\xe9", "résumé"),
+            (b"na\xefve", "naïve"),
+            (b"\xbf\xf3\xb3w i b\xb3\xeakitne niebo", "żółw i błękitne niebo"),
+            (b"Na\xefve.txt \x80 5", "Naïve.txt € 5"),
+            (b"Gr\xfc\xdfe aus K\xf6ln", "Grüße aus Köln"),
+            (b"\xcf\xf0\xe8\xe2\xe5\xf2", "Привет"),
+            (b"\xf0\xd2\xc9\xd7\xc5\xd4, \xcb\xc1\xcb \xc4\xc5\xcc\xc1", "Привет, как дела"),
+            (b"\x1b$B%F%9%H\x1b(B", "テスト"),
+            (b"\xef\xbb\xbfx", "x"),
+            (b"a\0b", "a\0b"),
+            (b"H\0e\0l\0l\0o\0", "Hello"),
+            ("żółw".as_bytes(), "żółw"),
+        ];
+        for (octets, expected) in table {
+            assert_eq!(guess(octets), *expected, "{}", octets.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn what_html_says_of_itself() {
+        let heads = [
+            "<meta charset=iso-8859-2>",
+            "<html><head><title>a</title>\r\n<META CHARSET = 'ISO-8859-2' />",
+            "<meta name=x><meta http-equiv=\"Content-Type\" content=\"text/html; charset=iso-8859-2\">",
+            "<?xml version='1.0' encoding=\"iso-8859-2\"?>",
+        ];
+        for head in heads {
+            let html = [head.as_bytes(), b"<p>\xbf\xf3\xb3w"].concat();
+            assert_eq!(text(None, true, &html), format!("{head}<p>żółw"));
+            assert_eq!(text(Some("us-ascii"), true, &html), format!("{head}<p>żółw"), "the label says nothing");
+            assert!(!text(Some("windows-1252"), true, &html).contains("żółw"), "the label comes first");
+        }
+        let utf_8 = "<meta charset=iso-8859-2><p>żółw";
+        assert_eq!(text(None, true, utf_8.as_bytes()), utf_8, "it was converted on its way");
+    }
+
+    proptest! {
+        #[test]
+        fn any_octets_under_any_label_are_text(label in "[a-zA-Z0-9_:;'\" -]{0,20}", octets in proptest::collection::vec(any::<u8>(), 0..300), html: bool) {
+            for label in [label.as_str(), "iso-2022-jp", "hz", "utf-7", "utf-16", "utf-32", "gb18030", "ibm852"] {
+                prop_assert!(text(Some(label), html, &octets).len() <= 3 * octets.len());
+            }
+            prop_assert!(text(None, html, &octets).len() <= 3 * octets.len());
+        }
+
+        #[test]
+        fn utf_8_stays_what_it_is(words in "[ -~äöüéżПрテ你한]{1,60}") {
+            for label in [None, Some("utf-8"), Some("us-ascii"), Some("iso-8859-1"), Some("no-such"), Some("x-iso-2022-jp")] {
+                let octets = words.as_bytes();
+                // Seven bits may be escapes, eight never are.
+                prop_assert_eq!(text(label, false, octets), words.as_str());
+            }
+        }
     }
 }

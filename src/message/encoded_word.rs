@@ -1,11 +1,13 @@
-//! Unstructured header text: unfolding (RFC 5322 section 2.2.3) and encoded words (RFC 2047, RFC 2231 section 5).
+//! Header text: unfolding (RFC 5322 section 2.2.3) and encoded words (RFC 2047, RFC 2231 section 5).
 //!
-//! Adjacent words of one charset are joined before they are decoded, since senders split characters over words.
-//! A word whose charset is unknown or that is malformed stays as it came; raw 8-bit text is UTF-8 if it is valid, else
-//! windows-1252. One pass, linear in the octets. Logs nothing, cannot fail.
+//! Adjacent words of one charset are joined before they are decoded, since senders split characters over words. A word of an unknown
+//! charset is decoded by a guess; one that is malformed stays as it came. In a field of addresses a decoded word that holds what addresses
+//! are made of stands quoted (section 6.2: such a field is parsed before its words are decoded). One pass, linear in the octets. Logs nothing,
+//! cannot fail.
 
 use super::charset::{self, Charset};
 use super::transfer::{decode_base64, hex};
+use super::{address_field, iso_2022};
 use memchr::{memchr, memchr2, memmem};
 use std::borrow::Cow;
 
@@ -22,31 +24,44 @@ pub fn decode(raw: &[u8]) -> String {
         return safe(charset::guess(octets)).into_owned();
     }
     let mut out = String::with_capacity(octets.len());
-    let mut run: Option<Run<'_>> = None;
-    let mut words = Words { octets, at: 0, close: Some(0) };
+    let mut words = Words::new(octets);
     // Where the text that is not yet written starts.
     let mut plain = 0;
-    while let Some(word) = words.next_word() {
-        let gap = octets.get(plain..word.start).unwrap_or_default();
-        // Blanks between two words are not part of the text (RFC 2047 section 6.2); also none at all is seen.
-        let adjacent = gap.iter().all(u8::is_ascii_whitespace);
-        match &mut run {
-            Some(run) if adjacent && run.label.eq_ignore_ascii_case(word.label) => word.decode_into(&mut run.octets),
-            _ => {
-                let after_word = run.is_some();
-                Run::end(run.take(), &mut out);
-                if !(adjacent && after_word) {
-                    out.push_str(&charset::guess(gap));
-                }
-                let mut next = Run { label: word.label, charset: word.charset, octets: Vec::new() };
-                word.decode_into(&mut next.octets);
-                run = Some(next);
-            }
-        }
+    while let Some(run) = words.next_run(|_| true) {
+        out.push_str(&charset::guess(octets.get(plain..run.start).unwrap_or_default()));
+        out.push_str(&run.text);
         plain = words.at;
     }
-    Run::end(run, &mut out);
     out.push_str(&charset::guess(octets.get(plain..).unwrap_or_default()));
+    safe(Cow::Owned(out)).into_owned()
+}
+
+/// As [`decode`], of a field that holds addresses.
+#[must_use]
+pub fn decode_addresses(raw: &[u8]) -> String {
+    let unfolded = unfolded_octets(raw);
+    let octets = unfolded.trim_ascii();
+    // Characters first: what is read as an address afterwards is this text, not its octets.
+    let text = charset::guess(octets);
+    if memchr(b'?', text.as_bytes()).is_none() {
+        return safe(text).into_owned();
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut words = Words::new(text.as_bytes());
+    let mut place = address_field::Place::default();
+    // Where the text that is not yet written starts, and up to where `place` has come.
+    let (mut plain, mut seen) = (0, 0);
+    while let Some(run) = words.next_run(|word| {
+        place = place.after(text.get(seen..word.start).unwrap_or_default());
+        seen = word.start;
+        place.takes_words(text.get(..word.start).unwrap_or_default(), text.get(word.end..).unwrap_or_default())
+    }) {
+        out.push_str(text.get(plain..run.start).unwrap_or_default());
+        place.push(&safe(Cow::Owned(run.text)), &mut out);
+        plain = words.at;
+        seen = words.at;
+    }
+    out.push_str(text.get(plain..).unwrap_or_default());
     safe(Cow::Owned(out)).into_owned()
 }
 
@@ -79,7 +94,7 @@ fn safe(text: Cow<'_, str>) -> Cow<'_, str> {
 }
 
 /// Without the line ends of folding; a line end that folds nothing becomes a blank.
-fn unfolded_octets(raw: &[u8]) -> Cow<'_, [u8]> {
+pub(super) fn unfolded_octets(raw: &[u8]) -> Cow<'_, [u8]> {
     if memchr2(b'\r', b'\n', raw).is_none() {
         return Cow::Borrowed(raw);
     }
@@ -100,25 +115,17 @@ fn unfolded_octets(raw: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned(out)
 }
 
-/// Words of one charset side by side, decoded as one.
-struct Run<'a> {
-    label: &'a [u8],
-    charset: Charset,
-    octets: Vec<u8>,
-}
-
-impl Run<'_> {
-    fn end(run: Option<Self>, out: &mut String) {
-        if let Some(run) = run {
-            out.push_str(&run.charset.decode(&run.octets));
-        }
-    }
+/// Words side by side, decoded.
+struct Run {
+    start: usize,
+    text: String,
 }
 
 struct Word<'a> {
     start: usize,
+    /// Behind it.
+    end: usize,
     label: &'a [u8],
-    charset: Charset,
     base64: bool,
     text: &'a [u8],
 }
@@ -126,6 +133,35 @@ struct Word<'a> {
 impl Word<'_> {
     fn decode_into(&self, out: &mut Vec<u8>) {
         if self.base64 { decode_base64(self.text, out) } else { decode_q(self.text, out) }
+    }
+}
+
+/// Words of one charset side by side, not yet decoded.
+struct Pending<'a> {
+    label: &'a [u8],
+    charset: Option<Charset>,
+    octets: Vec<u8>,
+}
+
+impl<'a> Pending<'a> {
+    fn new(word: &Word<'a>) -> Self {
+        let mut octets = Vec::new();
+        word.decode_into(&mut octets);
+        Self { label: word.label, charset: Charset::named(word.label), octets }
+    }
+
+    fn text(&self) -> Cow<'_, str> {
+        self.charset.map_or_else(|| charset::guess(&self.octets), |charset| charset.decode(&self.octets))
+    }
+
+    /// Takes the next word's octets in, if they can be decoded with those that are here.
+    fn join(&mut self, next: Self) -> Option<Self> {
+        let stateful = self.charset.is_some_and(|charset| charset.is_stateful());
+        if !self.label.eq_ignore_ascii_case(next.label) || (stateful && !iso_2022::continues(&next.octets)) {
+            return Some(next);
+        }
+        self.octets.extend_from_slice(&next.octets);
+        None
     }
 }
 
@@ -139,23 +175,52 @@ struct Words<'a> {
 }
 
 impl<'a> Words<'a> {
-    fn next_word(&mut self) -> Option<Word<'a>> {
+    fn new(octets: &'a [u8]) -> Self {
+        Self { octets, at: 0, close: Some(0) }
+    }
+
+    /// The next word of those that may be `taken`, and all that stand beside it: blanks between two are not part of the text (RFC 2047
+    /// section 6.2); also none at all is seen.
+    fn next_run(&mut self, mut taken: impl FnMut(&Word<'a>) -> bool) -> Option<Run> {
         let mut from = self.at;
+        let first = loop {
+            let word = self.next_word(from)?;
+            if taken(&word) {
+                break word;
+            }
+            from = word.end;
+        };
+        self.at = first.end;
+        let mut text = String::new();
+        let mut pending = Pending::new(&first);
+        while let Some(next) = self.word_beside() {
+            self.at = next.end;
+            if let Some(next) = pending.join(Pending::new(&next)) {
+                text.push_str(&pending.text());
+                pending = next;
+            }
+        }
+        text.push_str(&pending.text());
+        Some(Run { start: first.start, text })
+    }
+
+    fn word_beside(&mut self) -> Option<Word<'a>> {
+        let rest = self.octets.get(self.at..)?;
+        let start = self.at + rest.iter().take_while(|octet| octet.is_ascii_whitespace()).count();
+        if self.octets.get(start..)?.starts_with(b"=?") { self.word_at(start) } else { None }
+    }
+
+    fn next_word(&mut self, mut from: usize) -> Option<Word<'a>> {
         loop {
             let start = from + memmem::find(self.octets.get(from..)?, b"=?")?;
             match self.word_at(start) {
-                Some((word, end)) => {
-                    self.at = end;
-                    return Some(word);
-                }
-                // Without an end there is no further word either.
-                None if self.close.is_none() => return None,
+                Some(word) => return Some(word),
                 None => from = start + 2,
             }
         }
     }
 
-    fn word_at(&mut self, start: usize) -> Option<(Word<'a>, usize)> {
+    fn word_at(&mut self, start: usize) -> Option<Word<'a>> {
         let inner = self.octets.get(start + 2..)?;
         let label_end = memchr(b'?', inner.get(..LABEL_MAX).unwrap_or(inner))?;
         let (label, rest) = inner.split_at_checked(label_end)?;
@@ -166,15 +231,35 @@ impl<'a> Words<'a> {
         };
         // RFC 2231 section 5: `charset*language`.
         let label = label.split(|octet| *octet == b'*').next().unwrap_or_default();
-        let charset = Charset::named(label)?;
+        if !label.iter().all(|octet| octet.is_ascii_graphic()) {
+            return None;
+        }
         let text_start = start + 2 + label_end + 3;
-        let end = self.close_behind(text_start)?;
-        let text = self.octets.get(text_start..end)?;
+        let Some(close) = self.close_behind(text_start) else { return self.cut_word_at(start, label, base64, text_start) };
+        let text = self.octets.get(text_start..close)?;
         // A word that opens before this one closes: this one was cut off.
         if memmem::find(text, b"=?").is_some() {
             return None;
         }
-        Some((Word { start, label, charset, base64, text }, end + 2))
+        Some(Word { start, end: close + 2, label, base64, text })
+    }
+
+    /// A field that was cut ends within its last word; of that, what is whole.
+    fn cut_word_at(&self, start: usize, label: &'a [u8], base64: bool, text_start: usize) -> Option<Word<'a>> {
+        let text = self.octets.get(text_start..)?;
+        let text = text.strip_suffix(b"?").unwrap_or(text);
+        Charset::named(label)?;
+        let whole = if base64 {
+            // Four characters are three octets.
+            text.get(..text.len() / 4 * 4)?
+        } else {
+            match text {
+                [whole @ .., b'='] | [whole @ .., b'=', _] => whole,
+                whole => whole,
+            }
+        };
+        let is_text = |octet: &u8| octet.is_ascii_graphic() && *octet != b'?';
+        (!whole.is_empty() && text.iter().all(is_text)).then_some(Word { start, end: self.octets.len(), label, base64, text: whole })
     }
 
     fn close_behind(&mut self, at: usize) -> Option<usize> {
@@ -238,6 +323,13 @@ mod tests {
             (b"=?utf-8?B?Y2Fmww==?= =?UTF-8?B?qQ==?=", "café"),
             (b"=?utf-8?B?Y2Fmww==?= =?utf-8*en?Q?=A9?=", "café"),
             (b"=?iso-2022-jp?B?GyRCJU8bKEI=?=", "ハ"),
+            // Each begins anew, unless it ends what the one before it has begun.
+            (b"=?ISO-2022-JP?B?GyRCJUYbKEI=?= =?ISO-2022-JP?B?GyRCJTklSBsoQg==?=", "テスト"),
+            (b"=?ISO-2022-JP?B?GyRCJUY=?= =?ISO-2022-JP?Q?ok?=", "テok"),
+            (b"=?ISO-2022-JP?B?GyRCJUYl?= =?ISO-2022-JP?B?OSVIGyhC?=", "テスト"),
+            (b"=?iso-2022-kr?B?GyQpQw5HUQ8=?= =?iso-2022-kr?B?GyQpQw4xOQ8=?=", "한국"),
+            (b"=?hz-gb-2312?Q?=7E{Dc=7E}?= =?hz-gb-2312?Q?=7E{:C=7E}?=", "你好"),
+            (b"=?utf-7?Q?+ZYc?= =?utf-7?Q?a?=", "文a"),
             (b"=?utf-8?Q?with blanks inside?=", "with blanks inside"),
             (b"=?utf-8?Q?what? yes?=", "what? yes"),
             (b"=?utf-8?Q?100=_=zz=?=", "100= =zz="),
@@ -246,9 +338,17 @@ mod tests {
             (b"=?utf-8?Q??=", ""),
             (b"=?utf-8?B?!!!?=", ""),
             // What is no word stays.
-            (b"=?no-such?Q?a=20b?= c", "=?no-such?Q?a=20b?= c"),
+            (b"=?no-such?Q?a=20b?= c", "a b c"),
+            (b"=?X-Unknown?B?Y2Fm6Q==?=", "caf\u{e9}"),
             (b"=?utf-8?X?a?=", "=?utf-8?X?a?="),
-            (b"=?utf-8?Q?open", "=?utf-8?Q?open"),
+            (b"a =?utf-8?Q?cut_=C3=A9=", "a cut é"),
+            (b"=?utf-8?Q?cut=C", "cut"),
+            (b"=?utf-8?B?Y2Fmw6k", "caf"),
+            (b"=?utf-8?Q?cut?", "cut"),
+            (b"=?utf-8?Q?a?= =?utf-8?Q?cut_", "acut "),
+            (b"=?utf-8?Q?is it", "=?utf-8?Q?is it"),
+            (b"=?utf-8?Q?", "=?utf-8?Q?"),
+            (b"=?no-such?Q?open", "=?no-such?Q?open"),
             (b"=?utf-8?Q?cut =?utf-8?Q?whole?=", "=?utf-8?Q?cut whole"),
             (b"=?=?=?", "=?=?=?"),
             (b"1 =? 2 ?= 3", "1 =? 2 ?= 3"),
@@ -256,7 +356,8 @@ mod tests {
             ("r\u{e9}sum\u{e9}".as_bytes(), "r\u{e9}sum\u{e9}"),
             (b"r\xe9sum\xe9", "résumé"),
             (b"r\xe9 =?utf-8?Q?=C3=A9?= \xe9", "ré é é"),
-            (b"=?utf-8?Q?=FF?=", "\u{fffd}"),
+            (b"=?utf-8?Q?=C3=A9=FF=C3=A9=C3=A9=C3=A9?=", "é\u{fffd}ééé"),
+            (b"=?utf-8?Q?caf=E9?=", "café"),
             // Line ends and NUL.
             (b"a\r\n\tb\r\n c", "a\tb c"),
             (b"a\rb\nc", "a b c"),

@@ -2,17 +2,13 @@
 //! in the message. Nothing is decoded or copied here but names.
 //!
 //! The structure is walked here, in one linear pass with bounds of its own, since a general parser's recursion into
-//! nested messages, search for missing delimiters and decoded copies are without a bound that we could set. The fields
-//! of a part, with their comments, quotes, continuations and charsets, are the MIME parser's (`mail_parser`).
-//! A message attached to a message is one attachment and is not looked into.
-//!
-//! Logs nothing but a panic of that parser, and without its text; cannot fail: where the parser gives up, all of the
-//! body is plain text.
+//! nested messages, search for missing delimiters and decoded copies are without a bound that we could set. A message attached to a message
+//! is one attachment and is not looked into. Logs nothing, cannot fail.
 
-use super::field::{Field, Head, fields, head};
-use super::parameter::Parameters;
+use super::encoded_word;
+use super::field::{Head, fields, head};
+use super::parameter::{Parameters, file_name};
 use super::transfer::Encoding;
-use super::{encoded_word, guard};
 use memchr::{memchr, memmem};
 use std::ops::Range;
 
@@ -39,7 +35,7 @@ pub enum Disposition {
 /// One part that is no multipart. No `Debug`: its name is the sender's text.
 pub struct Part {
     pub role: Role,
-    /// `type/subtype`, lower case, of tokens only.
+    /// `type/subtype`, lower case, and of an attachment the parameters without which it cannot be read; of tokens only.
     pub content_type: String,
     pub charset: Option<String>,
     pub encoding: Encoding,
@@ -63,14 +59,7 @@ pub struct Structure {
 /// Takes a message apart.
 #[must_use]
 pub fn structure(message: &[u8]) -> Structure {
-    structure_by(message, |walk| walk.run())
-}
-
-fn structure_by(message: &[u8], walk: impl FnOnce(Walk<'_>) -> Vec<Part>) -> Structure {
-    let top = head(message, 0, |_| false);
-    let parts = guard::quietly(|| walk(Walk::new(message)))
-        .unwrap_or_else(|| vec![Part::new(Entity::default(), Role::Plain, top.body..message.len(), 0)]);
-    Structure { header: 0..top.end, parts }
+    Walk::new(message).run()
 }
 
 impl Structure {
@@ -83,14 +72,14 @@ impl Structure {
 }
 
 impl Part {
-    fn new(entity: Entity, role: Role, body: Range<usize>, number: usize) -> Self {
+    fn new(entity: Entity, role: Role, encoding: Encoding, body: Range<usize>, number: usize) -> Self {
         let file_name = entity.file_name.unwrap_or_else(|| default_name(&entity.content_type, number));
         Self {
             role,
             file_name,
-            content_type: entity.content_type,
+            content_type: entity.content_type + &entity.parameters,
             charset: entity.charset,
-            encoding: entity.encoding,
+            encoding,
             disposition: entity.disposition.unwrap_or(Disposition::Attachment),
             content_id: entity.content_id,
             body,
@@ -100,11 +89,29 @@ impl Part {
 
 /// `attachment-<number>` with what the type says as its ending.
 fn default_name(content_type: &str, number: usize) -> String {
-    let ending = match content_type.split_once('/') {
-        Some(("message", "rfc822" | "global")) => "eml",
-        Some(("text", "plain")) => "txt",
-        Some(("text", "calendar")) => "ics",
-        Some((_, subtype)) if subtype.len() <= 5 && subtype.bytes().all(|octet| octet.is_ascii_alphanumeric()) => subtype,
+    let ending = match content_type.split_once('/').unwrap_or_default() {
+        ("message", "rfc822" | "global" | "news") => "eml",
+        ("text", "calendar") => "ics",
+        ("text", "vcard" | "x-vcard" | "directory") => "vcf",
+        ("text", "markdown") => "md",
+        ("text", "html" | "csv" | "css" | "xml" | "rtf") => content_type.trim_start_matches("text/"),
+        ("application", "rtf" | "pdf" | "zip" | "json" | "xml" | "ics") => content_type.trim_start_matches("application/"),
+        // Reports, header blocks, and what else is meant to be read.
+        ("text" | "message", _) => "txt",
+        ("image", "pjpeg") => "jpeg",
+        ("image", "svg+xml") => "svg",
+        ("image", "tiff") => "tif",
+        ("audio", "mpeg") => "mp3",
+        ("audio" | "video", "mp4") => "mp4",
+        ("application", "pgp-signature") => "asc",
+        ("application", "pkcs7-signature" | "x-pkcs7-signature") => "p7s",
+        ("application", "pkcs7-mime" | "x-pkcs7-mime") => "p7m",
+        ("application", "msword") => "doc",
+        ("application", "vnd.ms-excel") => "xls",
+        ("application", "vnd.openxmlformats-officedocument.wordprocessingml.document") => "docx",
+        ("application", "vnd.openxmlformats-officedocument.spreadsheetml.sheet") => "xlsx",
+        ("application", "vnd.openxmlformats-officedocument.presentationml.presentation") => "pptx",
+        ("image" | "audio" | "video", kind) if kind.len() <= 5 && kind.bytes().all(|octet| octet.is_ascii_alphanumeric()) => kind,
         _ => "bin",
     };
     format!("attachment-{number}.{ending}")
@@ -112,11 +119,15 @@ fn default_name(content_type: &str, number: usize) -> String {
 
 /// What the fields of a part say about it.
 struct Entity {
+    /// `type/subtype`, in lower case.
     content_type: String,
+    /// What else must be known to read it as a file: `; charset=…`.
+    parameters: String,
     /// It is a multipart, of this delimiter.
     boundary: Option<Vec<u8>>,
     charset: Option<String>,
-    encoding: Encoding,
+    /// The name of its transfer encoding.
+    encoding: String,
     disposition: Option<Disposition>,
     file_name: Option<String>,
     content_id: Option<String>,
@@ -127,9 +138,10 @@ impl Default for Entity {
     fn default() -> Self {
         Self {
             content_type: "text/plain".to_owned(),
+            parameters: String::new(),
             boundary: None,
             charset: None,
-            encoding: Encoding::Identity,
+            encoding: String::new(),
             disposition: None,
             file_name: None,
             content_id: None,
@@ -159,19 +171,21 @@ impl Entity {
         if in_digest && content_type.is_none() {
             "message/rfc822".clone_into(&mut entity.content_type);
         }
-        if let Some(field) = disposition
-            && let Some(value) = Parameters::parse(field.body)
-        {
+        if let Some(field) = disposition {
+            let value = Parameters::parse(field.body);
             // A kind that is unknown is an attachment (RFC 2183 section 2.8).
-            let inline = value.main().eq_ignore_ascii_case("inline");
-            entity.disposition = Some(if inline { Disposition::Inline } else { Disposition::Attachment });
-            entity.file_name = value.get("filename");
+            entity.disposition = match value.main() {
+                "" => None,
+                "inline" => Some(Disposition::Inline),
+                _ => Some(Disposition::Attachment),
+            };
+            entity.file_name = value.get("filename").or_else(|| value.get("name")).and_then(|name| file_name(&name));
         }
         if let Some(field) = content_type {
-            entity.read_type(&field);
+            entity.read_type(&Parameters::parse(field.body));
         }
         if let Some(field) = encoding {
-            entity.encoding = Encoding::named(field.body);
+            Parameters::parse(field.body).main().clone_into(&mut entity.encoding);
         }
         if let Some(field) = content_id {
             let id = encoded_word::unfold(field.body);
@@ -182,47 +196,42 @@ impl Entity {
         entity
     }
 
-    fn read_type(&mut self, field: &Field<'_>) {
-        let Some(value) = Parameters::parse(field.body) else { return };
+    fn read_type(&mut self, value: &Parameters) {
         self.charset = value.get("charset");
         if self.file_name.is_none() {
-            self.file_name = value.get("name");
+            self.file_name = value.get("name").or_else(|| value.get("filename")).and_then(|name| file_name(&name));
         }
-        if is_token(value.main()) && is_token(value.sub()) {
-            self.content_type = format!("{}/{}", value.main(), value.sub()).to_ascii_lowercase();
-        } else if self.file_name.is_some() {
+        match (value.main(), value.sub()) {
+            ("multipart", "") => "multipart/mixed".clone_into(&mut self.content_type),
+            (main, sub) if is_type(main) && is_type(sub) => self.content_type = format!("{main}/{sub}"),
             // A type that is none; the content is a file nevertheless.
-            "application/octet-stream".clone_into(&mut self.content_type);
+            _ if self.file_name.is_some() => "application/octet-stream".clone_into(&mut self.content_type),
+            _ => {}
         }
         if self.content_type.starts_with("multipart/") {
-            self.boundary = value.get("boundary").map(String::into_bytes);
+            let boundary = value.octets("boundary").map(<[u8]>::to_vec).or_else(|| Some(value.get("boundary")?.into_bytes()));
+            self.boundary = boundary.map(|boundary| boundary.trim_ascii_end().to_vec()).filter(|boundary| !boundary.is_empty());
             if self.boundary.is_none() {
                 // Without a delimiter it can only be read.
                 "text/plain".clone_into(&mut self.content_type);
             }
         }
-    }
-
-    /// What a part that is no multipart is, given the multipart around it, if there is one.
-    fn role(&self, around: Option<&Level>) -> Role {
-        let role = match self.content_type.as_str() {
-            "text/plain" => Role::Plain,
-            "text/html" => Role::Html,
-            _ => return Role::Attachment,
+        let shown: &[&str] = match value.main() {
+            "text" => &["charset", "method", "component"],
+            "application" => &["smime-type"],
+            _ => &[],
         };
-        // A named text is a file; but some name the alternatives of their text, or their only text.
-        let may_be_named = around.is_none_or(|level| level.kind == "alternative");
-        match self.disposition {
-            Some(Disposition::Attachment) => Role::Attachment,
-            _ if self.file_name.is_some() && !may_be_named => Role::Attachment,
-            _ => role,
+        for (name, known) in value.iter() {
+            if shown.contains(&name) && known.iter().all(|octet| octet.is_ascii_alphanumeric() || b"-_.:+".contains(octet)) {
+                self.parameters.push_str(&format!("; {name}={}", String::from_utf8_lossy(known)));
+            }
         }
     }
 }
 
-/// Letters, digits and what else RFC 6838 section 4.2 allows: safe in any header.
-fn is_token(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|octet| octet.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&octet))
+/// Short enough for a type (RFC 6838 section 4.2).
+fn is_type(token: &str) -> bool {
+    (1..=127).contains(&token.len())
 }
 
 /// A multipart that is open.
@@ -230,8 +239,8 @@ struct Level {
     boundary: Vec<u8>,
     /// The subtype.
     kind: String,
-    /// A delimiter of its own has been seen.
-    begun: bool,
+    /// Its parts so far.
+    parts: usize,
     body: usize,
 }
 
@@ -253,19 +262,40 @@ struct Walk<'a> {
     parts: Vec<Part>,
     seen: usize,
     attachments: usize,
+    /// There is a text that is no file.
+    has_text: bool,
 }
 
 impl<'a> Walk<'a> {
     fn new(message: &'a [u8]) -> Self {
-        Self { message, hyphens: memmem::Finder::new(b"\n--"), levels: Vec::new(), parts: Vec::new(), seen: 0, attachments: 0 }
+        Self {
+            message,
+            hyphens: memmem::Finder::new(b"\n--"),
+            levels: Vec::new(),
+            parts: Vec::new(),
+            seen: 0,
+            attachments: 0,
+            has_text: false,
+        }
     }
 
-    fn run(mut self) -> Vec<Part> {
+    fn run(mut self) -> Structure {
+        // A delimiter ends the message's header too, once its type has said what one is.
+        let mut top = head(self.message, 0, |_| false);
+        if let Some(boundary) = Entity::read(self.message.get(..top.end).unwrap_or_default(), false).boundary {
+            self.levels.push(Level { boundary, kind: String::new(), parts: 0, body: 0 });
+            top = head(self.message, 0, |line| self.delimiter_at(line).is_some());
+            self.levels.clear();
+        }
+        Structure { header: 0..top.end, parts: self.parts(top) }
+    }
+
+    fn parts(mut self, top: Head) -> Vec<Part> {
         let end = self.message.len();
-        let mut at = 0;
+        let (mut at, mut here) = (0, top);
         loop {
             // A part starts here.
-            let Head { end: header_end, body } = head(self.message, at, |line| self.delimiter_at(line).is_some());
+            let Head { end: header_end, body } = here;
             let in_digest = self.levels.last().is_some_and(|level| level.kind == "digest");
             let entity = Entity::read(self.message.get(at..header_end).unwrap_or_default(), in_digest);
             if self.seen == PARTS_MAX || (entity.boundary.is_some() && self.levels.len() == DEPTH_MAX) {
@@ -276,7 +306,7 @@ impl<'a> Walk<'a> {
             let mut next = match &entity.boundary {
                 Some(boundary) => {
                     let kind = entity.content_type.strip_prefix("multipart/").unwrap_or_default().to_owned();
-                    self.levels.push(Level { boundary: boundary.clone(), kind, begun: false, body });
+                    self.levels.push(Level { boundary: boundary.clone(), kind, parts: 0, body });
                     self.delimiter(body)
                 }
                 None => {
@@ -294,7 +324,7 @@ impl<'a> Walk<'a> {
                 self.close(delimiter.level + 1, delimiter.content_end);
                 if !delimiter.closes {
                     if let Some(level) = self.levels.last_mut() {
-                        level.begun = true;
+                        level.parts += 1;
                     }
                     break delimiter.next;
                 }
@@ -302,24 +332,56 @@ impl<'a> Walk<'a> {
                 // An epilogue is no content.
                 next = self.delimiter(delimiter.next);
             };
+            here = head(self.message, at, |line| self.delimiter_at(line).is_some());
         }
     }
 
-    fn leaf(&mut self, entity: Entity, body: Range<usize>) {
-        let role = entity.role(self.levels.last());
-        if role == Role::Attachment {
-            self.attachments += 1;
-        }
+    fn leaf(&mut self, mut entity: Entity, body: Range<usize>) {
         // Two delimiters in a row leave less than nothing between them.
         let body = body.start..body.end.max(body.start);
-        self.parts.push(Part::new(entity, role, body, self.attachments));
+        let role = self.role(&entity);
+        if role == Role::Attachment {
+            self.attachments += 1;
+        } else {
+            self.has_text = true;
+        }
+        if role != Role::Attachment {
+            entity.parameters.clear();
+        }
+        if entity.disposition.is_none() && entity.content_id.is_some() && self.levels.iter().any(|level| level.kind == "related") {
+            // What a text beside it shows.
+            entity.disposition = Some(Disposition::Inline);
+        }
+        let octets = self.message.get(body.clone()).unwrap_or_default();
+        let encoding = Encoding::of(&entity.encoding, octets, role != Role::Attachment);
+        self.parts.push(Part::new(entity, role, encoding, body, self.attachments));
+    }
+
+    /// What a part that is no multipart is. Only a disposition says that a text is a file (RFC 2183), and yet a text with a name is one where
+    /// another text is the mail's own; but some name the alternatives of their text, or their only text.
+    fn role(&self, entity: &Entity) -> Role {
+        let role = match entity.content_type.as_str() {
+            "text/plain" => Role::Plain,
+            "text/html" => Role::Html,
+            _ => return Role::Attachment,
+        };
+        let is_alternative = || {
+            // What a related part shows first stands for all of it.
+            let around = self.levels.iter().rev().find(|level| !(level.kind == "related" && level.parts == 1));
+            around.is_some_and(|level| level.kind == "alternative")
+        };
+        match entity.disposition {
+            Some(Disposition::Attachment) => Role::Attachment,
+            _ if entity.file_name.is_some() && self.has_text && !is_alternative() => Role::Attachment,
+            _ => role,
+        }
     }
 
     /// What is beyond the bounds, as it came.
     fn rest(&mut self, body: Range<usize>) {
         self.attachments += 1;
         let entity = Entity { content_type: "application/octet-stream".to_owned(), ..Entity::default() };
-        self.parts.push(Part::new(entity, Role::Attachment, body, self.attachments));
+        self.parts.push(Part::new(entity, Role::Attachment, Encoding::Identity, body, self.attachments));
     }
 
     /// Closes the levels from `depth` on. A multipart in which no delimiter came is not what it says: it is text.
@@ -327,8 +389,9 @@ impl<'a> Walk<'a> {
         while self.levels.len() > depth
             && let Some(level) = self.levels.pop()
         {
-            if !level.begun {
-                self.parts.push(Part::new(Entity::default(), Role::Plain, level.body..content_end.max(level.body), 0));
+            if level.parts == 0 {
+                let body = level.body..content_end.max(level.body);
+                self.parts.push(Part::new(Entity::default(), Role::Plain, Encoding::Identity, body, 0));
             }
         }
     }
@@ -370,7 +433,7 @@ impl<'a> Walk<'a> {
 
 #[cfg(test)]
 mod tests {
-    use super::{DEPTH_MAX, Disposition, PARTS_MAX, Role, Structure, structure, structure_by};
+    use super::{DEPTH_MAX, Disposition, PARTS_MAX, Role, Structure, structure};
 
     fn contents<'a>(message: &'a [u8], structure: &Structure) -> Vec<(Role, &'a str)> {
         let text = |part: &super::Part| std::str::from_utf8(&message[part.body.clone()]).unwrap();
@@ -412,14 +475,6 @@ mod tests {
     }
 
     #[test]
-    fn where_the_parser_gives_up_all_is_plain_text() {
-        let message = b"Subject: a\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\ntext\r\n--b--\r\n";
-        let found = structure_by(message, |_| panic!("as a parser's bug would"));
-        assert_eq!(contents(message, &found), [(Role::Plain, "--b\r\n\r\ntext\r\n--b--\r\n")]);
-        assert_eq!(&message[found.header], b"Subject: a\r\nContent-Type: multipart/mixed; boundary=b\r\n");
-    }
-
-    #[test]
     fn roles_and_dispositions() {
         let table: &[(&str, Role, Disposition)] = &[
             ("", Role::Plain, Disposition::Attachment),
@@ -429,7 +484,10 @@ mod tests {
             ("Content-Disposition: unknown\r\n", Role::Attachment, Disposition::Attachment),
             ("Content-Type: image/png\r\n", Role::Attachment, Disposition::Attachment),
             ("Content-Type: image/png\r\nContent-Disposition: INLINE; filename=a\r\n", Role::Attachment, Disposition::Inline),
-            ("Content-Type: text/plain; name=a.txt\r\n", Role::Attachment, Disposition::Attachment),
+            ("Content-Type: text/plain; name=a.txt\r\n", Role::Plain, Disposition::Attachment),
+            ("Content-Type: text/html; name=a.htm\r\nContent-Disposition: inline\r\n", Role::Html, Disposition::Inline),
+            ("Content-Type: text/plain\r\nContent-Disposition: ; filename=a.txt\r\n", Role::Plain, Disposition::Attachment),
+            ("Content-ID: <a>\r\nContent-Type: image/png\r\n", Role::Attachment, Disposition::Attachment),
             ("Content-Type: message/rfc822\r\n", Role::Attachment, Disposition::Attachment),
             ("Content-Type: nonsense\r\n", Role::Plain, Disposition::Attachment),
         ];

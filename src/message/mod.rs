@@ -1,6 +1,7 @@
 //! The octets of a message: owned, counted, scanned; and what its MIME structure says is in it. Knows nothing of
 //! where they came from.
 
+pub mod address_field;
 pub mod body;
 pub mod budget;
 pub mod charset;
@@ -8,6 +9,7 @@ pub mod encoded_word;
 pub mod field;
 mod guard;
 pub mod header;
+mod iso_2022;
 pub mod mime;
 mod parameter;
 pub mod reply_text;

@@ -1,13 +1,13 @@
 //! Content transfer encodings (RFC 2045 section 6): decoded leniently, and base64 to base64 without decoding.
 //!
-//! Base64 ends at its padding, as most decoders have it: what a list appended behind it is no content. Characters
-//! outside the alphabet are ignored (section 6.8). Logs nothing, cannot fail.
+//! Base64 may come in several pieces, each with its padding, as gateways append to it; what stands behind a padding and is no base64 is no
+//! content. Characters outside the alphabet are ignored (section 6.8). Logs nothing, cannot fail.
 
 use base64::Engine;
 use base64::alphabet;
 use base64::engine::general_purpose::STANDARD;
 use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
-use memchr::{memchr, memchr2};
+use memchr::memchr;
 use std::borrow::Cow;
 
 /// No padding asked for, stray bits in the last character ignored.
@@ -19,24 +19,28 @@ const LENIENT: GeneralPurpose = GeneralPurpose::new(
 /// How much is encoded at a time; a multiple of three.
 const BLOCK: usize = 3 * 1024;
 
+/// How much is looked at to see whether it is what it is said to be.
+const SAMPLE: usize = 4 * 1024;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Encoding {
     /// 7bit, 8bit, binary, absent, unknown.
     Identity,
     Base64,
     QuotedPrintable,
+    /// As Unix had it before MIME.
+    Uuencode,
 }
 
 impl Encoding {
+    /// By its name, in lower case, and what it is said of: what is no such encoding is taken as it came.
     #[must_use]
-    pub fn named(name: &[u8]) -> Self {
-        let name = name.trim_ascii();
-        if name.eq_ignore_ascii_case(b"base64") {
-            Self::Base64
-        } else if name.eq_ignore_ascii_case(b"quoted-printable") {
-            Self::QuotedPrintable
-        } else {
-            Self::Identity
+    pub fn of(name: &str, octets: &[u8], is_text: bool) -> Self {
+        match name {
+            "base64" if is_base64(octets, is_text) => Self::Base64,
+            "quoted-printable" | "quotedprintable" => Self::QuotedPrintable,
+            "x-uuencode" | "uuencode" | "x-uue" | "uue" if uu_lines(octets).is_some() => Self::Uuencode,
+            _ => Self::Identity,
         }
     }
 
@@ -56,6 +60,7 @@ impl Encoding {
             Self::Identity => out.extend_from_slice(octets),
             Self::Base64 => decode_base64(octets, out),
             Self::QuotedPrintable => decode_quoted_printable(octets, out),
+            Self::Uuencode => decode_uu(octets, out),
         }
     }
 
@@ -64,7 +69,7 @@ impl Encoding {
     pub fn decoded_max(self, len: usize) -> usize {
         match self {
             Self::Base64 => len.div_ceil(4) * 3,
-            Self::Identity | Self::QuotedPrintable => len,
+            Self::Identity | Self::QuotedPrintable | Self::Uuencode => len,
         }
     }
 
@@ -73,7 +78,7 @@ impl Encoding {
     pub fn base64_max(self, len: usize) -> usize {
         match self {
             Self::Base64 => len.saturating_add(4),
-            Self::Identity | Self::QuotedPrintable => len.div_ceil(3).saturating_mul(4),
+            Self::Identity | Self::QuotedPrintable | Self::Uuencode => len.div_ceil(3).saturating_mul(4),
         }
     }
 
@@ -82,13 +87,8 @@ impl Encoding {
     pub fn decoded_len(self, octets: &[u8]) -> usize {
         match self {
             Self::Identity => octets.len(),
-            Self::Base64 => {
-                let mut characters = 0;
-                each_run(octets, |run| characters += run.len());
-                // Two characters make an octet, three make two; one alone makes none.
-                characters / 4 * 3 + (characters % 4).saturating_sub(1)
-            }
-            Self::QuotedPrintable => self.decode(octets).len(),
+            Self::Base64 => segments(octets).map(segment_len).sum(),
+            Self::QuotedPrintable | Self::Uuencode => self.decode(octets).len(),
         }
     }
 
@@ -97,7 +97,7 @@ impl Encoding {
         match self {
             Self::Base64 => base64_to_base64(octets, out),
             Self::Identity => encode(octets, out),
-            Self::QuotedPrintable => encode(&self.decode(octets), out),
+            Self::QuotedPrintable | Self::Uuencode => encode(&self.decode(octets), out),
         }
     }
 }
@@ -114,8 +114,13 @@ fn encode(octets: &[u8], out: &mut Vec<u8>) -> usize {
 
 /// Base64 as it stands in a message to base64 without line ends: where it is as it should be, only lines are copied.
 fn base64_to_base64(octets: &[u8], out: &mut Vec<u8>) -> usize {
+    let mut all = segments(octets);
+    let (first, second) = (all.next().unwrap_or_default(), all.next());
+    if second.is_some() {
+        return recoded(octets, out);
+    }
     let start = out.len();
-    each_run(octets, |run| out.extend_from_slice(run));
+    each_run(first, |run| out.extend_from_slice(run));
     let characters = out.len() - start;
     // The last, incomplete group is made canonical: its stray bits go, its padding comes.
     let last = out.len() - characters % 4;
@@ -126,18 +131,113 @@ fn base64_to_base64(octets: &[u8], out: &mut Vec<u8>) -> usize {
     characters / 4 * 3 + rest.len()
 }
 
+/// Several pieces as one, decoded block by block.
+fn recoded(octets: &[u8], out: &mut Vec<u8>) -> usize {
+    let mut len = 0;
+    let mut waiting = Vec::with_capacity(BLOCK * 4);
+    decode_blocks(octets, &mut waiting, |waiting| {
+        let whole = waiting.len() - waiting.len() % 3;
+        len += encode(waiting.get(..whole).unwrap_or_default(), out);
+        waiting.drain(..whole);
+    });
+    len + encode(&waiting, out)
+}
+
 /// Appends what base64 stands for.
 pub(super) fn decode_base64(octets: &[u8], out: &mut Vec<u8>) {
+    decode_blocks(octets, out, |_| {});
+}
+
+/// Appends it block by block; `each` sees what is there.
+fn decode_blocks(octets: &[u8], out: &mut Vec<u8>, mut each: impl FnMut(&mut Vec<u8>)) {
     let mut clean = Vec::with_capacity(BLOCK * 4);
-    each_run(octets, |run| {
-        clean.extend_from_slice(run);
-        if clean.len() >= BLOCK {
-            let whole = clean.len() - clean.len() % 4;
-            decode_run(clean.get(..whole).unwrap_or_default(), out);
-            clean.drain(..whole);
+    for segment in segments(octets) {
+        each_run(segment, |run| {
+            for piece in run.chunks(BLOCK) {
+                clean.extend_from_slice(piece);
+                if clean.len() >= BLOCK {
+                    let whole = clean.len() - clean.len() % 4;
+                    decode_run(clean.get(..whole).unwrap_or_default(), out);
+                    clean.drain(..whole);
+                    each(out);
+                }
+            }
+        });
+        decode_run(&clean, out);
+        clean.clear();
+        each(out);
+    }
+}
+
+/// Octets that a piece stands for.
+fn segment_len(segment: &[u8]) -> usize {
+    let mut characters = 0;
+    each_run(segment, |run| characters += run.len());
+    // Two characters make an octet, three make two; one alone makes none.
+    characters / 4 * 3 + (characters % 4).saturating_sub(1)
+}
+
+/// The pieces of base64 that stand one behind another, each without its padding. Behind the first one only what is whole counts.
+fn segments(octets: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let mut rest = Some(octets);
+    let mut is_first = true;
+    std::iter::from_fn(move || {
+        let here = rest.take()?;
+        let (segment, behind) = match memchr(b'=', here) {
+            Some(end) => here.split_at_checked(end)?,
+            None => (here, &[][..]),
+        };
+        let next = behind.iter().position(|octet| !(*octet == b'=' || octet.is_ascii_whitespace()));
+        let (padding, next) = behind.split_at_checked(next.unwrap_or(behind.len()))?;
+        rest = (!next.is_empty()).then_some(next);
+        if !std::mem::take(&mut is_first) {
+            let padding = padding.iter().filter(|octet| **octet == b'=').count();
+            let (characters, strays) = count(segment);
+            if strays > 0 || padding > 2 || !(characters + padding).is_multiple_of(4) {
+                rest = None;
+                return None;
+            }
         }
-    });
-    decode_run(&clean, out);
+        Some(segment)
+    })
+}
+
+/// Characters of the alphabet, and what does not belong into base64: others, and blanks within a line.
+fn count(octets: &[u8]) -> (usize, usize) {
+    let (mut characters, mut strays) = (0, 0);
+    for line in octets.split(|octet| *octet == b'\n') {
+        let line = line.trim_ascii();
+        let here = line.iter().filter(|octet| in_alphabet(**octet)).count();
+        characters += here;
+        strays += line.len() - here;
+    }
+    (characters, strays)
+}
+
+/// What is said to be base64 may be a text as it is: then much of it is outside the alphabet, or what it would decode to is no text.
+fn is_base64(octets: &[u8], is_text: bool) -> bool {
+    let sample = octets.get(..SAMPLE).unwrap_or(octets);
+    let before_padding = memchr(b'=', sample).and_then(|end| sample.get(..end)).unwrap_or(sample);
+    let (characters, strays) = count(before_padding);
+    if strays > 8 && strays * 8 > characters {
+        return false;
+    }
+    let behind = octets.get(before_padding.len()..).unwrap_or_default();
+    let padding = behind.iter().take_while(|octet| **octet == b'=').take(3).count();
+    let whole = strays == 0
+        && if padding > 0 { (characters + padding).is_multiple_of(4) } else { characters.is_multiple_of(4) || behind.len() > 1 };
+    if whole || !is_text {
+        return true;
+    }
+    if strays > 0 && characters < 8 {
+        return false;
+    }
+    let mut decoded = Vec::with_capacity(SAMPLE);
+    decode_base64(before_padding, &mut decoded);
+    let is_odd = |octet: &u8| (*octet < b' ' && !octet.is_ascii_whitespace() && *octet != 0x1b && *octet != 0) || *octet == 0x7f;
+    let controls = decoded.iter().filter(|octet| is_odd(octet)).count();
+    // Of any octets an eighth are controls.
+    !decoded.is_empty() && controls * 32 <= decoded.len() && (std::str::from_utf8(&decoded).is_ok() || decoded.len() > 16)
 }
 
 /// Characters of the alphabet only, to octets; one character that is left over is less than an octet.
@@ -149,11 +249,11 @@ fn decode_run(run: &[u8], out: &mut Vec<u8>) {
     }
 }
 
-/// Calls `take` with the runs of characters of the alphabet, up to the padding.
-fn each_run(octets: &[u8], mut take: impl FnMut(&[u8])) {
-    let mut rest = octets;
+/// Calls `take` with the runs of characters of the alphabet.
+fn each_run(segment: &[u8], mut take: impl FnMut(&[u8])) {
+    let mut rest = segment;
     while !rest.is_empty() {
-        let (line, next) = match memchr2(b'\n', b'=', rest) {
+        let (line, next) = match memchr(b'\n', rest) {
             Some(end) => rest.split_at_checked(end).unwrap_or((rest, &[])),
             None => (rest, &[][..]),
         };
@@ -164,11 +264,7 @@ fn each_run(octets: &[u8], mut take: impl FnMut(&[u8])) {
         } else {
             line.split(|octet| !in_alphabet(*octet)).for_each(&mut take);
         }
-        match next {
-            [b'=', ..] => return,
-            [_, after @ ..] => rest = after,
-            [] => return,
-        }
+        rest = next.get(1..).unwrap_or_default();
     }
 }
 
@@ -224,6 +320,35 @@ fn escapes(content: &[u8], out: &mut Vec<u8>) {
     out.extend_from_slice(rest);
 }
 
+/// The lines between `begin` and `end`.
+fn uu_lines(octets: &[u8]) -> Option<impl Iterator<Item = &[u8]>> {
+    let mut lines = octets.split(|octet| *octet == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line));
+    lines.find(|line| {
+        let mode = line.strip_prefix(b"begin ").unwrap_or_default();
+        mode.iter().take_while(|octet| matches!(octet, b'0'..=b'7')).count() >= 3
+    })?;
+    Some(lines.take_while(|line| *line != b"end"))
+}
+
+/// Each line says how many octets it stands for; four characters are three of them.
+fn decode_uu(octets: &[u8], out: &mut Vec<u8>) {
+    let value = |character: u8| character.wrapping_sub(b' ') & 0x3f;
+    for line in uu_lines(octets).into_iter().flatten() {
+        let Some((len, characters)) = line.split_first() else { continue };
+        let mut left = usize::from(value(*len));
+        for group in characters.chunks(4) {
+            let mut bits = 0_u32;
+            for at in 0..4 {
+                bits = bits << 6 | group.get(at).map_or(0, |character| u32::from(value(*character)));
+            }
+            // A line that was cut stands for less than it says.
+            let here = left.min(3).min(group.len() * 3 / 4);
+            out.extend_from_slice(bits.to_be_bytes().get(1..1 + here).unwrap_or_default());
+            left -= here;
+        }
+    }
+}
+
 /// Value of a hexadecimal digit.
 pub(super) fn hex(digit: u8) -> u8 {
     match digit {
@@ -234,7 +359,7 @@ pub(super) fn hex(digit: u8) -> u8 {
 
 #[cfg(test)]
 mod tests {
-    use super::Encoding::{Base64, Identity, QuotedPrintable};
+    use super::Encoding::{Base64, Identity, QuotedPrintable, Uuencode};
     use super::{Encoding, STANDARD};
     use base64::Engine;
     use proptest::prelude::*;
@@ -263,6 +388,12 @@ mod tests {
             (b"Y W J j", b"abc"),
             (b"YW*J\xffj", b"abc"),
             (b"YWI=\r\n____\r\nMailing list", b"ab"),
+            (b"YWI=\r\nUnsubscribe\r\n", b"ab"),
+            // Several pieces.
+            (b"YWI=\r\nY2Q=\r\n", b"abcd"),
+            (b"YWI=Y2Q=", b"abcd"),
+            (b"YQ==\r\nYWJj\r\nZGVm\r\n", b"aabcdef"),
+            (b"YQ==YQ==\r\nYQ==\r\n--\r\nlist", b"aaa"),
             (b"====", b""),
         ];
         for (encoded, expected) in table {
@@ -286,7 +417,65 @@ mod tests {
         }
     }
 
+    #[test]
+    fn uu() {
+        let table: &[(&[u8], &[u8])] = &[
+            (b"begin 644 a.bin\r\n,2&5L;&\\@5V]R;&0A\r\n`\r\nend\r\n", b"Hello World!"),
+            (b"text\nbegin 0644 a\n,2&5L;&\\@5V]R;&0A\n \nend\nmore", b"Hello World!"),
+            // Without its end, and cut within a line.
+            (b"begin 644 a\n,2&5L;&\\@", b"Hello "),
+        ];
+        for (encoded, expected) in table {
+            assert_eq!(Encoding::of("x-uuencode", encoded, false), Uuencode);
+            assert_eq!(Uuencode.decode(encoded), *expected, "{}", encoded.escape_ascii());
+        }
+        assert_eq!(Encoding::of("uuencode", b"begin again\n", false), Identity);
+    }
+
+    #[test]
+    fn what_is_said_to_be_base64() {
+        let long = STANDARD.encode([7; 6000]);
+        let base64: &[&[u8]] = &[
+            b"",
+            b"SGVsbG8gd29ybGQhCg==",
+            b"SGVsbG8gd29ybGQhCg",
+            b"SGVs\r\n bG8g\r\n\td29y\r\n",
+            b"SGVsbG8gd29ybGQhCg==\r\n--\r\nA list's own footer, which is no base64 at all.\r\n",
+            b"SGVsbG8*gd29ybGQhCg==",
+            long.as_bytes(),
+        ];
+        for octets in base64 {
+            assert_eq!(Encoding::of("base64", octets, true), Base64, "{}", octets.escape_ascii());
+            assert_eq!(Encoding::of("base64", octets, false), Base64, "{}", octets.escape_ascii());
+        }
+        let none: &[&[u8]] = &[
+            b"Hello, this is plain text.\r\n",
+            b"<html><body><p>Hello</p></body></html>",
+            b"Hello\r\nworld, again\r\n",
+            "Grüße aus Köln, und bis bald!".as_bytes(),
+            b"a=b is what I wrote, and c=d",
+            b"Ok!",
+        ];
+        for octets in none {
+            assert_eq!(Encoding::of("base64", octets, true), Identity, "{}", octets.escape_ascii());
+        }
+        assert_eq!(Encoding::of("base64", b"%PDF-1.4\n%\xe2\xe3\xcf\xd3\n1 0 obj << /Type /Catalog >>", false), Identity);
+        for name in ["7bit", "8bit", "binary", "x-unknown", ""] {
+            assert_eq!(Encoding::of(name, b"SGVs", true), Identity);
+        }
+    }
+
     proptest! {
+        #[test]
+        fn pieces_of_base64_are_one(pieces in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..5000), 1..5), lines: bool) {
+            let encoded: Vec<String> = pieces.iter().map(|piece| STANDARD.encode(piece)).collect();
+            let encoded = encoded.join(if lines { "\r\n" } else { "" });
+            let whole = pieces.concat();
+            // Without a padding between them nobody sees where one ends; then all are one anyway.
+            prop_assert!(*Base64.decode(encoded.as_bytes()) == whole);
+            prop_assert_eq!(to_base64(Base64, encoded.as_bytes()), (STANDARD.encode(&whole), whole.len()));
+        }
+
         #[test]
         fn what_is_encoded_comes_back(octets in proptest::collection::vec(any::<u8>(), 0..20_000), width in 1_usize..100) {
             let expected = (STANDARD.encode(&octets), octets.len());
@@ -299,7 +488,7 @@ mod tests {
 
         #[test]
         fn any_octets_decode_alike_in_both_ways(octets in "[A-Za-d+/=\r\n *-]{0,200}") {
-            for encoding in [Base64, QuotedPrintable, Identity] {
+            for encoding in [Base64, QuotedPrintable, Uuencode, Identity] {
                 let decoded = encoding.decode(octets.as_bytes()).into_owned();
                 prop_assert!(decoded.len() <= encoding.decoded_max(octets.len()));
                 prop_assert_eq!(decoded.len(), encoding.decoded_len(octets.as_bytes()));

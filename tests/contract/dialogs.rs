@@ -62,7 +62,8 @@ fn as_written(transcript: &Transcript) {
             Step::From(mailbox) => assert_eq!(decoded(messages.last().unwrap().field("mailsluice-mail-from")), *mailbox, "{at}"),
             Step::To(mailbox) => {
                 if recipients.is_empty() {
-                    recipients = messages.last().unwrap().fields.all("mailsluice-rcpt-to").map(decoded).collect();
+                    recipients =
+                        messages.last().unwrap().fields.all("mailsluice-rcpt-to").flat_map(|all| all.split(',')).map(decoded).collect();
                 }
                 assert_eq!(recipients.remove(0), *mailbox, "{at}");
             }

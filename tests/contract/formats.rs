@@ -49,7 +49,7 @@ fn rfc822_is_the_message_and_the_envelope_in_fields() {
     assert_eq!(request.field("content-type"), "message/rfc822");
     assert_eq!(request.field("mailsluice-mail-from"), "alice@sender.test");
     let recipients: Vec<&str> = request.fields.all("mailsluice-rcpt-to").collect();
-    assert_eq!(recipients, ["bob@example.test", "carol@example.test"]);
+    assert_eq!(recipients, ["bob@example.test,carol@example.test"], "one field, however many they are");
     assert_eq!(request.field("mailsluice-remote-ip"), "127.0.0.1");
     assert_eq!(request.field("mailsluice-helo"), "client.test");
 }
