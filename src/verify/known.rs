@@ -1,5 +1,6 @@
 //! The TXT records that the library will ask for while it looks at one message, got by our own resolver, which keeps them.
 
+use super::records;
 use super::resolver::{Answer, NoAnswer, Resolver};
 use mail_auth::common::parse::TxtRecordParser;
 use mail_auth::common::resolver::ToFqdn as _;
@@ -7,6 +8,7 @@ use mail_auth::common::to_a_label;
 use mail_auth::common::verify::{DomainKey, VerifySignature as _};
 use mail_auth::dkim::Signature;
 use mail_auth::dmarc::Dmarc;
+use mail_auth::hickory_resolver::proto::op::ResponseCode;
 use mail_auth::hickory_resolver::proto::rr::{Name, RData, RecordType};
 use mail_auth::{DnsError, Error, ResolverCache, Txt};
 use std::borrow::Borrow;
@@ -26,7 +28,7 @@ impl<'a> Known<'a> {
     }
 
     pub(super) async fn learn_key(&mut self, signature: &Signature) {
-        self.learn::<DomainKey>(&signature.domain_key()).await;
+        self.learn::<DomainKey>(&signature.domain_key(), first_key).await;
     }
 
     /// The policy records from this domain up to its top label, as RFC 9989 section 4.10 walks them.
@@ -37,20 +39,20 @@ impl<'a> Known<'a> {
             return;
         }
         while left > 0 {
-            self.learn::<Dmarc>(&format!("_dmarc.{}", last_labels(&domain, left))).await;
+            self.learn::<Dmarc>(&format!("_dmarc.{}", last_labels(&domain, left)), only_policy).await;
             left = if left >= 8 { 7 } else { left - 1 };
         }
     }
 
-    async fn learn<T: TxtRecordParser + Into<Txt>>(&mut self, name: &str) {
+    async fn learn<T: Into<Txt>>(&mut self, name: &str, read: fn(&[RData]) -> Result<T, Error>) {
         let name = name.to_fqdn();
         // What is no name the library refuses itself, without a question.
         let Ok(question) = Name::from_str_relaxed(name.as_ref()) else { return };
         if self.records.contains_key(name.as_ref()) {
             return;
         }
-        let record: Result<T, Error> = match self.resolver.ask(question, RecordType::TXT).await.as_deref() {
-            Ok(answer @ Answer::Records(_)) => first_parsed(answer.records()),
+        let record = match self.resolver.ask(question, RecordType::TXT).await.as_deref() {
+            Ok(answer @ Answer::Records(_)) => read(answer.records()),
             Ok(Answer::Nothing(code)) => Err(Error::Dns(DnsError::RecordNotFound(*code))),
             Err(NoAnswer) => Err(Error::Dns(DnsError::Resolver(String::new()))),
         };
@@ -58,17 +60,28 @@ impl<'a> Known<'a> {
     }
 }
 
-/// The first record that is one of these, or what is wrong with the last.
-fn first_parsed<T: TxtRecordParser>(records: &[RData]) -> Result<T, Error> {
-    let mut result = Err(Error::Dns(DnsError::InvalidRecordType));
-    for record in records {
-        let RData::TXT(text) = record else { continue };
-        result = T::parse(&text.txt_data.concat());
+fn texts(records: &[RData]) -> impl Iterator<Item = Vec<u8>> {
+    records.iter().filter_map(|record| if let RData::TXT(text) = record { Some(text.txt_data.concat()) } else { None })
+}
+
+/// The first record that is a key for mail, or what is wrong with the last; others are as good as none.
+fn first_key(records: &[RData]) -> Result<DomainKey, Error> {
+    let mut result = Err(Error::Dns(DnsError::RecordNotFound(ResponseCode::NoError)));
+    for text in texts(records).filter(|text| records::is_key_for_mail(text)) {
+        result = DomainKey::parse(&text);
         if result.is_ok() {
             break;
         }
     }
     result
+}
+
+fn only_policy(records: &[RData]) -> Result<Dmarc, Error> {
+    let texts: Vec<_> = texts(records).collect();
+    match records::policy(texts.iter().map(Vec::as_slice)) {
+        Some(text) => Dmarc::parse(text.as_bytes()),
+        None => Err(Error::Dns(DnsError::InvalidRecordType)),
+    }
 }
 
 fn last_labels(domain: &str, count: usize) -> &str {

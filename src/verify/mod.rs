@@ -4,7 +4,9 @@
 //! thread. Each is bounded by `[dns] timeout`, in look-ups and in number at once. A check that was cut off says
 //! `temperror`; one that was not asked for is absent. Logs nothing of a message; fails only at start.
 
+mod author;
 mod known;
+mod records;
 mod resolver;
 mod results;
 mod signatures;
@@ -132,6 +134,7 @@ impl Verifier {
             return results::unparsed(wanted, envelope, spf);
         };
         let aside = signatures::set_aside(&mut parsed);
+        parsed.from = author::addresses(parsed.headers.iter().copied());
         let checks = async {
             let mut known = Known::new(&self.resolver);
             for header in &parsed.dkim_headers {

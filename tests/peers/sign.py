@@ -43,6 +43,17 @@ txt("_dmarc.strict", "v=DMARC1; p=reject; adkim=s; aspf=s")
 txt("sub.strict", "v=spf1 ip4:192.0.2.1 -all")
 txt("rsa._domainkey.sub.strict", f"v=DKIM1; k=rsa; p={public}")
 
+# Keys that are not for this mail, or for no hash that is accepted (RFC 6376 section 3.6.1).
+txt("reports._domainkey.signed", f"v=DKIM1; s=tlsrpt; k=rsa; p={public}")
+txt("mail._domainkey.signed", f"v=DKIM1; s=tlsrpt:email; h=sha1:sha256; k=rsa; p={public}")
+txt("hash._domainkey.signed", f"v=DKIM1; h=sha1; k=rsa; p={public}")
+# Policies as they are published by mistake (RFC 7489 section 6.6.3).
+txt("_dmarc.twice", "v=DMARC1; p=reject")
+txt("_dmarc.twice", "v=DMARC1; p=none")
+txt("_dmarc.lower", "v=dmarc1; p=reject")
+txt("_dmarc.typo", "v=DMARC1; p=rejct; rua=mailto:dmarc@typo.test")
+txt("_dmarc.silent", "v=DMARC1; p=rejct")
+
 BODY = b"Hello \t world  \r\n\r\nlast line\r\n\r\n\r\n"
 
 
@@ -129,6 +140,27 @@ case("strict-aligned", sign(message("strict.test"), "strict.test"), ["pass"], "p
 case("strict-not-aligned", sign(message("strict.test"), "sub.strict.test"), ["pass"], "fail")
 case("strict-spf-not-aligned", message("strict.test"), [], "fail", ip="192.0.2.1", sender="a@sub.strict.test")
 case("no-policy", sign(message("nodmarc.test"), "nodmarc.test"), ["pass"], "none")
+
+case("key-for-reports", sign(plain, "signed.test", selector=b"reports"), ["permerror"], "fail")
+case("key-for-mail-too", sign(plain, "signed.test", selector=b"mail"), ["pass"], "pass")
+case("key-for-sha1", sign(plain, "signed.test", selector=b"hash"), ["permerror"], "fail")
+case("two-policies", message("twice.test"), [], "none")
+case("policy-in-lower-case", message("lower.test"), [], "none")
+case("policy-misspelt", message("typo.test"), [], "fail", policy="none")
+case("policy-misspelt-and-nobody-to-tell", message("silent.test"), [], "none")
+
+
+def written(author):
+    return plain.replace(b"Alice  <alice@signed.test>", author)
+
+
+case("author-with-comment", written(b"alice@signed(x).test"), [], "fail", policy="reject")
+case("author-in-pieces", written(b"alice @ signed .\r\n test"), [], "fail", policy="reject")
+two_angles = written(b"<boss@signed.test><alice@nodmarc.test>")
+case("two-authors-in-brackets", sign(two_angles, "nodmarc.test"), ["pass"], "none")
+case("two-authors-in-brackets-with-spf", two_angles, [], "none", ip="192.0.2.1", sender="alice@nodmarc.test")
+case("two-domains-in-one-address", sign(written(b"<boss@signed.test@strict.test>"), "strict.test"), ["pass"], "none")
+case("quoted-name-with-an-address", sign(written(b'"boss@strict.test, <x@strict.test>" <alice@signed.test>'), "signed.test"), ["pass"], "pass")
 
 # To measure with; they pass all three.
 for name, size in (("small", 4000), ("large", 400000)):
