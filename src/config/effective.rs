@@ -34,10 +34,32 @@ pub struct Values(pub(super) Vec<Block>);
 impl Values {
     /// The line of a key in the `index`-th table of that header.
     pub(super) fn line(&self, header: &str, index: usize, key: &str) -> Option<usize> {
-        let block = self.0.iter().filter(|block| block.header == header).nth(index)?;
-        match &block.values.iter().find(|value| value.key == key)?.origin {
+        self.0.iter().filter(|block| block.header == header).nth(index)?.line(key)
+    }
+}
+
+impl Block {
+    pub(super) fn line(&self, key: &str) -> Option<usize> {
+        match &self.values.iter().find(|value| value.key == key)?.origin {
             Origin::Default => None,
             Origin::Line(line) | Origin::NamedFile { line, .. } => Some(*line),
+        }
+    }
+
+    fn write(&self, text: &mut String) {
+        let lines: Vec<_> = self.values.iter().map(|value| (format!("{} = {}", value.key, value.text), &value.origin)).collect();
+        // Longer lines than this push their origin out by themselves.
+        let width = lines.iter().map(|(line, _)| line.chars().count()).filter(|&width| width <= 60).max().unwrap_or(0);
+        // Writing to a String cannot fail. The root has no header.
+        _ = if self.header.is_empty() { writeln!(text) } else { writeln!(text, "\n{}", self.header) };
+        for (line, origin) in lines {
+            _ = match origin {
+                Origin::Default => writeln!(text, "{line:width$}  # default"),
+                Origin::Line(number) => writeln!(text, "{line:width$}  # line {number}"),
+                Origin::NamedFile { line: number, path } => {
+                    writeln!(text, "{line:width$}  # from {}, line {number}", path.display())
+                }
+            };
         }
     }
 }
@@ -52,20 +74,14 @@ impl Config {
         };
         let mut text = format!("# {source}\n");
         for block in self.values.0.iter().filter(|block| !block.values.is_empty()) {
-            let lines: Vec<_> = block.values.iter().map(|value| (format!("{} = {}", value.key, value.text), &value.origin)).collect();
-            // Longer lines than this push their origin out by themselves.
-            let width = lines.iter().map(|(line, _)| line.chars().count()).filter(|&width| width <= 60).max().unwrap_or(0);
-            // Writing to a String cannot fail.
-            _ = writeln!(text, "\n{}", block.header);
-            for (line, origin) in lines {
-                _ = match origin {
-                    Origin::Default => writeln!(text, "{line:width$}  # default"),
-                    Origin::Line(number) => writeln!(text, "{line:width$}  # line {number}"),
-                    Origin::NamedFile { line: number, path } => {
-                        writeln!(text, "{line:width$}  # from {}, line {number}", path.display())
-                    }
-                };
-            }
+            block.write(&mut text);
+        }
+        for file in &self.route_files {
+            let mut routes = String::new();
+            file.blocks.iter().for_each(|block| block.write(&mut routes));
+            // Shown, and not read back: `include` brings them.
+            _ = writeln!(text, "\n# {}", file.path.display());
+            routes.lines().for_each(|line| _ = writeln!(text, "# {line}"));
         }
         text
     }

@@ -16,12 +16,19 @@ use toml::de::{DeTable, DeValue};
 /// The text of a file and what to call it.
 pub(super) struct Source {
     pub(super) name: String,
-    pub(super) text: String,
+    text: String,
+    /// Where each line starts: a file may have a million, and each value wants to know its own.
+    lines: Vec<usize>,
 }
 
 impl Source {
+    pub(super) fn new(name: String, text: String) -> Self {
+        let lines = std::iter::once(0).chain(memchr::memchr_iter(b'\n', text.as_bytes()).map(|at| at + 1)).collect();
+        Self { name, text, lines }
+    }
+
     fn line(&self, offset: usize) -> usize {
-        1 + self.text.bytes().take(offset).filter(|&octet| octet == b'\n').count()
+        self.lines.partition_point(|start| *start <= offset)
     }
 
     pub(super) fn parse(&self) -> Result<Spanned<DeTable<'_>>, ConfigError> {
@@ -79,11 +86,14 @@ pub(super) struct Section<'d> {
     line: Option<usize>,
     table: Option<&'d DeTable<'d>>,
     values: Vec<Value>,
+    /// Defaults are not noted.
+    brief: bool,
 }
 
 impl<'d> Section<'d> {
     pub(super) fn root(source: &'d Source, table: &'d DeTable<'d>, keys: &Keys) -> Result<Self, ConfigError> {
-        let section = Self { source, path: String::new(), header: String::new(), line: None, table: Some(table), values: Vec::new() };
+        let section =
+            Self { source, path: String::new(), header: String::new(), line: None, table: Some(table), values: Vec::new(), brief: false };
         section.refuse_unknown(keys)?;
         Ok(section)
     }
@@ -94,14 +104,14 @@ impl<'d> Section<'d> {
         // A table within an element of an array of tables belongs to the last element.
         let header = format!("[{path}]");
         let Some((value, line)) = self.get(key) else {
-            return Ok(Self { source: self.source, path, header, line: None, table: None, values: Vec::new() });
+            return Ok(Self { source: self.source, path, header, line: None, table: None, values: Vec::new(), brief: false });
         };
         let DeValue::Table(table) = value else {
             return Err(self
                 .place(key, Some(line))
                 .invalid(format!("is {}, not a table", article(value)), format!("write a table [{path}]")));
         };
-        let section = Self { source: self.source, path, header, line: Some(line), table: Some(table), values: Vec::new() };
+        let section = Self { source: self.source, path, header, line: Some(line), table: Some(table), values: Vec::new(), brief: false };
         section.refuse_unknown(keys)?;
         Ok(section)
     }
@@ -123,6 +133,7 @@ impl<'d> Section<'d> {
                 line: Some(line),
                 table: Some(table),
                 values: Vec::new(),
+                brief: false,
             };
             section.refuse_unknown(keys)?;
             sections.push(section);
@@ -132,6 +143,11 @@ impl<'d> Section<'d> {
 
     pub(super) fn is_present(&self) -> bool {
         self.table.is_some()
+    }
+
+    /// `check` shows only what is written: of one section among very many.
+    pub(super) fn be_brief(&mut self) {
+        self.brief = true;
     }
 
     /// The values that were read, for `check`.
@@ -355,6 +371,9 @@ impl<'d> Section<'d> {
     }
 
     pub(super) fn note(&mut self, key: &'static str, text: String, origin: Origin) {
+        if self.brief && origin == Origin::Default {
+            return;
+        }
         self.values.push(Value { key, text, origin });
     }
 

@@ -6,6 +6,7 @@ use super::{Config, Tls};
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
+use std::collections::HashSet;
 use std::path::Path;
 
 /// What is wrong with a file, before it is known where the configuration names it.
@@ -82,21 +83,31 @@ impl Config {
         if let Some(tls) = &self.smtp.tls {
             certified_key(tls).map_err(|error| error.at(self, "[smtp.tls]", 0))?;
         }
+        let mut checked = HashSet::new();
         for (index, route) in self.routes.iter().enumerate() {
-            if let Some(path) = &route.ca_certificate {
+            if let Some(path) = route.ca_certificate.as_ref().filter(|path| checked.insert(*path)) {
                 certificates(path, "ca_certificate").map_err(|error| error.at(self, "[[route]]", index))?;
             }
         }
         Ok(())
     }
 
-    /// Where a key stands; the `index`-th table of that header.
+    /// Where a key stands; the `index`-th table of that header, over all files.
     pub(super) fn place_of(&self, header: &str, index: usize, key: &str) -> Place {
+        let dotted = format!("{}.{key}", header.trim_matches(['[', ']']));
+        let own = self.routes.len() - self.route_files.iter().map(|file| file.routes.len()).sum::<usize>();
+        if let (Some(mut index), "[[route]]") = (index.checked_sub(own), header) {
+            for file in &self.route_files {
+                if let Some(block) = file.blocks.get(index) {
+                    return Place { file: file.path.display().to_string(), line: block.line(key), key: dotted };
+                }
+                index -= file.blocks.len();
+            }
+        }
         let file = match &self.origin {
             super::Origin::Development => super::development::NAME.to_owned(),
             super::Origin::File(path) => path.display().to_string(),
         };
-        let dotted = format!("{}.{key}", header.trim_matches(['[', ']']));
         Place { file, line: self.values.line(header, index, key), key: dotted }
     }
 }

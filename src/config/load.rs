@@ -5,10 +5,17 @@
 use super::effective::Values;
 use super::error::{ConfigError, Place};
 use super::file::{Keys, Section, Source};
+use super::include::{self, Included, RouteFile};
 use super::{Config, Origin, development, other, route, smtp, unit};
+use std::collections::HashSet;
 use std::path::Path;
+use std::sync::Arc;
 
-const KEYS: Keys = Keys { texts: &[], others: &["smtp", "route", "forward", "memory", "store", "dns", "admin", "log", "shutdown"] };
+/// Of so many routes `check` shows every value; of more, and of those in included files, what is written.
+const SHOWN_WHOLE: usize = 1000;
+
+const KEYS: Keys =
+    Keys { texts: &["include"], others: &["smtp", "route", "forward", "memory", "store", "dns", "admin", "log", "shutdown"] };
 
 impl Config {
     /// The configuration of a file, or the development configuration.
@@ -16,19 +23,32 @@ impl Config {
         let Some(path) = path else {
             return Self::parse(Origin::Development, development::TEXT);
         };
+        Ok(Self::read(path, None)?.0)
+    }
+
+    /// The file read again: what of its included files is broken now keeps its old routes, and is told.
+    pub fn load_again(path: &Path, old: &Self) -> Result<(Self, Vec<ConfigError>), ConfigError> {
+        Self::read(path, Some(&old.route_files))
+    }
+
+    fn read(path: &Path, old: Option<&[Arc<RouteFile>]>) -> Result<(Self, Vec<ConfigError>), ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { file: path.to_owned(), source })?;
-        Self::parse(Origin::File(path.to_owned()), &text)
+        Self::parse_with(Origin::File(path.to_owned()), &text, old)
     }
 
     /// The configuration written in a text; `origin` names it in errors.
     pub fn parse(origin: Origin, text: &str) -> Result<Self, ConfigError> {
+        Ok(Self::parse_with(origin, text, None)?.0)
+    }
+
+    fn parse_with(origin: Origin, text: &str, old: Option<&[Arc<RouteFile>]>) -> Result<(Self, Vec<ConfigError>), ConfigError> {
         let name = match &origin {
             Origin::Development => development::NAME.to_owned(),
             Origin::File(path) => path.display().to_string(),
         };
-        let source = Source { name, text: text.to_owned() };
+        let source = Source::new(name, text.to_owned());
         let tree = source.parse()?;
-        let root = Section::root(&source, tree.get_ref(), &KEYS)?;
+        let mut root = Section::root(&source, tree.get_ref(), &KEYS)?;
 
         // Unknown keys anywhere come before wrong values, so all sections are opened first.
         let mut smtp_section = root.table("smtp", &smtp::KEYS)?;
@@ -47,14 +67,27 @@ impl Config {
         let tls = smtp::read_tls(&mut tls_section)?;
         let smtp = smtp::read(&mut smtp_section, tls)?;
         let forward = other::forward(&mut forward_section, &mut breaker_section)?;
-        if route_sections.is_empty() {
+        let include = root.texts("include", &[])?;
+        route_sections.iter_mut().skip(SHOWN_WHOLE).for_each(Section::be_brief);
+        let mut routes = route::read_all(&mut route_sections, "route", &HashSet::new(), &mut warnings)?;
+        let mut names = routes.iter().map(|route| route.name.clone()).collect();
+        let beside = match &origin {
+            Origin::File(path) => path.parent().unwrap_or(Path::new("")),
+            Origin::Development => Path::new(""),
+        };
+        let Included { files: route_files, broken } = include::read_all(&include, beside, old, &mut names)?;
+        for file in &route_files {
+            routes.extend_from_slice(&file.routes);
+            warnings.extend_from_slice(&file.warnings);
+        }
+        if routes.is_empty() {
             let place = Place { file: source.name.clone(), line: None, key: "route".to_owned() };
             return Err(place.invalid(
                 "no [[route]] is configured, so no mail could be taken",
                 "write a [[route]] with recipients = [\"*@example.com\"] and url = \"https://app.example.com/inbound\"",
             ));
         }
-        let routes = route::read_all(&mut route_sections, forward.workers, &mut warnings)?;
+        route::share_out(&mut routes, forward.workers);
         let memory = other::memory(&mut memory_section)?;
         let store = other::store(&mut store_section)?;
         let dns = other::dns(&mut dns_section)?;
@@ -62,14 +95,14 @@ impl Config {
         let log = other::log(&mut log_section)?;
         let shutdown = other::shutdown(&mut shutdown_section)?;
 
-        let mut sections = vec![smtp_section, tls_section];
+        let mut sections = vec![root, smtp_section, tls_section];
         sections.extend(route_sections);
         sections.extend([forward_section, breaker_section, memory_section, store_section, dns_section]);
         sections.extend([admin_section, log_section, shutdown_section]);
         let values = Values(sections.into_iter().map(Section::into_block).collect());
-        let mut config = Self { origin, smtp, routes, forward, memory, store, dns, admin, log, shutdown, warnings, values };
+        let mut config = Self { origin, smtp, routes, route_files, forward, memory, store, dns, admin, log, shutdown, warnings, values };
         config.weigh();
-        Ok(config)
+        Ok((config, broken))
     }
 
     /// What is allowed, but can hardly be meant.

@@ -9,6 +9,7 @@ mod error;
 mod file;
 pub mod files;
 pub mod hostname;
+mod include;
 pub mod limits;
 mod load;
 mod other;
@@ -22,6 +23,7 @@ pub mod unit;
 pub use effective::Values;
 pub use error::{ConfigError, Place};
 pub use files::{FileError, certificates, certified_key};
+pub use include::RouteFile;
 pub use secret::Secret;
 
 use ipnet::IpNet;
@@ -42,7 +44,9 @@ pub enum Origin {
 pub struct Config {
     pub origin: Origin,
     pub smtp: Smtp,
+    /// All of them, those of included files last.
     pub routes: Vec<Arc<Route>>,
+    pub route_files: Vec<Arc<RouteFile>>,
     pub forward: Forward,
     pub memory: Memory,
     pub store: Store,

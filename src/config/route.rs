@@ -1,6 +1,6 @@
 //! `[[route]]`: where mail for some recipients goes, and how.
 
-use super::error::ConfigError;
+use super::error::{ConfigError, Place};
 use super::file::{Found, Keys, Section, quoted, unknown_word};
 use super::{Attachments, Format, Route, Secret, Verify, limits, smtp};
 use base64::Engine as _;
@@ -46,24 +46,38 @@ const OUR_HEADERS: &[&str] = &[
     "webhook-timestamp",
 ];
 
-/// All routes in their order; `workers` are shared out where a route does not say how many it may hold.
-pub(super) fn read_all(sections: &mut [Section<'_>], workers: usize, warnings: &mut Vec<String>) -> Result<Vec<Arc<Route>>, ConfigError> {
-    let share = workers.checked_div(sections.len()).unwrap_or(workers).max(1);
+/// All routes in their order, under names that are not taken.
+pub(super) fn read_all(
+    sections: &mut [Section<'_>],
+    default_name: &str,
+    taken: &HashSet<String>,
+    warnings: &mut Vec<String>,
+) -> Result<Vec<Arc<Route>>, ConfigError> {
     let mut names = HashSet::new();
     let mut routes = Vec::new();
     for (index, section) in sections.iter_mut().enumerate() {
-        let name = name(section, index)?;
-        if !names.insert(name.value.clone()) {
-            return Err(
-                name.invalid(format!("a route before this one is named {:?} as well", name.value), "give each route a name of its own")
-            );
+        let name = name(section, &format!("{default_name}-{}", index + 1))?;
+        if taken.contains(&name.value) || !names.insert(name.value.clone()) {
+            return Err(name_taken(&name.place, &name.value));
         }
-        routes.push(Arc::new(read(section, name.value, share, warnings)?));
+        routes.push(Arc::new(read(section, name.value, warnings)?));
     }
     Ok(routes)
 }
 
-fn read(section: &mut Section<'_>, name: String, share: usize, warnings: &mut Vec<String>) -> Result<Route, ConfigError> {
+pub(super) fn name_taken(place: &Place, name: &str) -> ConfigError {
+    place.invalid(format!("a route before this one is named {name:?} as well"), "give each route a name of its own")
+}
+
+/// `workers` are shared out where a route does not say how many it may hold.
+pub(super) fn share_out(routes: &mut [Arc<Route>], workers: usize) {
+    let share = workers.checked_div(routes.len()).unwrap_or(workers).max(1);
+    for route in routes.iter_mut().filter(|route| route.max_concurrency == 0) {
+        Arc::make_mut(route).max_concurrency = share;
+    }
+}
+
+fn read(section: &mut Section<'_>, name: String, warnings: &mut Vec<String>) -> Result<Route, ConfigError> {
     let recipients = recipients(section)?;
     let Some(written) = section.secret("url")? else {
         return Err(section.missing("url", "\"https://app.example.com/inbound\""));
@@ -83,11 +97,7 @@ fn read(section: &mut Section<'_>, name: String, share: usize, warnings: &mut Ve
     let attachments =
         section.choice("attachments", &[("embed", Attachments::Embed), ("metadata", Attachments::Metadata)], Attachments::Embed)?;
     let timeout = section.duration("timeout", limits::ROUTE_TIMEOUT)?;
-    let mut max_concurrency: usize = section.count("max_concurrency", limits::MAX_CONCURRENCY)?;
-    if max_concurrency == 0 {
-        max_concurrency = share;
-        section.show("max_concurrency", share.to_string());
-    }
+    let max_concurrency = section.count("max_concurrency", limits::MAX_CONCURRENCY)?;
     let defer_statuses = section.numbers("defer_statuses", limits::DEFER_STATUSES, limits::DEFER_STATUSES_DEFAULT)?;
     let headers = headers(section, authorization.is_some())?;
     let signing_secrets = signing_secrets(section, &name, warnings)?;
@@ -122,8 +132,8 @@ fn read(section: &mut Section<'_>, name: String, share: usize, warnings: &mut Ve
     })
 }
 
-fn name(section: &mut Section<'_>, index: usize) -> Result<Found<String>, ConfigError> {
-    let name = section.text("name", &format!("route-{}", index + 1))?;
+fn name(section: &mut Section<'_>, default: &str) -> Result<Found<String>, ConfigError> {
+    let name = section.text("name", default)?;
     let fits = |octet: u8| octet.is_ascii_alphanumeric() || b"-_.".contains(&octet);
     if name.value.is_empty() || name.value.len() > limits::ROUTE_NAME_OCTETS || !name.value.bytes().all(fits) {
         return Err(name.invalid(

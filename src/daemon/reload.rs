@@ -7,7 +7,8 @@ use std::sync::Arc;
 
 impl Daemon {
     pub(super) fn reload(&self, log: &crate::log::Handle) {
-        let Origin::File(path) = &self.config.load().origin else {
+        let old = self.config.load();
+        let Origin::File(path) = &old.origin else {
             tracing::info!("nothing to reload: no configuration file was named");
             return;
         };
@@ -15,8 +16,13 @@ impl Daemon {
             Ok(now) => notify(&[sd_notify::NotifyState::Reloading, now]),
             Err(_) => notify(&[sd_notify::NotifyState::Reloading]),
         }
-        match Config::load(Some(path)).and_then(|config| config.check_files().map(|()| config)) {
-            Ok(config) => self.apply(config, log),
+        match Config::load_again(path, &old).and_then(|read| read.0.check_files().map(|()| read)) {
+            Ok((config, broken)) => {
+                for error in broken {
+                    tracing::error!("the old routes of this file stay: {error}");
+                }
+                self.apply(config, log);
+            }
             Err(error) => tracing::error!("reload refused, nothing changed: {error}"),
         }
         notify(&[sd_notify::NotifyState::Ready]);

@@ -81,6 +81,37 @@ fn a_bad_file_changes_nothing() {
     assert_eq!(endpoint.count(), bad.len());
 }
 
+/// Files of routes: one is broken, the others change, and only the broken one stays as it was.
+#[test]
+fn included_files_change_one_by_one() {
+    let (first, second) = (Endpoint::ok(), Endpoint::ok());
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, domain: &str, endpoint: &Endpoint| {
+        let text = Config::routes_only(&format!("r-{name}"), &[&format!("*@{domain}")], &endpoint.url("/in"));
+        std::fs::write(folder.path().join(name), text).unwrap();
+    };
+    write("1.toml", "one.test", &first);
+    write("2.toml", "two.test", &second);
+    let config = Config::without_routes().set("include", vec![format!("{}/*.toml", folder.path().display())]);
+    let daemon = Daemon::start(config);
+    takes_effect(&daemon, "x@one.test", &first);
+    std::fs::write(folder.path().join("1.toml"), "[[route]]\nrecipients = 3\n").unwrap();
+    write("2.toml", "other.test", &second);
+    write("3.toml", "three.test", &second);
+    daemon.signal(Signal::SIGHUP);
+    takes_effect(&daemon, "x@three.test", &second);
+    takes_effect(&daemon, "x@other.test", &second);
+    takes_effect(&daemon, "x@one.test", &first);
+    eventually("the log to say which", || {
+        let said =
+            daemon.events().iter().any(|event| event["level"] == "error" && event.to_string().contains("1.toml:2: route.recipients"));
+        said.then_some(())
+    });
+    let mut client = Client::connect(daemon.smtp());
+    client.envelope("a@sender.test", &[]);
+    client.expect("RCPT TO:<x@two.test>", "550 5.1.1");
+}
+
 #[test]
 fn limits_change() {
     let endpoint = Endpoint::ok();

@@ -50,6 +50,11 @@ impl Config {
         self
     }
 
+    /// The text of a file for `include`.
+    pub(crate) fn routes_only(name: &str, recipients: &[&str], url: &str) -> String {
+        Self(Table::new()).route(name, recipients, url).text()
+    }
+
     /// Sets a key of the route added last.
     pub(crate) fn of_route(mut self, key: &str, value: impl Into<Value>) -> Self {
         let routes = self.0.get_mut("route").expect("a route first").as_array_mut().unwrap();

@@ -1,0 +1,314 @@
+//! `include`: files of more routes, behind those of the configuration file. What has not changed since the last reload is not read again,
+//! and a file that is broken then keeps its old routes. Logs nothing.
+
+use super::Route;
+use super::effective::Block;
+use super::error::{ConfigError, Place};
+use super::file::{FoundList, Keys, Section, Source};
+use super::route;
+use std::collections::{HashMap, HashSet};
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// Such a file has routes and nothing else.
+const KEYS: Keys = Keys { texts: &[], others: &["route"] };
+
+/// A file that was changed so shortly before it was read may be changed again without its times showing it.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// One included file, read.
+#[derive(Clone, Debug)]
+pub struct RouteFile {
+    pub(super) path: PathBuf,
+    /// `None`: it has to be read again in any case.
+    stamp: Option<Stamp>,
+    pub(super) routes: Vec<Arc<Route>>,
+    pub(super) warnings: Vec<String>,
+    pub(super) blocks: Vec<Block>,
+}
+
+/// What changes with a file's content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamp {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+    changed: (i64, i64),
+}
+
+/// The files that are in use, and what is wrong with those that are not in use as they are now.
+#[derive(Default)]
+pub(super) struct Included {
+    pub(super) files: Vec<Arc<RouteFile>>,
+    pub(super) broken: Vec<ConfigError>,
+}
+
+/// Files by the patterns' order, then by name; a relative pattern starts beside the configuration file. With `old` files (at a reload)
+/// a broken one is none that ends it.
+pub(super) fn read_all(
+    patterns: &FoundList,
+    beside: &Path,
+    old: Option<&[Arc<RouteFile>]>,
+    taken: &mut HashSet<String>,
+) -> Result<Included, ConfigError> {
+    let known: HashMap<&Path, &Arc<RouteFile>> = old.unwrap_or_default().iter().map(|file| (file.path.as_path(), file)).collect();
+    let mut included = Included::default();
+    for path in paths(patterns, beside)? {
+        let before = known.get(path.as_path()).copied();
+        let unchanged = before.filter(|file| file.stamp.is_some() && file.stamp == Stamp::of(&path));
+        let read = match unchanged {
+            Some(file) => free(file, taken).map(|()| Arc::clone(file)),
+            None => RouteFile::read(&path, taken).map(Arc::new),
+        };
+        let file = match read {
+            Ok(file) => file,
+            Err(error) if old.is_none() => return Err(error),
+            Err(error) => {
+                included.broken.push(error);
+                match before.filter(|file| free(file, taken).is_ok()) {
+                    Some(file) => Arc::clone(file),
+                    None => continue,
+                }
+            }
+        };
+        taken.extend(file.routes.iter().map(|route| route.name.clone()));
+        included.files.push(file);
+    }
+    Ok(included)
+}
+
+fn paths(patterns: &FoundList, beside: &Path) -> Result<Vec<PathBuf>, ConfigError> {
+    let mut seen = HashSet::new();
+    let mut paths = Vec::new();
+    for pattern in &patterns.value {
+        let whole = beside.join(&pattern.value);
+        let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
+        let found = glob::glob_with(&whole.to_string_lossy(), options)
+            .map_err(|error| pattern.invalid(format!("{:?} is no pattern: {}", pattern.value, error.msg), "write \"routes.d/*.toml\""))?;
+        for path in found {
+            let path = path.map_err(|error| {
+                let file = error.path().to_owned();
+                ConfigError::NamedFile { place: pattern.place.clone(), file, source: error.into() }
+            })?;
+            if !path.is_dir() && seen.insert(path.clone()) {
+                paths.push(path);
+            }
+        }
+    }
+    Ok(paths)
+}
+
+/// Its routes' names are not taken.
+fn free(file: &RouteFile, taken: &HashSet<String>) -> Result<(), ConfigError> {
+    match file.routes.iter().find(|route| taken.contains(&route.name)) {
+        None => Ok(()),
+        Some(route) => {
+            let place = Place { file: file.path.display().to_string(), line: None, key: "route.name".to_owned() };
+            Err(route::name_taken(&place, &route.name))
+        }
+    }
+}
+
+impl RouteFile {
+    fn read(path: &Path, taken: &HashSet<String>) -> Result<Self, ConfigError> {
+        // Before the text: what is written meanwhile is seen the next time.
+        let stamp = Stamp::of(path).filter(Stamp::is_settled);
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { file: path.to_owned(), source })?;
+        // Files that its keys name may change by themselves.
+        let stamp = stamp.filter(|_| !text.contains("_file"));
+        let source = Source::new(path.display().to_string(), text);
+        let tree = source.parse()?;
+        let root = Section::root(&source, tree.get_ref(), &KEYS)?;
+        let mut sections = root.tables("route", &route::KEYS)?;
+        sections.iter_mut().for_each(Section::be_brief);
+        let mut warnings = Vec::new();
+        let routes = route::read_all(&mut sections, &default_name(path), taken, &mut warnings)?;
+        let blocks = sections.into_iter().map(Section::into_block).collect();
+        Ok(Self { path: path.to_owned(), stamp, routes, warnings, blocks })
+    }
+}
+
+/// Of `acme.example.toml` the routes are `acme.example-1` and so on, where they do not say what they are called.
+fn default_name(path: &Path) -> String {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    stem.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' }).take(48).collect()
+}
+
+impl Stamp {
+    fn of(path: &Path) -> Option<Self> {
+        let metadata = std::fs::metadata(path).ok()?;
+        Some(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: (metadata.ctime(), metadata.ctime_nsec()),
+        })
+    }
+
+    fn is_settled(&self) -> bool {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let changed = Duration::from_secs(u64::try_from(self.changed.0.max(self.modified.0)).unwrap_or_default());
+        now.checked_sub(changed).is_some_and(|age| age > SETTLED)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Config, ConfigError};
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    const URL: &str = "url = \"https://app.example.com/in\"\n";
+
+    struct Folder(tempfile::TempDir);
+
+    impl Folder {
+        fn new(main: &str) -> Self {
+            let folder = Self(tempfile::tempdir().unwrap());
+            folder.write(
+                "main.toml",
+                &format!("include = [\"routes.d/*.toml\", \"more.toml\"]\n[smtp]\nhostname = \"mx.example.com\"\n{main}"),
+            );
+            std::fs::create_dir(folder.0.path().join("routes.d")).unwrap();
+            folder
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            std::fs::write(self.0.path().join(name), text).unwrap();
+        }
+
+        fn routes(&self, name: &str, routes: &[&str]) {
+            let route = |name: &&str| format!("[[route]]\nname = \"{name}\"\nrecipients = [\"*@{name}.example\"]\n{URL}");
+            self.write(name, &routes.iter().map(route).collect::<String>());
+        }
+
+        fn load(&self) -> Result<Config, String> {
+            Config::load(Some(&self.0.path().join("main.toml"))).map_err(|error| self.line(&error))
+        }
+
+        fn again(&self, old: &Config) -> (Config, Vec<String>) {
+            let (config, broken) = Config::load_again(&self.0.path().join("main.toml"), old).unwrap();
+            (config, broken.iter().map(|error| self.line(error)).collect())
+        }
+
+        fn line(&self, error: &ConfigError) -> String {
+            error.to_string().replace(&format!("{}/", self.0.path().display()), "")
+        }
+    }
+
+    fn names(config: &Config) -> Vec<&str> {
+        config.routes.iter().map(|route| route.name.as_str()).collect()
+    }
+
+    #[test]
+    fn files_stand_behind_the_main_one_in_the_order_of_their_names() {
+        let folder = Folder::new(&format!("[[route]]\nrecipients = [\"a@b.example\"]\n{URL}"));
+        assert_eq!(names(&folder.load().unwrap()), ["route-1"], "a pattern that matches nothing is fine");
+        folder.routes("routes.d/20.toml", &["c", "d"]);
+        folder.routes("routes.d/10.toml", &["b"]);
+        folder.routes("routes.d/not-this.txt", &["x"]);
+        folder.routes("routes.d/.hidden.toml", &["x"]);
+        folder.routes("more.toml", &["e"]);
+        folder.write("routes.d/30 no name.toml", &format!("[[route]]\nrecipients = [\"*\"]\n{URL}"));
+        folder.write("routes.d/40.toml", "");
+        let config = folder.load().unwrap();
+        assert_eq!(names(&config), ["route-1", "b", "c", "d", "30_no_name-1", "e"]);
+        let shown = config.effective_text();
+        assert!(shown.contains("routes.d/20.toml") && shown.contains("*@d.example"), "{shown}");
+        // What is shown of them does not stand in the way of reading it back.
+        let again = Config::parse(config.origin.clone(), &shown).unwrap();
+        assert_eq!(names(&again), names(&config));
+    }
+
+    #[test]
+    fn a_broken_file_is_an_error_at_the_start() {
+        let folder = Folder::new("");
+        assert!(folder.load().unwrap_err().contains("no [[route]] is configured"));
+        folder.routes("routes.d/1.toml", &["a"]);
+        for (text, line) in [
+            ("[[route]]\nrecipients = [\"*\"]\n", "routes.d/2.toml:1: route.url: is missing; write url = "),
+            ("\n[smtp]\nlisten = []\n", "routes.d/2.toml:2: smtp: unknown key; "),
+            ("include = []\n", "routes.d/2.toml:1: include: unknown key; "),
+            ("[[route\n", "routes.d/2.toml:1: not TOML: "),
+            (
+                "[[route]]\nname = \"a\"\nrecipients = [\"*\"]\nurl = \"http://x/\"\n",
+                "routes.d/2.toml:2: route.name: a route before this one is named \"a\" as well",
+            ),
+            ("[[route]]\nrecipients = [\"*\"]\nurl = \"http://x/\"\nformat = \"xml\"\n", "routes.d/2.toml:4: route.format: unknown value"),
+        ] {
+            folder.write("routes.d/2.toml", text);
+            let got = folder.load().unwrap_err();
+            assert!(got.starts_with(line), "{got}, and not {line}");
+        }
+        folder.write("routes.d/2.toml", &format!("\n[[route]]\nrecipients = [\"*\"]\n{URL}ca_certificate = \"/does/not/exist\"\n"));
+        let error = folder.line(&folder.load().unwrap().check_files().unwrap_err());
+        assert!(error.starts_with("routes.d/2.toml:5: route.ca_certificate: /does/not/exist: "), "{error}");
+    }
+
+    #[test]
+    fn a_broken_file_keeps_its_old_routes_at_a_reload() {
+        let folder = Folder::new("");
+        folder.routes("routes.d/1.toml", &["a", "b"]);
+        folder.routes("routes.d/2.toml", &["c"]);
+        folder.routes("routes.d/3.toml", &["d"]);
+        let config = folder.load().unwrap();
+        folder.write("routes.d/1.toml", "[[route]]\nrecipient = [\"*\"]\n");
+        folder.routes("routes.d/2.toml", &["c2"]);
+        std::fs::remove_file(folder.0.path().join("routes.d/3.toml")).unwrap();
+        folder.write("routes.d/4.toml", "junk");
+        let (config, broken) = folder.again(&config);
+        assert_eq!(names(&config), ["a", "b", "c2"]);
+        assert_eq!(broken.len(), 2, "{broken:?}");
+        assert!(
+            broken[0].starts_with("routes.d/1.toml:2: route.recipient: unknown key; the nearest known key is recipients"),
+            "{broken:?}"
+        );
+        assert!(broken[1].starts_with("routes.d/4.toml:1: not TOML"), "{broken:?}");
+        // A name that is taken already breaks the later file.
+        folder.routes("routes.d/2.toml", &["b"]);
+        let (config, broken) = folder.again(&config);
+        assert_eq!(names(&config), ["a", "b", "c2"]);
+        assert_eq!(broken.len(), 3);
+        // Everything is mended.
+        folder.routes("routes.d/1.toml", &["a"]);
+        folder.routes("routes.d/4.toml", &["e"]);
+        let (config, broken) = folder.again(&config);
+        assert_eq!((names(&config), broken.len()), (vec!["a", "b", "e"], 0));
+    }
+
+    #[test]
+    fn what_has_not_changed_is_not_read_again() {
+        let folder = Folder::new("");
+        folder.routes("routes.d/1.toml", &["a"]);
+        folder.routes("routes.d/2.toml", &["b"]);
+        folder.write("secret", "https://app.example.com/1\n");
+        folder.write(
+            "more.toml",
+            &format!("[[route]]\nname = \"c\"\nrecipients = [\"*\"]\nurl_file = \"{}\"\n", folder.0.path().join("secret").display()),
+        );
+        let mut config = folder.load().unwrap();
+        let same = |one: &Config, other: &Config, index: usize| Arc::ptr_eq(&one.route_files[index], &other.route_files[index]);
+        // A file that is younger than a second is read again to be sure.
+        let begun = Instant::now();
+        loop {
+            let (again, _) = folder.again(&config);
+            if same(&config, &again, 0) && same(&config, &again, 1) {
+                break;
+            }
+            assert!(begun.elapsed() < Duration::from_mins(1));
+            config = again;
+            std::thread::yield_now();
+        }
+        folder.routes("routes.d/1.toml", &["z"]);
+        folder.write("secret", "https://app.example.com/2\n");
+        let (again, _) = folder.again(&config);
+        assert!(!same(&config, &again, 0) && same(&config, &again, 1));
+        assert_eq!((names(&again), again.routes[2].url.path()), (vec!["z", "b", "c"], "/2"));
+        assert_eq!(Path::new("routes.d/1.toml"), again.route_files[0].path.strip_prefix(folder.0.path()).unwrap());
+    }
+}
