@@ -131,7 +131,7 @@ impl Config {
         if self.smtp.max_header_size > self.smtp.max_message_size {
             self.warnings.push("smtp.max_header_size is larger than smtp.max_message_size, which ends first; lower it".to_owned());
         }
-        let all = |route: &&std::sync::Arc<super::Route>| route.recipients.iter().any(|glob| glob == "*" || glob == "*@*");
+        let all = |route: &&Arc<super::Route>| route.recipients.iter().any(|glob| glob == "*" || glob == "*@*");
         if let Some(first) = self.routes.iter().position(|route| all(&route))
             && let (Some(takes_all), Some(behind)) = (self.routes.get(first), self.routes.get(first + 1))
         {
