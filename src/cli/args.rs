@@ -11,12 +11,14 @@ use std::path::PathBuf;
 #[derive(Parser)]
 #[command(name = "mailsluice", version, max_term_width = 100)]
 pub(super) struct Args {
-    /// The configuration file; without one, the development configuration [env: MAILSLUICE_CONFIG]
-    ///
-    /// The development configuration takes mail for every recipient on 127.0.0.1:2525 and shows it on
-    /// http://127.0.0.1:8025.
+    /// The configuration file [env: MAILSLUICE_CONFIG] (default: /etc/mailsluice/mailsluice.toml, where there is one)
     #[arg(long, value_name = "FILE", global = true)]
     pub(super) config: Option<PathBuf>,
+    /// The development configuration, which is also read where there is no file
+    ///
+    /// It takes mail for every recipient on 127.0.0.1:2525 and shows it on http://127.0.0.1:8025.
+    #[arg(long, global = true, conflicts_with = "config")]
+    pub(super) dev: bool,
     #[command(subcommand)]
     pub(super) command: Option<Command>,
 }

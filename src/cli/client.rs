@@ -2,13 +2,14 @@
 //! `--admin`, with the token where there is one.
 
 use super::args::Admin;
-use super::{Exit, Failure, load};
+use super::choice::Choice;
+use super::{Exit, Failure};
 use crate::config::{AdminListen, Secret};
 use std::fmt;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, ToSocketAddrs as _};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 use ureq::http::Response;
 use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
@@ -44,11 +45,11 @@ impl fmt::Display for Address {
 }
 
 impl Client {
-    pub(super) fn new(config: Option<&Path>, options: &Admin) -> Result<Self, Failure> {
+    pub(super) fn new(config: &Choice, options: &Admin) -> Result<Self, Failure> {
         let (address, mut token) = match &options.admin {
             Some(url) => (named(url)?, None),
             None => {
-                let config = load(config)?;
+                let config = config.load()?;
                 let address = match config.admin.listen {
                     AdminListen::Tcp(address) => Address::Tcp(reachable(address).to_string()),
                     AdminListen::Unix(path) => Address::Unix(path),
@@ -336,7 +337,7 @@ mod tests {
         let token = folder.path().join("token");
         std::fs::write(&token, "t0ken\n").expect("it can be written");
         let options = Admin { admin: Some(format!("unix:{}", path.display())), token_file: Some(token) };
-        let client = Client::new(None, &options).expect("options");
+        let client = Client::new(&Choice::Development, &options).expect("options");
         let server = answer_once(
             UnixListener::bind(&path).expect("a socket"),
             "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{\"a\":\r\n3\r\n 1}\r\n0\r\n\r\n",
@@ -354,7 +355,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a directory");
         let path = folder.path().join("admin.sock");
         let options = Admin { admin: Some(format!("unix:{}", path.display())), token_file: None };
-        let client = Client::new(None, &options).expect("options");
+        let client = Client::new(&Choice::Development, &options).expect("options");
         let failure = client.get("/stats").expect_err("nobody listens");
         assert_eq!(failure.exit, Exit::Unavailable);
         assert!(failure.line.contains("No such file") && failure.line.contains("start the daemon"), "{}", failure.line);

@@ -1,11 +1,11 @@
 //! `mailsluice forget`: erases an address from every record; says from how many.
 
 use super::args::Forget;
+use super::choice::Choice;
 use super::client::Client;
 use super::{Failure, print};
-use std::path::Path;
 
-pub(super) fn run(config: Option<&Path>, options: &Forget) -> Result<(), Failure> {
+pub(super) fn run(config: &Choice, options: &Forget) -> Result<(), Failure> {
     let client = Client::new(config, &options.admin)?;
     let answer = client.post("/forget", &serde_json::json!({ "address": options.address }))?;
     let answer: serde_json::Value = serde_json::from_str(&answer).map_err(|error| client.broken(error))?;

@@ -3,6 +3,7 @@
 mod args;
 mod as_daemon;
 mod check;
+mod choice;
 mod client;
 mod doctor;
 mod exit;
@@ -21,10 +22,10 @@ mod time;
 pub use exit::{Exit, Failure};
 
 use args::{Args, Command};
+use choice::Choice;
 use clap::Parser as _;
 use clap::error::ErrorKind;
 use std::io::{self, Write as _};
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// The whole program: parses the command line, runs the command, says in one line why it could not.
@@ -65,10 +66,7 @@ fn in_one_line(error: &str) -> String {
 }
 
 fn run(args: Args) -> Result<(), Failure> {
-    // An empty variable names no file.
-    let variable = std::env::var_os("MAILSLUICE_CONFIG").filter(|value| !value.is_empty()).map(PathBuf::from);
-    let config = args.config.or(variable);
-    let config = config.as_deref();
+    let config = &Choice::new(args.config, args.dev);
     match args.command.unwrap_or(Command::Serve) {
         Command::Serve => serve::run(config),
         Command::Check => check::run(config),
@@ -81,11 +79,6 @@ fn run(args: Args) -> Result<(), Failure> {
         Command::Forget(forget) => forget::run(config, &forget),
         Command::Generate { what } => generate::run(what),
     }
-}
-
-/// The configuration; a shorthand for the commands.
-fn load(path: Option<&Path>) -> Result<crate::config::Config, Failure> {
-    crate::config::Config::load(path).map_err(Failure::from)
 }
 
 /// One line on standard error, beside the command's result.

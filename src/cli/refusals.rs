@@ -1,17 +1,17 @@
 //! `mailsluice refusals`: who was refused before a record was made, and why; with `--follow` on and on, over restarts of the daemon.
 
 use super::args::Refusals;
+use super::choice::Choice;
 use super::client::{Client, with_query};
 use super::table::{Align, Column, Table};
 use super::time::Zone;
 use super::{Exit, Failure, complain, print};
 use serde_json::Value;
-use std::path::Path;
 use std::time::Duration;
 
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
-pub(super) fn run(config: Option<&Path>, options: &Refusals) -> Result<(), Failure> {
+pub(super) fn run(config: &Choice, options: &Refusals) -> Result<(), Failure> {
     let client = Client::new(config, &options.admin)?;
     let mut shown = Shown { json: options.json, zone: Zone::of_this_machine(), header_is_due: true };
     let mut last = shown.rows_after(&client, 0)?;

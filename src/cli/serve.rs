@@ -1,8 +1,9 @@
 //! `mailsluice serve`: the daemon.
 
-use super::{Failure, load};
-use std::path::Path;
+use super::Failure;
+use super::choice::Choice;
 
-pub(super) fn run(config: Option<&Path>) -> Result<(), Failure> {
-    crate::daemon::run(load(config)?).map_err(Failure::from)
+pub(super) fn run(choice: &Choice) -> Result<(), Failure> {
+    choice.check_user()?;
+    crate::daemon::run(choice.load()?).map_err(Failure::from)
 }

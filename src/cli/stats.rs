@@ -2,6 +2,7 @@
 //! second, with the rate of messages over the last minute.
 
 use super::args::Stats;
+use super::choice::Choice;
 use super::client::Client;
 use super::table::{Align, Column, Table, octets, time_us};
 use super::terminal::Paint;
@@ -10,7 +11,6 @@ use serde_json::Value;
 use std::collections::VecDeque;
 use std::fmt::Write as _;
 use std::io::IsTerminal as _;
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 const REFRESH: Duration = Duration::from_secs(1);
@@ -23,7 +23,7 @@ const PLOT_COLUMNS_PER_DECADE: f64 = 6.0;
 const PLOT_COLUMNS: usize = 42;
 const STAGES: [&str; 7] = ["total", "receive", "queue", "forward", "store", "tls_handshake", "session"];
 
-pub(super) fn run(config: Option<&Path>, options: &Stats) -> Result<(), Failure> {
+pub(super) fn run(config: &Choice, options: &Stats) -> Result<(), Failure> {
     let client = Client::new(config, &options.admin)?;
     let terminal = std::io::stdout().is_terminal();
     let paint = Paint::of_stdout();

@@ -274,3 +274,44 @@ fn development() {
     process.signal(Signal::SIGTERM);
     assert_eq!(process.wait(PATIENCE).code(), Some(0));
 }
+
+/// A machine with the package's configuration, as commands without `--config` find it: an /etc of their own.
+fn with_etc(file: &str, mode: &str, as_user: &str, words: &str) -> crate::support::process::Finished {
+    let script = format!(
+        "set -e; mount -t tmpfs none /etc; mkdir /etc/mailsluice; printf 'root:x:0:0::/:/bin/sh\\nmailsluice:x:4711:4711::/:/bin/sh\\nother:x:4712:4712::/:/bin/sh\\n' >/etc/passwd; \
+         printf %s '{file}' >/etc/mailsluice/mailsluice.toml; chmod {mode} /etc/mailsluice/mailsluice.toml; \
+         exec setpriv --reuid={as_user} --clear-groups \"$0\" {words}"
+    );
+    let mut command = std::process::Command::new("unshare");
+    command.args(["--mount", "sh", "-c", &script, crate::support::daemon::BINARY]).env_remove("MAILSLUICE_CONFIG").env("NO_COLOR", "1");
+    run(&mut command, PATIENCE)
+}
+
+#[test]
+fn which_configuration_is_said_and_an_unreadable_one_is_no_reason_for_another() {
+    let file = "[[route]]\nname = \"packaged\"\nrecipients = [\"*\"]\nurl = \"http://127.0.0.1:9/\"\n";
+    let root = with_etc(file, "644", "0", "check");
+    assert_eq!(root.code, Some(0), "{root:?}");
+    assert!(root.out.starts_with("# /etc/mailsluice/mailsluice.toml\n") && root.out.contains("\"packaged\""), "{root:?}");
+    let dev = with_etc(file, "644", "0", "check --dev").ok();
+    assert!(dev.starts_with("# (development configuration)") && !dev.contains("packaged"), "{dev}");
+    let doctor = with_etc(file, "644", "0", "doctor");
+    assert!(doctor.out.lines().next().unwrap().ends_with("configuration: /etc/mailsluice/mailsluice.toml"), "{doctor:?}");
+    let send = with_etc(file, "644", "0", "send");
+    assert!(send.out.starts_with("configuration: /etc/mailsluice/mailsluice.toml\n"), "{send:?}");
+    for words in ["check", "doctor", "send", "records", "stats", "serve --config /etc/mailsluice/mailsluice.toml"] {
+        let unreadable = with_etc(file, "600", "4712", words);
+        assert_eq!(unreadable.code, Some(77), "{words}: {unreadable:?}");
+        assert!(unreadable.err.contains("/etc/mailsluice/mailsluice.toml"), "{words}: {unreadable:?}");
+    }
+    for user in ["0", "4712"] {
+        let serve = with_etc(file, "644", user, "serve");
+        assert_eq!(serve.code, Some(64), "{serve:?}");
+        assert!(serve.err.contains("systemctl start mailsluice") && serve.err.contains("--dev"), "{serve:?}");
+    }
+    // The unit's user gets further: the configuration is read, and its port is not for it to have.
+    let unit = with_etc("x = 1", "644", "4711", "serve");
+    assert_eq!(unit.code, Some(78), "{unit:?}");
+    let both = cli(&["check", "--dev", "--config", "x"]);
+    assert_eq!(both.code, Some(64), "{both:?}");
+}

@@ -10,7 +10,8 @@ mod unit;
 
 use super::args::Doctor;
 use super::as_daemon::AsDaemon;
-use super::{Exit, Failure, load, print};
+use super::choice::Choice;
+use super::{Exit, Failure, print};
 use crate::config::{AdminListen, Config, Origin};
 use std::io::IsTerminal as _;
 use std::path::Path;
@@ -59,10 +60,11 @@ impl Finding {
     }
 }
 
-pub(super) fn run(path: Option<&Path>, options: &Doctor) -> Result<(), Failure> {
-    let seen_by = AsDaemon::enter(path);
-    let config = load(path).map_err(|failure| failure.seen_by(seen_by.name()))?;
+pub(super) fn run(choice: &Choice, options: &Doctor) -> Result<(), Failure> {
     let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    print(&Finding::fine(format!("configuration: {}", choice.name())).line(colours))?;
+    let seen_by = AsDaemon::enter(choice.path());
+    let config = choice.load().map_err(|failure| failure.seen_by(seen_by.name()))?;
     let mut worst = Severity::Fine;
     let mut report = |findings: Vec<Finding>| -> Result<(), Failure> {
         for finding in findings {

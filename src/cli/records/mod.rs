@@ -4,20 +4,20 @@
 mod follow;
 
 use super::args::{Outcome, Records};
+use super::choice::Choice;
 use super::client::{Client, with_query};
 use super::table::{Align, Column, Table, octets, time_us};
 use super::{Exit, Failure, print};
 use crate::config::unit::parse_duration;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::Value;
-use std::path::Path;
 
 /// As many as the daemon gives at once.
 const PAGE: u64 = 1000;
 /// Cells longer than this are cut; `--json` has the whole text.
 const CELL: usize = 40;
 
-pub(super) fn run(config: Option<&Path>, options: &Records) -> Result<(), Failure> {
+pub(super) fn run(config: &Choice, options: &Records) -> Result<(), Failure> {
     let client = Client::new(config, &options.admin)?;
     let filters = Filters::new(options, Timestamp::now())?;
     let mut output = Output::new(options.json);

@@ -5,16 +5,22 @@ mod line;
 mod session;
 
 use super::args::Send;
+use super::choice::Choice;
 use super::client::reachable;
-use super::{Exit, Failure, load};
+use super::{Exit, Failure, print};
 use crate::config::{Config, hostname};
 use session::{Session, Verdict};
 use std::io::{self, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-pub(super) fn run(config: Option<&Path>, options: &Send) -> Result<(), Failure> {
+pub(super) fn run(config: &Choice, options: &Send) -> Result<(), Failure> {
     // The configuration is needed only for what the command line leaves open.
-    let config = if options.server.is_none() || options.to.is_empty() { Some(load(config)?) } else { None };
+    let config = if options.server.is_none() || options.to.is_empty() {
+        print(&format!("configuration: {}\n", config.name()))?;
+        Some(config.load()?)
+    } else {
+        None
+    };
     let own_name = hostname::fully_qualified().filter(|name| hostname::is_domain(name)).unwrap_or_else(|| "localhost".to_owned());
     let server = match (&options.server, &config) {
         (Some(server), _) => with_port(server),
@@ -193,7 +199,10 @@ mod tests {
 
     fn send(server: &str, to: &[&str], files: &[PathBuf]) -> Result<(), Failure> {
         let to = to.iter().map(|&address| address.to_owned()).collect();
-        run(None, &Send { to, from: Some("a@b.example".to_owned()), server: Some(server.to_owned()), files: files.to_vec() })
+        run(
+            &Choice::Development,
+            &Send { to, from: Some("a@b.example".to_owned()), server: Some(server.to_owned()), files: files.to_vec() },
+        )
     }
 
     #[test]
