@@ -108,7 +108,10 @@ pub(super) struct Stats {
 
 #[derive(Group)]
 pub(super) struct Records {
-    /// Not older than this: a time ago (1h, 2d) or a moment (2026-01-31T12:00:00Z)
+    /// One record, whole, with the other attempts at its message; also as in "250 2.0.0 Ok: ID"
+    #[arg(value_name = "ID", conflicts_with_all = ["since", "until", "sender", "recipient", "message_id", "webhook_id", "outcome", "status", "route", "ip", "text", "undelivered", "follow"])]
+    pub(super) id: Vec<String>,
+    /// Not older than this: a time ago (1h, 2d) or a moment (2026-01-31, 2026-01-31T12:00; local time, or with a zone: 2026-01-31T12:00Z)
     #[arg(long, value_name = "T")]
     pub(super) since: Option<String>,
     /// Older than this, written alike
@@ -123,13 +126,28 @@ pub(super) struct Records {
     /// With this Message-ID
     #[arg(long, value_name = "ID")]
     pub(super) message_id: Option<String>,
+    /// With this Webhook-Id: every attempt at one message
+    #[arg(long, value_name = "ID")]
+    pub(super) webhook_id: Option<String>,
     /// With this outcome
     #[arg(long, value_name = "O")]
     pub(super) outcome: Option<Outcome>,
-    /// Only messages that no attempt has delivered or rejected
+    /// With this status of the endpoint; 0 where it gave none
+    #[arg(long, value_name = "N")]
+    pub(super) status: Option<u16>,
+    /// Of this route
+    #[arg(long, value_name = "R")]
+    pub(super) route: Option<String>,
+    /// From this IP address
+    #[arg(long, value_name = "A")]
+    pub(super) ip: Option<String>,
+    /// With this anywhere: an id, also in a reply; a Webhook-Id; an IP address; a part of an address, subject, Message-ID, response or reply
+    #[arg(long, value_name = "T")]
+    pub(super) text: Option<String>,
+    /// Only messages that no attempt has delivered or rejected: the latest attempt, the answer and how many there were
     #[arg(long)]
     pub(super) undelivered: bool,
-    /// At most so many
+    /// At most so many; 0 for all
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub(super) limit: u64,
     /// Go on with new records as they come, over restarts of the daemon

@@ -1,7 +1,5 @@
 //! Aligned columns for a terminal. Every cell is made safe, since records hold what strangers wrote.
 
-#![allow(dead_code, reason = "the record log takes them over in the next change")]
-
 use crate::log::escaped;
 use unicode_width::{UnicodeWidthChar as _, UnicodeWidthStr as _};
 
@@ -33,7 +31,7 @@ impl Column {
 }
 
 /// Puts a cell's colour around it, once it has its width.
-type Colour = fn(super::terminal::Paint, &str) -> String;
+pub(super) type Colour = fn(super::terminal::Paint, &str) -> String;
 
 struct Cell {
     text: String,

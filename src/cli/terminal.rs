@@ -1,7 +1,5 @@
 //! What standard output is: a window with so many columns and rows and with colours, or a file and a pipe, which get all of it plain.
 
-#![allow(dead_code, reason = "the record log takes them over in the next change")]
-
 use std::io::IsTerminal as _;
 
 /// A window's columns and rows; `None` where there is no window.
@@ -44,15 +42,5 @@ impl Paint {
     }
     pub(super) fn wait(self, text: &str) -> String {
         self.with("33", text)
-    }
-
-    /// An outcome's colour.
-    pub(super) fn outcome(self, outcome: &str, text: &str) -> String {
-        match outcome {
-            "delivered" => self.good(text),
-            "rejected" => self.bad(text),
-            "deferred" => self.wait(text),
-            _ => text.to_owned(),
-        }
     }
 }

@@ -1,7 +1,5 @@
 //! Times as people write and read them on the command line: the machine's local time, and its zone named once.
 
-#![allow(dead_code, reason = "the record log takes them over in the next change")]
-
 use super::{Exit, Failure};
 use crate::config::unit::parse_duration;
 use jiff::civil::{Date, DateTime};

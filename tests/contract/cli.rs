@@ -147,7 +147,7 @@ fn follow_goes_on_over_a_restart() {
     for subject in ["not asked for", "past"] {
         send(&daemon, subject);
     }
-    let mut following = [follow(&daemon, &["--limit", "1"]), follow(&daemon, &["--limit", "0"])];
+    let mut following = [follow(&daemon, &["--limit", "1"]), follow(&daemon, &["--since", "1ms"])];
     subjects_until(&following[0], "past");
     // The second has nothing to show at first: until it listens.
     let mut expected = vec!["past".to_owned()];
@@ -314,4 +314,86 @@ fn which_configuration_is_said_and_an_unreadable_one_is_no_reason_for_another() 
     assert_eq!(unit.code, Some(78), "{unit:?}");
     let both = cli(&["check", "--dev", "--config", "x"]);
     assert_eq!(both.code, Some(64), "{both:?}");
+}
+
+#[test]
+fn records_are_found_by_whatever_people_have() {
+    let endpoint = Endpoint::in_turn(vec![Answer::status(200), Answer::text(422, "no such ticket"), Answer::text(503, "down for repair")]);
+    let daemon = Daemon::start(Config::to(&endpoint));
+    let replies: Vec<String> = (0..4)
+        .map(|n| {
+            let from = format!("s{n}@sender{n}.test");
+            deliver(daemon.smtp(), &from, &["bob@example.test"], &messages::simple(&format!("subject{n}"), "text")).text().to_owned()
+        })
+        .collect();
+    let newest_first = daemon.admin.records("");
+    let subjects = |arguments: &[&str]| {
+        let lines = daemon.cli(&[&["records", "--json"], arguments].concat()).ok();
+        lines
+            .lines()
+            .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["subject"].as_str().unwrap().to_owned())
+            .collect::<Vec<_>>()
+    };
+    let delivered = &newest_first[3];
+    let webhook_id = newest_first[1]["webhook_id"].as_str().unwrap();
+    let all = ["subject3", "subject2", "subject1", "subject0"];
+    let table: [(&[&str], &[&str]); 16] = [
+        (&["--text", &replies[0]], &all[3..]),
+        (&["--text", delivered["id"].as_str().unwrap()], &all[3..]),
+        (&["--text", webhook_id], &all[1..2]),
+        (&["--webhook-id", webhook_id], &all[1..2]),
+        (&["--webhook-id", webhook_id, "--outcome", "delivered"], &[]),
+        (&["--text", "127.0.0.1"], &all),
+        (&["--ip", "127.0.0.1", "--status", "422"], &all[2..3]),
+        (&["--ip", "192.0.2.1"], &[]),
+        (&["--text", "sender2.test"], &all[1..2]),
+        (&["--text", "s3@SENDER3.test"], &all[..1]),
+        (&["--text", "554 5.7.1 no such"], &all[2..3]),
+        (&["--text", "down for repair", "--status", "503"], &all[..2]),
+        (&["--route", "all", "--outcome", "rejected"], &all[2..3]),
+        (&["--route", "other"], &[]),
+        (&["--undelivered"], &all[..2]),
+        (&["--undelivered", "--text", "subject3", "--limit", "0"], &all[..1]),
+    ];
+    for (arguments, expected) in table {
+        assert_eq!(subjects(arguments), *expected, "{arguments:?}");
+    }
+    let one = daemon.cli(&["records", &replies[0]]).ok();
+    for part in ["subject0", "s0@sender0.test", "webhook_id", "response status", &replies[0]] {
+        assert!(one.contains(part), "{part}: {one}");
+    }
+    assert_eq!(daemon.cli(&["records", "01ARZ3NDEKTSV4RRFFQ69G5FAV"]).code, Some(65));
+    assert_eq!(daemon.cli(&["records", "nonsense"]).code, Some(65));
+    let undelivered = daemon.cli(&["records", "--undelivered"]).ok();
+    assert!(undelivered.contains("(1 attempt) the endpoint answered 503: down for repair"), "{undelivered}");
+    let few = daemon.cli(&["records", "--limit", "1"]);
+    assert!(few.err.contains("--limit 0 shows all") && few.out.contains("subject3") && !few.out.contains("subject2"), "{few:?}");
+    let whole = daemon.cli(&["records", "--limit", "0"]);
+    assert!(whole.err.is_empty() && whole.out.contains("subject0"), "{whole:?}");
+}
+
+/// A time without a zone is the machine's; a moment keeps its time of day.
+#[test]
+fn a_time_without_a_zone_is_local() {
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(Config::to(&endpoint));
+    deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("now", "text")).starts("250 ");
+    let date: jiff::Timestamp = daemon.admin.records("")[0]["date"].as_str().unwrap().parse().unwrap();
+    let in_zone = |zone: &str, arguments: &[&str]| {
+        let mut command = command();
+        command.env("TZ", zone).arg("records").args(arguments).arg("--admin").arg(daemon.admin_url());
+        run(&mut command, PATIENCE).ok()
+    };
+    // Five hours and a half east of Greenwich the clock shows so much more.
+    let shift = jiff::SignedDuration::from_mins(330);
+    let clock = |moment: jiff::Timestamp| {
+        jiff::tz::TimeZone::UTC.to_datetime(moment.checked_add(shift).unwrap()).strftime("%Y-%m-%dT%H:%M:%S").to_string()
+    };
+    let minute = jiff::SignedDuration::from_mins(1);
+    let (before, after) = (clock(date.checked_sub(minute).unwrap()), clock(date.checked_add(minute).unwrap()));
+    assert_eq!(in_zone("Asia/Kolkata", &["--json", "--since", &before]).lines().count(), 1);
+    assert_eq!(in_zone("Asia/Kolkata", &["--json", "--since", &after]).lines().count(), 0);
+    assert_eq!(in_zone("Asia/Kolkata", &["--json", "--until", &before]).lines().count(), 0);
+    let table = in_zone("Asia/Kolkata", &[]);
+    assert!(table.starts_with("DATE (IST +05:30)") && table.contains(&clock(date).replace('T', " ")), "{table}");
 }

@@ -3,7 +3,9 @@
 
 use super::super::client::Client;
 use super::super::{Exit, Failure, complain};
-use super::{Filters, Output, pages};
+use super::filters::Filters;
+use super::pages;
+use super::table::Output;
 use crate::record::RecordId;
 use serde_json::Value;
 use std::collections::BTreeSet;
@@ -20,15 +22,12 @@ pub(super) fn run(client: &Client, filters: &Filters, limit: u64, output: &mut O
     // The live stream is opened first, so that no record falls between it and the pages.
     let mut live = open(client)?;
     let mut past = Vec::new();
-    // With nothing asked for, one is read to know where the log stands.
-    let read = limit.max(1);
-    pages(client, filters, read, |records| {
+    pages(client, filters, limit, |records| {
         past.extend(records);
         Ok(true)
     })?;
-    let more = u64::try_from(past.len()).is_ok_and(|len| len >= read);
+    let more = u64::try_from(past.len()).is_ok_and(|len| len >= limit);
     let floor = past.last().and_then(id).filter(|_| more);
-    past.truncate(limit.try_into().unwrap_or(usize::MAX));
     // As a log that goes on is read: the newest at the end.
     past.reverse();
     output.print(&past)?;
