@@ -46,7 +46,7 @@ pub(super) enum Command {
     /// Counters and latency percentiles of the running daemon
     Stats(Stats),
     /// The record log of the running daemon, newest first
-    Records(Records),
+    Records(Box<Records>),
     /// Who was refused before a record was made, and why: the last 1 000, from the daemon's memory
     Refusals(Refusals),
     /// Every record that names an address, as JSON lines
