@@ -5,8 +5,11 @@ use super::choice::Choice;
 use super::{Failure, complain, print};
 
 pub(super) fn run(choice: &Choice) -> Result<(), Failure> {
-    print(&format!("# {}
-", choice.name()))?;
+    print(&format!(
+        "# {}
+",
+        choice.name()
+    ))?;
     let seen_by = AsDaemon::enter(choice.path());
     let config =
         choice.load().and_then(|config| Ok(config.check_files().map(|()| config)?)).map_err(|failure| failure.seen_by(seen_by.name()))?;

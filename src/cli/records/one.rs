@@ -15,11 +15,11 @@ pub(super) fn run(client: &Client, words: &[String], json: bool) -> Result<(), F
         let line = format!("{given:?} is no record's id (26 letters and digits); look for other texts with --text");
         return Err(Failure::new(Exit::Data, line));
     };
-    let record = client.get(&format!("/records/{id}")).map_err(|failure| match failure.exit {
-        Exit::Data => {
-            Failure::new(Exit::Data, format!("no record has the id {id}; it may be older than store.retention, or another box's"))
+    let record = client.get(&format!("/records/{id}")).map_err(|failure| {
+        if failure.exit != Exit::Data {
+            return failure;
         }
-        _ => failure,
+        Failure::new(Exit::Data, format!("no record has the id {id}; it may be older than store.retention, or another box's"))
     })?;
     if json {
         return print(&format!("{}\n", record.trim_end()));
