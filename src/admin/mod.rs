@@ -111,6 +111,7 @@ impl App {
     fn refresh_gauges(&self) {
         self.deps.stats.body_bytes.set(self.deps.budget.held());
         self.deps.stats.body_budget_bytes.set(self.deps.budget.limit());
+        self.deps.stats.store.wait_us.set(u64::try_from(self.deps.store.wait().as_micros()).unwrap_or(u64::MAX));
     }
 
     /// What a read of the store found, as text for an answer.

@@ -78,8 +78,10 @@ fn run_logged(config: Config, log: &crate::log::Handle) -> Result<(), Error> {
         let mut signals = Signals::new().map_err(|error| Error::Start(format!("cannot take signals: {error}")))?;
         let daemon = Daemon::start(config)?;
         daemon.announce();
-        daemon.serve(&mut signals, log).await;
-        daemon.drain(&mut signals, log).await;
+        match daemon.serve(&mut signals, log).await {
+            Ending::Asked => daemon.drain(&mut signals, log).await,
+            Ending::Died(thread) => daemon.die(thread, &mut signals, log).await,
+        }
         Ok(())
     })
 }
@@ -146,13 +148,14 @@ impl Daemon {
     }
 
     /// The main loop: signals, the certificate watch, the watchdog.
-    async fn serve(&self, signals: &mut Signals, log: &crate::log::Handle) {
+    async fn serve(&self, signals: &mut Signals, log: &crate::log::Handle) -> Ending {
         let mut second = tokio::time::interval(Duration::from_secs(1));
         let mut seconds = 0_u64;
         loop {
             tokio::select! {
-                _ = signals.terminate.recv() => return,
-                _ = signals.interrupt.recv() => return,
+                _ = signals.terminate.recv() => return Ending::Asked,
+                _ = signals.interrupt.recv() => return Ending::Asked,
+                thread = self.store.died() => return Ending::Died(thread),
                 _ = signals.hangup.recv() => self.reload(log),
                 _ = second.tick() => {
                     seconds = seconds.wrapping_add(1);
@@ -169,10 +172,11 @@ impl Daemon {
         stats.body_bytes.set(self.shared.budget.held());
         stats.body_budget_bytes.set(self.shared.budget.limit());
         stats.log_lines_lost.set(log.lines_lost());
-        self.ready.set(if self.store.writable() {
-            Readiness::Ready
-        } else {
-            Readiness::Degraded("the store cannot be written, see the log".to_owned())
+        stats.store.wait_us.set(u64::try_from(self.store.wait().as_micros()).unwrap_or(u64::MAX));
+        self.ready.set(match self.store.trouble() {
+            None if self.store.writable() => Readiness::Ready,
+            None => Readiness::Degraded("the store has more to do than it can".to_owned()),
+            Some(trouble) => Readiness::Degraded(format!("degraded: {trouble}")),
         });
         if seconds.is_multiple_of(10) || seconds == 1 {
             self.look_around();
@@ -188,6 +192,12 @@ impl Daemon {
         );
         notify(&[sd_notify::NotifyState::Watchdog, sd_notify::NotifyState::Status(&status)]);
     }
+}
+
+/// Why the main loop ended.
+enum Ending {
+    Asked,
+    Died(&'static str),
 }
 
 struct Signals {

@@ -16,15 +16,19 @@ use crate::record::{Outcome, Record};
 use crate::route::Routes;
 use crate::smtp::{Refused, Reply, What, reply};
 use crate::stats::{Recorder, RouteStats, Stage, Stats, TlsFailure};
-use crate::store::Store;
+use crate::store::{Commit, Store};
 use crate::verify::Verifier;
 use arc_swap::ArcSwap;
 use lines::Lines;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 use verdict::Verdict;
+
+/// So long after its endpoint's answer a message is answered, whatever the disk does (promise 3).
+const RECORD_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a reload replaces.
 struct Live {
@@ -39,6 +43,7 @@ pub struct Delivery {
     stats: Arc<Stats>,
     live: ArcSwap<Live>,
     lines: Lines,
+    hurried: AtomicBool,
 }
 
 /// The logged fields of a message whose data have ended, and where it goes.
@@ -74,7 +79,7 @@ impl Delivery {
     pub fn new(config: &Config, store: Arc<Store>, forwarders: Arc<Forwarders>, verifier: Arc<Verifier>, stats: Arc<Stats>) -> Arc<Self> {
         let live = ArcSwap::from_pointee(Live::of(config, &stats));
         let lines = Lines::new(config, &stats);
-        Arc::new(Self { store, forwarders, verifier, stats, live, lines })
+        Arc::new(Self { store, forwarders, verifier, stats, live, lines, hurried: AtomicBool::new(false) })
     }
 
     /// Recipients that come from now on are matched against the new routes.
@@ -204,13 +209,33 @@ impl Delivery {
         let line = self.lines.of_message(&record);
         let handed_over = Instant::now();
         // A failed commit leaves the record in the store's log line (promise 3); the endpoint's word stands either way.
-        drop(self.store.commit(record).await);
+        self.durable(self.store.commit(record), handed_over + RECORD_PATIENCE).await;
         recorder.record(Stage::Store, micros_since(handed_over));
         recorder.record(Stage::Total, micros_since(ended));
         if let Some(line) = line {
             self.lines.message(&line, ip, ended.elapsed());
         }
         reply
+    }
+
+    /// Waits for a commit, but not for a disk that hangs: what is not durable by then has its log line.
+    async fn durable(&self, mut commit: Commit, deadline: Instant) {
+        /// Between looks whether the process is about to end: no bell is hung up for each message.
+        const STEP: Duration = Duration::from_millis(50);
+        loop {
+            let now = Instant::now();
+            if now >= deadline || self.hurried.load(Ordering::Acquire) {
+                return commit.give_up();
+            }
+            if tokio::time::timeout_at(deadline.min(now + STEP).into(), &mut commit).await.is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// From now on nobody waits for the disk: the process is about to end.
+    pub fn hurry(&self) {
+        self.hurried.store(true, Ordering::Release);
     }
 
     fn count_outcome(&self, outcome: Outcome, route: &str) {

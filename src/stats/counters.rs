@@ -151,6 +151,8 @@ pub struct StoreGauges {
     pub file_bytes: Gauge,
     pub commits: Counter,
     pub degraded: Gauge,
+    /// How long the disk has been keeping it waiting. Set on reading.
+    pub wait_us: Gauge,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]

@@ -113,6 +113,10 @@ impl Stats {
         text.family("mailsluice_store_commits", "counter", "", "Commits of the store, one fsync each.");
         text.line("mailsluice_store_commits_total", &[], self.store.commits.get());
         text.gauge("mailsluice_store_degraded", "", "1 while nothing can be recorded and mail is deferred.", self.store.degraded.get());
+        #[expect(clippy::cast_precision_loss, reason = "seconds for a graph")]
+        let wait_seconds = self.store.wait_us.get() as f64 / 1e6;
+        let help = "How long the oldest record has been waiting for the disk.";
+        text.gauge("mailsluice_store_wait_seconds", "seconds", help, format_args!("{wait_seconds:.6}"));
         text.family(
             "mailsluice_log_lines_lost",
             "counter",

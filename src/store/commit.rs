@@ -7,7 +7,7 @@
 //! A record's `store_us` cannot hold the time of its own fsync, since it is written before: it is the time from `Store::commit`
 //! to the transaction plus the time that the commit before took. The same is added to `processing_time_us`.
 //!
-//! Logs what is not stored: a record whose commit fails is one error line with the whole record, redacted as configured, in the field
+//! Logs what is not stored: a record that is dropped unanswered is one error line with the whole record, redacted as configured, in the field
 //! `record` (promise 3).
 
 use super::disk::{FileStat, Lock};
@@ -21,8 +21,11 @@ use super::trouble::Trouble;
 use crate::record::Record;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
 use redb::Database;
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
@@ -42,20 +45,81 @@ const TICK: Duration = Duration::from_secs(1);
 /// No step moves it.
 type Boxed = Box<Pending>;
 
-/// One record on its way.
+/// A record and whether its log line has been written.
+struct Line {
+    record: Record,
+    is_written: AtomicBool,
+}
+
+impl Line {
+    /// Once, whoever asks.
+    fn write(&self) {
+        if !self.is_written.swap(true, Ordering::AcqRel) {
+            log_record(&self.record);
+        }
+    }
+}
+
+/// One record on its way. Dropped before it is answered, it becomes its log line.
 pub(super) struct Pending {
     pub(super) record: Record,
-    pub(super) handed_over: Instant,
-    /// Until it is answered.
-    pub(super) answer: Option<oneshot::Sender<Result<(), CommitFailed>>>,
+    handed_over: Instant,
+    line: Arc<Line>,
+    answer: Option<oneshot::Sender<Result<(), CommitFailed>>>,
 }
 
 impl Pending {
-    /// Nobody may be waiting any more: the client is gone.
-    fn tell(&mut self, done: Result<(), CommitFailed>) {
+    pub(super) fn new(record: Record) -> (Box<Self>, Commit) {
+        // A copy: the writer completes its own, and who waits must be able to tell of the record without it.
+        let line = Arc::new(Line { record: record.clone(), is_written: AtomicBool::new(false) });
+        let (answer, receiver) = oneshot::channel();
+        let commit = Commit { answer: receiver, line: Arc::clone(&line) };
+        (Box::new(Self { record, handed_over: Instant::now(), line, answer: Some(answer) }), commit)
+    }
+
+    fn confirm(&mut self) {
         if let Some(answer) = self.answer.take() {
-            answer.send(done).unwrap_or(());
+            // Nobody may be waiting any more: the client is gone.
+            answer.send(Ok(())).unwrap_or(());
         }
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        if let Some(answer) = self.answer.take() {
+            self.line.write();
+            answer.send(Err(CommitFailed)).unwrap_or(());
+        }
+    }
+}
+
+/// What `Store::commit` answers with: done when the record is durable, or when its log line is written.
+pub struct Commit {
+    answer: oneshot::Receiver<Result<(), CommitFailed>>,
+    line: Arc<Line>,
+}
+
+impl Commit {
+    /// Waits no longer: the record's log line is written now, unless it has been. It may come into the store later.
+    pub fn give_up(self) {
+        self.line.write();
+    }
+
+    /// For a thread that may block.
+    ///
+    /// # Errors
+    /// As the future's; the outer one does not happen.
+    pub fn blocking_recv(self) -> Result<Result<(), CommitFailed>, oneshot::error::RecvError> {
+        self.answer.blocking_recv()
+    }
+}
+
+impl Future for Commit {
+    type Output = Result<(), CommitFailed>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.answer).poll(context).map(|answer| answer.unwrap_or(Err(CommitFailed)))
     }
 }
 
@@ -144,13 +208,16 @@ impl Writer {
 
     pub(super) fn run(mut self) {
         loop {
-            match self.messages.recv_timeout(self.idle()) {
+            let message = self.messages.recv_timeout(self.idle());
+            self.shared.set_busy(true);
+            match message {
                 Ok(Message::Record(first)) => self.gather(first),
                 Ok(Message::Work(work)) => self.work(*work),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             self.chores();
+            self.shared.set_busy(false);
         }
         // Left in the journal it is not lost: the next start brings it in.
         self.unless_in_trouble(|writer| writer.journal.wipe()).unwrap_or(());
@@ -200,7 +267,7 @@ impl Writer {
             self.degrade(&fault);
         }
         if self.trouble.is_some() {
-            return fail(batch);
+            return;
         }
         let begun = Instant::now();
         let erasing = self.shared.erasing();
@@ -218,7 +285,7 @@ impl Writer {
                 self.last_commit = begun.elapsed();
                 self.shared.stats.store.commits.add(1);
                 for pending in &mut batch {
-                    pending.tell(Ok(()));
+                    pending.confirm();
                     self.shared.show(&pending.record);
                 }
                 if !in_redb {
@@ -227,7 +294,7 @@ impl Writer {
                 self.settle_at = Instant::now() + self.shared.tuning.settle_after;
             }
             Err(fault) => {
-                fail(batch);
+                drop(batch);
                 self.degrade(&fault);
             }
         }
@@ -411,14 +478,7 @@ impl Writer {
     }
 }
 
-/// A record that is not durable: its log line is what promise 3 leaves of it.
-pub(super) fn fail(batch: Vec<Boxed>) {
-    for mut pending in batch {
-        log_record(&pending.record);
-        pending.tell(Err(CommitFailed));
-    }
-}
-
+/// What promise 3 leaves of a record that is not durable.
 fn log_record(record: &Record) {
     match serde_json::to_string(record) {
         Ok(record) => tracing::error!(record, "the record could not be stored: this line is what there is of it"),

@@ -32,6 +32,7 @@ mod tests;
 mod trouble;
 mod verify;
 
+pub use commit::Commit;
 pub use disk::{Disk, DurableFile, FileStat, FileSystem, Lock};
 pub use error::{CommitFailed, StoreError};
 pub use filter::Filter;
@@ -61,6 +62,8 @@ use tokio::sync::{broadcast, oneshot};
 /// like a failed commit, and `writable` says no when three quarters of it are taken.
 const QUEUE: usize = 16_384;
 const QUEUE_HIGH: usize = QUEUE / 4 * 3;
+/// While the disk has been silent for longer, nothing new is taken.
+const DISK_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a reader waits for the records that only the journal has.
 const SETTLE_PATIENCE: Duration = Duration::from_millis(500);
 
@@ -228,9 +231,9 @@ impl Store {
         if let Some(full) = full {
             work.start_full(&full);
         }
-        threads.push(start("store-writer", move || work.run()).map_err(|source| StoreError::Io { path: path(), source })?);
+        threads.push(start("store-writer", &shared, move || work.run()).map_err(|source| StoreError::Io { path: path(), source })?);
         let work = Janitor { shared: Arc::clone(&shared), errands, writer: writer.clone(), not_before: Instant::now() };
-        threads.push(start("store-janitor", move || work.run()).map_err(|source| StoreError::Io { path: path(), source })?);
+        threads.push(start("store-janitor", &shared, move || work.run()).map_err(|source| StoreError::Io { path: path(), source })?);
         Ok(Arc::new(Self { shared, writer: ArcSwapOption::from_pointee(writer), janitor, threads: Mutex::new(threads) }))
     }
 
@@ -245,13 +248,38 @@ impl Store {
     /// False while nothing can be recorded: mail is answered `452 4.3.1`.
     #[must_use]
     pub fn writable(&self) -> bool {
-        self.shared.writable() && self.writer.load().as_ref().is_some_and(|writer| writer.len() < QUEUE_HIGH)
+        self.shared.writable()
+            && self.shared.wait() <= DISK_PATIENCE
+            && self.writer.load().as_ref().is_some_and(|writer| writer.len() < QUEUE_HIGH)
+    }
+
+    /// How long the disk has been keeping the store waiting.
+    #[must_use]
+    pub fn wait(&self) -> Duration {
+        self.shared.wait()
     }
 
     /// Why nothing can be recorded at present, for `/readyz`.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
-        (!self.shared.writable()).then(|| self.shared.trouble())
+        if !self.shared.writable() {
+            return Some(self.shared.trouble());
+        }
+        let wait = self.shared.wait();
+        (wait > DISK_PATIENCE).then(|| format!("the disk has confirmed nothing for {} s", wait.as_secs()))
+    }
+
+    /// Waits until a thread of the store has ended that was not asked to: nothing can be recorded from then on. Its name.
+    pub async fn died(&self) -> &'static str {
+        let mut died = self.shared.died.subscribe();
+        loop {
+            if let Some(name) = *died.borrow_and_update() {
+                return name;
+            }
+            if died.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// The key of Webhook-Id kept beside the store, 32 octets, made once.
@@ -270,16 +298,14 @@ impl Store {
     /// nothing: the store has then written the redacted record as its log line (promise 3).
     ///
     /// The caller fills `queue_us`, `forward_us` and `processing_time_us` up to this call; `store_us` is added here.
-    pub fn commit(&self, mut record: Record) -> oneshot::Receiver<Result<(), CommitFailed>> {
+    pub fn commit(&self, mut record: Record) -> Commit {
         // What is stored, shown and logged is the same instant.
         record.date = jiff::Timestamp::from_microsecond(record.date.as_microsecond()).unwrap_or(record.date);
         redact::configured(&mut record, self.shared.settings.load().redact);
-        let (answer, receiver) = oneshot::channel();
-        let pending = Box::new(Pending { record, handed_over: Instant::now(), answer: Some(answer) });
-        if let Err(Message::Record(pending)) = self.ask(Message::Record(pending)) {
-            commit::fail(vec![pending]);
-        }
-        receiver
+        let (pending, commit) = Pending::new(record);
+        // What finds no place is dropped, and that writes its line.
+        drop(self.ask(Message::Record(pending)));
+        commit
     }
 
     /// Reads one page; blocking, short read transactions: never on a ring thread.
@@ -393,8 +419,28 @@ impl Drop for Store {
     }
 }
 
-/// A thread that logs where the one that starts it logs.
-fn start(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+/// A thread that logs where the one that starts it logs, and tells when it ends without having been asked to.
+fn start(name: &'static str, shared: &Arc<Shared>, work: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
     let log = tracing::dispatcher::get_default(Clone::clone);
-    std::thread::Builder::new().name(name.to_owned()).spawn(move || tracing::dispatcher::with_default(&log, work))
+    let shared = Arc::clone(shared);
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        tracing::dispatcher::with_default(&log, || {
+            let _watched = Watched { name, shared };
+            work();
+        });
+    })
+}
+
+struct Watched {
+    name: &'static str,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if !self.shared.stopping.load(Ordering::Acquire) {
+            self.shared.set_trouble(Some(format!("the thread {} died", self.name)));
+            self.shared.died.send_replace(Some(self.name));
+        }
+    }
 }

@@ -1,6 +1,6 @@
 //! What the writer, the janitor and the readers of one store share. Logs nothing.
 
-use super::commit::Changes;
+use super::commit::{Changes, microseconds};
 use super::error::{Fault, StoreError, guarded};
 use super::id::Ids;
 use super::open::Files;
@@ -14,7 +14,8 @@ use arc_swap::ArcSwap;
 use redb::{Database, ReadTransaction, ReadableDatabase};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
-use tokio::sync::broadcast;
+use std::time::{Duration, Instant};
+use tokio::sync::{broadcast, watch};
 
 /// Changes kept for a rewrite at most; it fetches them after every page, so they are few unless it stands still.
 const CHANGES_MOST: usize = 4_000_000;
@@ -46,6 +47,11 @@ pub(super) struct Shared {
     /// What changed since the rewrite looked last; `None` while there is none.
     changes: Mutex<Option<Changes>>,
     erasing: Mutex<Vec<Address>>,
+    /// The name of a thread that ended and was not asked to.
+    pub(super) died: watch::Sender<Option<&'static str>>,
+    /// Since when the writer has been at one piece of work, in microseconds after `began`; 0: it waits for work.
+    busy_since: AtomicU64,
+    began: Instant,
 }
 
 impl Shared {
@@ -84,6 +90,9 @@ impl Shared {
             tail: RwLock::new(tail),
             changes: Mutex::new(None),
             erasing: Mutex::default(),
+            died: watch::channel(None).0,
+            busy_since: AtomicU64::new(0),
+            began: Instant::now(),
         }
     }
 
@@ -119,6 +128,19 @@ impl Shared {
             Fault::Full(what) | Fault::Io(what) => StoreError::Degraded(what),
             Fault::Disk(_) | Fault::Lost | Fault::Newer(_) | Fault::Locked | Fault::Void => StoreError::Degraded(fault.to_string()),
         }
+    }
+
+    /// How long the writer has been waiting for the disk.
+    pub(super) fn wait(&self) -> Duration {
+        match self.busy_since.load(Ordering::Acquire) {
+            0 => Duration::ZERO,
+            since => self.began.elapsed().saturating_sub(Duration::from_micros(since)),
+        }
+    }
+
+    pub(super) fn set_busy(&self, is_busy: bool) {
+        let since = if is_busy { microseconds(self.began.elapsed()).max(1) } else { 0 };
+        self.busy_since.store(since, Ordering::Release);
     }
 
     pub(super) fn writable(&self) -> bool {

@@ -3,6 +3,7 @@
 mod acme;
 mod answers;
 mod chromium;
+mod disk;
 mod dns;
 mod fail2ban;
 mod haproxy;
