@@ -155,7 +155,7 @@ pub fn start(deps: Deps, socket: AdminSocket) -> std::io::Result<Handle> {
     let thread = std::thread::Builder::new().name("admin".into()).spawn(move || {
         yield_to_mail();
         let app = Arc::new(App {
-            page: page::Page::new(deps.config.load().origin == Origin::Development),
+            page: page::Page::new(deps.config.load().origin == Origin::Development, &deps.config.load().smtp.hostname),
             inspector: inspector::Inspector::default(),
             live: live::Live::default(),
             store_calls: Arc::new(Semaphore::new(STORE_CALLS)),

@@ -18,6 +18,7 @@ const JS: &[&str] = &[
     include_str!("page/plot.js"),
     include_str!("page/records.js"),
     include_str!("page/undelivered.js"),
+    include_str!("page/state.js"),
     include_str!("page/inspector.js"),
     include_str!("page/page.js"),
 ];
@@ -32,7 +33,7 @@ pub(super) struct Page {
 impl Page {
     /// The page must know before its first request whether a token is asked for and whether there is an inspector, so that it makes no
     /// request that fails.
-    pub(super) fn new(inspector: bool) -> Self {
+    pub(super) fn new(inspector: bool, host: &str) -> Self {
         let script = format!("\"use strict\";\n{}", JS.concat());
         let html = HTML.replace("/*style*/", CSS).replace("/*script*/", &script).replace("__VERSION__", env!("CARGO_PKG_VERSION"));
         let policy = format!(
@@ -43,7 +44,8 @@ impl Page {
         );
         // Hashes and words only. Were it no header value, the policy that allows nothing at all stands in its place.
         let policy = HeaderValue::try_from(policy).unwrap_or(HeaderValue::from_static("default-src 'none'"));
-        let html = html.replace("__INSPECTOR__", bool_text(inspector));
+        // A domain name: nothing in it has a meaning in HTML.
+        let html = html.replace("__INSPECTOR__", bool_text(inspector)).replace("__HOST__", host);
         let html = [false, true].map(|token| Bytes::from(html.replace("__TOKEN__", bool_text(token))));
         Self { html, policy }
     }
@@ -69,7 +71,7 @@ mod tests {
 
     #[test]
     fn the_policy_allows_exactly_what_the_page_holds() {
-        let page = Page::new(true);
+        let page = Page::new(true, "mx.example.com");
         let html = str::from_utf8(&page.html[0]).unwrap();
         let policy = page.policy.to_str().unwrap();
         let script = html.split_once("<script>").unwrap().1.split_once("</script>").unwrap().0;
@@ -83,7 +85,7 @@ mod tests {
 
     #[test]
     fn the_page_names_no_other_origin_and_sets_no_markup() {
-        let page = Page::new(true);
+        let page = Page::new(true, "mx.example.com");
         let html = str::from_utf8(&page.html[0]).unwrap();
         for other in
             ["https://", "src=\"http", "url(", "@import", "innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval("]

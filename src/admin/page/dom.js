@@ -74,6 +74,9 @@ function since(seconds) {
   return hours ? `${hours} h ${minutes} min` : minutes ? `${minutes} min` : `${Math.floor(seconds)} s`;
 }
 
+// The clock that the page's times are of.
+const ZONE = `${Intl.DateTimeFormat().resolvedOptions().timeZone}, ${new Date().toLocaleTimeString("en-GB", { timeZoneName: "shortOffset" }).split(" ").pop()}`;
+
 // A record's moment in the reader's own time; the day too when it is not today.
 function clock(date) {
   const moment = new Date(date);

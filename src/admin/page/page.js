@@ -2,7 +2,7 @@
 // The page's clockwork: what is asked when, the connection's state, the numbers of /stats, sign-in and the address bar.
 
 const STATS_EVERY = 2000, HISTOGRAMS_EVERY = 5000, SERIES_EVERY = 20_000;
-const live = { before: null, failures: 0, timers: [], follow: null, drawn: new Set(["total", "forward", "store"]), series: null, stale: false };
+const live = { refusal: "", before: null, failures: 0, timers: [], follow: null, drawn: new Set(["total", "forward", "store"]), series: null, stale: false };
 
 const traffic = new Plot("hour-plot", drawTraffic), hourLatency = new Plot("hour-latency", drawHourLatency), percentiles = new Plot("percentile-plot", drawPercentiles);
 const windowChosen = () => document.querySelector("[name=window]:checked").value;
@@ -116,21 +116,20 @@ function showSeries() {
     element("td", {}, duration(point.latency[stage].p99_us)))));
 }
 
-async function showReadiness() {
+async function askReadiness() {
   // A daemon that does not take mail answers 503 here, and that is what is asked.
   const response = await ask("/readyz"), reason = (await response.text()).trim();
-  const state = response.ok ? "ready" : reason === "draining" ? "draining" : "degraded";
-  byId("state").dataset.state = state;
-  set("state", response.ok ? "Taking mail" : state === "draining" ? "Draining: no new mail" : `Not taking mail: ${reason}`);
+  live.refusal = response.ok ? null : reason;
 }
 
 async function readStats() {
   const stats = await askJson("/stats");
   showStats(stats);
   // Asked only when something says so, or at the start and after an interruption.
-  if (live.stale || stats.store.degraded || byId("state").dataset.state !== "ready") await showReadiness();
+  if (live.stale || stats.store.degraded || live.refusal !== null) await askReadiness();
   live.stale = false;
   connectionBack();
+  await showState(stats.routes);
 }
 
 // Everything that asks goes through here: one place decides what a failure means.
@@ -152,8 +151,7 @@ function connectionLost() {
   live.stale = true;
   const seconds = Math.min(15, 2 ** Math.min(live.failures, 4) - 1);
   document.body.classList.add("lost");
-  byId("state").dataset.state = "lost";
-  set("state", "No connection");
+  tellState("lost", "No connection");
   byId("banner").hidden = false;
   byId("banner").textContent = `No connection to the daemon. What you see is from ${new Date(live.seen ?? Date.now()).toLocaleTimeString("en-GB")}; trying again every ${seconds} s.`;
   stop();
@@ -222,13 +220,14 @@ function showParts(open) {
   if (!open) byId("sign-out").hidden = true;
 }
 
+// `problem`: what to say beside the form.
 function signIn(problem = session.token ? "That is not the token." : "") {
   stop();
   session.token = null;
   showParts(false);
-  byId("state").dataset.state = "loading";
-  set("state", "Token needed");
-  set("sign-in-error", problem);
+  tellState("loading", "Token needed");
+  // Of several questions that were refused at once only the first knows why.
+  if (problem) set("sign-in-error", problem);
   byId("token").focus();
 }
 
@@ -243,7 +242,7 @@ async function download(link) {
 // The address bar: a record's detail has an address of its own.
 function followAddress() {
   const wanted = location.hash.slice(1);
-  if (wanted.startsWith("record=")) return run(() => showDetail(decodeURIComponent(wanted.slice(7))));
+  if (wanted.startsWith("record=") && byId("sign-in").hidden) return run(() => showDetail(decodeURIComponent(wanted.slice(7))));
   if (byId("detail").open) byId("detail").close();
 }
 
@@ -273,7 +272,9 @@ function listen() {
     event.preventDefault();
     session.token = byId("token").value.trim();
     byId("token").value = "";
+    set("sign-in-error", "");
     start();
+    followAddress();
   });
   byId("sign-out").addEventListener("click", () => {
     session.token = null;
@@ -290,6 +291,14 @@ function listen() {
 }
 
 for (const part of document.querySelectorAll("[data-needs=inspector]")) part.hidden = !inspector.open;
+// In development the message comes first, and how often none came later.
+if (inspector.open) byId("main").prepend(byId("inspector"), byId("log"));
+for (const [key, value] of new URLSearchParams(location.search)) {
+  const field = byId("filters").elements[key];
+  if (field) field.type === "checkbox" ? (field.checked = true) : (field.value = value);
+}
+set("zone", `times are ${ZONE}`);
 listen();
+holdTheLog();
 document.documentElement.dataset.token === "true" && !session.token ? signIn("") : start();
 followAddress();

@@ -2,7 +2,7 @@
 // The record log: a page of records for the filters, live rows on top of it, and one record's detail.
 
 const MAX_ROWS = 300;
-const log = { records: [], cursor: null, waiting: [], unseen: 0, request: null, loaded: false };
+const log = { records: [], cursor: null, waiting: [], unseen: 0, request: null, loaded: false, inView: true, detail: 0 };
 
 function filters() {
   const chosen = new URLSearchParams();
@@ -14,6 +14,9 @@ async function loadRecords(older = false) {
   log.request?.abort();
   const request = (log.request = new AbortController());
   const wanted = filters();
+  // The search is in the address: it can be sent to somebody, and is there again after a reload.
+  const address = `${location.pathname}${[...wanted].length ? `?${wanted}` : ""}${location.hash}`;
+  if (address !== `${location.pathname}${location.search}${location.hash}`) history.replaceState(null, "", address);
   wanted.set("limit", "50");
   if (older && log.cursor) wanted.set("cursor", log.cursor);
   byId("records").setAttribute("aria-busy", "true");
@@ -62,10 +65,17 @@ function showRecords(fresh = new Set()) {
     const development = document.documentElement.dataset.inspector === "true";
     return blankLog(element("p", {}, "No mail yet."), element("p", {}, development ? "Send the first: " : "The first message appears here as soon as it is answered.", development ? element("code", {}, "mailsluice send") : ""));
   }
-  const rows = log.records.map((record) => recordRow(record, fresh.has(record)));
-  const body = byId("records"), focused = body.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
-  body.replaceChildren(...rows);
-  if (focused) body.querySelector(`a[href="${CSS.escape(focused)}"]`)?.focus({ preventScroll: true });
+  // A row is made once and stays: what is under the pointer or selected is not taken away.
+  const body = byId("records"), there = new Map([...body.rows].map((row) => [row.dataset.id, row]));
+  const few = fresh.size <= 20;
+  const rows = log.records.map((record) => there.get(record.id) ?? recordRow(record, few && fresh.has(record)));
+  const kept = new Set(rows);
+  for (const row of [...body.rows]) if (!kept.has(row)) row.remove();
+  let place = body.firstChild;
+  for (const row of rows) {
+    if (row === place) place = place.nextSibling;
+    else body.insertBefore(row, place);
+  }
   byId("more").hidden = !log.cursor;
 }
 
@@ -75,17 +85,23 @@ function recordRow(record, fresh) {
   const [first = "", ...others] = record.recipients;
   const recipients = element("span", {}, shown(first), others.length ? ` +${others.length}` : "");
   const status = record.server_response.status;
-  return element("tr", { class: fresh && "fresh" },
+  return element("tr", { class: fresh && "fresh", "data-id": record.id },
     element("td", {}, clock(record.date)),
     element("td", {}, outcome(record.outcome)),
-    element("td", {}, element("a", { href: `#record=${record.id}` }, subjectOf(record))),
-    element("td", {}, record.sender ? shown(record.sender) : absent("null sender")),
-    element("td", {}, recipients),
-    element("td", {}, shown(record.route)),
-    element("td", { class: "number" }, status ? String(status) : "none"),
+    whole(record.subject ?? "", element("a", { href: `#record=${record.id}` }, subjectOf(record))),
+    whole(record.sender, record.sender ? shown(record.sender) : absent("null sender")),
+    whole(record.recipients.join(", "), recipients),
+    whole(record.route, shown(record.route)),
+    status ? element("td", { class: "number" }, String(status)) : whole(reasonOf(record), absent("no answer")),
     element("td", { class: "number" }, duration(record.processing_time_us)),
     element("td", { class: "number" }, octets(record.size)));
 }
+
+// A cell that may be cut says all of it under the pointer.
+const whole = (text, ...children) => element("td", { title: shown(text).textContent || false }, ...children);
+
+// Why there was no answer, as the record has it: the endpoint was not reached, did not answer, or was not asked.
+const reasonOf = (record) => record.server_response.body || record.reply.replace(/^\d{3} (\d\.\d+\.\d+ )?/, "");
 
 const outcome = (name) => element("span", { class: `outcome ${name}` }, name);
 
@@ -97,10 +113,13 @@ function matches(record, chosen) {
   const text = chosen.get("text");
   return (!chosen.has("undelivered") || record.outcome === "deferred")
     && (!chosen.get("outcome") || record.outcome === chosen.get("outcome"))
+    && (!chosen.get("route") || record.route === chosen.get("route"))
+    && (!chosen.get("status") || record.server_response.status === Number(chosen.get("status")))
+    && (!chosen.get("ip") || record.sender_ip === chosen.get("ip"))
     && (!chosen.get("sender") || is(record.sender, chosen.get("sender")))
     && (!chosen.get("recipient") || record.recipients.some((recipient) => is(recipient, chosen.get("recipient"))))
     && (!chosen.get("message_id") || is(bare(record.message_id), bare(chosen.get("message_id"))))
-    && (!text || [record.subject, record.sender, ...record.recipients, record.message_id, record.server_response.body].some((value) => has(value, text)));
+    && (!text || [record.subject, record.sender, ...record.recipients, record.message_id, record.server_response.body].some((value) => has(value, text)) || [record.id, record.webhook_id, record.reply, record.sender_ip].some((value) => has(value, text)));
 }
 
 // Live records arrive in any number; rows change at most four times a second.
@@ -118,7 +137,7 @@ function showLive() {
   log.timer = null;
   if (!log.loaded || !log.unseen) return;
   const settled = filters().has("undelivered") || !byId("follow").checked || document.hidden;
-  if (settled) return showNewer();
+  if (settled || isHeld()) return showNewer();
   const known = new Set(log.records.map((record) => record.id));
   const fresh = log.waiting.filter((record) => !known.has(record.id));
   // An id is of a message's end of data: one whose endpoint is slow belongs below younger ones, where a new page would have it.
@@ -133,6 +152,24 @@ function showLive() {
   }
   [log.waiting, log.unseen] = [[], 0];
   showRecords(new Set(fresh));
+}
+
+// Under the pointer, with the focus or a selection in it the log stands still: what is aimed at stays where it is. Out of view nothing is
+// done. Whatever ends that shows what has come meanwhile.
+function isHeld() {
+  const rows = byId("records"), selected = getSelection();
+  return !log.inView || rows.matches(":hover") || rows.contains(document.activeElement) || (!selected.isCollapsed && rows.contains(selected.anchorNode));
+}
+
+function holdTheLog() {
+  const rows = byId("records"), release = () => setTimeout(() => log.unseen && !log.timer && showLive());
+  rows.addEventListener("pointerleave", release);
+  rows.addEventListener("focusout", release);
+  document.addEventListener("selectionchange", release);
+  new IntersectionObserver(([seen]) => {
+    log.inView = seen.isIntersecting;
+    release();
+  }).observe(rows.closest("table"));
 }
 
 function showNewer() {
@@ -155,8 +192,10 @@ async function followRecords(signal) {
     rest = events.pop();
     const records = [];
     for (const event of events) {
-      const data = event.split("\n").filter((text) => text.startsWith("data: ")).map((text) => text.slice(6)).join("\n");
-      if (data && event.includes("event: skipped")) log.unseen += JSON.parse(data).records ?? 1;
+      // Fields of the event, by their names at the start of a line: what a message has in it is data and nothing else.
+      const lines = event.split("\n"), field = (name) => lines.filter((line) => line.startsWith(`${name}: `)).map((line) => line.slice(name.length + 2)).join("\n");
+      const data = field("data");
+      if (data && field("event") === "skipped") log.unseen += JSON.parse(data).records ?? 1;
       else if (data) records.push(JSON.parse(data));
     }
     if (records.length) takeLive(records);
@@ -165,15 +204,31 @@ async function followRecords(signal) {
 }
 
 async function showDetail(id) {
-  const body = byId("detail-body");
+  const body = byId("detail-body"), asked = ++log.detail;
   body.replaceChildren(element("p", { class: "blank" }, "Loading"));
   if (!byId("detail").open) byId("detail").showModal();
   try {
     const [record, attempts] = await Promise.all([askJson(`/records/${encodeURIComponent(id)}`), askJson(`/records/${encodeURIComponent(id)}/attempts`)]);
-    body.replaceChildren(...detailOf(record, attempts.records));
+    // Another one has been opened meanwhile.
+    if (asked === log.detail) body.replaceChildren(...detailOf(record, attempts.records));
   } catch (error) {
-    body.replaceChildren(element("p", { class: "problem" }, error instanceof Refused ? error.message : "No connection to the daemon."));
+    if (asked === log.detail) body.replaceChildren(element("p", { class: "problem" }, error instanceof Refused ? error.message : "No connection to the daemon."));
   }
+}
+
+// A value that filters the log by itself.
+function byValue(name, value, text = value) {
+  return element("button", { type: "button", class: "quiet value", title: `Show the log of this ${name}`, onclick: () => {
+    byId("detail").close();
+    byId("filters").reset();
+    setTimeout(() => filterBy({ [name]: value }));
+  } }, shown(text));
+}
+
+function filterBy(chosen) {
+  for (const field of byId("filters").elements) if (field.name) field.type === "checkbox" ? (field.checked = field.name in chosen) : (field.value = chosen[field.name] ?? "");
+  byId("log").scrollIntoView();
+  run(() => loadRecords());
 }
 
 function facts(pairs) {
@@ -186,23 +241,23 @@ function detailOf(record, attempts) {
   const response = record.server_response;
   byId("detail-title").replaceChildren(record.subject ? shown(record.subject) : "No subject");
   const recipients = element("span", {});
-  record.recipients.forEach((recipient, i) => recipients.append(i ? ", " : "", shown(recipient)));
+  record.recipients.forEach((recipient, i) => recipients.append(i ? ", " : "", byValue("recipient", recipient)));
   const more = [
-    ["Answer", response.status ? `HTTP ${response.status}` : "none: the endpoint was not reached or did not answer"],
+    ["Answer", response.status ? byValue("status", String(response.status), `HTTP ${response.status}`) : element("span", {}, "none: ", shown(reasonOf(record)))],
     ["Type", response.content_type ? shown(response.content_type) : null],
     ["Retry after", response.retry_after ? shown(response.retry_after) : null],
   ].filter(([, value]) => value);
   return [
     facts([
       ["Outcome", outcome(record.outcome)],
-      ["Received", element("time", { datetime: record.date }, record.date)],
-      ["Sender", record.sender ? shown(record.sender) : absent("null reverse-path")],
+      ["Received", element("time", { datetime: record.date, title: record.date }, `${new Date(record.date).toLocaleString("en-GB")} (${ZONE})`)],
+      ["Sender", record.sender ? byValue("sender", record.sender) : absent("null reverse-path")],
       ["Recipients", recipients],
       ["Message-ID", record.message_id === null ? absent("none") : shown(record.message_id)],
-      ["Client", shown(record.sender_ip)],
+      ["Client", byValue("ip", record.sender_ip)],
       ["TLS", record.tls ? shown(record.tls) : absent("none")],
       ["Size", octets(record.size)],
-      ["Route", shown(record.route)],
+      ["Route", byValue("route", record.route)],
       ["SMTP reply", element("code", {}, shown(record.reply))],
     ]),
     element("h3", {}, `Took ${duration(record.processing_time_us)}`), ...spans(record),

@@ -50,5 +50,5 @@ function lateRow({ attempts, first_seen, last_seen, record }) {
     element("td", {}, record.sender ? shown(record.sender) : absent("null sender")),
     element("td", {}, element("span", {}, shown(first), others.length ? ` +${others.length}` : "")),
     element("td", {}, shown(record.route)),
-    element("td", {}, status ? `${status} ` : absent("none"), status ? shown(record.server_response.body.slice(0, 200)) : ""));
+    element("td", {}, status ? `${status} ` : "", shown((status ? record.server_response.body : reasonOf(record)).slice(0, 200))));
 }
