@@ -9,6 +9,7 @@ use crate::support::load::{self, Load};
 use crate::support::{Answer, Config, Daemon, Endpoint, eventually, messages, port};
 use browser::Browser;
 use serde_json::Value;
+use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 
 /// No console error, no policy violation, nothing asked of another origin.
@@ -23,6 +24,11 @@ fn clean(browser: &Browser, origin: &str) {
     }
 }
 
+/// Out of view the log does no work.
+fn look_at_the_log(browser: &Browser) {
+    browser.eval("void document.querySelector('#log').scrollIntoView()");
+}
+
 #[test]
 fn the_page_under_load() {
     let endpoint =
@@ -35,6 +41,7 @@ fn the_page_under_load() {
     let browser = Browser::start();
     browser.open(&format!("{}/", daemon.admin_url()));
     browser.wait_for_text("needle-in-a-haystack");
+    look_at_the_log(&browser);
     // Rows come by themselves while mail flows.
     let outcome = load::run(&Load { senders: 2, ..Load::new(daemon.smtp(), 60) }, &AtomicBool::new(false));
     assert_eq!(outcome.count(Some(250)), 60);
@@ -63,12 +70,14 @@ fn hostile_fields_are_shown_as_text() {
     let daemon = Daemon::start(Config::to(&endpoint));
     let browser = Browser::start();
     browser.open(&format!("{}/", daemon.admin_url()));
+    look_at_the_log(&browser);
     let hostile = [
         "<script>window.hit=1</script>",
         "<img src=x onerror=window.hit=1>",
         "\"><svg onload=window.hit=1>",
         "javascript:window.hit=1",
         "{{constructor.constructor('window.hit=1')()}}",
+        "event: skipped",
     ];
     for subject in hostile {
         deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], format!("Subject: {subject}\r\n\r\n").as_bytes()).starts("250 ");
@@ -83,6 +92,63 @@ fn hostile_fields_are_shown_as_text() {
     assert_eq!(browser.eval("window.hit === undefined"), true);
     // The page keeps its width, whatever a subject's length.
     assert_eq!(browser.eval("document.documentElement.scrollWidth <= window.innerWidth"), true);
+    clean(&browser, &daemon.admin_url());
+}
+
+#[test]
+fn what_is_wrong_comes_first() {
+    let away = SocketAddr::from(([127, 0, 0, 1], port::free()));
+    let endpoint = Endpoint::ok();
+    let config = Config::to(&endpoint).set("forward.breaker.failures", 2).set("forward.breaker.cooldown", "60s");
+    let config = config.route("away", &["x@away.test"], &format!("http://{away}/in"));
+    let daemon = Daemon::start(config.reversed_routes());
+    let browser = Browser::start();
+    browser.open(&format!("{}/", daemon.admin_url()));
+    browser.wait_for_text("Taking mail");
+    let title = || browser.eval("document.title").as_str().unwrap_or_default().to_owned();
+    eventually("the title", || (title() == "● Taking mail · mx.test · mailsluice").then_some(()));
+    let icon = browser.eval("document.querySelector('link[rel=icon]').href");
+    for _ in 0..3 {
+        deliver(daemon.smtp(), "a@sender.test", &["x@away.test"], &messages::simple("late", "text")).starts("45");
+    }
+    browser.wait_for_text("1 of 2 routes not answering");
+    browser.wait_for_text("refused");
+    eventually("the title", || title().starts_with("◐ 1 of 2 routes").then_some(()));
+    assert_ne!(browser.eval("document.querySelector('link[rel=icon]').href"), icon);
+    // In the first screen, with the way to its records, on a desk and on a phone.
+    let above = "document.querySelector('#trouble').getBoundingClientRect().bottom < innerHeight";
+    assert_eq!(browser.eval(above), true);
+    browser.eval("document.querySelector('#trouble button').click()");
+    eventually("its records", || (browser.eval("location.search") == "?outcome=deferred&route=away").then_some(()));
+    browser.become_a_phone();
+    browser.open(&format!("{}/?route=away", daemon.admin_url()));
+    browser.wait_for_text("1 of 2 routes not answering");
+    eventually("the strip", || (browser.eval(above) == true).then_some(()));
+    assert_eq!(browser.eval("document.querySelector('#filters').elements.route.value"), "away", "a search is in its address");
+    clean(&browser, &daemon.admin_url());
+}
+
+#[test]
+fn a_click_meets_what_it_aimed_at() {
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(Config::to(&endpoint));
+    for n in 0..5 {
+        deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple(&format!("aimed-{n}"), "text")).starts("250 ");
+    }
+    let browser = Browser::start();
+    browser.open(&format!("{}/", daemon.admin_url()));
+    browser.wait_for_text("aimed-0");
+    look_at_the_log(&browser);
+    // Under the focus nothing moves, while mail flows; what came is counted, and shown once the log is left.
+    browser.eval("void (window.aimed = document.querySelector('#records tr:nth-child(3) a')).focus()");
+    let before = browser.eval("aimed.getBoundingClientRect().top");
+    let outcome = load::run(&Load { senders: 2, ..Load::new(daemon.smtp(), 40) }, &AtomicBool::new(false));
+    assert_eq!(outcome.count(Some(250)), 40);
+    browser.wait_for_text("newer");
+    assert_eq!(browser.eval("aimed.isConnected && aimed.getBoundingClientRect().top"), before);
+    assert_eq!(browser.eval("document.activeElement === aimed"), true);
+    browser.eval("aimed.blur()");
+    eventually("all rows", || (browser.eval("document.querySelectorAll('#records tr').length") == 45).then_some(()));
     clean(&browser, &daemon.admin_url());
 }
 
@@ -226,6 +292,7 @@ fn a_daemon_that_goes_away_and_comes_back() {
     deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("after-it", "text")).starts("250 ");
     browser.wait_for_text("after-it");
     browser.wait_for_text("Taking mail");
+    look_at_the_log(&browser);
     assert_eq!(browser.eval("document.querySelector('#banner').hidden"), true);
     deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("live-again", "text")).starts("250 ");
     browser.wait_for_text("live-again");

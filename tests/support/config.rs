@@ -55,6 +55,12 @@ impl Config {
         Self(Table::new()).route(name, recipients, url).text()
     }
 
+    /// The route added last is matched first.
+    pub(crate) fn reversed_routes(mut self) -> Self {
+        self.0.get_mut("route").expect("a route first").as_array_mut().unwrap().reverse();
+        self
+    }
+
     /// Sets a key of the route added last.
     pub(crate) fn of_route(mut self, key: &str, value: impl Into<Value>) -> Self {
         let routes = self.0.get_mut("route").expect("a route first").as_array_mut().unwrap();
