@@ -11,7 +11,7 @@
 
 use criterion::{Criterion, criterion_group, criterion_main};
 use mailsluice::envelope::Peer;
-use mailsluice::smtp::{Need, Progress, Session, Settings, reply};
+use mailsluice::smtp::{Incoming, Need, Session, Settings, reply};
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -24,6 +24,7 @@ fn settings() -> Arc<Settings> {
         max_recipients: 100,
         max_messages: u32::MAX,
         max_errors: 20,
+        max_junk: 100,
         normalize_newlines: false,
         offer_starttls: false,
         require_tls: false,
@@ -45,13 +46,15 @@ fn transaction(session: &mut Session, data: &mut [u8], out: &mut Vec<u8>) {
         input = &input[used..];
         match need {
             Need::Recipient(_) => session.recipient(Ok(()), out),
-            Need::Data => break session.begin(Ok(()), out),
+            Need::Message => session.begin(Ok(()), out),
+            Need::Data => break,
             other => unreachable!("{other:?}"),
         }
     }
     let filled = data.len();
-    let advance = session.data(data, 0, filled, out);
-    assert!(matches!(advance.progress, Progress::End { refused: None }));
+    let mut incoming = Incoming::new(false, 64 << 20);
+    let pass = incoming.data(data, 0, filled);
+    assert!(pass.end && incoming.refusal().is_none());
     session.end(&reply::NO_VALID_RECIPIENTS, out);
 }
 

@@ -44,10 +44,14 @@ pub const MAX_RECIPIENTS: Bound<u64> = bound(100, 1, 10_000);
 pub const MAX_CONNECTIONS: Bound<u64> = bound(10_000, 1, 1_000_000);
 /// One address cannot take all of the above.
 pub const MAX_CONNECTIONS_PER_IP: Bound<u64> = bound(100, 1, 1_000_000);
-/// Makes long-lived senders come back, so that load spreads over a fleet.
-pub const MAX_MESSAGES_PER_CONNECTION: Bound<u64> = bound(100, 1, 1_000_000);
+/// Makes long-lived senders come back, so that load spreads over a fleet; more than they send at once, for a limit that is met costs time.
+pub const MAX_MESSAGES_PER_CONNECTION: Bound<u64> = bound(1000, 1, 1_000_000);
 /// A client that errs more often than this is no mail server.
 pub const MAX_ERRORS: Bound<u64> = bound(10, 1, 1000);
+/// Between two messages a sender says RSET, and now and then NOOP.
+pub const MAX_JUNK_COMMANDS: Bound<u64> = bound(100, 1, 1_000_000);
+/// Long enough for a hundred recipients whose callbacks are slow; a connection that only talks ends.
+pub const TRANSACTION_TIMEOUT: Bound<Duration> = time(s(600), TENTH, s(DAY));
 /// RFC 5321 4.5.3.2.7 asks a server to wait at least 5 minutes.
 pub const COMMAND_TIMEOUT: Bound<Duration> = time(s(300), TENTH, s(HOUR));
 /// RFC 5321 4.5.3.2.5: 3 minutes per block.
@@ -117,6 +121,7 @@ mod tests {
             MAX_CONNECTIONS_PER_IP,
             MAX_MESSAGES_PER_CONNECTION,
             MAX_ERRORS,
+            MAX_JUNK_COMMANDS,
             MIN_DATA_RATE,
             THREADS,
             MAX_CONCURRENCY,
@@ -129,7 +134,17 @@ mod tests {
         for bound in counts {
             assert!((bound.least..=bound.most).contains(&bound.default), "{bound:?}");
         }
-        let times = [COMMAND_TIMEOUT, DATA_TIMEOUT, MESSAGE_TIMEOUT, ROUTE_TIMEOUT, BREAKER_COOLDOWN, RETENTION, DNS_TIMEOUT, GRACE];
+        let times = [
+            COMMAND_TIMEOUT,
+            TRANSACTION_TIMEOUT,
+            DATA_TIMEOUT,
+            MESSAGE_TIMEOUT,
+            ROUTE_TIMEOUT,
+            BREAKER_COOLDOWN,
+            RETENTION,
+            DNS_TIMEOUT,
+            GRACE,
+        ];
         for bound in times {
             assert!((bound.least..=bound.most).contains(&bound.default), "{bound:?}");
         }

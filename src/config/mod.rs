@@ -73,6 +73,9 @@ pub struct Smtp {
     pub max_connections_per_ip: usize,
     pub max_messages_per_connection: u32,
     pub max_errors: u32,
+    pub max_junk_commands: u32,
+    /// From the connection's start, or the last message's end, to the next data.
+    pub transaction_timeout: Duration,
     pub bare_newline: BareNewline,
     pub command_timeout: Duration,
     pub data_timeout: Duration,

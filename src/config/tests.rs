@@ -73,7 +73,8 @@ fn the_defaults() {
     assert_eq!(smtp.listen, ["[::]:25".parse().expect("an address")]);
     assert_eq!((smtp.max_message_size, smtp.max_header_size), (25 << 20, 256 << 10));
     assert_eq!((smtp.max_received, smtp.max_recipients, smtp.max_errors), (100, 100, 10));
-    assert_eq!((smtp.max_connections, smtp.max_connections_per_ip, smtp.max_messages_per_connection), (10_000, 100, 100));
+    assert_eq!((smtp.max_junk_commands, smtp.transaction_timeout), (100, seconds(600)));
+    assert_eq!((smtp.max_connections, smtp.max_connections_per_ip, smtp.max_messages_per_connection), (10_000, 100, 1000));
     assert_eq!((smtp.command_timeout, smtp.data_timeout, smtp.message_timeout), (seconds(300), seconds(180), seconds(600)));
     assert_eq!((smtp.bare_newline, smtp.min_data_rate), (BareNewline::Reject, 256));
     assert!(smtp.proxy_protocol_from.is_empty() && smtp.tls.is_none() && smtp.threads > 0);

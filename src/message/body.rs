@@ -1,7 +1,7 @@
 //! One message in memory: contiguous, grown without a copy once it is large, counted in the budget by its lease.
 //!
 //! Up to 64 KiB it lives in a plain allocation, behind that in an anonymous map: `mremap` moves page tables, not
-//! octets, and pages that no octet has reached are not resident. Nothing is ever zeroed by us. The map of a message that
+//! octets, and pages that no octet has reached are not resident, so they are not paid for either. Nothing is ever zeroed by us. The map of a message that
 //! has gone serves the next one, if that comes soon. The copies there are: the re-allocation below 64 KiB, and the
 //! move from there into the map. Logs nothing; where there is no room, in the budget or in the machine, the answer is
 //! [`OverBudget`] and the body is as it was.
@@ -14,7 +14,7 @@ use memmap2::{Advice, MmapMut, RemapOptions};
 const KIB: usize = 1024;
 /// Sizes of the plain allocation: most messages need the first only.
 const HEAP_STEPS: [usize; 2] = [16 * KIB, 64 * KIB];
-/// A map grows by half of itself, within these bounds, so that little is held beyond what is filled.
+/// A map grows by half of itself, within these bounds. Only what may be filled next is paid for.
 const MAP_STEP_MIN: usize = 256 * KIB;
 const MAP_STEP_MAX: usize = 4 * KIB * KIB;
 const PAGE: usize = 4 * KIB;
@@ -41,8 +41,10 @@ enum Room {
     Heap(Vec<u8>),
     Map {
         map: MmapMut,
-        /// Octets filled; never more than the map is long.
+        /// Octets filled; never more than are paid for.
         len: usize,
+        /// Octets paid for; never more than the map is long.
+        paid: usize,
     },
 }
 
@@ -70,7 +72,7 @@ impl Body {
     pub fn octets(&self) -> &[u8] {
         match &self.room {
             Room::Heap(octets) => octets,
-            Room::Map { map, len } => map.get(..*len).unwrap_or_default(),
+            Room::Map { map, len, .. } => map.get(..*len).unwrap_or_default(),
         }
     }
 
@@ -78,7 +80,7 @@ impl Body {
     pub fn octets_mut(&mut self) -> &mut [u8] {
         match &mut self.room {
             Room::Heap(octets) => octets,
-            Room::Map { map, len } => map.get_mut(..*len).unwrap_or_default(),
+            Room::Map { map, len, .. } => map.get_mut(..*len).unwrap_or_default(),
         }
     }
 
@@ -88,13 +90,16 @@ impl Body {
             return Ok(());
         }
         let needed = self.len().checked_add(more).ok_or(OverBudget)?;
-        let wanted = self.next_capacity(needed);
-        if self.grow(wanted).is_ok() {
-            return Ok(());
+        let pages = round_up(needed);
+        match &self.room {
+            Room::Map { map, .. } if pages <= map.len() => self.pay(pages),
+            Room::Map { .. } => self.grow_map(pages),
+            Room::Heap(_) => match HEAP_STEPS.into_iter().find(|step| *step >= needed) {
+                // The comfortable step may not fit any more; what is needed may.
+                Some(step) => self.grow_heap(step).or_else(|_| self.grow_heap(pages)),
+                None => self.leave_heap(pages),
+            },
         }
-        // The comfortable step does not fit any more; what is needed may.
-        let least = round_up(needed);
-        if least < wanted { self.grow(least) } else { Err(OverBudget) }
     }
 
     /// Writable octets behind the filled ones.
@@ -108,7 +113,7 @@ impl Body {
         match &mut self.room {
             Room::Heap(octets) => octets.spare_capacity_mut().as_mut_ptr().cast(),
             // SAFETY: `len` is never more than the map's length, so the result is within the map or one past its end.
-            Room::Map { map, len } => unsafe { map.as_mut_ptr().add(*len) },
+            Room::Map { map, len, .. } => unsafe { map.as_mut_ptr().add(*len) },
         }
     }
 
@@ -139,7 +144,7 @@ impl Body {
         self.reserve(more.len())?;
         match &mut self.room {
             Room::Heap(octets) => octets.extend_from_slice(more),
-            Room::Map { map, len } => {
+            Room::Map { map, len, .. } => {
                 let end = *len + more.len();
                 map.get_mut(*len..end).ok_or(OverBudget)?.copy_from_slice(more);
                 *len = end;
@@ -148,55 +153,102 @@ impl Body {
         Ok(())
     }
 
+    /// Fills so many octets with zeros: room for what is written in place.
+    pub fn pad(&mut self, more: usize) -> Result<(), OverBudget> {
+        self.reserve(more)?;
+        match &mut self.room {
+            Room::Heap(octets) => octets.resize(octets.len() + more, 0),
+            Room::Map { map, len, .. } => {
+                let end = *len + more;
+                map.get_mut(*len..end).ok_or(OverBudget)?.fill(0);
+                *len = end;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes off what lies behind `len`, with its part of the lease where that is more than a connection has for nothing.
+    pub fn split_off(&mut self, len: usize) -> (Vec<u8>, Option<Lease>) {
+        let rest = self.octets().get(len..).unwrap_or_default().to_vec();
+        self.truncate(len);
+        let Room::Map { paid, .. } = &mut self.room else { return (rest, None) };
+        let pages = rest.len() / PAGE * PAGE;
+        *paid -= pages;
+        let lease = self.lease.split(pages as u64);
+        (rest, Some(lease))
+    }
+
     #[must_use]
     pub fn lease(&self) -> &Lease {
         &self.lease
     }
 
+    /// Octets paid for.
     fn capacity(&self) -> usize {
         match &self.room {
             Room::Heap(octets) => octets.capacity(),
-            Room::Map { map, .. } => map.len(),
+            Room::Map { paid, .. } => *paid,
         }
     }
 
-    fn next_capacity(&self, needed: usize) -> usize {
-        if let Room::Heap(_) = self.room
-            && let Some(step) = HEAP_STEPS.into_iter().find(|step| *step >= needed)
-        {
-            return step;
+    /// Pays for so many octets of the map.
+    fn pay(&mut self, octets: usize) -> Result<(), OverBudget> {
+        self.lease.resize(octets as u64)?;
+        if let Room::Map { paid, .. } = &mut self.room {
+            *paid = octets;
         }
-        let capacity = self.capacity();
-        let step = (capacity / 2).clamp(MAP_STEP_MIN, MAP_STEP_MAX);
-        round_up(needed.max(capacity.saturating_add(step)))
+        Ok(())
     }
 
     /// Pays first, then grows; gives the difference back if the machine refuses.
-    fn grow(&mut self, capacity: usize) -> Result<(), OverBudget> {
-        if capacity > HEAP_STEPS[1] && self.take_spare(capacity) {
+    fn grow_heap(&mut self, capacity: usize) -> Result<(), OverBudget> {
+        let held = self.lease.held();
+        self.lease.resize(capacity as u64)?;
+        if let Room::Heap(octets) = &mut self.room
+            && octets.try_reserve_exact(capacity.saturating_sub(octets.len())).is_err()
+        {
+            self.lease.resize(held)?;
+            return Err(OverBudget);
+        }
+        Ok(())
+    }
+
+    fn leave_heap(&mut self, needed: usize) -> Result<(), OverBudget> {
+        let capacity = needed.max(self.capacity().saturating_add(MAP_STEP_MIN));
+        if self.take_spare(capacity) {
             return Ok(());
         }
         let held = self.lease.held();
-        self.lease.resize(capacity as u64)?;
-        let grown = if capacity <= HEAP_STEPS[1] { self.grow_heap(capacity) } else { self.grow_map(capacity) };
-        if grown.is_err() {
+        self.lease.resize(needed as u64)?;
+        let Ok(map) = MmapMut::map_anon(capacity) else {
             self.lease.resize(held)?;
+            return Err(OverBudget);
+        };
+        // Promise 2: not in a core dump. A kernel without this advice still has RLIMIT_CORE 0 set by the daemon.
+        if let Err(error) = map.advise(Advice::DontDump) {
+            tracing::debug!(%error, "a message's memory may be dumped");
         }
-        grown
+        self.move_into(map, needed)
     }
 
-    fn grow_heap(&mut self, capacity: usize) -> Result<(), OverBudget> {
-        match &mut self.room {
-            Room::Heap(octets) => octets.try_reserve_exact(capacity.saturating_sub(octets.len())).map_err(|_| OverBudget),
-            Room::Map { .. } => Err(OverBudget),
+    fn grow_map(&mut self, needed: usize) -> Result<(), OverBudget> {
+        let held = self.lease.held();
+        self.lease.resize(needed as u64)?;
+        let Room::Map { map, paid, .. } = &mut self.room else { return Err(OverBudget) };
+        let step = (map.len() / 2).clamp(MAP_STEP_MIN, MAP_STEP_MAX);
+        let capacity = needed.max(map.len().saturating_add(step));
+        // SAFETY: no reference into the map is alive, since `self` is borrowed mutably; raw pointers from
+        // `spare_ptr` are void by its documentation. The map is anonymous, so it cannot be shorter than it says.
+        if unsafe { map.remap(capacity, RemapOptions::new().may_move(true)) }.is_err() {
+            self.lease.resize(held)?;
+            return Err(OverBudget);
         }
+        *paid = needed;
+        Ok(())
     }
 
     /// A body that leaves the heap takes the map of one that has gone, if the budget has room for all of it.
     fn take_spare(&mut self, capacity: usize) -> bool {
-        if matches!(self.room, Room::Map { .. }) {
-            return false;
-        }
         // Room is made before the first octet where the size was announced; without that it may become as large as any.
         let most = if self.is_empty() { capacity.saturating_mul(GENEROSITY) } else { usize::MAX };
         let Some(map) = self.lease.spares().take(capacity..=most) else { return false };
@@ -204,35 +256,19 @@ impl Body {
             self.lease.spares().put(map);
             return false;
         }
-        self.move_into(map).is_ok()
+        let all = map.len();
+        // It may be resident to its end, so all of it is paid for.
+        self.move_into(map, all).is_ok()
     }
 
     /// The one copy a large message sees.
-    fn move_into(&mut self, mut map: MmapMut) -> Result<(), OverBudget> {
+    fn move_into(&mut self, mut map: MmapMut, paid: usize) -> Result<(), OverBudget> {
         if let Room::Heap(octets) = &self.room {
             let len = octets.len();
             map.get_mut(..len).ok_or(OverBudget)?.copy_from_slice(octets);
-            self.room = Room::Map { map, len };
+            self.room = Room::Map { map, len, paid };
         }
         Ok(())
-    }
-
-    fn grow_map(&mut self, capacity: usize) -> Result<(), OverBudget> {
-        match &mut self.room {
-            Room::Heap(_) => {
-                let map = MmapMut::map_anon(capacity).map_err(|_| OverBudget)?;
-                // Promise 2: not in a core dump. A kernel without this advice still has RLIMIT_CORE 0 set by the daemon.
-                if let Err(error) = map.advise(Advice::DontDump) {
-                    tracing::debug!(%error, "a message's memory may be dumped");
-                }
-                self.move_into(map)
-            }
-            Room::Map { map, .. } => {
-                // SAFETY: no reference into the map is alive, since `self` is borrowed mutably; raw pointers from
-                // `spare_ptr` are void by its documentation. The map is anonymous, so it cannot be shorter than it says.
-                unsafe { map.remap(capacity, RemapOptions::new().may_move(true)) }.map_err(|_| OverBudget)
-            }
-        }
     }
 }
 

@@ -103,6 +103,23 @@ impl Lease {
         Ok(())
     }
 
+    /// Would so much more be granted now?
+    pub fn check(&self, octets: u64) -> Result<(), OverBudget> {
+        let fits = |held: &AtomicU64, limit: &AtomicU64| held.load(ORDER).saturating_add(octets) <= limit.load(ORDER);
+        let fit = fits(&self.share.held, &self.budget.share_limit) && fits(&self.budget.held, &self.budget.limit);
+        if fit { Ok(()) } else { Err(OverBudget) }
+    }
+
+    /// A part of what is held, up to so much, as a lease of its own.
+    #[must_use]
+    pub fn split(&mut self, octets: u64) -> Self {
+        let held = octets.min(self.held);
+        self.held -= held;
+        let mut part = self.sibling();
+        part.held = held;
+        part
+    }
+
     #[must_use]
     pub fn held(&self) -> u64 {
         self.held
@@ -187,6 +204,23 @@ mod tests {
         drop(others);
         assert_eq!(late.resize(250), Ok(()));
         drop((lease, sibling, late));
+        assert_eq!((budget.held(), share.held()), (0, 0));
+    }
+
+    #[test]
+    fn what_is_split_off_is_held_until_both_are_gone() {
+        let budget = Budget::new(1000, 0.5);
+        let share = budget.share();
+        let mut lease = budget.lease(&share);
+        assert_eq!(lease.resize(400), Ok(()));
+        assert_eq!((lease.check(100), lease.check(101)), (Ok(()), Err(OverBudget)));
+        let part = lease.split(150);
+        assert_eq!((lease.held(), part.held(), share.held()), (250, 150, 400));
+        let all = lease.split(1000);
+        assert_eq!((lease.held(), all.held()), (0, 250));
+        drop((lease, all));
+        assert_eq!(budget.held(), 150);
+        drop(part);
         assert_eq!((budget.held(), share.held()), (0, 0));
     }
 

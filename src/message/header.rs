@@ -1,92 +1,312 @@
-//! One pass over the header block (RFC 5322 section 2.2): slices for the logged fields, nothing else kept.
+//! The header block of a message while it comes (RFC 5322 section 2.2): where it ends, and the fields that are logged. Each octet is seen
+//! once, in pieces cut anywhere, whether or not the message is kept.
 //!
-//! Works on any octets: what is no field is stepped over, a block without its blank line is the whole message.
-//! Line ends are CRLF or LF (a CR alone is an ordinary octet: the session has refused or replaced it before).
-//! Logs nothing, cannot fail, allocates nothing.
+//! The block ends with its blank line, or before the first line that is no field: what no mail program wrote as a header is text. A
+//! byte-order mark and an mbox `From ` line in front of the first field are passed over; blanks before the colon are obsolete syntax
+//! (section 4.5) and still a field. Lines end with LF, with or without a CR. Logs nothing, cannot fail.
 
 use super::encoded_word;
-use super::field::{is_blank, unfolded_line};
+use super::field::{BYTE_ORDER_MARK, is_blank};
 use memchr::memchr;
 
 /// Longest text of a field that is recorded, octets.
 const TEXT_MAX: usize = 998;
+/// Of a field so many octets are looked at for its text: encoded words are longer than what they say.
+const RAW_MAX: usize = 8 * 1024;
+/// A line has no more octets (section 2.1.1), so nothing that is longer is a name.
+const NAME_MAX: usize = 998;
+/// The longest name of interest.
+const MESSAGE_ID: &[u8; 10] = b"message-id";
 
-/// What one pass found. All slices are of the message.
-#[derive(Clone, Copy, Default)]
-pub struct HeaderBlock<'a> {
-    /// Raw field body of the first, still folded.
-    pub message_id: Option<&'a [u8]>,
-    /// Raw field body of the first, still folded and encoded.
-    pub subject: Option<&'a [u8]>,
+/// A header block and the body behind it, as places in the message.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// End of the fields.
+    pub end: usize,
+    /// Start of the body.
+    pub body: usize,
+}
+
+/// What the line is, as far as it has come.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Line {
+    /// So many octets of a byte-order mark, at the very start.
+    Mark(usize),
+    #[default]
+    Start,
+    /// A CR alone, so far.
+    Cr,
+    /// A name, so far.
+    Name,
+    /// A name and blanks.
+    Blanks,
+    /// A field's body.
+    Body,
+    /// `From ` of an mbox.
+    Mbox,
+    /// The block is over.
+    Over,
+}
+
+/// The field that the line belongs to.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Kind {
+    MessageId,
+    Subject,
+    #[default]
+    Other,
+}
+
+/// A field's body: a place in the message, or its octets, once the message goes.
+#[derive(Default)]
+struct Value {
+    start: usize,
+    end: usize,
+    apart: Vec<u8>,
+}
+
+/// What has been seen of the block.
+#[derive(Default)]
+pub struct Scan {
+    seen: usize,
+    line_start: usize,
+    line: Line,
+    name: [u8; MESSAGE_ID.len()],
+    name_len: usize,
+    kind: Kind,
+    any_field: bool,
+    received: u32,
+    message_id: Option<Value>,
+    subject: Option<Value>,
+    /// The message goes, its values are kept.
+    apart: bool,
+    head: Head,
+}
+
+impl Scan {
+    /// The next octets of the message.
+    pub fn feed(&mut self, octets: &[u8]) {
+        let base = self.seen;
+        self.seen += octets.len();
+        let mut at = 0;
+        while let Some(rest @ [first, ..]) = octets.get(at..) {
+            match self.line {
+                Line::Over => return,
+                Line::Start if base + at == 0 && BYTE_ORDER_MARK.starts_with(&[*first]) => {
+                    self.line = Line::Mark(1);
+                    at += 1;
+                }
+                Line::Start => {
+                    self.line_start = base + at;
+                    at += self.start(*first, base + at);
+                }
+                Line::Mark(came) if BYTE_ORDER_MARK.get(came) == Some(first) => {
+                    self.line = if came + 1 < BYTE_ORDER_MARK.len() { Line::Mark(came + 1) } else { Line::Start };
+                    at += 1;
+                }
+                Line::Cr if *first == b'\n' => self.over(self.line_start, base + at + 1),
+                Line::Mark(_) | Line::Cr => self.no_field(),
+                Line::Name => at += self.name(rest, base + at),
+                Line::Blanks => at += self.blanks(rest, base + at),
+                Line::Body | Line::Mbox => {
+                    let end = memchr(b'\n', rest);
+                    let line = end.map_or(rest, |end| rest.get(..=end).unwrap_or(rest));
+                    at += line.len();
+                    if self.line == Line::Body {
+                        self.body(line, base + at);
+                    }
+                    if end.is_some() {
+                        self.line = Line::Start;
+                    }
+                }
+            }
+        }
+    }
+
+    /// The first octet of a line; how many were used.
+    fn start(&mut self, first: u8, at: usize) -> usize {
+        match first {
+            b'\n' => self.over(at, at + 1),
+            b'\r' => self.line = Line::Cr,
+            b' ' | b'\t' if self.any_field => {
+                self.line = Line::Body;
+                return 0;
+            }
+            octet if is_of_name(octet) => {
+                self.line = Line::Name;
+                self.name_len = 0;
+                return 0;
+            }
+            _ => self.no_field(),
+        }
+        1
+    }
+
+    fn name(&mut self, rest: &[u8], at: usize) -> usize {
+        let run = rest.iter().position(|octet| !is_of_name(*octet)).unwrap_or(rest.len());
+        if let (Some(room), Some(octets)) = (self.name.get_mut(self.name_len..), rest.get(..run)) {
+            room.iter_mut().zip(octets).for_each(|(place, octet)| *place = *octet);
+        }
+        self.name_len += run;
+        match rest.get(run) {
+            _ if self.name_len > NAME_MAX => self.no_field(),
+            None => {}
+            Some(b':') => self.colon(at + run + 1),
+            Some(b' ' | b'\t') => self.line = Line::Blanks,
+            Some(_) => self.no_field(),
+        }
+        run + 1
+    }
+
+    fn blanks(&mut self, rest: &[u8], at: usize) -> usize {
+        let run = rest.iter().take_while(|octet| is_blank(**octet)).count();
+        match rest.get(run) {
+            None => {}
+            Some(b':') => self.colon(at + run + 1),
+            Some(_) if !self.any_field && self.name_len == 4 && self.name.starts_with(b"From") => {
+                self.line = Line::Mbox;
+                return run;
+            }
+            Some(_) => self.no_field(),
+        }
+        run + 1
+    }
+
+    fn colon(&mut self, body: usize) {
+        self.any_field = true;
+        self.line = Line::Body;
+        self.kind = Kind::Other;
+        let value = || Some(Value { start: body, end: body, apart: Vec::new() });
+        let Some(name) = self.name.get(..self.name_len) else { return };
+        if name.eq_ignore_ascii_case(b"received") {
+            self.received = self.received.saturating_add(1);
+        } else if self.message_id.is_none() && name.eq_ignore_ascii_case(MESSAGE_ID) {
+            self.kind = Kind::MessageId;
+            self.message_id = value();
+        } else if self.subject.is_none() && name.eq_ignore_ascii_case(b"subject") {
+            self.kind = Kind::Subject;
+            self.subject = value();
+        }
+    }
+
+    fn body(&mut self, line: &[u8], end: usize) {
+        let value = match self.kind {
+            Kind::MessageId => &mut self.message_id,
+            Kind::Subject => &mut self.subject,
+            Kind::Other => return,
+        };
+        if let Some(value) = value {
+            value.end = end;
+            if self.apart {
+                value.keep(line);
+            }
+        }
+    }
+
+    /// The line is none of the header's.
+    fn no_field(&mut self) {
+        let end = if self.any_field { self.line_start } else { 0 };
+        self.over(end, end);
+    }
+
+    fn over(&mut self, end: usize, body: usize) {
+        self.line = Line::Over;
+        self.head = Head { end, body };
+    }
+
+    /// The message has no more octets.
+    pub fn end(&mut self) {
+        match self.line {
+            Line::Over => {}
+            Line::Start | Line::Body if self.any_field => self.over(self.seen, self.seen),
+            Line::Start | Line::Body | Line::Mark(_) | Line::Cr | Line::Name | Line::Blanks | Line::Mbox => self.no_field(),
+        }
+    }
+
+    /// Where the block ends and the body begins; while it is open, as far as it has come.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        match self.line {
+            Line::Over => self.head,
+            Line::Start | Line::Body => Head { end: self.seen, body: self.seen },
+            // It is not known yet whether the line is the header's.
+            Line::Mark(_) | Line::Cr | Line::Name | Line::Blanks | Line::Mbox => Head { end: self.line_start, body: self.line_start },
+        }
+    }
+
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.line == Line::Over
+    }
+
     /// Number of `Received` fields.
-    pub received: u32,
-    /// Octets of the block, its blank line included if there is one.
-    pub len: usize,
+    #[must_use]
+    pub fn received(&self) -> u32 {
+        self.received
+    }
+
+    /// The octets so far, `message`, will not be there any more: what is needed of them is kept.
+    pub fn take_apart(&mut self, message: &[u8]) {
+        if std::mem::replace(&mut self.apart, true) {
+            return;
+        }
+        for value in [&mut self.message_id, &mut self.subject].into_iter().flatten() {
+            value.keep(message.get(value.start..value.end).unwrap_or_default());
+        }
+    }
+
+    /// The first Message-ID's body, still folded.
+    #[must_use]
+    pub fn message_id<'a>(&'a self, message: &'a [u8]) -> Option<&'a [u8]> {
+        self.message_id.as_ref().map(|value| value.octets(self.apart, message))
+    }
+
+    /// The first Subject's body, still folded and encoded.
+    #[must_use]
+    pub fn subject<'a>(&'a self, message: &'a [u8]) -> Option<&'a [u8]> {
+        self.subject.as_ref().map(|value| value.octets(self.apart, message))
+    }
 }
 
-/// Scans the header block at the start of `message`.
+impl Value {
+    fn keep(&mut self, octets: &[u8]) {
+        let room = (RAW_MAX + 2).saturating_sub(self.apart.len());
+        self.apart.extend_from_slice(octets.get(..room).unwrap_or(octets));
+    }
+
+    /// Without the line end; no more than anybody reads.
+    fn octets<'a>(&'a self, apart: bool, message: &'a [u8]) -> &'a [u8] {
+        let octets = if apart { &self.apart } else { message.get(self.start..self.end).unwrap_or_default() };
+        if let Some(cut) = octets.get(..RAW_MAX + 2) {
+            return cut.get(..RAW_MAX).unwrap_or(cut);
+        }
+        let line = octets.strip_suffix(b"\n").unwrap_or(octets);
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        line.get(..RAW_MAX).unwrap_or(line)
+    }
+}
+
+/// The header block that starts at `start` in a message that is there. `is_delimiter` says whether a line that starts with two hyphens
+/// (given by its place) ends the part that the block belongs to.
 #[must_use]
-pub fn scan(message: &[u8]) -> HeaderBlock<'_> {
-    let mut block = HeaderBlock { len: message.len(), ..HeaderBlock::default() };
-    let mut at = 0;
-    // Only the first octet of a line decides whether the line is looked at; the rest is memchr's.
-    while let Some(rest) = message.get(at..) {
-        match rest.first() {
-            Some(b'\n') => {
-                block.len = at + 1;
-                break;
-            }
-            Some(b'\r') if rest.get(1) == Some(&b'\n') => {
-                block.len = at + 2;
-                break;
-            }
-            Some(b'm' | b'M') if block.message_id.is_none() => {
-                if let Some(body) = field_body(rest, b"message-id") {
-                    let (body, next) = unfolded_line(body);
-                    block.message_id = Some(body);
-                    at = message.len() - next.len();
-                    continue;
-                }
-            }
-            Some(b's' | b'S') if block.subject.is_none() => {
-                if let Some(body) = field_body(rest, b"subject") {
-                    let (body, next) = unfolded_line(body);
-                    block.subject = Some(body);
-                    at = message.len() - next.len();
-                    continue;
-                }
-            }
-            Some(b'r' | b'R') => {
-                if field_body(rest, b"received").is_some() {
-                    block.received = block.received.saturating_add(1);
-                }
-            }
-            Some(_) => {}
-            None => break,
+pub fn head(message: &[u8], start: usize, is_delimiter: impl Fn(usize) -> bool) -> Head {
+    let (mut scan, mut at) = (Scan::default(), start);
+    while let Some(rest @ [_, ..]) = message.get(at..).filter(|_| !scan.is_over()) {
+        if rest.starts_with(b"--") && is_delimiter(at) {
+            break;
         }
-        match memchr(b'\n', rest) {
-            Some(end) => at += end + 1,
-            None => break,
-        }
+        let line = memchr(b'\n', rest).and_then(|end| rest.get(..=end)).unwrap_or(rest);
+        scan.feed(line);
+        at += line.len();
     }
-    block
+    scan.end();
+    let head = scan.head();
+    Head { end: start + head.end, body: start + head.body }
 }
 
-/// What follows the colon if the line starts with this field name; blanks before the colon are obsolete syntax
-/// (RFC 5322 section 4.5) and still seen.
-fn field_body<'a>(line: &'a [u8], name: &[u8]) -> Option<&'a [u8]> {
-    let (start, rest) = line.split_at_checked(name.len())?;
-    if !start.eq_ignore_ascii_case(name) {
-        return None;
-    }
-    match rest {
-        [b':', body @ ..] => Some(body),
-        [b' ' | b'\t', ..] => {
-            let blanks = rest.iter().take_while(|octet| is_blank(**octet)).count();
-            rest.get(blanks..)?.strip_prefix(b":")
-        }
-        _ => None,
-    }
+/// Printable US-ASCII but the colon (section 2.2).
+fn is_of_name(octet: u8) -> bool {
+    octet.is_ascii_graphic() && octet != b':'
 }
 
 /// Message-ID unfolded and trimmed, valid UTF-8, at most 998 octets.
@@ -117,75 +337,147 @@ fn one_line(mut text: String) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{HeaderBlock, message_id_text, scan, subject_text};
+    use super::{Head, RAW_MAX, Scan, head, message_id_text, subject_text};
     use proptest::prelude::*;
 
-    fn found<'a>(block: &HeaderBlock<'a>) -> (Option<&'a [u8]>, Option<&'a [u8]>, u32, usize) {
-        (block.message_id, block.subject, block.received, block.len)
+    type Found = (Option<Vec<u8>>, Option<Vec<u8>>, u32, Head);
+
+    /// The scan of these pieces; the message goes after so many of them.
+    fn scan(pieces: &[&[u8]], goes_after: usize) -> Found {
+        let (mut scan, mut message) = (Scan::default(), Vec::new());
+        for (n, piece) in pieces.iter().enumerate() {
+            if n == goes_after {
+                scan.take_apart(&message);
+            }
+            scan.feed(piece);
+            message.extend_from_slice(piece);
+        }
+        scan.end();
+        let octets: &[u8] = if goes_after < pieces.len() { b"" } else { &message };
+        (scan.message_id(octets).map(<[u8]>::to_vec), scan.subject(octets).map(<[u8]>::to_vec), scan.received(), scan.head())
     }
 
-    /// The same by splitting into lines.
-    fn reference(message: &[u8]) -> (Option<Vec<u8>>, Option<Vec<u8>>, u32, usize) {
-        let (mut id, mut subject, mut received, mut len) = (None, None, 0, 0);
-        let mut fields: Vec<Vec<u8>> = Vec::new();
-        let mut ended = false;
-        for line in message.split_inclusive(|octet| *octet == b'\n') {
-            len += line.len();
-            if line == b"\n" || line == b"\r\n" {
-                ended = true;
-                break;
+    fn trimmed(name: &[u8]) -> &[u8] {
+        &name[..name.iter().rposition(|octet| !matches!(octet, b' ' | b'\t')).map_or(0, |last| last + 1)]
+    }
+
+    /// The same line by line.
+    fn reference(message: &[u8]) -> Found {
+        let (mut id, mut subject, mut received) = (None, None, 0);
+        let mark = if message.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
+        let (mut at, mut fields): (usize, Vec<Vec<u8>>) = (mark, Vec::new());
+        let head = loop {
+            let rest = &message[at..];
+            let Some(line) = rest.split_inclusive(|octet| *octet == b'\n').next() else { break Head { end: at, body: at } };
+            let colon = line.iter().position(|octet| *octet == b':');
+            let name = colon.map(|colon| trimmed(&line[..colon])).unwrap_or_default();
+            let is_field = !name.is_empty() && name.iter().all(u8::is_ascii_graphic) && name.len() <= 998;
+            if matches!(line, b"\n" | b"\r\n") {
+                break Head { end: at, body: at + line.len() };
+            } else if let (b' ' | b'\t', Some(last)) = (line[0], fields.last_mut()) {
+                last.extend_from_slice(line);
+            } else if is_field {
+                fields.push(line.to_vec());
+            } else if !(fields.is_empty() && (line.starts_with(b"From ") || line.starts_with(b"From\t"))) {
+                break Head { end: at, body: at };
             }
-            match fields.last_mut() {
-                Some(last) if line[0] == b' ' || line[0] == b'\t' => last.extend_from_slice(line),
-                _ => fields.push(line.to_vec()),
-            }
-        }
-        assert!(ended || len == message.len());
+            at += line.len();
+        };
+        let head = if fields.is_empty() && head.end == head.body { Head { end: 0, body: 0 } } else { head };
         for field in fields {
-            let Some(colon) = field.iter().position(|octet| *octet == b':') else { continue };
-            let blanks = field[..colon].iter().rev().take_while(|octet| matches!(octet, b' ' | b'\t')).count();
-            let name = field[..colon - blanks].to_ascii_lowercase();
-            let mut body = &field[colon + 1..];
-            body = body.strip_suffix(b"\n").map_or(body, |body| body.strip_suffix(b"\r").unwrap_or(body));
-            match name.as_slice() {
-                b"message-id" => id = id.or(Some(body.to_vec())),
-                b"subject" => subject = subject.or(Some(body.to_vec())),
+            let colon = field.iter().position(|octet| *octet == b':').unwrap();
+            let body = &field[colon + 1..];
+            let body = body.strip_suffix(b"\n").unwrap_or(body);
+            let body = body.strip_suffix(b"\r").unwrap_or(body).to_vec();
+            match trimmed(&field[..colon]).to_ascii_lowercase().as_slice() {
+                b"message-id" => id = id.or(Some(body)),
+                b"subject" => subject = subject.or(Some(body)),
                 b"received" => received += 1,
                 _ => {}
             }
         }
-        (id, subject, received, len)
+        (id, subject, received, head)
     }
 
     #[test]
     fn blocks() {
-        type Found<'a> = (Option<&'a [u8]>, Option<&'a [u8]>, u32, usize);
-        let table: &[(&str, Found<'_>)] = &[
-            ("", (None, None, 0, 0)),
-            ("\r\nSubject: body\r\n", (None, None, 0, 2)),
-            ("\nSubject: body\n", (None, None, 0, 1)),
-            ("Subject: a\r\n\r\nSubject: b\r\n", (None, Some(b" a"), 0, 14)),
-            ("subject:a\nMESSAGE-ID:b\n\nx", (Some(b"b"), Some(b"a"), 0, 24)),
-            ("Subject: one\r\nSubject: two\r\n\r\n", (None, Some(b" one"), 0, 30)),
-            ("Subject:\r\nSubject: two\r\n\r\n", (None, Some(b""), 0, 26)),
-            ("Subject \t : a\r\n\r\n", (None, Some(b" a"), 0, 17)),
-            ("Subject: a\r\n b\r\n\tc\r\nX: y\r\n\r\n", (None, Some(b" a\r\n b\r\n\tc"), 0, 28)),
-            ("Subject: a\r\n \r\n\r\n", (None, Some(b" a\r\n "), 0, 17)),
-            ("Subject: no end", (None, Some(b" no end"), 0, 15)),
-            ("Subject: no end\r", (None, Some(b" no end\r"), 0, 16)),
-            ("Subject: header only\r\n", (None, Some(b" header only"), 0, 22)),
-            ("Subject", (None, None, 0, 7)),
-            ("Subjects: x\r\nX-Subject: y\r\n\r\n", (None, None, 0, 29)),
-            ("no colon\r\nMessage-Id: <a@b>\r\n\r\n", (Some(b" <a@b>"), None, 0, 31)),
-            ("X: a\r\n Subject: folded\r\n\r\n", (None, None, 0, 26)),
-            ("Received: a\r\n b\r\nRECEIVED:c\r\nReceived-SPF: d\r\nreceived :e\r\n\r\n", (None, None, 3, 61)),
-            ("Received: a\r\n\r\nReceived: b\r\n", (None, None, 1, 15)),
-            ("X: a\rSubject: b\r\n\r\n", (None, None, 0, 19)),
-            ("\rSubject: b\r\n\r\n", (None, None, 0, 15)),
-            ("just\r\ntext\r\n", (None, None, 0, 12)),
+        type Expected<'a> = (Option<&'a [u8]>, Option<&'a [u8]>, u32, usize, usize);
+        let table: &[(&str, Expected<'_>)] = &[
+            ("", (None, None, 0, 0, 0)),
+            ("\r\nSubject: body\r\n", (None, None, 0, 0, 2)),
+            ("\nSubject: body\n", (None, None, 0, 0, 1)),
+            ("Subject: a\r\n\r\nSubject: b\r\n", (None, Some(b" a"), 0, 12, 14)),
+            ("subject:a\nMESSAGE-ID:b\n\nx", (Some(b"b"), Some(b"a"), 0, 23, 24)),
+            ("Subject: one\r\nSubject: two\r\n\r\n", (None, Some(b" one"), 0, 28, 30)),
+            ("Subject:\r\nSubject: two\r\n\r\n", (None, Some(b""), 0, 24, 26)),
+            ("Subject \t : a\r\n\r\n", (None, Some(b" a"), 0, 15, 17)),
+            ("Subject: a\r\n b\r\n\tc\r\nX: y\r\n\r\n", (None, Some(b" a\r\n b\r\n\tc"), 0, 26, 28)),
+            ("Subject: a\r\n \r\n\r\n", (None, Some(b" a\r\n "), 0, 15, 17)),
+            ("Subject: no end", (None, Some(b" no end"), 0, 15, 15)),
+            ("Subject: header only\r\n", (None, Some(b" header only"), 0, 22, 22)),
+            ("Subjects: x\r\nX-Subject: y\r\n\r\n", (None, None, 0, 27, 29)),
+            ("X: a\r\n Subject: folded\r\n\r\n", (None, None, 0, 24, 26)),
+            ("Received: a\r\n b\r\nRECEIVED:c\r\nReceived-SPF: d\r\nreceived :e\r\n\r\n", (None, None, 3, 59, 61)),
+            ("Received: a\r\n\r\nReceived: b\r\n", (None, None, 1, 13, 15)),
+            ("X: a\rSubject: b\r\n\r\n", (None, None, 0, 17, 19)),
+            // The first line that is no field is text, and so is what follows it.
+            ("Subject", (None, None, 0, 0, 0)),
+            ("X: a\r\nSubject", (None, None, 0, 6, 6)),
+            ("just\r\ntext\r\n", (None, None, 0, 0, 0)),
+            ("no colon\r\nMessage-Id: <a@b>\r\n\r\n", (None, None, 0, 0, 0)),
+            ("X: a\r\ntext: with: colons\r\nReceived by hand: x\r\n\r\n", (None, None, 0, 26, 26)),
+            ("\rSubject: b\r\n\r\n", (None, None, 0, 0, 0)),
+            (" folded\r\nSubject: b\r\n\r\n", (None, None, 0, 0, 0)),
+            (": no name\r\nSubject: b\r\n\r\n", (None, None, 0, 0, 0)),
+            // What stands in front of some messages.
+            ("From a@b Mon\r\nSubject: c\r\n\r\n", (None, Some(b" c"), 0, 26, 28)),
+            ("\u{feff}Subject: c\r\n\r\n", (None, Some(b" c"), 0, 15, 17)),
+            ("\u{feff}From a@b Mon\nFrom : d\nSubject: c\n\n", (None, Some(b" c"), 0, 36, 37)),
+            ("Subject: c\r\nFrom a@b Mon\r\n\r\n", (None, Some(b" c"), 0, 12, 12)),
+            ("From a@b Mon\r\ntext\r\n", (None, None, 0, 0, 0)),
         ];
-        for (message, expected) in table {
-            assert_eq!(found(&scan(message.as_bytes())), *expected, "{message:?}");
+        for (message, (id, subject, received, end, body)) in table {
+            let expected = (id.map(<[u8]>::to_vec), subject.map(<[u8]>::to_vec), *received, Head { end: *end, body: *body });
+            assert_eq!(scan(&[message.as_bytes()], 1), expected, "{message:?}");
+            assert_eq!(reference(message.as_bytes()), expected, "{message:?}");
+        }
+    }
+
+    #[test]
+    fn blocks_of_parts() {
+        for (message, end, body) in [
+            ("A: b\r\n\r\nbody", 6, 8),
+            ("A: b\r\n--delimiter\r\n\r\n", 6, 6),
+            ("--delimiter\r\n\r\n", 0, 0),
+            ("A: b\r\n--other\r\n\r\nbody", 6, 6),
+            ("A: b\r\n--other: c\r\n\r\nbody", 18, 20),
+        ] {
+            for before in ["", "x", "A: b\n"] {
+                let message = [before, message].concat();
+                let found = head(message.as_bytes(), before.len(), |at| message.as_bytes()[at..].starts_with(b"--delimiter"));
+                assert_eq!(found, Head { end: before.len() + end, body: before.len() + body }, "{message:?}");
+            }
+        }
+    }
+
+    /// A mail without a blank line is no header: three hundred kilobytes of text are no header field, nor are lines of log.
+    #[test]
+    fn text_is_no_header() {
+        let long = "x".repeat(300_000);
+        assert_eq!(scan(&[long.as_bytes()], 1).3, Head { end: 0, body: 0 });
+        let log = format!("Subject: log\r\n{}", "it was\r\nReceived: nothing\r\n".repeat(200));
+        assert_eq!((scan(&[log.as_bytes()], 1).2, scan(&[log.as_bytes()], 1).3), (0, Head { end: 14, body: 14 }));
+    }
+
+    #[test]
+    fn no_more_of_a_field_is_looked_at_than_matters() {
+        let message = format!("Subject: {}\r\n\r\n", "x".repeat(1 << 20));
+        for pieces in [vec![message.as_bytes()], message.as_bytes().chunks(1000).collect()] {
+            for goes_after in [0, 1, 2, pieces.len()] {
+                let subject = scan(&pieces, goes_after).1.unwrap();
+                assert_eq!(subject.len(), RAW_MAX, "{goes_after}");
+                assert_eq!(subject_text(&subject).len(), 998);
+            }
         }
     }
 
@@ -205,22 +497,46 @@ mod tests {
 
     /// Octets in which the interesting cases are frequent.
     fn header_like() -> impl Strategy<Value = Vec<u8>> {
-        const PIECES: [&[u8]; 14] =
-            [b"Subject", b"message-id", b"Received", b":", b" ", b"\t", b"\r\n", b"\n", b"\r", b"x", b"\xe9", b"\0", b"S", b"-"];
+        const PIECES: [&[u8]; 18] = [
+            b"Subject",
+            b"message-id",
+            b"Received",
+            b"From ",
+            b"\xef\xbb\xbf",
+            b": ",
+            b":",
+            b":",
+            b" ",
+            b"\t",
+            b"\r\n",
+            b"\r\n",
+            b"\n",
+            b"\r",
+            b"x",
+            b"\xe9",
+            b"\0",
+            b"-",
+        ];
         let piece = proptest::sample::select(&PIECES[..]);
         proptest::collection::vec(piece, 0..60).prop_map(|pieces| pieces.concat())
     }
 
     proptest! {
         #[test]
-        fn agrees_with_the_reference(message in prop_oneof![header_like(), proptest::collection::vec(any::<u8>(), 0..400)]) {
-            let block = scan(&message);
-            let (id, subject, received, len) = found(&block);
-            prop_assert_eq!((id.map(<[u8]>::to_vec), subject.map(<[u8]>::to_vec), received, len), reference(&message));
-            let within = message.as_ptr_range();
-            for slice in [id, subject].into_iter().flatten() {
-                prop_assert!(within.start <= slice.as_ptr() && slice.as_ptr_range().end <= within.end);
+        fn agrees_with_the_reference_in_any_pieces(message in prop_oneof![header_like(), proptest::collection::vec(any::<u8>(), 0..400)],
+                cuts in proptest::collection::vec(any::<usize>(), 0..8), goes_after in 0_usize..10) {
+            let expected = reference(&message);
+            prop_assert_eq!(&scan(&[&message], 1), &expected);
+            let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (message.len() + 1)).collect();
+            cuts.sort_unstable();
+            let (mut pieces, mut from) = (Vec::new(), 0);
+            for cut in cuts.into_iter().chain([message.len()]) {
+                pieces.push(&message[from..cut]);
+                from = cut;
             }
+            prop_assert_eq!(&scan(&pieces, goes_after), &expected);
+            let each: Vec<&[u8]> = message.chunks(1).collect();
+            prop_assert_eq!(&scan(&each, goes_after), &expected);
         }
 
         #[test]

@@ -6,7 +6,8 @@
 //! is one attachment and is not looked into. Logs nothing, cannot fail.
 
 use super::encoded_word;
-use super::field::{Head, fields, head};
+use super::field::fields;
+use super::header::{Head, head};
 use super::parameter::{Parameters, file_name};
 use super::transfer::Encoding;
 use memchr::{memchr, memmem};

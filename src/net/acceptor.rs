@@ -4,59 +4,31 @@
 
 use super::Shared;
 use super::connection::Connection;
+use super::present::{Guest, RingState};
 use super::proxy::{self, Header};
+use super::stream::Stream;
 use crate::envelope::Peer;
-use crate::ring::{self, Conn, Interrupter, Listener};
-use crate::smtp::{Refused, Reply, reply};
-use crate::stats::Recorder;
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use crate::ring::{self, Conn, Listener};
+use crate::smtp::{Refused, reply};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
 /// A connection that we will not serve gets its one line within this.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
 /// A trusted proxy's header comes at once or never.
 const PROXY_TIMEOUT: Duration = Duration::from_secs(10);
+/// What is read at once of its header.
+const PROXY_READ: usize = 1024;
+/// Refused connections of a ring that are listened to for a moment, so that they read why. More are no use to anybody, and each has a
+/// descriptor.
+const LINGERING_MAX: usize = 32;
 /// Pause after descriptors ran out.
 const BACK_OFF: Duration = Duration::from_millis(50);
-
-/// What one ring's tasks share; never leaves its thread.
-pub(super) struct RingState {
-    pub(super) shared: Arc<Shared>,
-    pub(super) recorder: Recorder,
-    draining: Cell<bool>,
-    connections: RefCell<HashMap<u64, Interrupter>>,
-    next: Cell<u64>,
-    /// Told when the last connection has gone.
-    empty: Notify,
-}
-
-impl RingState {
-    pub(super) fn draining(&self) -> bool {
-        self.draining.get()
-    }
-
-    fn enter(&self, conn: &Conn) -> u64 {
-        let key = self.next.get();
-        self.next.set(key.wrapping_add(1));
-        self.connections.borrow_mut().insert(key, conn.interrupter());
-        key
-    }
-
-    fn leave(&self, key: u64) {
-        let mut connections = self.connections.borrow_mut();
-        connections.remove(&key);
-        if connections.is_empty() {
-            self.empty.notify_one();
-        }
-    }
-}
 
 /// A running ring thread.
 pub struct Ring {
@@ -109,50 +81,55 @@ pub fn start(number: usize, shared: Arc<Shared>, sockets: Vec<TcpListener>) -> i
 }
 
 async fn accept_all(shared: Arc<Shared>, sockets: Vec<TcpListener>, mut inbox: mpsc::UnboundedReceiver<Command>, ready: SyncSender<()>) {
-    let ring = Rc::new(RingState {
-        recorder: shared.stats.recorder(),
-        shared,
-        draining: Cell::new(false),
-        connections: RefCell::default(),
-        next: Cell::new(0),
-        empty: Notify::new(),
-    });
+    let ring = Rc::new(RingState::new(shared));
     let listeners: Vec<_> = sockets.into_iter().map(|socket| Rc::new(Listener::new(socket))).collect();
     // Only a daemon that has given up waiting is not there any more.
     ready.send(()).ok();
-    while let Some(command) = inbox.recv().await {
-        match command {
-            Command::Accept => {
-                for listener in &listeners {
-                    ring::spawn(accept(Rc::clone(&ring), Rc::clone(listener)));
-                }
-            }
-            Command::Drain => {
-                ring.draining.set(true);
-                for listener in &listeners {
-                    listener.stop();
-                }
-                for conn in ring.connections.borrow().values() {
-                    conn.interrupt();
-                }
-                break;
-            }
+    let (stopped, mut stops) = mpsc::unbounded_channel();
+    let accept_on = |number: usize| {
+        if let Some(listener) = listeners.get(number) {
+            ring::spawn(accept(Rc::clone(&ring), Rc::clone(listener), Stopped { number, to: stopped.clone() }));
+        }
+    };
+    loop {
+        tokio::select! {
+            command = inbox.recv() => match command {
+                Some(Command::Accept) => (0..listeners.len()).for_each(accept_on),
+                Some(Command::Drain) => break,
+                None => break,
+            },
+            // A panic has ended the task (and is logged), never the listening.
+            Some(number) = stops.recv() => accept_on(number),
         }
     }
-    while !ring.connections.borrow().is_empty() || listeners.iter().any(|listener| Rc::strong_count(listener) > 1) {
+    listeners.iter().for_each(|listener| listener.stop());
+    ring.drain();
+    while !ring.is_empty() || listeners.iter().any(|listener| Rc::strong_count(listener) > 1) {
         let tick = Instant::now() + Duration::from_millis(100);
         ring::timeout_at(tick, ring.empty.notified()).await;
     }
 }
 
+/// Tells that a listener's task has ended, in whatever way.
+struct Stopped {
+    number: usize,
+    to: mpsc::UnboundedSender<usize>,
+}
+
+impl Drop for Stopped {
+    fn drop(&mut self) {
+        // Nobody listens any more when the ring drains.
+        self.to.send(self.number).ok();
+    }
+}
+
 /// Accepts until the listener is stopped; never dropped in between (the kernel would go on accepting for nobody).
-async fn accept(ring: Rc<RingState>, listener: Rc<Listener>) {
+async fn accept(ring: Rc<RingState>, listener: Rc<Listener>, _stopped: Stopped) {
     while let Some(accepted) = listener.accept().await {
         match accepted {
             Ok((conn, address)) if conn.on_spare() => {
-                ring.shared.delivery.refused(Refused::connection(address.ip().to_canonical(), reply::TOO_MANY_CONNECTIONS));
                 tracing::warn!("out of descriptors, a connection was told to come later: raise LimitNOFILE or lower smtp.max_connections");
-                ring::spawn(refuse(conn, reply::TOO_MANY_CONNECTIONS));
+                refuse(&ring, conn, address.ip().to_canonical());
             }
             Ok((conn, address)) => admit(&ring, conn, address),
             Err(error) => {
@@ -166,45 +143,27 @@ async fn accept(ring: Rc<RingState>, listener: Rc<Listener>) {
 fn admit(ring: &Rc<RingState>, conn: Conn, address: SocketAddr) {
     let peer = Peer { ip: address.ip().to_canonical(), port: address.port() };
     let trusted = ring.shared.live.load().config.smtp.proxy_protocol_from.iter().any(|net| net.contains(&peer.ip));
-    if trusted {
-        ring::spawn(admit_proxied(Rc::clone(ring), conn, peer));
-    } else {
-        admit_peer(ring, conn, peer, Vec::new());
+    if !trusted {
+        return admit_peer(ring, conn, peer, Vec::new());
+    }
+    let most = ring.shared.live.load().config.smtp.max_connections;
+    match Guest::enter(ring, most) {
+        Some(guest) => ring::spawn(admit_proxied(Rc::clone(ring), conn, peer, guest)),
+        None => refuse(ring, conn, peer.ip),
     }
 }
 
 fn admit_peer(ring: &Rc<RingState>, conn: Conn, peer: Peer, input: Vec<u8>) {
     match ring.shared.limits.admit(peer.ip) {
         Ok(admission) => ring::spawn(Connection::new(ring, conn, peer, admission, input).serve()),
-        Err(_) => {
-            ring.shared.delivery.refused(Refused::connection(peer.ip, reply::TOO_MANY_CONNECTIONS));
-            ring::spawn(refuse(conn, reply::TOO_MANY_CONNECTIONS));
-        }
-    }
-}
-
-/// Marks a connection as there, also when its task ends by a panic.
-pub(super) struct Present {
-    ring: Rc<RingState>,
-    key: u64,
-}
-
-impl Present {
-    pub(super) fn enter(ring: &Rc<RingState>, conn: &Conn) -> Self {
-        Self { ring: Rc::clone(ring), key: ring.enter(conn) }
-    }
-}
-
-impl Drop for Present {
-    fn drop(&mut self) {
-        self.ring.leave(self.key);
+        Err(_) => refuse(ring, conn, peer.ip),
     }
 }
 
 /// A trusted proxy names its client first (PROXY protocol v1 or v2); without a good header in time the connection is closed.
-async fn admit_proxied(ring: Rc<RingState>, conn: Conn, proxy: Peer) {
+async fn admit_proxied(ring: Rc<RingState>, conn: Conn, proxy: Peer, _guest: Guest) {
     let deadline = Instant::now() + PROXY_TIMEOUT;
-    let mut stream = super::stream::Stream::new(conn);
+    let mut stream = Stream::new(conn);
     let mut input = Vec::new();
     loop {
         match proxy::parse(&input) {
@@ -219,16 +178,29 @@ async fn admit_proxied(ring: Rc<RingState>, conn: Conn, proxy: Peer) {
                 return;
             }
         }
-        if stream.read(&mut input, deadline).await.is_err() {
+        input.reserve(PROXY_READ);
+        let (result, back) = stream.read(input, deadline).await;
+        input = back;
+        if result.is_err() {
             return;
         }
     }
 }
 
-async fn refuse(conn: Conn, words: Reply) {
-    let mut stream = super::stream::Stream::new(conn);
+/// One line, and a moment for the peer to read it: for a few at once. Who comes in a crowd is told as far as that takes no time.
+fn refuse(ring: &Rc<RingState>, conn: Conn, ip: IpAddr) {
+    ring.shared.delivery.refused(Refused::connection(ip, reply::TOO_MANY_CONNECTIONS));
     let mut out = Vec::new();
-    words.write(&mut out);
+    reply::TOO_MANY_CONNECTIONS.write(&mut out);
+    match Guest::enter(ring, LINGERING_MAX) {
+        Some(guest) => ring::spawn(say_and_close(conn, out, guest)),
+        // What does not fit into an empty socket fits nowhere.
+        None => drop(conn.send_now(&[io::IoSlice::new(&out)])),
+    }
+}
+
+async fn say_and_close(conn: Conn, mut out: Vec<u8>, _guest: Guest) {
+    let mut stream = Stream::new(conn);
     let deadline = Instant::now() + REFUSAL_TIMEOUT;
     if stream.write_last(&mut out, deadline).await.is_ok() {
         stream.close(deadline).await;

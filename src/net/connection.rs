@@ -1,28 +1,37 @@
-//! The driver of one connection: carries octets between the stream and the session, meets the session's needs,
-//! and keeps the deadlines. An idle connection holds no buffer.
+//! The driver of one connection: carries octets between the stream and the session, meets the session's needs, and keeps the deadlines.
+//!
+//! Whatever a peer has sent, a turn does a bounded piece of work: no more is read than can be used now, replies are written before
+//! anything is waited for, and after some commands the ring goes round. An idle connection holds no buffer.
 //!
 //! Logs one debug line a connection; fails by closing.
 
 use super::Shared;
-use super::acceptor::{Present, RingState};
 use super::buffer;
-use super::data::{Finished, Incoming, Pumped};
+use super::input::Input;
 use super::limits::Admission;
-use super::stream::{Ended, Stream};
+use super::message::{Finished, Flow, Message};
+use super::present::{Present, RingState};
+use super::stream::{Ended, Limited, Stream};
 use super::tls::Tls;
+use crate::config::{BareNewline, Smtp};
 use crate::delivery::{Content, Destination, Received};
 use crate::envelope::Peer;
-use crate::ring::Conn;
-use crate::smtp::{Need, Reply, Session, reply};
+use crate::ring::{self, Conn};
+use crate::smtp::{Need, Reply, Session, TURN_OCTETS, reply};
 use crate::stats::Stage;
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 /// A peer that does not take our replies is given this long.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The TLS handshake, start to end.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
+/// So many needs of the session end a turn.
+const TURN_NEEDS: usize = 64;
 
 /// Why a connection that waited has something to do.
 enum Woken {
@@ -30,7 +39,7 @@ enum Woken {
     Unasked,
     /// The peer says something.
     Heard,
-    /// The command's time is over.
+    /// A time is over.
     Late,
 }
 
@@ -39,19 +48,19 @@ pub(super) struct Connection {
     stream: Stream,
     session: Session,
     admission: Admission,
-    /// Octets read and not yet used: `input[used..]`.
-    input: Vec<u8>,
-    used: usize,
+    input: Input,
     out: Vec<u8>,
     /// Set by the first accepted recipient of a transaction.
     destination: Option<Box<Destination>>,
-    /// A message whose data have begun.
-    incoming: Option<Box<Incoming>>,
+    /// A message whose data have begun, between two chunks.
+    message: Option<Box<Message>>,
     /// The reply to an end of data has been written, and nothing has come from the peer since.
     unheard: bool,
     began: Instant,
     /// When the present command was first waited for.
     command_began: Instant,
+    /// The connection's start, or the last message's end.
+    transaction_began: Instant,
     /// Last: the ring waits for the connections that are there.
     present: Present,
 }
@@ -66,14 +75,14 @@ impl Connection {
             stream: Stream::new(conn),
             session: Session::new(settings, peer),
             admission,
-            input,
-            used: 0,
+            input: Input::new(input),
             out: Vec::new(),
             destination: None,
-            incoming: None,
+            message: None,
             unheard: false,
             began: now,
             command_began: now,
+            transaction_began: now,
             ring: Rc::clone(ring),
         })
     }
@@ -81,16 +90,17 @@ impl Connection {
     /// Serves it to its end.
     pub(super) async fn serve(mut self: Box<Self>) {
         let ended = self.run().await;
-        if self.unheard && ended == Err(Ended::Reset) {
-            self.shared().stats.messages.replies_lost.add(1);
-        }
         tracing::debug!(?ended, "connection over");
         Box::pin(self.end()).await;
     }
 
-    async fn end(self: Box<Self>) {
-        let Self { stream, admission, ring, began, present, .. } = *self;
-        stream.close(Instant::now() + WRITE_TIMEOUT).await;
+    async fn end(mut self: Box<Self>) {
+        self.settle(true).await;
+        let Self { stream, admission, ring, began, unheard, present, .. } = *self;
+        let arrived = stream.close(Instant::now() + WRITE_TIMEOUT).await;
+        if unheard && !arrived {
+            ring.shared.stats.messages.replies_lost.add(1);
+        }
         drop(admission);
         ring.recorder.record(Stage::Session, u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
         drop(present);
@@ -101,8 +111,8 @@ impl Connection {
         self.session.greet(&mut self.out);
         let mut woken = Woken::Unasked;
         while Box::pin(self.turn(woken)).await? {
-            let deadline = self.command_deadline();
-            let waited = if self.stream.has_plain() { Ok(()) } else { self.stream.idle(deadline).await.map_err(Ended::from) };
+            let deadline = self.deadline();
+            let waited = if self.stream.has_news() { Ok(()) } else { self.stream.idle(deadline).await.map_err(Ended::from) };
             woken = match waited {
                 Ok(()) => Woken::Heard,
                 Err(Ended::Interrupted) => Woken::Unasked,
@@ -113,8 +123,22 @@ impl Connection {
         Ok(())
     }
 
-    fn command_deadline(&self) -> Instant {
-        self.command_began + self.shared().live.load().config.smtp.command_timeout
+    /// Until when the next command may come. Between two chunks the message's clocks go on.
+    fn deadline(&self) -> Instant {
+        let live = self.shared().live.load();
+        let limits = &live.config.smtp;
+        let command = self.command_began + limits.command_timeout;
+        command.min(match &self.message {
+            Some(message) => message.pace.pause_deadline(),
+            None => self.transaction_began + limits.transaction_timeout,
+        })
+    }
+
+    /// A deadline has passed; true if it was only the end of a window in which enough of a message came.
+    fn still_good(&mut self) -> bool {
+        let now = Instant::now();
+        let good = self.message.as_mut().is_some_and(|message| message.pace.goes_on(now));
+        good && now < self.deadline()
     }
 
     /// Does what there is to do, until the peer has to say something. False: the connection is over, and the peer has been told.
@@ -123,74 +147,71 @@ impl Connection {
             Woken::Unasked => {}
             Woken::Heard => {
                 // Under TLS what came may not be a whole record yet.
-                let deadline = self.command_deadline();
-                match self.stream.read(&mut self.input, deadline).await {
+                let deadline = self.deadline();
+                let into = self.input.take_to_fill();
+                let most = buffer::OCTETS.saturating_sub(into.len());
+                let (result, Limited { into, .. }) = self.stream.read(Limited { into, most }, deadline).await;
+                self.input.put(into);
+                match result {
                     Ok(()) => self.unheard = false,
+                    Err(Ended::TimedOut) if self.still_good() => return self.rest().await,
                     Err(Ended::TimedOut) => return self.last_words(reply::TIMEOUT).await,
                     Err(ended) => return Err(ended),
                 }
             }
+            Woken::Late if self.still_good() => return Ok(true),
             Woken::Late => return self.last_words(reply::TIMEOUT).await,
         }
+        self.work().await
+    }
+
+    async fn work(&mut self) -> Result<bool, Ended> {
+        let mut needs = 0;
         loop {
+            if self.ring.draining() && !self.session.message_open() {
+                return self.last_words(reply::SHUTTING_DOWN).await;
+            }
             self.lay_out();
-            let unused = self.input.get(self.used..).unwrap_or_default();
-            let (used, need) = self.session.feed(unused, &mut self.out);
-            self.used += used;
+            let (used, need) = self.session.feed(self.input.unused(), &mut self.out);
+            self.input.mark_used(used);
+            if self.message.is_some() {
+                Box::pin(self.settle(false)).await;
+            }
             match need {
                 Need::Input => return self.rest().await,
-                Need::Recipient(mailbox) => Box::pin(self.recipient(&mailbox)).await,
-                Need::Data => {
+                Need::Turn => needs = TURN_NEEDS,
+                Need::Recipient(mailbox) => Box::pin(self.recipient(&mailbox)).await?,
+                Need::Message => {
                     let verdict = self.begin();
-                    let accepted = verdict.is_ok();
                     self.session.begin(verdict, &mut self.out);
-                    if accepted {
-                        self.message().await?;
-                    }
                 }
-                Need::Chunk { first, .. } => {
-                    if first {
-                        let verdict = self.begin();
-                        self.session.begin(verdict, &mut self.out);
-                    }
-                    self.message().await?;
+                Need::Data => {
+                    let Some(message) = self.message.take() else { return Err(Ended::Gone) };
+                    let message = self.flow(message, Flow::Data).await?;
+                    Box::pin(self.finish(message)).await?;
                 }
+                Need::Chunk { size, last, wanted } => self.chunk(size, last, wanted).await?,
                 Need::Tls => Box::pin(self.start_tls()).await?,
                 Need::Close => {
                     self.flush_last().await?;
                     return Ok(false);
                 }
             }
+            needs += 1;
+            if needs >= TURN_NEEDS || self.out.len() >= TURN_OCTETS {
+                self.flush().await?;
+                ring::turn().await;
+                needs = 0;
+            }
         }
     }
 
-    /// Tells the peer what there is to tell and leaves nothing behind but what has to be kept. False: the daemon is draining.
+    /// Tells the peer what there is to tell and leaves nothing behind but what has to be kept.
     async fn rest(&mut self) -> Result<bool, Ended> {
-        if !self.out.is_empty() {
-            // A reply ends a command; the next one has the whole time, however its octets drip.
-            self.command_began = Instant::now();
-        }
         self.flush().await?;
-        if !self.session.message_open() {
-            // RSET or a new greeting between two chunks: what had come is given back now, not later.
-            self.incoming = None;
-        }
-        if self.ring.draining() {
-            return self.last_words(reply::SHUTTING_DOWN).await;
-        }
-        self.tidy_buffers();
-        Ok(true)
-    }
-
-    /// Unused octets move to the front; an idle connection keeps no buffer at all.
-    fn tidy_buffers(&mut self) {
-        if self.used >= self.input.len() {
-            buffer::give(std::mem::take(&mut self.input));
-        } else {
-            self.input.drain(..self.used);
-        }
-        self.used = 0;
+        self.input.rest();
         buffer::give(std::mem::take(&mut self.out));
+        Ok(true)
     }
 
     async fn last_words(&mut self, words: Reply) -> Result<bool, Ended> {
@@ -212,31 +233,51 @@ impl Connection {
     }
 
     async fn flush(&mut self) -> Result<(), Ended> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
         self.tell_refused();
-        self.stream.write(&mut self.out, Instant::now() + WRITE_TIMEOUT).await
+        let result = self.stream.write(&mut self.out, Instant::now() + WRITE_TIMEOUT).await;
+        // A reply ends a command; the next one has the whole time, however its octets drip.
+        self.command_began = Instant::now();
+        result
     }
 
-    async fn recipient(&mut self, mailbox: &str) {
+    /// Whatever the verdict waits for (a callback, a look-up), the replies before it do not.
+    async fn recipient(&mut self, mailbox: &str) -> Result<(), Ended> {
         let first = !self.session.has_recipients();
         if first {
             self.destination = None;
         }
         let delivery = Arc::clone(&self.shared().delivery);
         let mut destination = self.destination.take().map(|destination| *destination);
-        let verdict = delivery.recipient(mailbox, first, || self.session.envelope(), &mut destination).await;
+        let verdict = {
+            let session = &self.session;
+            let mut asked = pin!(delivery.recipient(mailbox, first, || session.envelope(), &mut destination));
+            match at_once(asked.as_mut()).await {
+                Some(verdict) => verdict,
+                None => {
+                    self.stream.write(&mut self.out, Instant::now() + WRITE_TIMEOUT).await?;
+                    asked.await
+                }
+            }
+        };
         self.destination = destination.map(Box::new);
+        self.lay_out();
         self.session.recipient(verdict, &mut self.out);
+        Ok(())
     }
 
-    /// May the message come? Opens its body, and reserves what the client declared.
+    /// May the message come? Opens it.
     fn begin(&mut self) -> Result<(), Reply> {
-        self.incoming = None;
         self.shared().delivery.ready()?;
         let envelope = self.session.envelope();
         let lease = self.shared().budget.lease(self.admission.share());
-        match Incoming::open(envelope, lease, &self.shared().id_key, &self.shared().live.load().config.smtp) {
-            Ok(incoming) => {
-                self.incoming = Some(Box::new(incoming));
+        let destination = self.destination.take();
+        let live = self.shared().live.load();
+        match Message::open(envelope, destination, lease, &self.shared().id_key, &live.config.smtp, normalizes(&live.config.smtp)) {
+            Ok(message) => {
+                self.message = Some(Box::new(message));
                 Ok(())
             }
             Err(_) => {
@@ -246,43 +287,83 @@ impl Connection {
         }
     }
 
-    /// Takes data until the chunk or the message ends; at its end, delivers it.
-    async fn message(&mut self) -> Result<(), Ended> {
-        match Box::pin(self.take_data()).await? {
-            Some((incoming, refused)) => Box::pin(self.finish(incoming, refused)).await,
-            None => Ok(()),
+    /// One chunk, wanted or not, and its reply.
+    async fn chunk(&mut self, size: u64, last: bool, wanted: bool) -> Result<(), Ended> {
+        let mut message = match self.message.take() {
+            Some(message) => message,
+            None => {
+                let live = self.shared().live.load();
+                Box::new(Message::swallowing(&live.config.smtp, normalizes(&live.config.smtp)))
+            }
+        };
+        if wanted {
+            message.announce(size);
+        }
+        let mut message = self.flow(message, Flow::Chunk { left: size, last }).await?;
+        self.lay_out();
+        if last && wanted {
+            return Box::pin(self.finish(message)).await;
+        }
+        if wanted {
+            self.session.chunk_done(message.fails(), &mut self.out);
+            if message.has_failed() {
+                self.transaction_began = Instant::now();
+            }
+        } else {
+            if last && message.has_failed() {
+                // All of it has come, though its sender knew the end of it before.
+                Box::pin(self.conclude(message)).await;
+                self.lay_out();
+                self.session.chunk_done(None, &mut self.out);
+                return Ok(());
+            }
+            self.session.chunk_done(None, &mut self.out);
+        }
+        if self.session.awaits_chunks() {
+            self.message = Some(message);
+        }
+        Ok(())
+    }
+
+    /// A message whose remaining chunks will not come: it is forgotten, or recorded if its sender was told that it was refused.
+    async fn settle(&mut self, over: bool) {
+        if over || !self.session.awaits_chunks() {
+            let Some(message) = self.message.take() else { return };
+            if message.has_failed() {
+                self.conclude(message).await;
+            }
         }
     }
 
-    /// `Some`: the message has come to its end.
-    async fn take_data(&mut self) -> Result<Option<(Box<Incoming>, Option<Reply>)>, Ended> {
-        let unused = self.input.split_off(self.used.min(self.input.len()));
-        self.used = self.input.len();
-        if self.out.is_empty() {
-            // Data may come slowly, and the endpoint may take its time.
-            buffer::give(std::mem::take(&mut self.out));
+    /// Takes octets until the flow ends, first those that have come with the commands.
+    async fn flow(&mut self, mut message: Box<Message>, mut flow: Flow) -> Result<Box<Message>, Ended> {
+        let now = Instant::now();
+        if !message.pace.goes_on(now) {
+            return self.too_late().await;
         }
-        let swallow = || Box::new(Incoming::swallow(&self.ring.shared.live.load().config.smtp));
-        let mut incoming = self.incoming.take().unwrap_or_else(swallow);
-        let normalize = self.session.normalizes_newlines();
+        message.pace.block(now);
         let stats = Arc::clone(&self.shared().stats);
-        let pumped = incoming.pump(&mut self.stream, &mut self.session, &mut self.out, unused, normalize, &stats).await;
-        match pumped {
-            Ok(Pumped::ChunkDone { rest }) => {
-                self.take_back(rest);
-                self.incoming = self.session.message_open().then_some(incoming);
-                Ok(None)
+        let (used, mut done) = message.take(self.input.unused(), &mut flow, &stats);
+        self.input.mark_used(used);
+        while !done {
+            // Data may come slowly: what there is to tell is told, and nothing else is held.
+            self.rest().await?;
+            done = match Box::pin(message.read(&mut self.stream, &mut flow, &stats)).await {
+                Ok(done) => done,
+                Err(Ended::TimedOut) => return self.too_late().await,
+                Err(ended) => return Err(ended),
+            };
+            if done {
+                let (rest, lease) = message.rest(&flow);
+                self.input.put_counted(rest, lease);
             }
-            Ok(Pumped::End { refused, rest }) => {
-                self.take_back(rest);
-                Ok(Some((incoming, refused)))
-            }
-            Err(Ended::TimedOut) => {
-                self.last_words(reply::TIMEOUT).await?;
-                Err(Ended::TimedOut)
-            }
-            Err(ended) => Err(ended),
         }
+        Ok(message)
+    }
+
+    async fn too_late(&mut self) -> Result<Box<Message>, Ended> {
+        self.last_words(reply::TIMEOUT).await?;
+        Err(Ended::TimedOut)
     }
 
     /// Room for replies: a buffer that nobody else needs at the moment.
@@ -292,47 +373,11 @@ impl Connection {
         }
     }
 
-    /// Octets behind the data are commands again.
-    fn take_back(&mut self, rest: Vec<u8>) {
-        buffer::give(std::mem::replace(&mut self.input, rest));
-        self.used = 0;
-    }
-
-    /// The end of data has come: the message is scanned, delivered or refused, and the sender is told.
-    async fn finish(&mut self, incoming: Box<Incoming>, refused: Option<Reply>) -> Result<(), Ended> {
-        let recorder = &self.ring.recorder;
-        recorder.record(Stage::Receive, incoming.receive_us());
-        let otherwise = refused.clone().unwrap_or(reply::NO_VALID_RECIPIENTS);
-        let finished = incoming.finish(refused, &self.shared().live.load().config.smtp, &self.shared().stats);
-        let (Some(finished), Some(destination)) = (finished, self.destination.take()) else {
-            // Nothing was taken: the session's refusal is all there is to say.
-            self.shared().delivery.refused(self.session.refused_message(&otherwise));
-            self.session.end(&otherwise, &mut self.out);
-            return Ok(());
-        };
-        let Finished { envelope, body, header_len, message_id, subject, webhook_id, refusal } = finished;
-        let received = Received {
-            envelope: Arc::new(envelope),
-            route: destination.route,
-            message_id,
-            subject,
-            webhook_id,
-            size_octets: self.session.message_size(),
-            ended: Instant::now(),
-            date: jiff::Timestamp::now(),
-        };
-        let delivery = Arc::clone(&self.shared().delivery);
-        let words = match (refusal, body) {
-            (None, Some(body)) => {
-                let content = Content { body, header_len, spf: destination.spf };
-                delivery.deliver(received, content, &self.ring.recorder).await
-            }
-            (Some(refusal), _) => delivery.refuse(received, refusal, &self.ring.recorder).await,
-            (None, None) => {
-                delivery.refused(self.session.refused_message(&reply::OUT_OF_MEMORY));
-                reply::OUT_OF_MEMORY
-            }
-        };
+    /// The end of data has come: the message is delivered or refused, and the sender is told.
+    async fn finish(&mut self, message: Box<Message>) -> Result<(), Ended> {
+        // What came before it is answered before the endpoint is asked.
+        self.flush().await?;
+        let words = self.conclude(message).await;
         self.lay_out();
         self.session.end(&words, &mut self.out);
         let written = self.flush().await;
@@ -340,16 +385,48 @@ impl Connection {
             self.shared().stats.messages.replies_lost.add(1);
         }
         self.unheard = written.is_ok();
-        self.command_began = Instant::now();
+        self.transaction_began = Instant::now();
         written
+    }
+
+    /// Makes the verdict on a message: the reply to its end. One that has failed with a chunk is only recorded.
+    async fn conclude(&mut self, message: Box<Message>) -> Reply {
+        self.ring.recorder.record(Stage::Receive, message.receive_us());
+        // Nothing was taken where there is nothing to record: the session's refusal is all there is to say.
+        let Some(finished) = message.finish(&self.shared().stats) else { return self.unrecorded(reply::NO_VALID_RECIPIENTS) };
+        let Finished { envelope, destination, body, header_len, message_id, subject, webhook_id, size_octets, refusal } = finished;
+        let Some(destination) = destination else { return self.unrecorded(reply::NO_VALID_RECIPIENTS) };
+        let received = Received {
+            envelope: Arc::new(envelope),
+            route: destination.route,
+            message_id,
+            subject,
+            webhook_id,
+            size_octets,
+            ended: Instant::now(),
+            date: jiff::Timestamp::now(),
+        };
+        let delivery = Arc::clone(&self.shared().delivery);
+        match (refusal, body) {
+            (None, Some(body)) => {
+                let content = Content { body, header_len, spf: destination.spf };
+                delivery.deliver(received, content, &self.ring.recorder).await
+            }
+            (Some(refusal), _) => delivery.refuse(received, refusal, &self.ring.recorder).await,
+            (None, None) => self.unrecorded(reply::OUT_OF_MEMORY),
+        }
+    }
+
+    fn unrecorded(&self, words: Reply) -> Reply {
+        self.shared().delivery.refused(self.session.refused_message(&words));
+        words
     }
 
     /// STARTTLS (RFC 3207): what the client sent behind it in the clear is dropped, here and in the session.
     async fn start_tls(&mut self) -> Result<(), Ended> {
         self.flush().await?;
-        self.input = Vec::new();
-        self.used = 0;
-        self.incoming = None;
+        self.settle(true).await;
+        self.input.clear();
         self.destination = None;
         let Some(config) = self.shared().tls.config() else { return Err(Ended::Gone) };
         let began = Instant::now();
@@ -371,4 +448,19 @@ impl Connection {
     fn shared(&self) -> &Arc<Shared> {
         &self.ring.shared
     }
+}
+
+fn normalizes(limits: &Smtp) -> bool {
+    limits.bare_newline == BareNewline::Normalize
+}
+
+/// What the future has without waiting.
+async fn at_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
+    poll_fn(|cx| {
+        Poll::Ready(match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        })
+    })
+    .await
 }

@@ -4,8 +4,11 @@
 mod acceptor;
 mod buffer;
 mod connection;
-mod data;
+mod input;
 pub mod limits;
+mod message;
+mod pace;
+mod present;
 pub mod proxy;
 mod stream;
 pub mod tls;
@@ -51,6 +54,7 @@ impl Live {
             max_recipients: smtp.max_recipients,
             max_messages: smtp.max_messages_per_connection,
             max_errors: smtp.max_errors,
+            max_junk: smtp.max_junk_commands,
             normalize_newlines: smtp.bare_newline == crate::config::BareNewline::Normalize,
             offer_starttls: smtp.tls.is_some(),
             require_tls: smtp.tls.as_ref().is_some_and(|tls| tls.require),

@@ -30,8 +30,6 @@ pub(super) enum Ended {
     TimedOut,
     /// The daemon is draining and the connection was idle.
     Interrupted,
-    /// The body's budget is used up.
-    OverBudget,
 }
 
 impl From<io::Error> for Ended {
@@ -48,7 +46,7 @@ impl From<io::Error> for Ended {
 }
 
 /// Data octets go straight behind the body's last one.
-struct Tail(Body);
+pub(super) struct Tail(pub(super) Body);
 
 // SAFETY: `Body` promises that its spare octets are writable and stay when the value moves.
 #[expect(unsafe_code, reason = "a buffer goes to the ring")]
@@ -65,6 +63,27 @@ unsafe impl Fill for Tail {
     }
 }
 
+/// No more of its spare octets than can be used now: what a peer sends beyond them stays with the kernel.
+pub(super) struct Limited<B> {
+    pub(super) into: B,
+    pub(super) most: usize,
+}
+
+// SAFETY: the octets are the inner value's, and fewer of them.
+#[expect(unsafe_code, reason = "a buffer goes to the ring")]
+unsafe impl<B: Fill> Fill for Limited<B> {
+    fn spare_ptr(&mut self) -> *mut u8 {
+        self.into.spare_ptr()
+    }
+    fn spare(&self) -> usize {
+        self.into.spare().min(self.most)
+    }
+    unsafe fn filled(&mut self, n: usize) {
+        // SAFETY: by the caller's promise.
+        unsafe { self.into.filled(n) }
+    }
+}
+
 impl Stream {
     pub(super) fn new(conn: Conn) -> Self {
         Self { conn, tls: None, tls_failure: None }
@@ -75,9 +94,9 @@ impl Stream {
         self.conn
     }
 
-    /// Whether [`Stream::read`] has something without waiting.
-    pub(super) fn has_plain(&mut self) -> bool {
-        self.tls.as_mut().is_some_and(|tls| tls.has_plain())
+    /// Whether [`Stream::read`] has something to say without waiting: octets, or that none will come.
+    pub(super) fn has_news(&mut self) -> bool {
+        self.tls.as_mut().is_some_and(|tls| !tls.plain().is_empty() || tls.is_behind() || tls.is_closed())
     }
 
     /// Waits without a buffer until the peer says something; [`Stream::read`] has it then.
@@ -85,60 +104,26 @@ impl Stream {
         self.conn.readable(deadline)
     }
 
-    /// Appends what the peer sends to `input`; at least one octet.
-    pub(super) async fn read(&mut self, input: &mut Vec<u8>, deadline: Instant) -> Result<(), Ended> {
-        loop {
-            if self.take_plain(input) {
-                return Ok(());
+    /// Appends what the peer sends, as far as there is room; at least one octet.
+    pub(super) async fn read<B: Fill>(&mut self, mut into: B, deadline: Instant) -> (Result<(), Ended>, B) {
+        while let Some(tls) = &mut self.tls {
+            // Under TLS the plaintext is copied once, from the record layer's buffer.
+            let taken = fill(&mut into, tls.plain());
+            tls.consume(taken);
+            if taken > 0 {
+                return (Ok(()), into);
             }
-            if self.tls.is_none() {
-                if input.capacity() == 0 {
-                    *input = buffer::take();
-                }
-                input.reserve(buffer::OCTETS);
-                let (read, back) = self.conn.read(std::mem::take(input), deadline).await;
-                *input = back;
-                return if read? == 0 { Err(Ended::Gone) } else { Ok(()) };
+            if let Err(ended) = self.read_records(deadline).await {
+                return (Err(ended), into);
             }
-            self.read_records(deadline).await?;
         }
-    }
-
-    /// Appends data octets to the body, which has been given room for at least one.
-    pub(super) async fn read_body(&mut self, body: Body, deadline: Instant) -> (Result<(), Ended>, Body) {
-        if self.tls.is_some() {
-            return self.read_body_tls(body, deadline).await;
-        }
-        let (read, back) = self.conn.read(Tail(body), deadline).await;
+        let (read, into) = self.conn.read(into, deadline).await;
         let result = match read {
             Ok(0) => Err(Ended::Gone),
             Ok(_) => Ok(()),
             Err(error) => Err(error.into()),
         };
-        (result, back.0)
-    }
-
-    async fn read_body_tls(&mut self, mut body: Body, deadline: Instant) -> (Result<(), Ended>, Body) {
-        // Under TLS the plaintext is copied once, from the record layer's buffer into the body.
-        let mut plain = Vec::new();
-        if let Err(ended) = self.read(&mut plain, deadline).await {
-            return (Err(ended), body);
-        }
-        if body.extend(&plain).is_err() {
-            // The data go on to their true end: these octets are part of them.
-            if let Some(tls) = &mut self.tls {
-                tls.take_back(plain);
-            }
-            return (Err(Ended::OverBudget), body);
-        }
-        (Ok(()), body)
-    }
-
-    fn take_plain(&mut self, input: &mut Vec<u8>) -> bool {
-        let Some(tls) = &mut self.tls else { return false };
-        let before = input.len();
-        tls.take_plain(input);
-        input.len() > before
+        (result, into)
     }
 
     /// Reads ciphertext and lets TLS work on it; answers (alerts, key updates) go out at once.
@@ -147,9 +132,13 @@ impl Stream {
         if self.tls.as_ref().is_some_and(|tls| tls.is_closed()) {
             return Err(Ended::Gone);
         }
-        let (read, back) = self.conn.read(buffer::take(), deadline).await;
-        if read? == 0 {
-            return Err(Ended::Gone);
+        let mut back = buffer::take();
+        if !self.tls.as_ref().is_some_and(|tls| tls.is_behind()) {
+            let (read, into) = self.conn.read(back, deadline).await;
+            if read? == 0 {
+                return Err(Ended::Gone);
+            }
+            back = into;
         }
         let Some(tls) = &mut self.tls else { return Err(Ended::Gone) };
         let fed = tls.feed(&back);
@@ -217,14 +206,27 @@ impl Stream {
         Ok(self.tls.as_ref().map(|tls| tls.description()).unwrap_or_default())
     }
 
-    pub(super) async fn close(mut self, deadline: Instant) {
+    /// Says that this was all, and closes. False: the last replies have not arrived.
+    pub(super) async fn close(mut self, deadline: Instant) -> bool {
         if let Some(tls) = &mut self.tls {
             let mut out = Vec::new();
             tls.close_notify(&mut out);
             if !out.is_empty() && self.conn.write_last(out, deadline).await.0.is_err() {
-                return;
+                return false;
             }
         }
-        self.conn.close(LINGER).await;
+        self.conn.close(LINGER).await
     }
+}
+
+/// Copies as much as there is room for.
+fn fill(into: &mut impl Fill, octets: &[u8]) -> usize {
+    let n = into.spare().min(octets.len());
+    #[expect(unsafe_code, reason = "octets that `Fill` promises are written and counted")]
+    // SAFETY: there is room for `n` octets by the contract of `Fill`, and all of them are written.
+    unsafe {
+        std::ptr::copy_nonoverlapping(octets.as_ptr(), into.spare_ptr(), n);
+        into.filled(n);
+    }
+    n
 }

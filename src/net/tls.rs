@@ -24,6 +24,8 @@ pub enum TlsError {
     Files(#[from] FileError),
     #[error("record layer: {0}")]
     Records(std::io::Error),
+    #[error("a handshake of more than {HANDSHAKE_MAX} octets")]
+    Handshake,
 }
 
 impl TlsError {
@@ -69,50 +71,69 @@ const FIRST: [CipherSuite; 3] = [
 /// One connection's TLS session.
 pub struct Tls {
     session: ServerConnection,
-    /// Plaintext to be taken first: the record layer refuses more ciphertext while it holds some.
-    plain: Vec<u8>,
+    /// Octets of the handshake so far.
+    shaken: usize,
+    /// Ciphertext for which the record layer had no room; looked at before anything else.
+    waiting: Vec<u8>,
     peer_closed: bool,
 }
+
+/// Plaintext in the record layer, from which on it gets no more.
+const PLAINTEXT_MAX: usize = 16 * 1024;
+
+/// A client's part of a handshake is some hundred octets, a few thousand with what is new in it. Whoever sends more sends parts of a
+/// message that the record layer would have to keep.
+const HANDSHAKE_MAX: usize = 16 * 1024;
 
 impl Tls {
     /// # Errors
     /// The configuration serves no suite at all.
     pub fn new(config: Arc<ServerConfig>) -> Result<Self, TlsError> {
-        Ok(Self { session: ServerConnection::new(config)?, plain: Vec::new(), peer_closed: false })
+        Ok(Self { session: ServerConnection::new(config)?, shaken: 0, waiting: Vec::new(), peer_closed: false })
     }
 
-    /// Works on ciphertext; take the plaintext after each call. After an error [`Tls::take_out`] holds the alert for the peer,
-    /// and the session is over.
+    /// Works on ciphertext, once all plaintext has been taken; on none, if it [is behind](Tls::is_behind). After an error [`Tls::take_out`] holds the alert for the peer, and the
+    /// session is over.
     ///
     /// # Errors
-    /// What came is no TLS, or not this session's.
+    /// What came is no TLS, or not this session's, or a handshake without end.
     pub fn feed(&mut self, ciphertext: &[u8]) -> Result<(), TlsError> {
-        let mut rest = ciphertext;
+        if self.session.is_handshaking() {
+            self.shaken = self.shaken.saturating_add(ciphertext.len());
+            if self.shaken > HANDSHAKE_MAX {
+                return Err(TlsError::Handshake);
+            }
+        }
+        let waiting = std::mem::take(&mut self.waiting);
+        let mut rest = if waiting.is_empty() { ciphertext } else { &waiting };
         while !rest.is_empty() && !self.peer_closed {
-            take_chunks(&mut self.session, &mut self.plain);
             self.session.read_tls(&mut rest).map_err(TlsError::Records)?;
-            self.peer_closed = self.session.process_new_packets()?.peer_has_closed();
+            let state = self.session.process_new_packets()?;
+            self.peer_closed = state.peer_has_closed();
+            if state.plaintext_bytes_to_read() >= PLAINTEXT_MAX {
+                // The record layer refuses more while it holds so much; the end of a long record may bring it there.
+                self.waiting = rest.to_vec();
+                break;
+            }
         }
         Ok(())
     }
 
-    /// Moves the plaintext behind `into`; an idle session keeps no buffer for it.
-    pub fn take_plain(&mut self, into: &mut Vec<u8>) {
-        into.append(&mut self.plain);
-        self.plain = Vec::new();
-        take_chunks(&mut self.session, into);
+    /// Ciphertext that was given is still to be worked on: feed nothing, and it is.
+    #[must_use]
+    pub fn is_behind(&self) -> bool {
+        !self.waiting.is_empty()
     }
 
-    /// Plaintext that found no place; it is taken again first.
-    pub fn take_back(&mut self, mut plain: Vec<u8>) {
-        plain.append(&mut self.plain);
-        self.plain = plain;
+    /// Plaintext in the order in which it came, as much as lies together; empty: there is none.
+    pub fn plain(&mut self) -> &[u8] {
+        // An error says that there is nothing now, or nothing any more.
+        self.session.reader().into_first_chunk().unwrap_or_default()
     }
 
-    /// There is plaintext to take.
-    pub fn has_plain(&mut self) -> bool {
-        take_chunks(&mut self.session, &mut self.plain);
-        !self.plain.is_empty()
+    /// So many octets of [`Tls::plain`] have been taken.
+    pub fn consume(&mut self, octets: usize) {
+        self.session.reader().consume(octets);
     }
 
     /// Encrypts; the records wait for [`Tls::take_out`].
@@ -141,7 +162,7 @@ impl Tls {
     /// The peer has said close_notify: nothing comes behind what can be taken now.
     #[must_use]
     pub fn is_closed(&self) -> bool {
-        self.peer_closed
+        self.peer_closed && self.waiting.is_empty()
     }
 
     /// Version and suite for the record: `TLSv1.3 TLS_AES_256_GCM_SHA384`.
@@ -160,20 +181,6 @@ impl Tls {
     pub fn close_notify(&mut self, out: &mut Vec<u8>) {
         self.session.send_close_notify();
         self.take_out(out);
-    }
-}
-
-/// Copies the record layer's plaintext out, without the zeroed buffer that `Read` would need.
-fn take_chunks(session: &mut ServerConnection, into: &mut Vec<u8>) {
-    let mut reader = session.reader();
-    // An error says that there is nothing now, or nothing any more.
-    while let Ok(chunk) = reader.fill_buf() {
-        let taken = chunk.len();
-        if taken == 0 {
-            return;
-        }
-        into.extend_from_slice(chunk);
-        reader.consume(taken);
     }
 }
 

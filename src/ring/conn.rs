@@ -2,9 +2,10 @@
 //!
 //! Logs nothing. Fails with the kernel's error, `TimedOut` at a deadline, `Interrupted` after an interrupt.
 
-use super::Fill;
 use super::cancel::{Ended, Interrupt, Timer, until};
+use super::fill::Fill;
 use super::op::{self, Socket};
+use super::time;
 use nix::libc;
 use socket2::SockRef;
 use std::cell::Cell;
@@ -19,6 +20,9 @@ use std::time::{Duration, Instant};
 
 /// Octets that a closing connection swallows at most, so that the peer reads the last reply instead of a reset.
 const LINGER_OCTETS: usize = 256 * 1024;
+
+/// How often it is looked whether the last reply has arrived, where the peer closed before it.
+const ACKNOWLEDGED_EVERY: Duration = Duration::from_millis(20);
 
 /// A connection on this ring. Dropping it shuts it down and closes it, without leaving an operation or a descriptor behind.
 ///
@@ -240,10 +244,12 @@ impl Conn {
         (Ok(()), octets)
     }
 
-    /// Sends FIN, swallows what still comes for a short while (bounded), closes: so that the last reply is not lost in a reset.
-    pub async fn close(self, linger: Duration) {
+    /// Sends FIN, swallows what still comes for a short while (bounded), closes: so that the last reply is not lost in a reset. True: the
+    /// peer's side has taken all that was written.
+    pub async fn close(self, linger: Duration) -> bool {
+        // A connection that was reset is none any more.
         if SockRef::from(&*self.socket).shutdown(Shutdown::Write).is_err() {
-            return;
+            return false;
         }
         let deadline = Instant::now() + linger;
         let mut left = LINGER_OCTETS;
@@ -254,9 +260,29 @@ impl Conn {
             match self.read_now(&mut scratch) {
                 Some(Ok(n)) if n > 0 => left = left.saturating_sub(n),
                 None => {}
-                Some(_) => break,
+                Some(Ok(_)) => return self.arrived(deadline).await,
+                Some(Err(_)) => return false,
             }
         }
+        self.is_acknowledged() == Some(true)
+    }
+
+    /// A peer that had closed before us takes what was written, or answers with a reset: one of them comes, and nothing announces it.
+    async fn arrived(&self, deadline: Instant) -> bool {
+        loop {
+            match self.is_acknowledged() {
+                Some(false) if Instant::now() < deadline => time::sleep_until(Instant::now() + ACKNOWLEDGED_EVERY).await,
+                acknowledged => return acknowledged == Some(true),
+            }
+        }
+    }
+
+    /// Whether the peer's side has acknowledged all that was written; `None`: it has reset the connection.
+    fn is_acknowledged(&self) -> Option<bool> {
+        if !matches!(SockRef::from(&*self.socket).take_error(), Ok(None)) {
+            return None;
+        }
+        Some(op::unacknowledged(&self.socket).is_ok_and(|octets| octets == 0))
     }
 }
 

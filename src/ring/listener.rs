@@ -6,10 +6,10 @@
 use super::cancel::{cancel, is_passing};
 use super::conn::Conn;
 use super::op::{self, Flight, PeerAddr, Socket};
+use super::spare::{Lent, Spare};
 use super::task::reap;
 use nix::libc;
 use std::cell::{Cell, RefCell};
-use std::fs::File;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::SocketAddr;
@@ -65,7 +65,7 @@ impl Listener {
     }
 
     fn connection(&self, fd: OwnedFd) -> Conn {
-        Conn::new(if self.spare.take() { Socket::new(fd) } else { Socket::on_spare(fd, Lent(Rc::clone(&self.spare))) })
+        Conn::new(if self.spare.take() { Socket::new(fd) } else { Socket::on_spare(fd, Lent::of(&self.spare)) })
     }
 
     /// Ends the pending accept by cancelling and awaiting it; loses no connection.
@@ -93,33 +93,4 @@ impl Drop for Listener {
 
 fn is_out_of_descriptors(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
-}
-
-/// A descriptor that is held for bad times.
-#[derive(Default)]
-struct Spare(RefCell<Option<File>>);
-
-impl Spare {
-    /// Gives the descriptor up, for one accept; false if it is in use already.
-    fn lend(&self) -> bool {
-        self.0.take().is_some()
-    }
-
-    /// Holds one (again), if there is one to have.
-    fn take(&self) -> bool {
-        let mut held = self.0.borrow_mut();
-        if held.is_none() {
-            *held = File::open("/dev/null").ok();
-        }
-        held.is_some()
-    }
-}
-
-/// A connection's hold on the spare descriptor: taken again when the connection is closed.
-pub(super) struct Lent(Rc<Spare>);
-
-impl Drop for Lent {
-    fn drop(&mut self) {
-        self.0.take();
-    }
 }

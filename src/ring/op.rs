@@ -1,8 +1,8 @@
 //! One-shot operations that tokio-uring has not: each keeps its buffer and a share of its descriptor until the kernel is done.
 
-use super::Fill;
-use super::listener::Lent;
-use super::task::InFlight;
+use super::fill::Fill;
+use super::in_hand::InFlight;
+use super::spare::Lent;
 use io_uring::{cqueue, opcode, squeue, types};
 use nix::libc;
 use socket2::{SockAddr, SockAddrStorage, SockRef};
@@ -60,7 +60,7 @@ impl AsFd for Socket {
 /// in here may submit operations in its `Drop`.
 struct Stored<D> {
     data: D,
-    _socket: Rc<Socket>,
+    _socket: Option<Rc<Socket>>,
     _in_flight: InFlight,
 }
 
@@ -83,9 +83,12 @@ impl<D> OneshotOutputTransform for Finish<D> {
 pub(super) struct Flight<D: 'static>(InFlightOneshot<Stored<D>, Finish<D>>);
 
 impl<D> Flight<D> {
-    /// The addresses in `sqe` point into what `data` owns on the heap, or into static memory.
-    fn submit(socket: &Rc<Socket>, data: D, sqe: squeue::Entry) -> Self {
-        let stored = Stored { data, _socket: Rc::clone(socket), _in_flight: InFlight::new() };
+    /// # Safety
+    /// The kernel may read and write at the addresses in `sqe` until it is done: they point into what `data` owns on the heap, where it
+    /// stays when the value moves, or into static memory. The descriptor in it is the socket's.
+    #[expect(unsafe_code, reason = "raw pointers go to the kernel")]
+    unsafe fn submit(socket: Option<&Rc<Socket>>, data: D, sqe: squeue::Entry) -> Self {
+        let stored = Stored { data, _socket: socket.map(Rc::clone), _in_flight: InFlight::new() };
         Self(UnsubmittedOneshot::new(stored, Finish(PhantomData), sqe).submit())
     }
 }
@@ -105,8 +108,13 @@ pub(super) struct Op<D: 'static> {
 }
 
 impl<D> Op<D> {
-    fn submit(socket: &Rc<Socket>, data: D, sqe: squeue::Entry) -> Self {
-        Self { flight: Flight::submit(socket, data, sqe), socket: Some(Rc::clone(socket)) }
+    /// # Safety
+    /// As [`Flight::submit`].
+    #[expect(unsafe_code, reason = "raw pointers go to the kernel")]
+    unsafe fn submit(socket: &Rc<Socket>, data: D, sqe: squeue::Entry) -> Self {
+        // SAFETY: by the caller's promise.
+        let flight = unsafe { Flight::submit(Some(socket), data, sqe) };
+        Self { flight, socket: Some(Rc::clone(socket)) }
     }
 
     /// The connection, while the operation is pending.
@@ -140,28 +148,44 @@ pub(super) fn poll_in(socket: &Rc<Socket>) -> Op<()> {
 
 /// One of these events, a hang-up or an error, without a buffer; the result has the events.
 pub(super) fn poll(socket: &Rc<Socket>, events: libc::c_short) -> Op<()> {
-    Op::submit(socket, (), opcode::PollAdd::new(socket.target(), events.cast_unsigned().into()).build())
+    #[expect(unsafe_code, reason = "an operation goes to the kernel")]
+    // SAFETY: no address is in it.
+    unsafe {
+        Op::submit(socket, (), opcode::PollAdd::new(socket.target(), events.cast_unsigned().into()).build())
+    }
 }
 
 /// Connects to the address; its octets are on the heap until the kernel is done with them.
 pub(super) fn connect(socket: &Rc<Socket>, address: SocketAddr) -> Op<Box<SockAddr>> {
     let address = Box::new(SockAddr::from(address));
     let sqe = opcode::Connect::new(socket.target(), address.as_ptr().cast(), address.len()).build();
-    Op::submit(socket, address, sqe)
+    #[expect(unsafe_code, reason = "an operation goes to the kernel")]
+    // SAFETY: the address is boxed, and the box is kept.
+    unsafe {
+        Op::submit(socket, address, sqe)
+    }
 }
 
 /// Receives into the spare octets of `into`, which must have some; the caller counts them as filled.
 pub(super) fn recv<B: Fill>(socket: &Rc<Socket>, mut into: B) -> Op<B> {
     let at = into.spare_ptr();
     let sqe = opcode::Recv::new(socket.target(), at, op_len(into.spare())).build();
-    Op::submit(socket, into, sqe)
+    #[expect(unsafe_code, reason = "an operation goes to the kernel")]
+    // SAFETY: by the contract of `Fill` the octets are writable, and stay until `into` is used again: it comes back with the result.
+    unsafe {
+        Op::submit(socket, into, sqe)
+    }
 }
 
 /// Sends `octets[from..]`: all of it, unless an error or a cancellation comes between. No SIGPIPE.
 pub(super) fn send(socket: &Rc<Socket>, octets: Vec<u8>, from: usize) -> Op<Vec<u8>> {
     let rest = octets.get(from..).unwrap_or_default();
     let sqe = opcode::Send::new(socket.target(), rest.as_ptr(), op_len(rest.len())).flags(libc::MSG_NOSIGNAL | libc::MSG_WAITALL).build();
-    Op::submit(socket, octets, sqe)
+    #[expect(unsafe_code, reason = "an operation goes to the kernel")]
+    // SAFETY: the octets are the vector's, on the heap, and it is kept unchanged.
+    unsafe {
+        Op::submit(socket, octets, sqe)
+    }
 }
 
 /// Where the kernel writes an accepted connection's peer.
@@ -177,7 +201,11 @@ pub(super) fn accept(socket: &Rc<Socket>) -> Flight<Box<PeerAddr>> {
     let mut peer = Box::new(PeerAddr { storage, len });
     let PeerAddr { storage, len } = &mut *peer;
     let sqe = opcode::Accept::new(socket.target(), (&raw mut *storage).cast(), len).flags(libc::SOCK_CLOEXEC).build();
-    Flight::submit(socket, peer, sqe)
+    #[expect(unsafe_code, reason = "an operation goes to the kernel")]
+    // SAFETY: both addresses are within the box, which is kept.
+    unsafe {
+        Flight::submit(Some(socket), peer, sqe)
+    }
 }
 
 /// The result of an accept as what it is.
@@ -196,7 +224,29 @@ pub(super) fn accepted(result: io::Result<u32>, peer: PeerAddr) -> io::Result<(O
 /// Cancels every operation on this descriptor in this ring.
 pub(super) fn cancel_all(socket: &Rc<Socket>) -> Flight<()> {
     let builder = types::CancelBuilder::fd(socket.target()).all();
-    Flight::submit(socket, (), opcode::AsyncCancel2::new(builder).build())
+    #[expect(unsafe_code, reason = "an operation goes to the kernel")]
+    // SAFETY: no address is in it.
+    unsafe {
+        Flight::submit(Some(socket), (), opcode::AsyncCancel2::new(builder).build())
+    }
+}
+
+/// Does nothing, but through the kernel.
+pub(super) fn nop() -> Flight<()> {
+    #[expect(unsafe_code, reason = "an operation goes to the kernel")]
+    // SAFETY: neither address nor descriptor is in it.
+    unsafe {
+        Flight::submit(None, (), opcode::Nop::new().build())
+    }
+}
+
+/// Octets that were written and that the peer's side has not acknowledged; an end that was said counts as one.
+pub(super) fn unacknowledged(socket: &Socket) -> io::Result<u32> {
+    let mut octets: libc::c_int = 0;
+    #[expect(unsafe_code, reason = "nobody has a safe form of this question")]
+    // SAFETY: the request writes one `int`, which is given.
+    let asked = unsafe { libc::ioctl(socket.fd.as_raw_fd(), libc::TIOCOUTQ, &raw mut octets) };
+    if asked < 0 { Err(io::Error::last_os_error()) } else { Ok(octets.unsigned_abs()) }
 }
 
 fn op_len(len: usize) -> u32 {

@@ -2,51 +2,18 @@
 //!
 //! Logs a panic by its place only, and a ring that could not be emptied. Fails as [`super::SetupError`] says.
 
-use super::setup;
-use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use super::in_hand::RING;
+use super::{setup, time};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Once;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-use tokio::task::AbortHandle;
 
 /// How long the last operations may take to come back; they come at once unless the kernel is in trouble.
 const EMPTYING: Duration = Duration::from_secs(5);
-
-/// What one thread's ring has in hand.
-#[derive(Default)]
-struct InHand {
-    /// Set while the ring runs: outside, nothing may be submitted or spawned.
-    running: Cell<bool>,
-    /// A spawned task is being polled.
-    in_task: Cell<bool>,
-    tasks: RefCell<HashMap<u64, AbortHandle>>,
-    next_task: Cell<u64>,
-    operations: Cell<usize>,
-    emptying: RefCell<Option<Waker>>,
-}
-
-thread_local! {
-    static RING: InHand = InHand::default();
-}
-
-impl InHand {
-    fn is_empty(&self) -> bool {
-        self.operations.get() == 0 && self.tasks.borrow().is_empty()
-    }
-
-    fn wake_if_empty(&self) {
-        if self.is_empty()
-            && let Some(waker) = self.emptying.take()
-        {
-            waker.wake();
-        }
-    }
-}
 
 /// Runs a ring on this thread until `main` is done, then ends the tasks that are left and their connections.
 /// `Err` if io_uring is forbidden or there are no resources.
@@ -84,31 +51,6 @@ pub fn spawn(task: impl Future<Output = ()> + 'static) {
 pub(super) fn reap(task: impl Future<Output = ()> + 'static) {
     if RING.with(|ring| ring.running.get()) {
         drop(tokio_uring::spawn(task));
-    }
-}
-
-/// Operations that the kernel has not ended yet, on this thread's ring.
-#[cfg(test)]
-pub(super) fn operations() -> usize {
-    RING.with(|ring| ring.operations.get())
-}
-
-/// Counts an operation from its submission until the kernel is done with its buffers.
-pub(super) struct InFlight(());
-
-impl InFlight {
-    pub(super) fn new() -> Self {
-        RING.with(|ring| ring.operations.set(ring.operations.get() + 1));
-        Self(())
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        RING.with(|ring| {
-            ring.operations.set(ring.operations.get() - 1);
-            ring.wake_if_empty();
-        });
     }
 }
 
@@ -187,7 +129,7 @@ async fn empty() -> bool {
             Poll::Pending
         })
     });
-    super::timeout_at(Instant::now() + EMPTYING, emptied).await.is_some()
+    time::timeout_at(Instant::now() + EMPTYING, emptied).await.is_some()
 }
 
 /// The future's output, or the panic that ended it.

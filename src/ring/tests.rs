@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::thread;
 use std::time::Duration;
+use std::time::Instant;
 
 /// Longer than anything takes that works.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -121,7 +122,7 @@ fn two_thousand_timed_out_connections_leave_nothing_behind() {
             });
         }
         drop(listener);
-        until_true(|| timed_out.get() == CONNECTIONS && task::operations() == 0).await;
+        until_true(|| timed_out.get() == CONNECTIONS && in_hand::operations() == 0).await;
         numbers.take()
     })
     .unwrap();
@@ -183,7 +184,7 @@ fn a_dropped_accept_swallows_no_connection() {
         // The listener is dropped while its operation is pending.
         assert!(timeout_at(soon(), first.accept()).await.is_none());
         drop(first);
-        until_true(|| task::operations() == 0).await;
+        until_true(|| in_hand::operations() == 0).await;
         let stream = client(addr);
         let (_conn, peer) = Listener::new(listener).accept().await.unwrap().unwrap();
         assert_eq!(peer, stream.local_addr().unwrap());
@@ -201,7 +202,7 @@ fn a_peer_that_never_reads_gives_the_buffer_back() {
         assert_eq!(result.unwrap_err().kind(), io::ErrorKind::TimedOut);
         assert_eq!(octets.len(), OCTETS);
         drop(conn);
-        until_true(|| task::operations() == 0 && !open_sockets().contains(&number)).await;
+        until_true(|| in_hand::operations() == 0 && !open_sockets().contains(&number)).await;
         joined(thread::spawn(move || assert!(sees_end(&mut stream)))).await;
     })
     .unwrap();
@@ -332,7 +333,7 @@ fn dropped_futures_and_panics_leave_nothing_behind() {
             joined(thread::spawn(move || assert!(sees_end(&mut stream)))).await;
             assert_eq!(conn.is_some(), kind < 3);
         }
-        until_true(|| task::operations() == 0 && numbers.is_disjoint(&open_sockets())).await;
+        until_true(|| in_hand::operations() == 0 && numbers.is_disjoint(&open_sockets())).await;
     })
     .unwrap();
 }

@@ -1,9 +1,8 @@
 //! BDAT (RFC 3030): the command's argument, and a chunk's octets, which are taken as they are but for the newline rule. A CR that ends
 //! one chunk and the LF that starts the next are one line end. Logs nothing.
 
-use super::data::{Incoming, Pass, Refusal};
+use super::data::{Incoming, Pass};
 use super::newline::{self, CR, LF};
-use super::reply;
 
 /// `BDAT size [LAST]`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,63 +30,39 @@ fn octets(word: &str) -> Option<u64> {
 }
 
 impl Incoming {
-    /// A chunk of that size is to come: one that must make the message too large need not be kept at all.
-    pub(super) fn announce(&mut self, size: u64) {
-        if self.size().saturating_add(size) > self.size_max {
-            self.refuse(Refusal::Size, reply::MESSAGE_TOO_LARGE);
-        }
+    /// Takes `buf[clean..filled]`, octets of one chunk (the waiting one of the last pass first); `last`: they are the message's last.
+    pub fn chunk(&mut self, buf: &mut [u8], clean: usize, filled: usize, last: bool) -> Pass {
+        let filled = filled.min(buf.len());
+        let clean = clean.min(filled);
+        let octets = buf.get(clean..filled).unwrap_or_default();
+        // A CR at the end is nothing yet: the octet behind it says what it is, or the end of the message does.
+        let waits = !last && octets.last() == Some(&CR);
+        let bare = self.judges_newlines() && (newline::bare(octets, false) || (last && octets.last() == Some(&CR)));
+        self.after_cr = waits;
+        let pass = if bare && self.normalizes() {
+            self.take_normalizing(buf, clean, filled, waits)
+        } else {
+            self.bare_newline |= bare;
+            Pass { clean: filled - usize::from(waits), filled, end: last, cramped: false }
+        };
+        self.count(clean, Pass { end: last && !pass.cramped, ..pass })
     }
 
-    /// Takes the next `length` octets of a chunk, `buf[clean..clean + length]`; `end`: they are the message's last.
-    pub(super) fn chunk(&mut self, buf: &mut [u8], clean: usize, filled: usize, length: usize, end: bool) -> Pass {
-        let mut pass = self.take(buf, clean, filled, length);
-        if end && self.after_cr {
-            self.after_cr = false;
-            self.bare_cr(buf, pass.clean);
-        }
-        pass.end = end;
-        self.count(buf, clean, pass)
-    }
-
-    fn take(&mut self, buf: &mut [u8], clean: usize, filled: usize, length: usize) -> Pass {
-        let octets = buf.get(clean..clean + length).unwrap_or_default();
-        let ends_with_cr = octets.last().map_or(self.after_cr, |last| *last == CR);
-        if self.judges_newlines() && newline::bare(octets, self.after_cr) {
-            if self.normalizes()
-                && let Some(pass) = self.take_normalizing(buf, clean, filled, length)
-            {
-                return pass;
-            }
-            self.refuse(Refusal::BareNewline, reply::BARE_NEWLINE);
-        }
-        self.after_cr = ends_with_cr;
-        Pass { clean: clean + length, filled, end: false }
-    }
-
-    fn take_normalizing(&mut self, buf: &mut [u8], clean: usize, filled: usize, length: usize) -> Option<Pass> {
+    fn take_normalizing(&mut self, buf: &mut [u8], clean: usize, filled: usize, waits: bool) -> Pass {
         let mut write = clean;
-        let mut read = newline::make_room(buf, write, clean, filled)?;
-        let stop = read + length;
-        if self.after_cr && buf.get(read) != Some(&LF) {
-            self.bare_cr(buf, write);
-            self.after_cr = false;
-        }
+        let Some(mut read) = newline::make_room(buf, write, clean, filled) else {
+            return Pass { clean, filled, end: false, cramped: true };
+        };
+        let stop = buf.len() - usize::from(waits);
         while let unread @ [first, ..] = buf.get(read..stop).unwrap_or_default() {
-            let after_cr = std::mem::take(&mut self.after_cr);
             match unread {
-                [LF, ..] if after_cr => {
-                    write = newline::put(buf, write, b"\n");
-                    read += 1;
+                [CR, LF, ..] => {
+                    write = newline::put(buf, write, b"\r\n");
+                    read += 2;
                 }
                 [LF, ..] => {
                     write = newline::put(buf, write, b"\r\n");
                     read += 1;
-                }
-                // Kept as it is until the octet behind it is known.
-                [CR] | [CR, LF, ..] => {
-                    write = newline::put(buf, write, b"\r");
-                    read += 1;
-                    self.after_cr = true;
                 }
                 _ if *first == CR => {
                     write = newline::put(buf, write, b" ");
@@ -101,21 +76,10 @@ impl Incoming {
                 }
             }
         }
-        let rest = buf.len() - read;
-        buf.copy_within(read.., write);
-        Some(Pass { clean: write, filled: write + rest, end: false })
-    }
-
-    /// The last clean octet is a CR that no LF follows.
-    fn bare_cr(&mut self, buf: &mut [u8], clean: usize) {
-        if !self.judges_newlines() {
-            return;
+        if waits {
+            newline::put(buf, write, b"\r");
         }
-        if !self.normalizes() {
-            self.refuse(Refusal::BareNewline, reply::BARE_NEWLINE);
-        } else if let Some(cr) = clean.checked_sub(1).and_then(|at| buf.get_mut(at)) {
-            *cr = b' ';
-        }
+        Pass { clean: write, filled: write + usize::from(waits), end: false, cramped: false }
     }
 }
 
@@ -152,15 +116,18 @@ mod tests {
         let mut incoming = Incoming::new(normalize, u64::MAX);
         let (mut buf, mut clean) = (Vec::new(), 0);
         for (index, piece) in pieces.iter().enumerate() {
-            // Commands of the next message lie behind the chunk already.
             buf.extend_from_slice(piece);
-            buf.extend_from_slice(b"\nNOOP\r");
+            let last = index + 1 == pieces.len();
             let filled = buf.len();
-            buf.resize(2 * filled, 0xaa);
-            let pass = incoming.chunk(&mut buf, clean, filled, piece.len(), index + 1 == pieces.len());
-            assert_eq!(buf.get(pass.clean..pass.filled), Some(&b"\nNOOP\r"[..]));
+            let mut pass = incoming.chunk(&mut buf, clean, filled, last);
+            if pass.cramped {
+                buf.resize(pass.room(), 0xaa);
+                pass = incoming.chunk(&mut buf, pass.clean, pass.filled, last);
+            }
+            assert!(pass.end == last && !pass.cramped && pass.filled - pass.clean <= usize::from(!last));
             clean = pass.clean;
-            buf.truncate(clean);
+            buf.truncate(pass.filled);
+            assert_eq!(incoming.size(), clean as u64);
         }
         (buf, incoming.refusal().is_some())
     }

@@ -1,8 +1,8 @@
 //! One command line out of the octets, and its verb. Logs nothing; whatever is not a line becomes a [`LineError`] with its reply.
 //!
 //! Under `reject` only CRLF ends a line. A bare LF is refused as soon as it is seen, so that whoever sends nothing else learns why, and
-//! what stands between it and the CRLF is part of the same bad line, not a command. Under `normalize` CRLF, a bare LF and a bare CR end
-//! a line alike. The reader asks its driver to keep no more than [`COMMAND_MAX`] octets: what is longer is used as it comes, and refused
+//! what stands between it and the CRLF is part of the same bad line, not a command. Under `normalize` a bare LF ends a line as CRLF does,
+//! and a bare CR is white space. The reader asks its driver to keep no more than [`COMMAND_MAX`] octets: what is longer is used as it comes, and refused
 //! when its end is seen, or closed when that does not come within `ENDLESS`.
 
 use super::Reply;
@@ -101,7 +101,7 @@ impl LineReader {
             Err(LineError::Endless)
         } else if total > COMMAND_MAX - 2 {
             Err(LineError::TooLong)
-        } else if !end.proper || line.contains(&CR) {
+        } else if !end.proper || (!self.normalize && line.contains(&CR)) {
             Err(LineError::BareNewline)
         } else if line.contains(&0) {
             Err(LineError::Nul)
@@ -116,20 +116,11 @@ impl LineReader {
     }
 
     fn line_end(&self, input: &[u8]) -> Option<LineEnd> {
-        if !self.normalize {
-            let at = memchr::memchr(LF, input)?;
-            return Some(match at.checked_sub(1) {
-                Some(cr) if input.get(cr) == Some(&CR) => LineEnd { content: cr, length: at + 1, proper: true },
-                _ => LineEnd { content: at, length: at + 1, proper: false },
-            });
-        }
-        let at = memchr::memchr2(CR, LF, input)?;
-        let length = match (input.get(at), input.get(at + 1)) {
-            (Some(&CR), None) => return None,
-            (Some(&CR), Some(&LF)) => at + 2,
-            _ => at + 1,
-        };
-        Some(LineEnd { content: at, length, proper: true })
+        let at = memchr::memchr(LF, input)?;
+        Some(match at.checked_sub(1) {
+            Some(cr) if input.get(cr) == Some(&CR) => LineEnd { content: cr, length: at + 1, proper: true },
+            _ => LineEnd { content: at, length: at + 1, proper: self.normalize },
+        })
     }
 
     /// A CR at the end may be half of a line end, so it always stays.
@@ -231,6 +222,11 @@ impl<'a> Command<'a> {
 }
 
 impl Verb {
+    /// What may be said for ever without a message coming of it.
+    pub(super) fn is_junk(self) -> bool {
+        matches!(self, Self::Ehlo | Self::Helo | Self::Rset | Self::Noop | Self::Help | Self::Vrfy)
+    }
+
     /// What is let through before a TLS that is required (RFC 3207 section 4). What is no command at all is told so.
     pub(super) fn needs_no_tls(self) -> bool {
         match self {
@@ -310,10 +306,10 @@ mod tests {
             ("A\r\nB\r\n", vec![good("A"), good("B")], vec![good("A"), good("B")]),
             ("A\nB\r\nC\r\n", vec![bare.clone(), good("C")], vec![good("A"), good("B"), good("C")]),
             ("A\nB\n\r\nC\r\n", vec![bare.clone(), good("C")], vec![good("A"), good("B"), good(""), good("C")]),
-            ("A\nB\rC\n", vec![bare.clone()], vec![good("A"), good("B"), good("C")]),
-            ("A\rB\r\n", vec![bare.clone()], vec![good("A"), good("B")]),
-            ("A\r\r\n", vec![bare.clone()], vec![good("A"), good("")]),
-            ("A\n\rB\r\n", vec![bare.clone()], vec![good("A"), good(""), good("B")]),
+            ("A\nB\rC\n", vec![bare.clone()], vec![good("A"), good("B\rC")]),
+            ("A\rB\r\n", vec![bare.clone()], vec![good("A\rB")]),
+            ("A\r\r\n", vec![bare.clone()], vec![good("A\r")]),
+            ("A\n\rB\r\n", vec![bare.clone()], vec![good("A"), good("\rB")]),
             ("\r\n", vec![good("")], vec![good("")]),
             ("\n", vec![bare], vec![good("")]),
             ("A\r", vec![], vec![]),

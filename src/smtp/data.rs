@@ -4,42 +4,54 @@
 //!
 //! Ordinary mail passes in two vectorised looks per buffer (LF-dot pairs, bare newlines) and without moving an octet.
 
-use super::Reply;
 use super::newline::{self, CR, LF};
-use super::reply;
 use memchr::memmem::Finder;
 use std::sync::LazyLock;
 
-/// Why the session itself refuses a message whose data came in full.
+/// Why the protocol itself refuses a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// Over `max_message_size`.
     Size,
     /// A bare CR or LF under `reject`.
     BareNewline,
-    /// What the driver gave to `refuse_data`.
-    Other,
 }
 
-/// One message's state between two buffers.
+/// One message's state between two buffers. Whoever keeps the octets and whoever drops them asks it the same, so that size, hash and
+/// fields do not depend on which of them it was.
 #[derive(Debug)]
-pub(super) struct Incoming {
+pub struct Incoming {
     normalize: bool,
-    pub(super) size_max: u64,
-    /// Un-stuffed octets so far, also those that were not kept.
+    size_max: u64,
+    /// Clean octets so far.
     size: u64,
-    refusal: Option<(Refusal, Reply)>,
+    too_large: bool,
+    pub(super) bare_newline: bool,
     /// DATA: the octets so far end with a real CRLF, or there are none yet.
     line_start: bool,
-    /// BDAT: the octets so far end with a CR that is still to be judged.
+    /// BDAT: the last octet that was judged is a CR whose successor is not known.
     pub(super) after_cr: bool,
 }
 
-/// Where a buffer stands after a pass: message octets up to `clean`, what is unread up to `filled`.
-pub(super) struct Pass {
-    pub(super) clean: usize,
-    pub(super) filled: usize,
-    pub(super) end: bool,
+/// Where a buffer stands after a pass.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Pass {
+    /// `buf[..clean]` are message octets for good.
+    pub clean: usize,
+    /// `buf[clean..filled]` wait for their successors (a few octets such as `CR LF .`); behind the end of data they are what follows it.
+    pub filled: usize,
+    /// End of data.
+    pub end: bool,
+    /// Nothing is wrong, but each of the waiting octets may become two: call again with a buffer of [`Pass::room`] octets.
+    pub cramped: bool,
+}
+
+impl Pass {
+    /// How long the buffer has to be.
+    #[must_use]
+    pub fn room(&self) -> usize {
+        self.filled + (self.filled - self.clean)
+    }
 }
 
 /// What a dot at the start of a line means.
@@ -56,61 +68,51 @@ enum Dot {
 static LF_DOT: LazyLock<Finder<'static>> = LazyLock::new(|| Finder::new(b"\n."));
 
 impl Incoming {
-    pub(super) fn new(normalize: bool, size_max: u64) -> Self {
-        Self { normalize, size_max, size: 0, refusal: None, line_start: true, after_cr: false }
+    #[must_use]
+    pub fn new(normalize: bool, size_max: u64) -> Self {
+        Self { normalize, size_max, size: 0, too_large: false, bare_newline: false, line_start: true, after_cr: false }
     }
 
-    pub(super) fn size(&self) -> u64 {
+    /// Message octets so far, un-stuffed.
+    #[must_use]
+    pub fn size(&self) -> u64 {
         self.size
     }
 
-    pub(super) fn refusal(&self) -> Option<&(Refusal, Reply)> {
-        self.refusal.as_ref()
+    /// Which of them is met first depends on how the octets were split, so size always wins.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Refusal> {
+        let newline = || self.bare_newline.then_some(Refusal::BareNewline);
+        self.too_large.then_some(Refusal::Size).or_else(newline)
     }
 
-    /// The first refusal wins, but a bare newline gives way to any other: which of them is met first must not depend on how the
-    /// octets were split.
-    pub(super) fn refuse(&mut self, refusal: Refusal, reply: Reply) {
-        let weaker = match self.refusal {
-            None => true,
-            Some((earlier, _)) => earlier == Refusal::BareNewline && refusal != Refusal::BareNewline,
-        };
-        if weaker {
-            self.refusal = Some((refusal, reply));
-        }
+    /// A chunk of that size is to come: one that must make the message too large need not be kept at all.
+    pub fn announce(&mut self, size: u64) {
+        self.too_large |= self.size.saturating_add(u64::from(self.after_cr)).saturating_add(size) > self.size_max;
     }
 
-    /// A message with a bare newline is kept for its record; any other refusal frees the memory at once.
-    pub(super) fn keeps(&self) -> bool {
-        matches!(self.refusal, None | Some((Refusal::BareNewline, _)))
+    /// Un-stuffs `buf[clean..filled]`: what has been read since the last pass, the waiting octets of that one first.
+    pub fn data(&mut self, buf: &mut [u8], clean: usize, filled: usize) -> Pass {
+        let filled = filled.min(buf.len());
+        let clean = clean.min(filled);
+        let pass = self.unstuff(buf, clean, filled);
+        self.count(clean, pass)
     }
 
-    /// Nothing is known against the message, so its newlines still matter.
+    /// Counts what a pass has made clean.
+    pub(super) fn count(&mut self, clean: usize, pass: Pass) -> Pass {
+        self.size = self.size.saturating_add(pass.clean.saturating_sub(clean) as u64);
+        self.too_large |= self.size > self.size_max;
+        pass
+    }
+
+    /// What is bare is refused, and once is enough.
     pub(super) fn judges_newlines(&self) -> bool {
-        self.refusal.is_none()
+        self.normalize || !self.bare_newline
     }
 
     pub(super) fn normalizes(&self) -> bool {
         self.normalize
-    }
-
-    /// Un-stuffs `buf[clean..filled]`.
-    pub(super) fn data(&mut self, buf: &mut [u8], clean: usize, filled: usize) -> Pass {
-        let pass = self.unstuff(buf, clean, filled);
-        self.count(buf, clean, pass)
-    }
-
-    /// Counts what a pass has made clean; drops it where nothing is kept any more.
-    pub(super) fn count(&mut self, buf: &mut [u8], clean: usize, pass: Pass) -> Pass {
-        self.size = self.size.saturating_add((pass.clean - clean) as u64);
-        if self.size > self.size_max {
-            self.refuse(Refusal::Size, reply::MESSAGE_TOO_LARGE);
-        }
-        if self.keeps() {
-            return pass;
-        }
-        buf.copy_within(pass.clean..pass.filled, 0);
-        Pass { clean: 0, filled: pass.filled - pass.clean, end: pass.end }
     }
 
     fn unstuff(&mut self, buf: &mut [u8], clean: usize, filled: usize) -> Pass {
@@ -138,12 +140,10 @@ impl Incoming {
             // With the octet behind the run, since a CR at the end is only judged by its successor.
             let judged = unread.get(..length + 1).unwrap_or(unread);
             if self.judges_newlines() && newline::bare(judged, false) {
-                if self.normalize
-                    && let Some(pass) = self.unstuff_normalizing(buf, write, read, filled)
-                {
-                    return pass;
+                if self.normalize {
+                    return self.unstuff_normalizing(buf, write, read, filled);
                 }
-                self.refuse(Refusal::BareNewline, reply::BARE_NEWLINE);
+                self.bare_newline = true;
                 continue;
             }
             self.line_start = unread.get(..length).is_some_and(|run| run.ends_with(b"\r\n"));
@@ -153,16 +153,22 @@ impl Incoming {
             read += length;
             write += length;
         }
+        Self::close_gap(buf, write, read, filled, end)
+    }
+
+    fn close_gap(buf: &mut [u8], write: usize, read: usize, filled: usize, end: bool) -> Pass {
         if write != read {
             buf.copy_within(read..filled, write);
         }
-        Pass { clean: write, filled: filled - (read - write), end }
+        Pass { clean: write, filled: filled - (read - write), end, cramped: false }
     }
 
     /// As [`Self::unstuff`], octet groups one by one: a bare LF becomes CRLF, a stray CR a space. Neither starts a line in the sense
     /// of the protocol, so a dot behind them is an ordinary octet.
-    fn unstuff_normalizing(&mut self, buf: &mut [u8], mut write: usize, read: usize, filled: usize) -> Option<Pass> {
-        let mut read = newline::make_room(buf, write, read, filled)?;
+    fn unstuff_normalizing(&mut self, buf: &mut [u8], mut write: usize, read: usize, filled: usize) -> Pass {
+        let Some(mut read) = newline::make_room(buf, write, read, filled) else {
+            return Pass { cramped: true, ..Self::close_gap(buf, write, read, filled, false) };
+        };
         let mut end = false;
         loop {
             let unread = buf.get(read..).unwrap_or_default();
@@ -208,7 +214,7 @@ impl Incoming {
         }
         let rest = buf.len() - read;
         buf.copy_within(read.., write);
-        Some(Pass { clean: write, filled: write + rest, end })
+        Pass { clean: write, filled: write + rest, end, cramped: false }
     }
 
     fn dot(&self, unread: &[u8]) -> Dot {
@@ -279,16 +285,20 @@ mod tests {
             buf.extend_from_slice(&wire[from..to]);
             from = to;
             let filled = buf.len();
-            if normalize {
-                buf.resize(2 * filled - clean, 0xaa);
+            let mut pass = incoming.data(&mut buf, clean, filled);
+            if pass.cramped {
+                assert!(normalize);
+                buf.resize(pass.room(), 0xaa);
+                pass = incoming.data(&mut buf, pass.clean, pass.filled);
+                assert!(!pass.cramped);
             }
-            let pass = incoming.data(&mut buf, clean, filled);
             buf.truncate(pass.filled);
             clean = pass.clean;
             if pass.end {
                 let mut rest = buf.split_off(clean);
                 rest.extend_from_slice(&wire[from..]);
-                return Some((buf, rest, incoming.refusal().map(|(refusal, _)| *refusal)));
+                assert_eq!(incoming.size(), buf.len() as u64);
+                return Some((buf, rest, incoming.refusal()));
             }
             assert!(buf.len() - clean <= 2, "only a few octets wait");
         }
@@ -379,18 +389,18 @@ mod tests {
     fn size_counts_unstuffed_octets() {
         let wire = b"..234\r\n.\r\n";
         assert_eq!(cut(wire, false, &[], 6), Some((b".234\r\n".to_vec(), Vec::new(), None)));
-        assert_eq!(cut(wire, false, &[4], 5), Some((Vec::new(), Vec::new(), Some(Refusal::Size))));
+        assert_eq!(cut(wire, false, &[4], 5), Some((b".234\r\n".to_vec(), Vec::new(), Some(Refusal::Size))));
         let grown = b"\n\n\r\n.\r\n";
-        assert_eq!(cut(grown, true, &[], 5), Some((Vec::new(), Vec::new(), Some(Refusal::Size))));
+        assert_eq!(cut(grown, true, &[], 5), Some((b"\r\n\r\n\r\n".to_vec(), Vec::new(), Some(Refusal::Size))));
     }
 
     #[test]
-    fn a_buffer_without_the_promised_room_refuses_instead_of_writing_past_it() {
+    fn a_buffer_that_is_too_short_is_said_to_be() {
         let mut incoming = Incoming::new(true, 100);
-        let mut buf = *b"a\nb\r\n.\r\n";
-        let pass = incoming.data(&mut buf, 0, 8);
-        assert!(pass.end);
-        assert_eq!(incoming.refusal().map(|(refusal, _)| *refusal), Some(Refusal::BareNewline));
+        let mut buf = *b"ok\r\na\nb\r\n.\r\n";
+        let pass = incoming.data(&mut buf, 0, 12);
+        assert_eq!(pass, Pass { clean: 0, filled: 12, end: false, cramped: true });
+        assert_eq!((pass.room(), incoming.size()), (24, 0));
     }
 
     fn piece() -> impl Strategy<Value = Vec<u8>> {
@@ -417,7 +427,7 @@ mod tests {
             let wire = pieces.concat();
             let expected = naive(&wire, normalize).map(|(message, rest, bare)| {
                 if message.len() as u64 > size_max {
-                    (Vec::new(), rest, Some(Refusal::Size))
+                    (message, rest, Some(Refusal::Size))
                 } else {
                     (message, rest, (bare && !normalize).then_some(Refusal::BareNewline))
                 }

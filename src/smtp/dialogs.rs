@@ -31,6 +31,7 @@ fn connection(transcript: &Transcript) -> Connection {
             "smtp.max_recipients" => settings.max_recipients = number() as usize,
             "smtp.max_messages_per_connection" => settings.max_messages = number(),
             "smtp.max_errors" => settings.max_errors = number(),
+            "smtp.max_junk_commands" => settings.max_junk = number(),
             "smtp.tls.require" => settings.require_tls = value.as_bool() == Some(true),
             "route.recipients" => {
                 let globs = value.as_array().expect("a list");

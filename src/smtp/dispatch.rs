@@ -3,7 +3,6 @@
 
 use super::chunk::Chunk;
 use super::command::{Command, LineError, Verb};
-use super::data::Incoming;
 use super::refused::{Refused, What, path_in};
 use super::session::{Need, Session, State};
 use super::transaction::Transaction;
@@ -13,17 +12,14 @@ impl Session {
     /// What the state asks of the driver; `None`: commands can be read.
     pub(super) fn need(&self) -> Option<Need> {
         match &self.state {
-            State::Command | State::Swallow { .. } => None,
+            State::Command => None,
             State::AskRecipient(mailbox) => Some(Need::Recipient(mailbox.clone())),
-            State::AskData => Some(Need::Data),
-            State::AskChunk(Chunk { size, last }) => Some(Need::Chunk { size: *size, first: true, last: *last }),
-            State::Chunk(Chunk { size, last }) => Some(Need::Chunk { size: *size, first: false, last: *last }),
+            State::AskMessage(_) => Some(Need::Message),
+            State::Data => Some(Need::Data),
+            State::Chunk(Chunk { size, last }) => Some(Need::Chunk { size: *size, last: *last, wanted: true }),
+            State::Swallow(Chunk { size, last }, _) => Some(Need::Chunk { size: *size, last: *last, wanted: false }),
             State::StartTls => Some(Need::Tls),
             State::Closed => Some(Need::Close),
-            State::Data | State::Ended { .. } => {
-                debug_assert!(false, "commands were given while a message is not over");
-                Some(Need::Close)
-            }
         }
     }
 
@@ -38,41 +34,48 @@ impl Session {
 
     pub(super) fn command(&mut self, command: &Command<'_>, out: &mut Vec<u8>) {
         self.verb = command.verb;
+        if command.verb == Verb::Mail {
+            self.mail_refused = false;
+        }
         if command.verb == Verb::Bdat {
             return self.bdat(command.argument, out);
         }
+        let done = self.obey(command, out);
+        if let (Err(_), Some(argument), Verb::Mail | Verb::Rcpt) = (&done, command.argument, command.verb) {
+            self.named = Some(path_in(argument).into());
+        }
+        if let Ok(Some(reply)) | Err(reply) = &done {
+            self.answer(reply, out);
+        }
+        self.mail_refused |= command.verb == Verb::Mail && done.is_err();
+    }
+
+    /// `Ok(None)`: the reply has been written, or waits for the driver.
+    fn obey(&mut self, command: &Command<'_>, out: &mut Vec<u8>) -> Result<Option<Reply>, Reply> {
         if !command.verb.needs_no_tls() && self.tls_missing() {
-            return self.answer(&reply::TLS_REQUIRED, out);
+            return Err(reply::TLS_REQUIRED);
         }
         if matches!(command.verb, Verb::Ehlo | Verb::Helo) {
             return self.hello(command, out);
         }
-        let Some(argument) = command.argument else {
-            return self.answer(&reply::NOT_UTF8, out);
-        };
-        let done = match command.verb {
+        let argument = command.argument.ok_or(reply::NOT_UTF8)?;
+        if command.verb.is_junk() {
+            self.check_junk()?;
+        }
+        match command.verb {
             Verb::Mail => self.mail(argument),
             Verb::Rcpt => self.rcpt(argument),
             Verb::Data => self.data_command(argument),
             Verb::StartTls => self.starttls(argument),
-            Verb::Rset => no_argument(argument).map(|()| {
-                self.reset();
-                Some(reply::OK)
-            }),
+            Verb::Rset => self.rset(argument),
             Verb::Quit => no_argument(argument).map(|()| Some(reply::BYE)),
-            Verb::Noop => Ok(Some(reply::OK)),
+            Verb::Noop => self.check_messages().map(|()| Some(reply::OK)),
             Verb::Help => Ok(Some(reply::HELP)),
             Verb::Vrfy if argument.is_empty() => Err(reply::VRFY_SYNTAX),
             Verb::Vrfy => Ok(Some(reply::CANNOT_VERIFY)),
             Verb::NotImplemented => Err(reply::NOT_IMPLEMENTED),
             Verb::Http if self.first => Err(reply::NOT_HTTP),
             Verb::Http | Verb::Unknown | Verb::Bdat | Verb::Ehlo | Verb::Helo => Err(reply::UNKNOWN_COMMAND),
-        };
-        if done.is_err() && matches!(command.verb, Verb::Mail | Verb::Rcpt) {
-            self.named = Some(path_in(argument).into());
-        }
-        if let Ok(Some(reply)) | Err(reply) = done {
-            self.answer(&reply, out);
         }
     }
 
@@ -84,12 +87,35 @@ impl Session {
         if self.hello.is_some() { Ok(()) } else { Err(reply::HELLO_FIRST) }
     }
 
+    /// Is there a message left that this connection may bring? Whoever asks in between is told so too: a sender that hears it in answer
+    /// to RSET or NOOP opens another connection, one that hears it in answer to MAIL puts its message off.
+    fn check_messages(&self) -> Result<(), Reply> {
+        let left = self.transaction.is_some() || self.messages < self.settings.max_messages;
+        if left { Ok(()) } else { Err(reply::TOO_MANY_MESSAGES) }
+    }
+
+    fn check_junk(&mut self) -> Result<(), Reply> {
+        if self.junk >= self.settings.max_junk {
+            return Err(reply::TOO_MUCH_JUNK);
+        }
+        self.junk += 1;
+        Ok(())
+    }
+
+    fn rset(&mut self, argument: &str) -> Result<Option<Reply>, Reply> {
+        no_argument(argument)?;
+        self.reset();
+        self.check_messages()?;
+        Ok(Some(reply::OK))
+    }
+
     /// Whatever the client calls itself (RFC 5321 section 4.1.4): computers are named by people, in any charset, and a client that is
     /// refused for its name has no other to give.
-    fn hello(&mut self, command: &Command<'_>, out: &mut Vec<u8>) {
+    fn hello(&mut self, command: &Command<'_>, out: &mut Vec<u8>) -> Result<Option<Reply>, Reply> {
+        self.check_junk()?;
         let name = String::from_utf8_lossy(command.octets);
         if name.is_empty() || name.chars().any(char::is_control) {
-            return self.answer(&reply::HELLO_SYNTAX, out);
+            return Err(reply::HELLO_SYNTAX);
         }
         self.reset();
         self.hello = Some(name.into());
@@ -98,6 +124,7 @@ impl Session {
         } else {
             self.line(out, &["250 ", &self.settings.hostname]);
         }
+        Ok(None)
     }
 
     fn mail(&mut self, argument: &str) -> Result<Option<Reply>, Reply> {
@@ -105,9 +132,7 @@ impl Session {
         if self.transaction.is_some() {
             return Err(reply::NESTED_MAIL);
         }
-        if self.messages >= self.settings.max_messages {
-            return Err(reply::TOO_MANY_MESSAGES);
-        }
+        self.check_messages()?;
         self.transaction = Some(Box::new(Transaction::open(argument, &self.settings)?));
         self.failed_chunks = None;
         Ok(Some(reply::SENDER_OK))
@@ -132,7 +157,7 @@ impl Session {
         if self.message_open() {
             return Err(reply::CHUNKS_BEGUN);
         }
-        self.state = State::AskData;
+        self.state = State::AskMessage(None);
         Ok(None)
     }
 
@@ -156,15 +181,16 @@ impl Session {
             self.state = State::Closed;
             return;
         };
-        if let Some(failure) = self.failed_chunks.clone() {
-            return self.fail_chunk(chunk, *failure);
-        }
-        let checked = if self.tls_missing() { Err(reply::TLS_REQUIRED) } else { self.check_message() };
-        match checked {
-            Err(reply) => self.state = State::Swallow { left: chunk.size, reply: Box::new(reply) },
-            Ok(()) if self.message_open() => self.begin_chunk(chunk),
-            Ok(()) => self.state = State::AskChunk(chunk),
-        }
+        self.state = if let Some(failure) = self.failed_chunks.clone() {
+            State::Swallow(chunk, failure)
+        } else {
+            let checked = if self.tls_missing() { Err(reply::TLS_REQUIRED) } else { self.check_message() };
+            match checked {
+                Err(reply) => State::Swallow(chunk, Box::new(reply)),
+                Ok(()) if self.message_open() => State::Chunk(chunk),
+                Ok(()) => State::AskMessage(Some(chunk)),
+            }
+        };
     }
 
     /// Is the transaction ready for data?
@@ -176,41 +202,15 @@ impl Session {
     pub(super) fn begin_message(&mut self) {
         self.messages = self.messages.saturating_add(1);
         if let Some(transaction) = &mut self.transaction {
-            transaction.incoming = Some(Incoming::new(self.settings.normalize_newlines, self.settings.max_message_size));
+            transaction.begun = true;
         }
-    }
-
-    pub(super) fn begin_chunk(&mut self, chunk: Chunk) {
-        if let Some(incoming) = self.incoming_mut() {
-            incoming.announce(chunk.size);
-        }
-        self.state = State::Chunk(chunk);
-    }
-
-    /// The transaction fails with this chunk, and so do the chunks that are pipelined behind it.
-    pub(super) fn fail_chunk(&mut self, chunk: Chunk, reply: Reply) {
-        self.transaction = None;
-        self.failed_chunks = (!chunk.last).then(|| Box::new(reply.clone()));
-        self.state = State::Swallow { left: chunk.size, reply: Box::new(reply) };
-    }
-
-    /// Uses up to `available` octets of an unwanted chunk.
-    pub(super) fn swallow(&mut self, available: usize, out: &mut Vec<u8>) -> usize {
-        let State::Swallow { left, reply } = &mut self.state else { return 0 };
-        let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(available);
-        *left -= taken as u64;
-        if *left == 0 {
-            let reply = Reply::clone(reply);
-            self.state = State::Command;
-            self.answer(&reply, out);
-        }
-        taken
     }
 
     /// RSET, and what else aborts a transaction (RFC 5321 section 4.1.4).
     pub(super) fn reset(&mut self) {
         self.transaction = None;
         self.failed_chunks = None;
+        self.mail_refused = false;
     }
 
     /// Writes a reply, draws the consequences of its code, and notes it if it refuses.
@@ -236,24 +236,30 @@ impl Session {
         reply.write(out);
         if matches!(reply.code(), 221 | 421) {
             self.state = State::Closed;
-        } else if is_command_error(reply) {
+        } else if self.mail_refused && matches!(reply.code(), 503 | 530) {
+            // Whoever pipelined it behind MAIL could not know (RFC 2920 section 3.1).
+            if let Err(words) = self.check_junk() {
+                self.last_words(&words, out);
+            }
+        } else if reply.says_command_was_wrong() {
             self.count_error(out);
         }
     }
 
     pub(super) fn count_error(&mut self, out: &mut Vec<u8>) {
         self.errors = self.errors.saturating_add(1);
-        if self.errors >= self.settings.max_errors && !matches!(self.state, State::Closed) {
-            self.note(&reply::TOO_MANY_ERRORS);
-            reply::TOO_MANY_ERRORS.write(out);
+        if self.errors >= self.settings.max_errors {
+            self.last_words(&reply::TOO_MANY_ERRORS, out);
+        }
+    }
+
+    fn last_words(&mut self, words: &Reply, out: &mut Vec<u8>) {
+        if !matches!(self.state, State::Closed) {
+            self.note(words);
+            words.write(out);
             self.state = State::Closed;
         }
     }
-}
-
-/// Replies that say a command was wrong; refusals of a message or a recipient are not the client's mistakes.
-pub(super) fn is_command_error(reply: &Reply) -> bool {
-    matches!(reply.code(), 500..=503 | 530 | 553 | 555)
 }
 
 fn no_argument(argument: &str) -> Result<(), Reply> {

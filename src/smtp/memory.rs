@@ -1,6 +1,7 @@
 //! A driver in memory: what `net` does with sockets, done with vectors. For tests.
 
-use super::{COMMAND_MAX, Need, Progress, Refusal, Reply, Session, Settings};
+use super::data::Incoming;
+use super::{COMMAND_MAX, Need, Refusal, Reply, Session, Settings, reply};
 use crate::envelope::{Envelope, Peer};
 use std::sync::Arc;
 
@@ -8,8 +9,8 @@ use std::sync::Arc;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Ended {
     pub(super) envelope: Envelope,
+    /// Also of a message that was refused.
     pub(super) octets: Vec<u8>,
-    /// 0 where nothing was kept of a message that would have been normalised: only the octets that are written are counted exactly.
     pub(super) size: u64,
     pub(super) refusal: Option<Refusal>,
 }
@@ -32,13 +33,24 @@ pub(super) struct Connection {
     pub(super) recipients: Vec<String>,
     /// The verdict on every message that is to begin.
     pub(super) begin: Result<(), Reply>,
-    /// Once a message has so many octets, it is refused as if the budget were used up.
-    pub(super) budget: usize,
     normalize: bool,
+    size_max: u64,
     input: Vec<u8>,
+    message: Option<Message>,
+    flow: Option<Flow>,
+}
+
+struct Message {
+    envelope: Envelope,
+    incoming: Incoming,
     body: Vec<u8>,
     clean: usize,
-    data_flow: bool,
+}
+
+/// What the next octets are.
+enum Flow {
+    Data,
+    Chunk { left: u64, last: bool, wanted: bool },
 }
 
 pub(super) fn settings() -> Settings {
@@ -49,6 +61,7 @@ pub(super) fn settings() -> Settings {
         max_recipients: 100,
         max_messages: 100,
         max_errors: 10,
+        max_junk: 100,
         normalize_newlines: false,
         offer_starttls: false,
         require_tls: false,
@@ -57,19 +70,18 @@ pub(super) fn settings() -> Settings {
 
 impl Connection {
     pub(super) fn new(settings: Settings) -> Self {
-        let normalize = settings.normalize_newlines;
+        let (normalize, size_max) = (settings.normalize_newlines, settings.max_message_size);
         let peer = Peer { ip: [192, 0, 2, 1].into(), port: 40_000 };
         Self {
             session: Session::new(Arc::new(settings), peer),
             seen: Seen::default(),
             recipients: vec!["*".into()],
             begin: Ok(()),
-            budget: usize::MAX,
             normalize,
+            size_max,
             input: Vec::new(),
-            body: Vec::new(),
-            clean: 0,
-            data_flow: false,
+            message: None,
+            flow: None,
         }
     }
 
@@ -77,7 +89,7 @@ impl Connection {
     pub(super) fn send(&mut self, octets: &[u8]) {
         self.input.extend_from_slice(octets);
         while !self.seen.closed && !self.seen.wants_tls {
-            let done = if self.data_flow { self.data() } else { self.commands() };
+            let done = if self.flow.is_some() { self.data() } else { self.commands() };
             if done {
                 return;
             }
@@ -112,21 +124,26 @@ impl Connection {
                 assert!(self.input.len() < COMMAND_MAX, "a buffer of {COMMAND_MAX} octets would be full");
                 return true;
             }
+            Need::Turn => {}
             Need::Recipient(mailbox) => {
                 let known =
                     self.recipients.iter().any(|glob| glob.strip_prefix('*').map_or(*glob == mailbox, |end| mailbox.ends_with(end)));
                 self.seen.asked.push(mailbox);
-                self.session.recipient(if known { Ok(()) } else { Err(super::reply::NO_ROUTE) }, out);
+                self.session.recipient(if known { Ok(()) } else { Err(reply::NO_ROUTE) }, out);
             }
-            Need::Data => {
-                self.session.begin(self.begin.clone(), out);
-                self.data_flow = self.begin.is_ok();
-            }
-            Need::Chunk { first, .. } => {
-                if first {
-                    self.session.begin(self.begin.clone(), out);
+            Need::Message => {
+                if self.begin.is_ok() {
+                    let incoming = Incoming::new(self.normalize, self.size_max);
+                    self.message = Some(Message { envelope: self.session.envelope(), incoming, body: Vec::new(), clean: 0 });
                 }
-                self.data_flow = true;
+                self.session.begin(self.begin.clone(), out);
+            }
+            Need::Data => self.flow = Some(Flow::Data),
+            Need::Chunk { size, last, wanted } => {
+                self.flow = Some(Flow::Chunk { left: size, last, wanted });
+                if let Some(message) = self.message.as_mut().filter(|_| wanted) {
+                    message.incoming.announce(size);
+                }
             }
             Need::Tls => self.seen.wants_tls = true,
             Need::Close => self.seen.closed = true,
@@ -134,42 +151,87 @@ impl Connection {
         false
     }
 
+    /// True: more octets are needed.
     fn data(&mut self) -> bool {
-        self.body.append(&mut self.input);
-        let filled = self.body.len();
-        if self.normalize {
-            self.body.resize(2 * filled - self.clean, 0xaa);
-        }
-        let left = self.session.data_left();
-        let advance = self.session.data(&mut self.body, self.clean, filled, &mut self.seen.out);
-        self.body.truncate(advance.filled);
-        self.clean = advance.clean;
-        if self.clean > self.budget {
-            self.session.refuse_data(super::reply::OUT_OF_MEMORY);
-        }
-        match advance.progress {
-            Progress::More => {
-                assert!(advance.filled - advance.clean <= 2 && self.session.data_left() > 0 && left > 0);
-                return true;
+        match self.flow.as_mut().expect("data flow") {
+            Flow::Data => {
+                let message = self.message.as_mut().expect("a message has begun");
+                message.body.append(&mut self.input);
+                if !message.pass(None, self.normalize) {
+                    return true;
+                }
+                self.input = message.body.split_off(message.clean);
+                self.ended();
             }
-            Progress::ChunkDone => {
-                // What stays of a message that is then forgotten must not get into the next one; the session sees to it.
-                self.input = self.body.split_off(self.clean);
-            }
-            Progress::End { refused } => {
-                self.input = self.body.split_off(self.clean);
-                self.clean = 0;
-                self.seen.ended.push(Ended {
-                    envelope: self.session.envelope(),
-                    octets: std::mem::take(&mut self.body),
-                    size: if self.normalize && refused.is_some() { 0 } else { self.session.message_size() },
-                    refusal: self.session.refusal(),
-                });
-                let reply = refused.unwrap_or_else(|| Reply::delivered("00000000000000000000000000"));
-                self.session.end(&reply, &mut self.seen.out);
+            Flow::Chunk { left, last, wanted } => {
+                let taken = usize::try_from(*left).unwrap_or(usize::MAX).min(self.input.len());
+                *left -= taken as u64;
+                let (done, last, wanted) = (*left == 0, *last, *wanted);
+                let octets: Vec<u8> = self.input.drain(..taken).collect();
+                let mut refused = None;
+                if let Some(message) = self.message.as_mut().filter(|_| wanted) {
+                    message.body.extend(octets);
+                    message.pass(Some(last && done), self.normalize);
+                    refused = message.refusal();
+                }
+                if !done {
+                    return true;
+                }
+                if last && wanted {
+                    self.ended();
+                } else {
+                    self.session.chunk_done(refused.as_ref(), &mut self.seen.out);
+                    if refused.is_some() {
+                        self.note();
+                    }
+                }
             }
         }
-        self.data_flow = false;
+        self.flow = None;
         false
+    }
+
+    fn ended(&mut self) {
+        let reply = self.message.as_ref().and_then(Message::refusal);
+        let reply = reply.unwrap_or_else(|| Reply::delivered("00000000000000000000000000"));
+        self.note();
+        self.session.end(&reply, &mut self.seen.out);
+    }
+
+    fn note(&mut self) {
+        let Message { envelope, incoming, mut body, clean } = self.message.take().expect("a message");
+        body.truncate(clean);
+        self.seen.ended.push(Ended { envelope, octets: body, size: incoming.size(), refusal: incoming.refusal() });
+    }
+}
+
+impl Message {
+    /// `chunk`: the octets are a chunk's, and whether they are the last. True: the end of data.
+    fn pass(&mut self, chunk: Option<bool>, normalize: bool) -> bool {
+        let Self { incoming, body, clean, .. } = self;
+        let mut judge = |body: &mut [u8], clean, filled| match chunk {
+            None => incoming.data(body, clean, filled),
+            Some(last) => incoming.chunk(body, clean, filled, last),
+        };
+        let filled = body.len();
+        let mut pass = judge(body, *clean, filled);
+        if pass.cramped {
+            assert!(normalize, "only normalising needs room");
+            body.resize(pass.room(), 0xaa);
+            pass = judge(body, pass.clean, pass.filled);
+            assert!(!pass.cramped, "the room that was asked for");
+        }
+        body.truncate(pass.filled);
+        *clean = pass.clean;
+        assert!(pass.end || body.len() - *clean <= 2, "only a few octets wait");
+        assert_eq!(incoming.size(), *clean as u64);
+        pass.end
+    }
+
+    fn refusal(&self) -> Option<Reply> {
+        self.incoming.refusal().map(|refusal| match refusal {
+            Refusal::Size => reply::MESSAGE_TOO_LARGE,
+            Refusal::BareNewline => reply::BARE_NEWLINE,
+        })
     }
 }

@@ -11,12 +11,12 @@
 //!                    ^                              ^                        ^                                |
 //!                    |                              |                        +---- recipient(Ok or Err) ------+
 //!                    |                              |                        |
-//!                    |                              |                        +--DATA--> Need::Data  --begin(Ok)--> data flow
-//!                    |                              |                        +--BDAT--> Need::Chunk --begin(Ok)--> chunk flows
-//!                    |                              |                                                         |
-//!                    |                              +--- end(reply) <--- Progress::End <----------------------+
-//!                    |                                                                                        |
-//!                    |        Command (message open: only BDAT, RSET and the stateless commands) <--ChunkDone-+
+//!                    |                              |                        +--DATA, first BDAT--> Need::Message
+//!                    |                              |                        |                             | begin(Ok)
+//!                    |                              +------ end(reply) <-- Need::Data, Need::Chunk <-------+
+//!                    |                                                                 |         ^
+//!                    |        Command (message open: only BDAT, RSET and <-chunk_done--+         |
+//!                    |                 the stateless commands)           --BDAT------------------+
 //!                    |
 //!                    +-- tls_started <-- Need::Tls <--STARTTLS-- any Command state          QUIT, 421 --> Need::Close
 //! ```
@@ -42,7 +42,7 @@ mod tests;
 mod transaction;
 
 pub use command::COMMAND_MAX;
-pub use data::Refusal;
+pub use data::{Incoming, Pass, Refusal};
 pub use refused::{Refused, What};
 pub use reply::{Reply, codes};
-pub use session::{Advance, Need, Progress, Session, Settings};
+pub use session::{Need, Session, Settings, TURN_OCTETS};

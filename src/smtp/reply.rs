@@ -56,9 +56,9 @@ pub const NO_VALID_RECIPIENTS: Reply = Reply::fixed("554 5.5.1 No valid recipien
 pub const TOO_MANY_CONNECTIONS: Reply = Reply::fixed("421 4.7.0 Too many connections, try again later");
 pub const TOO_MANY_MESSAGES: Reply = Reply::fixed("421 4.7.0 Too many messages in this connection, open another");
 pub const TOO_MANY_ERRORS: Reply = Reply::fixed("421 4.7.0 Too many errors");
+pub const TOO_MUCH_JUNK: Reply = Reply::fixed("421 4.7.0 Too many commands without a message");
 pub const NOT_HTTP: Reply = Reply::fixed("421 4.7.0 This is SMTP, not HTTP");
 pub const TIMEOUT: Reply = Reply::fixed("421 4.4.2 Timeout");
-pub const TOO_SLOW: Reply = Reply::fixed("421 4.4.2 Data come too slowly");
 pub const SHUTTING_DOWN: Reply = Reply::fixed("421 4.3.2 Shutting down, try again later");
 
 // Recipients.
@@ -103,6 +103,11 @@ impl Reply {
     /// It says "later" or "no".
     pub fn refuses(&self) -> bool {
         self.code() >= 400
+    }
+
+    /// The command itself was wrong; refusals of a message or a recipient are not the client's mistakes.
+    pub(super) fn says_command_was_wrong(&self) -> bool {
+        matches!(self.code(), 500..=503 | 530 | 553 | 555)
     }
 
     /// `code enhanced text`, the text made safe: one line, printable ASCII (UTF-8 if `utf8`), controls replaced,

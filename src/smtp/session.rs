@@ -3,13 +3,17 @@
 
 use super::chunk::Chunk;
 use super::command::{Command, LineReader, Verb};
-use super::data::{Incoming, Refusal};
-use super::dispatch::is_command_error;
+use super::newline::CR;
 use super::refused::{Refused, What};
 use super::transaction::Transaction;
 use super::{Reply, reply};
 use crate::envelope::{Envelope, Peer};
 use std::sync::Arc;
+
+/// Replies beyond this end a turn: what is written next is not much longer.
+pub const TURN_OCTETS: usize = 12 * 1024;
+/// So many command lines end it too.
+const TURN_LINES: usize = 64;
 
 /// What the session must know of the configuration; one value shared by all sessions of a configuration.
 #[derive(Clone, Debug)]
@@ -21,6 +25,7 @@ pub struct Settings {
     pub max_recipients: usize,
     pub max_messages: u32,
     pub max_errors: u32,
+    pub max_junk: u32,
     /// true: a bare LF becomes CRLF and a stray CR a space; false: such a message is refused at its true end.
     pub normalize_newlines: bool,
     pub offer_starttls: bool,
@@ -33,42 +38,22 @@ pub enum Need {
     /// More octets: all complete lines have been used. Of a line that is not complete less than [`super::COMMAND_MAX`] octets are left
     /// unused, so a buffer of that size never gets stuck.
     Input,
+    /// Enough was done for one turn: write what is in `out`, let others have theirs, call again.
+    Turn,
     /// A verdict about this forward-path (mailbox text): answer with [`Session::recipient`].
     Recipient(String),
-    /// DATA is in order: answer with [`Session::begin`]; after an accepted one, data octets follow.
+    /// DATA or a first BDAT is in order, may the message come? Answer with [`Session::begin`].
+    Message,
+    /// Data follow, up to their end: answer with [`Session::end`].
     Data,
-    /// A BDAT chunk of that many octets follows (RFC 3030): for the first chunk of a message answer with
-    /// [`Session::begin`] too (no reply is written for an accepted one); then data octets follow. Call [`Session::data`] at once with
-    /// what has been read, be that nothing: a chunk may be empty.
-    Chunk { size: u64, first: bool, last: bool },
+    /// A BDAT chunk of that many octets follows (RFC 3030), be that none. `wanted`: it belongs to a message that has begun; answer with
+    /// [`Session::end`] if it is the last, else with [`Session::chunk_done`]. Else it is swallowed and answered with
+    /// [`Session::chunk_done`].
+    Chunk { size: u64, last: bool, wanted: bool },
     /// `out` holds the 220 to STARTTLS: flush it, drop every octet still unread, shake hands, call [`Session::tls_started`].
     Tls,
     /// `out` holds the last reply: flush it and close.
     Close,
-}
-
-/// How far the data have come.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// More data octets are needed.
-    More,
-    /// A BDAT chunk that is not the last (or one that was refused by [`Session::begin`]) is complete; its reply is in `out`; commands
-    /// follow.
-    ChunkDone,
-    /// End of data, or of the chunk with which a message failed. `refused` is the session's own verdict on the message (bare newline,
-    /// size), which beats delivery. Answer with [`Session::end`].
-    End { refused: Option<Reply> },
-}
-
-/// Where the octets of a buffer stand after [`Session::data`].
-#[derive(Debug, PartialEq, Eq)]
-pub struct Advance {
-    /// `buf[..clean]` are message octets, un-stuffed.
-    pub clean: usize,
-    /// `buf[clean..filled]` wait for their successors (a few octets such as `CR LF .`), unchanged in meaning; with `End` or `ChunkDone`
-    /// they are what follows the data: pipelined commands.
-    pub filled: usize,
-    pub progress: Progress,
 }
 
 /// One connection's session.
@@ -86,8 +71,13 @@ pub struct Session {
     pub(super) lines: LineReader,
     /// No line has come yet.
     pub(super) first: bool,
+    /// MAIL was refused: what was pipelined behind it can only fail.
+    pub(super) mail_refused: bool,
+    /// Messages that have begun.
     pub(super) messages: u32,
+    /// Both since the last delivered message.
     pub(super) errors: u32,
+    pub(super) junk: u32,
     /// The command that is being answered, and the address that it names.
     pub(super) verb: Verb,
     pub(super) named: Option<Box<str>>,
@@ -99,19 +89,12 @@ pub(super) enum State {
     /// Lines are commands.
     Command,
     AskRecipient(String),
-    AskData,
-    AskChunk(Chunk),
+    /// `None`: DATA.
+    AskMessage(Option<Chunk>),
     Data,
     Chunk(Chunk),
-    /// These octets are a chunk that nobody wants; then the reply.
-    Swallow {
-        left: u64,
-        reply: Box<Reply>,
-    },
-    /// The driver owes the final reply.
-    Ended {
-        more_chunks: bool,
-    },
+    /// A chunk that nobody wants; then the reply.
+    Swallow(Chunk, Box<Reply>),
     StartTls,
     Closed,
 }
@@ -128,17 +111,14 @@ impl Session {
             failed_chunks: None,
             state: State::Command,
             first: true,
+            mail_refused: false,
             messages: 0,
             errors: 0,
+            junk: 0,
             verb: Verb::Unknown,
             named: None,
             refused: Vec::new(),
         }
-    }
-
-    #[must_use]
-    pub fn normalizes_newlines(&self) -> bool {
-        self.settings.normalize_newlines
     }
 
     #[must_use]
@@ -151,33 +131,34 @@ impl Session {
         self.line(out, &["220 ", &self.settings.hostname, " ESMTP mailsluice"]);
     }
 
-    /// Uses command octets; returns how many were used and what is needed next. Replies are appended to `out`.
-    /// Called again with the unused rest (and more) after each need has been met, also when that rest is empty: the session may have
-    /// to close. A line that is not complete is left unused.
+    /// Uses command octets; returns how many were used and what is needed next. Replies are appended to `out`, not many more than
+    /// [`super::TURN_OCTETS`]. Called again with the unused rest (and more) after each need has been met, also when that rest is empty: the
+    /// session may have to close. A line that is not complete is left unused.
     pub fn feed(&mut self, input: &[u8], out: &mut Vec<u8>) -> (usize, Need) {
-        let mut used = 0;
+        let (mut used, mut lines) = (0, 0);
         loop {
             if let Some(need) = self.need() {
                 // Octets that came in the clear behind STARTTLS belong to nobody (command injection, CVE-2011-0411).
                 let used = if need == Need::Tls { input.len() } else { used };
                 return (used, need);
             }
-            let rest = input.get(used..).unwrap_or_default();
-            if let State::Swallow { .. } = self.state {
-                used += self.swallow(rest.len(), out);
-                if let State::Swallow { .. } = self.state {
-                    return (used, Need::Input);
-                }
-                continue;
+            if lines >= TURN_LINES || out.len() >= TURN_OCTETS {
+                return (used, Need::Turn);
             }
-            let read = self.lines.read(rest);
+            let read = self.lines.read(input.get(used..).unwrap_or_default());
             used += read.used;
             match read.line {
                 None => return (used, Need::Input),
+                // Left there only where it is white space.
+                Some(Ok(line)) if line.contains(&CR) => {
+                    let spaced: Vec<u8> = line.iter().map(|octet| if *octet == CR { b' ' } else { *octet }).collect();
+                    self.command(&Command::parse(&spaced), out);
+                }
                 Some(Ok(line)) => self.command(&Command::parse(line), out),
                 Some(Err(error)) => self.bad_line(error, read.bdat, out),
             }
             self.first = false;
+            lines += 1;
         }
     }
 
@@ -198,122 +179,99 @@ impl Session {
             Err(refusal) => {
                 self.named = Some(mailbox.into());
                 self.answer(&refusal, out);
-                if (500..600).contains(&refusal.code()) && !is_command_error(&refusal) {
+                if (500..600).contains(&refusal.code()) && !refusal.says_command_was_wrong() {
                     self.count_error(out);
                 }
             }
         }
     }
 
-    /// May the data come? For DATA, Ok writes 354. A refused DATA needs no data octets; a refused chunk is swallowed through
-    /// [`Session::data`] (or [`Session::feed`], the same). Either refusal ends the transaction.
+    /// May the message come? For DATA, Ok writes 354, and data follow. A refusal ends the transaction; a refused chunk is swallowed.
     pub fn begin(&mut self, verdict: Result<(), Reply>, out: &mut Vec<u8>) {
-        match (&self.state, verdict) {
-            (State::AskData, Ok(())) => {
+        let State::AskMessage(chunk) = self.state else { return self.out_of_turn() };
+        match (chunk, verdict) {
+            (None, Ok(())) => {
                 self.begin_message();
                 reply::START_DATA.write(out);
                 self.state = State::Data;
             }
-            (State::AskData, Err(refusal)) => {
+            (None, Err(refusal)) => {
                 self.transaction = None;
                 self.state = State::Command;
                 self.answer(&refusal, out);
             }
-            (&State::AskChunk(chunk), Ok(())) => {
+            (Some(chunk), Ok(())) => {
                 self.begin_message();
-                self.begin_chunk(chunk);
+                self.state = State::Chunk(chunk);
             }
-            (&State::AskChunk(chunk), Err(refusal)) => self.fail_chunk(chunk, refusal),
-            _ => self.out_of_turn(),
-        }
-    }
-
-    /// Un-stuffs data octets in place. `buf[..clean]` was clean before, `buf[clean..filled]` is what has been read since (the waiting
-    /// octets of the last call first). Under `normalize_newlines`, `buf` must be at least `2 * filled - clean` long. One clean octet
-    /// may still change under `normalize_newlines`: a CR that ended a chunk becomes a space when no LF starts the next. A message starts
-    /// with `clean` 0; octets that a driver left there of a message which was forgotten (RSET between chunks) are dropped.
-    pub fn data(&mut self, buf: &mut [u8], clean: usize, filled: usize, out: &mut Vec<u8>) -> Advance {
-        let mut filled = filled.min(buf.len());
-        let mut clean = clean.min(filled);
-        if let State::Swallow { .. } = self.state {
-            let taken = self.swallow(filled - clean, out);
-            buf.copy_within(clean + taken..filled, 0);
-            let progress = if let State::Swallow { .. } = self.state { Progress::More } else { Progress::ChunkDone };
-            return Advance { clean: 0, filled: filled - clean - taken, progress };
-        }
-        let incoming = self.transaction.as_mut().and_then(|transaction| transaction.incoming.as_mut());
-        if incoming.as_ref().is_some_and(|incoming| incoming.size() == 0) {
-            buf.copy_within(clean..filled, 0);
-            filled -= std::mem::take(&mut clean);
-        }
-        match (&mut self.state, incoming) {
-            (State::Data, Some(incoming)) => {
-                let pass = incoming.data(buf, clean, filled);
-                let progress = if pass.end { self.ended(false) } else { Progress::More };
-                Advance { clean: pass.clean, filled: pass.filled, progress }
-            }
-            (State::Chunk(chunk), Some(incoming)) => {
-                let taken = usize::try_from(chunk.size).unwrap_or(usize::MAX).min(filled - clean);
-                chunk.size -= taken as u64;
-                let Chunk { size: left, last } = *chunk;
-                let pass = incoming.chunk(buf, clean, filled, taken, last && left == 0);
-                let progress = if left > 0 {
-                    Progress::More
-                } else if last || incoming.refusal().is_some() {
-                    self.ended(!last)
-                } else {
-                    self.state = State::Command;
-                    self.answer(&reply::CHUNK_OK, out);
-                    Progress::ChunkDone
-                };
-                Advance { clean: pass.clean, filled: pass.filled, progress }
-            }
-            _ => {
-                debug_assert!(false, "data octets were given, but none are wanted");
-                Advance { clean, filled, progress: Progress::More }
+            (Some(chunk), Err(refusal)) => {
+                self.transaction = None;
+                self.failed_chunks = (!chunk.last).then(|| Box::new(refusal.clone()));
+                self.state = State::Swallow(chunk, Box::new(refusal));
             }
         }
     }
 
-    /// From now on nothing is kept (`clean` stays 0): the message is swallowed to its true end, then refused with this. For a budget or
-    /// header limit that the driver finds while data flow. The first refusal wins, but a bare newline gives way to any other.
-    pub fn refuse_data(&mut self, refusal: Reply) {
-        if let Some(incoming) = self.incoming_mut() {
-            incoming.refuse(Refusal::Other, refusal);
-        }
-    }
-
-    /// At most so many more octets may be read before the next decision (a BDAT chunk's rest; `u64::MAX` in DATA).
-    pub fn data_left(&self) -> u64 {
+    /// The octets of a chunk have come. `refused`: the message fails with this chunk, and so do the chunks that are pipelined behind it.
+    pub fn chunk_done(&mut self, refused: Option<&Reply>, out: &mut Vec<u8>) {
         match &self.state {
-            State::Data => u64::MAX,
-            State::Chunk(chunk) => chunk.size,
-            State::Swallow { left, .. } => *left,
-            State::Command
+            State::Swallow(chunk, reply) => {
+                if chunk.last {
+                    // The message is over.
+                    self.failed_chunks = None;
+                }
+                let reply = Reply::clone(reply);
+                self.state = State::Command;
+                self.answer(&reply, out);
+            }
+            State::Chunk(Chunk { last: false, .. }) => {
+                self.state = State::Command;
+                match refused {
+                    None => self.answer(&reply::CHUNK_OK, out),
+                    Some(reply) => {
+                        self.transaction = None;
+                        self.failed_chunks = Some(Box::new(reply.clone()));
+                        self.answer_message(reply, out);
+                    }
+                }
+            }
+            State::Chunk(_)
+            | State::Command
             | State::AskRecipient(_)
-            | State::AskData
-            | State::AskChunk(_)
-            | State::Ended { .. }
+            | State::AskMessage(_)
+            | State::Data
             | State::StartTls
-            | State::Closed => 0,
+            | State::Closed => self.out_of_turn(),
         }
     }
 
-    /// The octets of a message have begun and it is not over: what is clean has to be kept, also between two chunks. When this is false
-    /// (RSET between chunks, a refused chunk), the driver can free them.
+    /// The final reply to the end of data; the transaction is over.
+    pub fn end(&mut self, reply: &Reply, out: &mut Vec<u8>) {
+        let (State::Data | State::Chunk(Chunk { last: true, .. })) = self.state else { return self.out_of_turn() };
+        self.state = State::Command;
+        self.transaction = None;
+        self.answer_message(reply, out);
+    }
+
+    fn answer_message(&mut self, reply: &Reply, out: &mut Vec<u8>) {
+        if reply.code() == 250 {
+            (self.errors, self.junk) = (0, 0);
+        }
+        self.write_reply(reply, out);
+        if *reply == reply::BARE_NEWLINE {
+            self.count_error(out);
+        }
+    }
+
+    /// A message has begun, or has failed with a chunk, and more chunks may follow. When this is false (RSET between chunks), what was
+    /// kept of it can be freed.
+    pub fn awaits_chunks(&self) -> bool {
+        self.message_open() || self.failed_chunks.is_some()
+    }
+
+    /// The octets of a message have begun and it is not over.
     pub fn message_open(&self) -> bool {
-        self.incoming().is_some()
-    }
-
-    /// Un-stuffed octets of the message so far, also those that were not kept (counted as they came, not as they would have been
-    /// normalised); until [`Session::end`].
-    pub fn message_size(&self) -> u64 {
-        self.incoming().map_or(0, Incoming::size)
-    }
-
-    /// Why the session refuses the message whose data flow or have just ended, until [`Session::end`].
-    pub fn refusal(&self) -> Option<Refusal> {
-        self.incoming().and_then(Incoming::refusal).map(|(refusal, _)| *refusal)
+        self.transaction.as_ref().is_some_and(|transaction| transaction.begun)
     }
 
     /// A recipient of the transaction has been accepted.
@@ -353,19 +311,6 @@ impl Session {
         }
     }
 
-    /// The final reply to the end of data; the transaction is over.
-    pub fn end(&mut self, reply: &Reply, out: &mut Vec<u8>) {
-        let State::Ended { more_chunks } = self.state else { return self.out_of_turn() };
-        self.state = State::Command;
-        let bare_newline = self.refusal() == Some(Refusal::BareNewline);
-        self.transaction = None;
-        self.failed_chunks = more_chunks.then(|| Box::new(reply.clone()));
-        self.write_reply(reply, out);
-        if bare_newline {
-            self.count_error(out);
-        }
-    }
-
     /// The handshake succeeded: the session starts afresh (RFC 3207 section 4.2). What bounds the connection, the counts of messages
     /// and errors, goes on.
     pub fn tls_started(&mut self, tls: String) {
@@ -381,24 +326,11 @@ impl Session {
         }
     }
 
-    fn ended(&mut self, more_chunks: bool) -> Progress {
-        self.state = State::Ended { more_chunks };
-        Progress::End { refused: self.incoming().and_then(Incoming::refusal).map(|(_, reply)| reply.clone()) }
-    }
-
     pub(super) fn line(&self, out: &mut Vec<u8>, parts: &[&str]) {
         for part in parts {
             out.extend_from_slice(part.as_bytes());
         }
         out.extend_from_slice(b"\r\n");
-    }
-
-    fn incoming(&self) -> Option<&Incoming> {
-        self.transaction.as_ref().and_then(|transaction| transaction.incoming.as_ref())
-    }
-
-    pub(super) fn incoming_mut(&mut self) -> Option<&mut Incoming> {
-        self.transaction.as_mut().and_then(|transaction| transaction.incoming.as_mut())
     }
 
     /// The driver answered what was not asked: a bug of ours, never of the peer.

@@ -2,7 +2,6 @@
 //! that fails is a reply, and leaves everything as it was.
 
 use super::command::after_keyword;
-use super::data::Incoming;
 use super::extension::{self, MailParameters};
 use super::path;
 use super::reply;
@@ -20,8 +19,8 @@ pub(super) struct Transaction {
     pub(super) smtputf8: bool,
     /// RCPT was tried, so that none left means "all refused" and not "none given".
     rcpt_tried: bool,
-    /// The message, once its data have begun.
-    pub(super) incoming: Option<Incoming>,
+    /// Its data have begun.
+    pub(super) begun: bool,
 }
 
 impl Transaction {
@@ -43,13 +42,13 @@ impl Transaction {
             declared_size: parameters.size,
             smtputf8: parameters.smtputf8,
             rcpt_tried: false,
-            incoming: None,
+            begun: false,
         })
     }
 
     /// The argument of RCPT; gives the mailbox to ask about, `None` for one that has been accepted already.
     pub(super) fn check_recipient(&mut self, argument: &str, settings: &Settings) -> Result<Option<String>, Reply> {
-        if self.incoming.is_some() {
+        if self.begun {
             return Err(reply::CHUNKS_BEGUN);
         }
         self.rcpt_tried = true;

@@ -201,11 +201,15 @@ fn a_header_block_over_its_limit_is_refused() {
     let daemon = Daemon::start(Config::to(&endpoint).set("smtp.max_header_size", "4KiB"));
     let fits = [b"X-Long: ".to_vec(), vec![b'x'; 4000], b"\r\n\r\ntext\r\n".to_vec()].concat();
     deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &fits).starts("250 ");
-    for over in [b"X-Long: xxxxxxxxxxxxxxxxxxx\r\n".repeat(400), [vec![b'x'; 9000], b"\r\n".to_vec()].concat()] {
+    for over in [b"X-Long: xxxxxxxxxxxxxxxxxxx\r\n".repeat(400), [b"X-Long: ".to_vec(), vec![b'x'; 9000], b"\r\n".to_vec()].concat()] {
         let over = [over, b"\r\ntext\r\n".to_vec()].concat();
         deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &over).starts("552 5.3.4 ");
     }
     assert_eq!(endpoint.count(), 1);
+    // Text without a blank line in front of it is no header, however long it is.
+    for text in [b"not a field\r\nReceived: x\r\n".repeat(1000), [vec![b'x'; 300_000], b"\r\n".to_vec()].concat()] {
+        deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &text).starts("250 ");
+    }
 }
 
 #[test]

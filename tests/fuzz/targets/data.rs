@@ -4,11 +4,7 @@
 //! The first octet: newline mode, size limit; the second the cuts.
 
 use super::{choices, cuts, pieces};
-use mailsluice::envelope::Peer;
-use mailsluice::smtp::{Need, Progress, Refusal, Session, Settings};
-use std::sync::Arc;
-
-const ENVELOPE: &[u8] = b"EHLO client.test\r\nMAIL FROM:<a@sender.test>\r\nRCPT TO:<b@example.test>\r\nDATA\r\n";
+use mailsluice::smtp::{Incoming, Refusal};
 
 /// The message, what follows it, why it is refused.
 type Outcome = Option<(Vec<u8>, Vec<u8>, Option<Refusal>)>;
@@ -20,7 +16,7 @@ pub fn run(octets: &[u8]) {
     let size_max = if choice & 2 == 2 { u64::from(choice) } else { u64::MAX };
     let expected = naive(wire, normalize).map(|(message, rest, bare)| {
         if message.len() as u64 > size_max {
-            (Vec::new(), rest, Some(Refusal::Size))
+            (message, rest, Some(Refusal::Size))
         } else {
             (message, rest, (bare && !normalize).then_some(Refusal::BareNewline))
         }
@@ -57,46 +53,25 @@ fn naive(wire: &[u8], normalize: bool) -> Option<(Vec<u8>, Vec<u8>, bool)> {
     None
 }
 
-fn in_data(normalize: bool, max_message_size: u64) -> Session {
-    let settings = Settings {
-        hostname: "mx.test".to_owned(),
-        postmaster: "postmaster".to_owned(),
-        max_message_size,
-        max_recipients: 1,
-        max_messages: 1,
-        max_errors: 1,
-        normalize_newlines: normalize,
-        offer_starttls: false,
-        require_tls: false,
-    };
-    let mut session = Session::new(Arc::new(settings), Peer { ip: [192, 0, 2, 1].into(), port: 25 });
-    let mut out = Vec::new();
-    let (used, need) = session.feed(ENVELOPE, &mut out);
-    assert_eq!(need, Need::Recipient("b@example.test".to_owned()));
-    session.recipient(Ok(()), &mut out);
-    let (_, need) = session.feed(&ENVELOPE[used..], &mut out);
-    assert_eq!(need, Need::Data);
-    session.begin(Ok(()), &mut out);
-    session
-}
-
 fn unstuffed(wire: &[u8], normalize: bool, size_max: u64, cuts: &[usize]) -> Outcome {
-    let mut session = in_data(normalize, size_max);
-    let (mut buf, mut clean, mut came, mut out) = (Vec::new(), 0, 0, Vec::new());
+    let mut incoming = Incoming::new(normalize, size_max);
+    let (mut buf, mut clean, mut came) = (Vec::new(), 0, 0);
     for piece in pieces(wire, cuts) {
         buf.extend_from_slice(piece);
         came += piece.len();
         let filled = buf.len();
-        if normalize {
-            buf.resize(2 * filled - clean, 0xaa);
+        let mut pass = incoming.data(&mut buf, clean, filled);
+        if pass.cramped {
+            buf.resize(pass.room(), 0xaa);
+            pass = incoming.data(&mut buf, pass.clean, pass.filled);
+            assert!(!pass.cramped, "the room that was asked for");
         }
-        let advance = session.data(&mut buf, clean, filled, &mut out);
-        buf.truncate(advance.filled);
-        clean = advance.clean;
-        if advance.progress != Progress::More {
+        buf.truncate(pass.filled);
+        clean = pass.clean;
+        if pass.end {
             let mut rest = buf.split_off(clean);
             rest.extend_from_slice(&wire[came..]);
-            return Some((buf, rest, session.refusal()));
+            return Some((buf, rest, incoming.refusal()));
         }
         assert!(buf.len() - clean <= 2, "only a few octets wait");
     }

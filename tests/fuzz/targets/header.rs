@@ -1,15 +1,40 @@
-//! The scan of a header block finds what splitting it into lines finds (RFC 5322 section 2.2), as slices of the message; the texts for the
-//! record are one line, bounded, without control characters; the fields one by one agree with the scan.
+//! The scan of a header block (RFC 5322 section 2.2) finds the same in any pieces, whether or not the message is kept, and what stepping
+//! through its fields finds; the texts for the record are one line, bounded, without control characters. The first octet: the cuts.
 
-use mailsluice::message::{field, header};
+use super::{choices, cuts, pieces};
+use mailsluice::message::field;
+use mailsluice::message::header::{self, Scan};
 
-type Found = (Option<Vec<u8>>, Option<Vec<u8>>, u32, usize);
-
-pub fn run(message: &[u8]) {
-    let block = header::scan(message);
-    let found = (block.message_id.map(<[u8]>::to_vec), block.subject.map(<[u8]>::to_vec), block.received, block.len);
-    assert_eq!(found, naive(message));
-    for slice in [block.message_id, block.subject].into_iter().flatten() {
+pub fn run(octets: &[u8]) {
+    let (seed, message) = choices(octets);
+    let (mut scan, mut cut) = (Scan::default(), Scan::default());
+    scan.feed(message);
+    scan.end();
+    // In pieces, and the message goes in between.
+    let mut came = 0;
+    for piece in pieces(message, &cuts(seed, message.len())) {
+        cut.feed(piece);
+        came += piece.len();
+        if came >= message.len() / 2 {
+            cut.take_apart(&message[..came]);
+        }
+    }
+    cut.end();
+    let head = header::head(message, 0, |_| false);
+    assert!(head.end <= head.body && head.body <= message.len(), "{head:?}");
+    assert_eq!((scan.head(), cut.head()), (head, head));
+    assert_eq!(scan.received(), cut.received());
+    let gone: &[u8] = if came >= message.len() / 2 { &[] } else { message };
+    assert_eq!(scan.message_id(message), cut.message_id(gone));
+    assert_eq!(scan.subject(message), cut.subject(gone));
+    // The fields one by one, which are stepped through in another way, are the same.
+    let fields: Vec<_> = field::fields(&message[..head.end]).collect();
+    let first = |name: &str| fields.iter().find(|field| field.name.eq_ignore_ascii_case(name.as_bytes())).map(|field| field.body);
+    let cut_off = |body: &[u8]| body[..body.len().min(8 * 1024)].to_vec();
+    assert_eq!(scan.message_id(message).map(<[u8]>::to_vec), first("message-id").map(cut_off));
+    assert_eq!(scan.subject(message).map(<[u8]>::to_vec), first("subject").map(cut_off));
+    assert_eq!(scan.received() as usize, fields.iter().filter(|field| field.name.eq_ignore_ascii_case(b"received")).count());
+    for slice in [scan.message_id(message), scan.subject(message)].into_iter().flatten() {
         within(message, slice);
         for text in [header::message_id_text(slice), header::subject_text(slice)] {
             assert!(text.len() <= 998 && !text.chars().any(char::is_control), "{text:?}");
@@ -26,41 +51,10 @@ pub fn run(message: &[u8]) {
         assert!(before <= field.name.as_ptr() && field.name.as_ptr() < field.body.as_ptr(), "the fields are not in their order");
         before = field.body.as_ptr();
     }
-    let head = field::head(message, 0, |_| false);
-    assert!(head.end <= head.body && head.body <= message.len(), "{head:?}");
 }
 
 fn within(message: &[u8], slice: &[u8]) {
     let whole = message.as_ptr_range();
     let part = slice.as_ptr_range();
     assert!(slice.is_empty() || (whole.start <= part.start && part.end <= whole.end), "a slice of something else");
-}
-
-fn naive(message: &[u8]) -> Found {
-    let (mut id, mut subject, mut received, mut len) = (None, None, 0, 0);
-    let mut fields: Vec<Vec<u8>> = Vec::new();
-    for line in message.split_inclusive(|octet| *octet == b'\n') {
-        len += line.len();
-        if line == b"\n" || line == b"\r\n" {
-            break;
-        }
-        match fields.last_mut() {
-            Some(last) if matches!(line[0], b' ' | b'\t') => last.extend_from_slice(line),
-            _ => fields.push(line.to_vec()),
-        }
-    }
-    for field in fields {
-        let Some(colon) = field.iter().position(|octet| *octet == b':') else { continue };
-        let blanks = field[..colon].iter().rev().take_while(|octet| matches!(octet, b' ' | b'\t')).count();
-        let name = field[..colon - blanks].to_ascii_lowercase();
-        let mut body = &field[colon + 1..];
-        body = body.strip_suffix(b"\n").map_or(body, |body| body.strip_suffix(b"\r").unwrap_or(body));
-        match name.as_slice() {
-            b"message-id" => id = id.or_else(|| Some(body.to_vec())),
-            b"subject" => subject = subject.or_else(|| Some(body.to_vec())),
-            b"received" => received += 1,
-            _ => {}
-        }
-    }
-    (id, subject, received, len)
 }

@@ -1,0 +1,209 @@
+//! A message has one identity, however it came and whatever became of it.
+
+use super::{Flow, Message};
+use crate::config::{Config, Smtp};
+use crate::envelope::{Envelope, Peer};
+use crate::message::Budget;
+use crate::smtp::{Reply, reply};
+use crate::stats::Stats;
+use proptest::prelude::*;
+
+/// What a record says of a message, and what its endpoint gets.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    webhook_id: String,
+    message_id: Option<String>,
+    subject: Option<String>,
+    size: u64,
+    refusal: Option<Reply>,
+    body: Option<Vec<u8>>,
+}
+
+impl Seen {
+    /// What does not depend on what became of it.
+    fn identity(&self) -> (&str, Option<&str>, Option<&str>, u64) {
+        (&self.webhook_id, self.message_id.as_deref(), self.subject.as_deref(), self.size)
+    }
+}
+
+struct Way<'a> {
+    limits: Smtp,
+    budget: u64,
+    normalize: bool,
+    /// Where the octets are cut.
+    cuts: &'a [usize],
+    /// Where the chunks end; `None`: DATA.
+    chunks: Option<&'a [usize]>,
+}
+
+impl Way<'_> {
+    fn walk(&self, message: &[u8]) -> Seen {
+        let budget = Budget::new(self.budget, 1.0);
+        let envelope = Envelope {
+            peer: Peer { ip: [192, 0, 2, 1].into(), port: 40_000 },
+            helo: "client.test".into(),
+            reverse_path: "a@sender.test".into(),
+            recipients: vec!["b@example.test".into()],
+            declared_size: None,
+            smtputf8: false,
+            tls: None,
+        };
+        let stats = Stats::new();
+        let lease = budget.lease(&budget.share());
+        let mut open = Message::open(envelope, None, lease, &[7; 32], &self.limits, self.normalize).unwrap();
+        match self.chunks {
+            None => {
+                let mut flow = Flow::Data;
+                let wire = [stuffed(message), b"NOOP\r\n".to_vec()].concat();
+                let (mut at, mut done) = (0, false);
+                for piece in pieces(&wire, self.cuts) {
+                    let (used, end) = open.take(piece, &mut flow, &stats);
+                    at += used;
+                    done = end;
+                    if end {
+                        break;
+                    }
+                    assert_eq!(used, piece.len());
+                }
+                assert!(done, "the end of data was not found");
+                assert_eq!(&wire[at..], b"NOOP\r\n");
+            }
+            Some(ends) => {
+                let chunks = pieces(message, ends);
+                for (n, chunk) in chunks.iter().enumerate() {
+                    let mut flow = Flow::Chunk { left: chunk.len() as u64, last: n + 1 == chunks.len() };
+                    if !open.has_failed() {
+                        open.announce(chunk.len() as u64);
+                    }
+                    let mut done = false;
+                    for piece in pieces(chunk, self.cuts) {
+                        let (used, end) = open.take(piece, &mut flow, &stats);
+                        assert_eq!(used, piece.len());
+                        done = end;
+                    }
+                    assert!(done || chunk.is_empty() && open.take(b"BDAT", &mut flow, &stats) == (0, true));
+                    open.fails();
+                }
+            }
+        }
+        let finished = open.finish(&stats).unwrap();
+        assert_eq!(finished.body.is_none(), finished.refusal.is_some());
+        assert!(finished.body.is_some() || budget.held() == 0, "what is refused holds nothing");
+        let body = finished.body.map(|body| body.octets().to_vec());
+        assert_eq!(budget.held(), 0);
+        assert!(body.as_ref().is_none_or(|body| body.len() as u64 == finished.size_octets));
+        Seen {
+            webhook_id: finished.webhook_id,
+            message_id: finished.message_id,
+            subject: finished.subject,
+            size: finished.size_octets,
+            refusal: finished.refusal,
+            body,
+        }
+    }
+}
+
+fn pieces<'a>(octets: &'a [u8], cuts: &[usize]) -> Vec<&'a [u8]> {
+    let mut cuts: Vec<usize> = cuts.iter().map(|cut| cut % (octets.len() + 1)).collect();
+    cuts.sort_unstable();
+    let mut from = 0;
+    let ends = cuts.into_iter().chain([octets.len()]);
+    ends.map(|to| octets.get(std::mem::replace(&mut from, to)..to).unwrap()).collect()
+}
+
+fn stuffed(message: &[u8]) -> Vec<u8> {
+    let mut wire = Vec::new();
+    for (at, octet) in message.iter().enumerate() {
+        if *octet == b'.' && (at == 0 || message[..at].ends_with(b"\r\n")) {
+            wire.push(b'.');
+        }
+        wire.push(*octet);
+    }
+    wire.extend_from_slice(b".\r\n");
+    wire
+}
+
+fn limits() -> Smtp {
+    Config::load(None).unwrap().smtp
+}
+
+fn message() -> impl Strategy<Value = Vec<u8>> {
+    let piece = prop_oneof![
+        8 => prop::sample::select(vec![
+            "Subject: one\r\n", "Subject: =?utf-8?q?two?=\r\n three\r\n", "Message-ID: <a@b>\r\n", "Received: x\r\n", "X: y\r\n", "\r\n", "text\r\n",
+            ".\r\n", "..\r\n", "\r\n.\r\n", "a", ".", "\r\n",
+        ])
+        .prop_map(str::to_owned),
+        1 => prop::sample::select(vec!["\r", "\n", "\n.", "\r\r\n"]).prop_map(str::to_owned),
+        1 => (1000_usize..9000).prop_map(|length| "x".repeat(length)),
+    ];
+    prop::collection::vec(piece, 0..24).prop_map(|pieces| {
+        let mut message = pieces.concat().into_bytes();
+        // What DATA can carry.
+        if !message.is_empty() && !message.ends_with(b"\r\n") {
+            message.extend_from_slice(b"\r\n");
+        }
+        message
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn one_identity(message in message(), cuts in prop::collection::vec(any::<usize>(), 0..6), ends in prop::collection::vec(any::<usize>(), 0..4),
+            normalize: bool) {
+        let way = |chunks: bool, cuts| Way { limits: limits(), budget: 1 << 30, normalize, cuts, chunks: chunks.then_some(&ends[..]) };
+        let whole = way(false, &[]).walk(&message);
+        let bare = message.iter().enumerate().any(|(at, octet)| match octet {
+            b'\r' => message.get(at + 1) != Some(&b'\n'),
+            b'\n' => at == 0 || message[at - 1] != b'\r',
+            _ => false,
+        });
+        prop_assert_eq!(&whole.refusal, &(bare && !normalize).then_some(reply::BARE_NEWLINE));
+        if !bare {
+            prop_assert_eq!(whole.body.as_deref(), Some(&message[..]));
+        }
+        // The hash is of what is delivered, or would be.
+        for chunks in [false, true] {
+            for cuts in [&[][..], &cuts[..]] {
+                prop_assert_eq!(&way(chunks, cuts).walk(&message), &whole);
+                let starved = Way { budget: 16 * 1024, ..way(chunks, cuts) }.walk(&message);
+                prop_assert_eq!(starved.identity(), whole.identity());
+                prop_assert!(starved.refusal == whole.refusal || starved.refusal == Some(reply::OUT_OF_MEMORY));
+                let mut small = limits();
+                small.max_message_size = message.len() as u64 / 2;
+                let large = Way { limits: small, ..way(chunks, cuts) }.walk(&message);
+                prop_assert_eq!(large.identity(), whole.identity());
+                prop_assert!(large.refusal.is_some() || message.len() < 2);
+                let mut strict = limits();
+                (strict.max_header_size, strict.max_received) = (30, 1);
+                let refused = Way { limits: strict, ..way(chunks, cuts) }.walk(&message);
+                prop_assert_eq!(refused.identity(), whole.identity());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_size_that_could_not_fit_now_is_refused_and_another_reserves_a_first_step() {
+    let budget = Budget::new(40 << 20, 0.5);
+    let share = budget.share();
+    let open = |size| {
+        let envelope = Envelope {
+            peer: Peer { ip: [192, 0, 2, 1].into(), port: 40_000 },
+            helo: String::new(),
+            reverse_path: String::new(),
+            recipients: vec!["b@example.test".into()],
+            declared_size: Some(size),
+            smtputf8: false,
+            tls: None,
+        };
+        Message::open(envelope, None, budget.lease(&share), &[7; 32], &limits(), false)
+    };
+    let many: Vec<_> = (0..100).map(|_| open(15 << 20).unwrap()).collect();
+    assert!(budget.held() <= 100 * 64 * 1024, "{}", budget.held());
+    assert!(open(20 << 20).is_err());
+    drop(many);
+    assert!(open(20 << 20).is_ok());
+}
