@@ -6,7 +6,7 @@ use super::out::{Hold, Out};
 use super::rfc822::{CONTENT_TYPE, mail_from, rest_of_headers};
 use crate::envelope::Envelope;
 use crate::message::OverBudget;
-use crate::message::field::head;
+use crate::message::header::head;
 use crate::verify::Verification;
 
 pub(super) fn render(envelope: &Envelope, verification: &Verification, message: &[u8], hold: Hold<'_>) -> Result<Rendered, OverBudget> {
