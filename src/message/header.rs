@@ -105,7 +105,11 @@ impl Scan {
                     at += 1;
                 }
                 Line::Cr if *first == b'\n' => self.over(self.line_start, base + at + 1),
-                Line::Mark(_) | Line::Cr => self.no_field(),
+                Line::Mark(came) => {
+                    self.line = Line::Name;
+                    self.name_len = came;
+                }
+                Line::Cr => self.no_field(),
                 Line::Name => at += self.name(rest, base + at),
                 Line::Blanks => at += self.blanks(rest, base + at),
                 Line::Body | Line::Mbox => {
@@ -304,9 +308,9 @@ pub fn head(message: &[u8], start: usize, is_delimiter: impl Fn(usize) -> bool) 
     Head { end: start + head.end, body: start + head.body }
 }
 
-/// Printable US-ASCII but the colon (section 2.2).
+/// Printable US-ASCII but the colon (section 2.2). Other octets make no name that anybody asks for, but no text of the line either.
 fn is_of_name(octet: u8) -> bool {
-    octet.is_ascii_graphic() && octet != b':'
+    octet != b':' && (octet.is_ascii_graphic() || !octet.is_ascii())
 }
 
 /// Message-ID unfolded and trimmed, valid UTF-8, at most 998 octets.
@@ -371,7 +375,7 @@ mod tests {
             let Some(line) = rest.split_inclusive(|octet| *octet == b'\n').next() else { break Head { end: at, body: at } };
             let colon = line.iter().position(|octet| *octet == b':');
             let name = colon.map(|colon| trimmed(&line[..colon])).unwrap_or_default();
-            let is_field = !name.is_empty() && name.iter().all(u8::is_ascii_graphic) && name.len() <= 998;
+            let is_field = !name.is_empty() && name.len() <= 998 && name.iter().all(|octet| octet.is_ascii_graphic() || !octet.is_ascii());
             if matches!(line, b"\n" | b"\r\n") {
                 break Head { end: at, body: at + line.len() };
             } else if let (b' ' | b'\t', Some(last)) = (line[0], fields.last_mut()) {
