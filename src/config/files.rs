@@ -2,7 +2,7 @@
 //! that a pair that does not belong together is an operator's line and not a failed handshake.
 
 use super::error::{ConfigError, Place};
-use super::{Config, Tls};
+use super::{Config, Identity, Tls};
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
@@ -31,9 +31,18 @@ impl FileError {
 
 /// The chain and its private key, once it is sure that they belong together.
 pub fn certified_key(tls: &Tls) -> Result<CertifiedKey, FileError> {
-    let chain = certificates(&tls.certificate, "certificate")?;
-    let unusable = |what: String, mend| FileError::Unusable { key: "private_key", path: tls.private_key.display().to_string(), what, mend };
-    let octets = read(&tls.private_key, "private_key")?;
+    pair((&tls.certificate, "certificate"), (&tls.private_key, "private_key"))
+}
+
+/// As [`certified_key`], of what we show to an endpoint.
+pub fn client_key(identity: &Identity) -> Result<CertifiedKey, FileError> {
+    pair((&identity.certificate, "client_certificate"), (&identity.private_key, "client_key"))
+}
+
+fn pair(certificate: (&Path, &'static str), private_key: (&Path, &'static str)) -> Result<CertifiedKey, FileError> {
+    let chain = certificates(certificate.0, certificate.1)?;
+    let unusable = |what: String, mend| FileError::Unusable { key: private_key.1, path: private_key.0.display().to_string(), what, mend };
+    let octets = read(private_key.0, private_key.1)?;
     let key = match PrivateKeyDer::from_pem_slice(&octets) {
         Ok(key) => key,
         Err(pem::Error::NoItemsFound) => {
@@ -43,7 +52,7 @@ pub fn certified_key(tls: &Tls) -> Result<CertifiedKey, FileError> {
     };
     CertifiedKey::from_der(chain, key, &rustls::crypto::aws_lc_rs::default_provider()).map_err(|error| {
         if matches!(error, rustls::Error::InconsistentKeys(_)) {
-            return unusable(format!("does not belong to {}", tls.certificate.display()), "name the key that the certificate was made for");
+            return unusable(format!("does not belong to {}", certificate.0.display()), "name the key that the certificate was made for");
         }
         unusable(format!("cannot be used: {error}"), "make a key of type RSA (2048 to 8192 bits), P-256, P-384 or Ed25519")
     })
@@ -87,6 +96,9 @@ impl Config {
         for (index, route) in self.routes.iter().enumerate() {
             if let Some(path) = route.ca_certificate.as_ref().filter(|path| checked.insert(*path)) {
                 certificates(path, "ca_certificate").map_err(|error| error.at(self, "[[route]]", index))?;
+            }
+            if let Some(identity) = &route.identity {
+                client_key(identity).map_err(|error| error.at(self, "[[route]]", index))?;
             }
         }
         Ok(())

@@ -69,6 +69,8 @@ pub const THREADS: Bound<u64> = bound(0, 0, 1024);
 pub const ROUTE_TIMEOUT: Bound<Duration> = time(s(30), s(1), s(300));
 /// 0: an equal share of the workers.
 pub const MAX_CONCURRENCY: Bound<u64> = bound(0, 0, 65_536);
+/// What an address of a Unix socket has room for.
+pub(super) const SOCKET_PATH_OCTETS: usize = 107;
 /// The name is a label in metrics and a column in lists.
 pub const ROUTE_NAME_OCTETS: usize = 64;
 /// "A status that means later" can only be a 4xx; 5xx always does.

@@ -117,6 +117,8 @@ pub struct Route {
     pub recipients: Vec<String>,
     /// Without userinfo.
     pub url: url::Url,
+    /// The socket of a `unix:` endpoint; `url` is what is asked of it.
+    pub socket: Option<PathBuf>,
     /// The whole `Authorization` value made of the URL's percent-decoded userinfo.
     pub authorization: Option<Secret>,
     pub format: Format,
@@ -130,10 +132,20 @@ pub struct Route {
     pub signing_secrets: Vec<Secret>,
     /// Without userinfo.
     pub authorize_url: Option<url::Url>,
+    pub authorize_socket: Option<PathBuf>,
     /// As `authorization`, of `authorize_url`.
     pub authorize_authorization: Option<Secret>,
     pub verify: Verify,
     pub ca_certificate: Option<PathBuf>,
+    /// What we show of ourselves to the origin of `url`.
+    pub identity: Option<Identity>,
+}
+
+/// A client's certificate and its key.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Identity {
+    pub certificate: PathBuf,
+    pub private_key: PathBuf,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

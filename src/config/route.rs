@@ -2,10 +2,11 @@
 
 use super::error::{ConfigError, Place};
 use super::file::{Found, Keys, Section, quoted, unknown_word};
-use super::{Attachments, Format, Route, Secret, Verify, limits, smtp};
+use super::{Attachments, Format, Identity, Route, Secret, Verify, limits, smtp};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use url::Url;
 
@@ -21,6 +22,8 @@ pub(super) const KEYS: Keys = Keys {
         "authorize_url",
         "verify",
         "ca_certificate",
+        "client_certificate",
+        "client_key",
     ],
     others: &["max_concurrency", "defer_statuses", "headers"],
 };
@@ -82,7 +85,7 @@ fn read(section: &mut Section<'_>, name: String, warnings: &mut Vec<String>) -> 
     let Some(written) = section.secret("url")? else {
         return Err(section.missing("url", "\"https://app.example.com/inbound\""));
     };
-    let (url, authorization) = endpoint(section, "url", &written)?;
+    let Endpoint { url, socket, authorization } = endpoint(section, "url", &written)?;
     let format = section.choice(
         "format",
         &[
@@ -101,22 +104,24 @@ fn read(section: &mut Section<'_>, name: String, warnings: &mut Vec<String>) -> 
     let defer_statuses = section.numbers("defer_statuses", limits::DEFER_STATUSES, limits::DEFER_STATUSES_DEFAULT)?;
     let headers = headers(section, authorization.is_some())?;
     let signing_secrets = signing_secrets(section, &name, warnings)?;
-    let (authorize_url, authorize_authorization) = match section.secret("authorize_url")? {
+    let (authorize_url, authorize_socket, authorize_authorization) = match section.secret("authorize_url")? {
         Some(written) => {
-            let (url, authorization) = endpoint(section, "authorize_url", &written)?;
-            (Some(url), authorization)
+            let Endpoint { url, socket, authorization } = endpoint(section, "authorize_url", &written)?;
+            (Some(url), socket, authorization)
         }
-        None => (None, None),
+        None => (None, None, None),
     };
     let verify = verify(section)?;
     let ca_certificate = match section.text_if_present("ca_certificate")? {
         Some(found) => Some(smtp::path(&found)?),
         None => None,
     };
+    let identity = identity(section)?;
     Ok(Route {
         name,
         recipients,
         url,
+        socket,
         authorization,
         format,
         attachments,
@@ -126,9 +131,11 @@ fn read(section: &mut Section<'_>, name: String, warnings: &mut Vec<String>) -> 
         headers,
         signing_secrets,
         authorize_url,
+        authorize_socket,
         authorize_authorization,
         verify,
         ca_certificate,
+        identity,
     })
 }
 
@@ -158,13 +165,57 @@ fn recipients(section: &mut Section<'_>) -> Result<Vec<String>, ConfigError> {
     Ok(list.value.into_iter().map(|item| item.value).collect())
 }
 
-/// A URL without its userinfo, and the `Authorization` value made of that.
-fn endpoint(section: &mut Section<'_>, key: &str, found: &Found<String>) -> Result<(Url, Option<Secret>), ConfigError> {
+/// Both or neither.
+fn identity(section: &mut Section<'_>) -> Result<Option<Identity>, ConfigError> {
+    let certificate = section.text_if_present("client_certificate")?.filter(|found| !found.value.is_empty());
+    let key = section.text_if_present("client_key")?.filter(|found| !found.value.is_empty());
+    match (certificate, key) {
+        (Some(certificate), Some(key)) => Ok(Some(Identity { certificate: smtp::path(&certificate)?, private_key: smtp::path(&key)? })),
+        (None, None) => Ok(None),
+        (Some(alone), None) => Err(alone.invalid("has no key beside it", "name the key's PEM file as client_key")),
+        (None, Some(alone)) => Err(alone.invalid("has no certificate beside it", "name the certificate's PEM file as client_certificate")),
+    }
+}
+
+/// Where to ask.
+struct Endpoint {
+    /// Without its userinfo.
+    url: Url,
+    socket: Option<PathBuf>,
+    /// The `Authorization` value made of the userinfo.
+    authorization: Option<Secret>,
+}
+
+/// `unix:PATH:/…`: the path of the socket ends at the last `:/`.
+fn on_socket(section: &mut Section<'_>, key: &str, found: &Found<String>, rest: &str) -> Result<Endpoint, ConfigError> {
+    let mend = "write unix:/run/app.sock:/inbound";
+    let (path, target) = rest.rfind(":/").and_then(|at| rest.split_at_checked(at)).unwrap_or((rest, ":/"));
+    if !path.starts_with('/') {
+        return Err(found.invalid("the socket's path does not begin with /", mend));
+    }
+    if path.len() > limits::SOCKET_PATH_OCTETS || path.contains('\0') {
+        return Err(found.invalid(format!("the socket's path is longer than {} octets", limits::SOCKET_PATH_OCTETS), mend));
+    }
+    let url = Url::parse(&format!("http://localhost{}", target.trim_start_matches(':')));
+    let url = url.map_err(|error| found.invalid(format!("is no URL: {error}"), mend))?;
+    if url.fragment().is_some() {
+        return Err(found.invalid("has a fragment, which is never sent", "leave out the part from # on"));
+    }
+    section.show(key, quoted(&found.value));
+    Ok(Endpoint { url, socket: Some(PathBuf::from(path)), authorization: None })
+}
+
+fn endpoint(section: &mut Section<'_>, key: &str, found: &Found<String>) -> Result<Endpoint, ConfigError> {
+    if let Some(rest) = found.value.strip_prefix("unix:") {
+        return on_socket(section, key, found, rest);
+    }
     // The text may hold a password, so no error shows it.
     let mend = "write https://host/path";
     let mut url = Url::parse(&found.value).map_err(|error| found.invalid(format!("is no URL: {error}"), mend))?;
     if !matches!(url.scheme(), "http" | "https") {
-        return Err(found.invalid(format!("the scheme is {:?}", url.scheme()), "write an http:// or https:// URL"));
+        return Err(
+            found.invalid(format!("the scheme is {:?}", url.scheme()), "write an http:// or https:// URL, or unix:/run/app.sock:/inbound")
+        );
     }
     if url.fragment().is_some() {
         return Err(found.invalid("has a fragment, which is never sent", "leave out the part from # on (write %23 for a # in a password)"));
@@ -189,7 +240,7 @@ fn endpoint(section: &mut Section<'_>, key: &str, found: &Found<String>) -> Resu
         _ => url.to_string(),
     };
     section.show(key, quoted(&shown));
-    Ok((url, userinfo))
+    Ok(Endpoint { url, socket: None, authorization: userinfo })
 }
 
 /// RFC 3986 2.1; a `%` without two digits behind it stands for itself.

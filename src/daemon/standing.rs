@@ -31,7 +31,8 @@ impl Daemon {
         {
             tracing::warn!("{ending}");
         }
-        stats.certificates.set(in_use);
+        // What endpoints are shown ends as well; the alert is the metric's.
+        stats.certificates.set(in_use.into_iter().chain(self.forwarders.watch()).collect());
         let refused = next_start().and_then(|path| std::fs::read_to_string(path).ok()).map(|why| {
             let why: String = why.trim().chars().take(WHY_MAX).collect();
             format!("the next start fails: the program installed last refuses the configuration: {why}")

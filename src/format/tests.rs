@@ -17,6 +17,7 @@ fn route(format: Format) -> Route {
         name: "test".to_owned(),
         recipients: vec!["*".to_owned()],
         url: "http://endpoint.example/".parse().unwrap(),
+        socket: None,
         authorization: None,
         format,
         attachments: Attachments::Embed,
@@ -26,9 +27,11 @@ fn route(format: Format) -> Route {
         headers: Vec::new(),
         signing_secrets: Vec::new(),
         authorize_url: None,
+        authorize_socket: None,
         authorize_authorization: None,
         verify: Verify::default(),
         ca_certificate: None,
+        identity: None,
     }
 }
 

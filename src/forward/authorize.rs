@@ -34,7 +34,8 @@ impl Question {
         let body = if json { question.json() } else { question.form() };
         let content_type = if json { "application/json" } else { "application/x-www-form-urlencoded" };
         let mut headers = vec![("content-type", content_type)];
-        if same_origin(&route.url, url) {
+        let at_home = same_origin(&route.url, url) && route.socket == route.authorize_socket;
+        if at_home {
             headers.extend(route.headers.iter().map(|(name, value)| (name.as_str(), value.expose())));
         }
         if let Some(authorization) = &route.authorize_authorization {
@@ -46,6 +47,8 @@ impl Question {
             len: u64::try_from(body.len()).unwrap_or(u64::MAX),
             body: &[body.as_bytes()],
             deadline: Instant::now() + TIMEOUT,
+            socket: route.authorize_socket.as_deref(),
+            at_home,
             redirected: false,
             only_public: false,
         };

@@ -29,11 +29,14 @@ pub(super) async fn ask(
     common.extend(prepared.signature.as_deref().map(|signature| ("webhook-signature", signature)));
     let body = prepared.slices();
     let mut at_home = true;
-    let answer = http::follow(&route.url, async |url: &Url, only_public| {
+    let answer = http::follow(&route.url, route.socket.is_some(), async |url: &Url, only_public| {
         // Once elsewhere, always elsewhere: another origin must not choose where they go in ours.
         at_home &= std::ptr::eq(&raw const route.url, url) || http::same_origin(&route.url, url);
+        let socket = route.socket.as_deref();
         let headers = if at_home { common.as_slice() } else { common.get(..of_all).unwrap_or_default() };
-        client.post(&Request { url, headers, len: rendered.len, body: &body, deadline, redirected: !at_home, only_public }).await
+        client
+            .post(&Request { url, headers, len: rendered.len, body: &body, deadline, socket, at_home, redirected: !at_home, only_public })
+            .await
     });
     match answer.await {
         Ok(response) => Ok(Response { lost_credentials: !at_home && common.len() > of_all, ..response }),

@@ -8,6 +8,7 @@ mod authorize;
 mod breaker;
 mod clients;
 mod exchange;
+mod identity;
 mod lane;
 mod pool;
 mod prepare;
@@ -163,6 +164,11 @@ impl Forwarders {
         self.lanes.store(Arc::new(lanes.collect()));
         self.stats.forwarders.workers.set(u64::try_from(config.forward.workers).unwrap_or(u64::MAX));
         Ok(())
+    }
+
+    /// Looks at the files of client certificates: renewed ones are in use from now on. Says which, and when each ends (seconds since 1970).
+    pub fn watch(&self) -> Vec<(String, i64)> {
+        self.clients.watch()
     }
 
     /// Takes the job to its endpoint; on a ring. The body is freed when this returns.

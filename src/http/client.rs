@@ -14,14 +14,17 @@ use super::wire::Progress;
 use std::time::Instant;
 
 pub struct Client {
+    /// For the route's own origin.
     tls: Tls,
+    /// For others: shows nothing of ourselves.
+    elsewhere: Tls,
     names: Names,
 }
 
 impl Client {
     #[must_use]
-    pub fn new(tls: Tls, names: Names) -> Self {
-        Self { tls, names }
+    pub fn new(tls: Tls, elsewhere: Tls, names: Names) -> Self {
+        Self { tls, elsewhere, names }
     }
 
     /// One POST and its answer: one call, repeated once if a kept-alive connection turned out to be closed.
@@ -33,8 +36,9 @@ impl Client {
             return Err(NoAnswer::new(Phase::Connect, "timed out"));
         }
         let refused = |why| NoAnswer::new(Phase::Connect, why);
-        let origin = Origin::of(request.url).ok_or_else(|| refused("a URL without a host".to_owned()))?;
-        let kept = idle::take(self.tls.id, &origin, request.only_public)?;
+        let origin = Origin::of(request.url, request.socket).ok_or_else(|| refused("a URL without a host".to_owned()))?;
+        let tls = if request.at_home { &self.tls } else { &self.elsewhere };
+        let kept = idle::take(tls.id, &origin, request.only_public)?;
         let head = request::head(request).map_err(refused)?;
         // A call's future is boxed: as a part of those around it, it would be copied once for each of them.
         if let Some(wire) = kept {
@@ -43,25 +47,25 @@ impl Client {
             // The one repetition (RFC 9110 section 9.2.2): the endpoint had closed the kept-alive connection before it said a word.
             let closed = called.is_err() && !progress.received && !progress.timed_out;
             if !closed {
-                return self.done(origin, called, &progress);
+                return done(tls, origin, called, &progress);
             }
         }
         let to = To { origin: &origin, redirected: request.redirected, only_public: request.only_public };
-        let wire = connect::connect(&self.names, &self.tls.config, &to, request.deadline).await?;
+        let wire = connect::connect(&self.names, &tls.config, &to, request.deadline).await?;
         let mut progress = Progress::default();
         let called = Box::pin(call::call(wire, &head, request.body, &mut progress, request.deadline)).await;
-        self.done(origin, called, &progress)
+        done(tls, origin, called, &progress)
     }
+}
 
-    fn done(&self, origin: Origin, called: Result<Called, NoAnswer>, progress: &Progress) -> Result<Answer, NoAnswer> {
-        let Called { answer, wire } = called?;
-        if let Some(wire) = wire {
-            idle::put(self.tls.id, origin, wire);
-        }
-        // A 2xx counts only from an endpoint that took the whole request: else it cannot have what it says it has.
-        if progress.incomplete && (200..=299).contains(&answer.response.status) {
-            return Err(NoAnswer::new(Phase::Sending, "a 2xx before the whole request was taken"));
-        }
-        Ok(answer)
+fn done(tls: &Tls, origin: Origin, called: Result<Called, NoAnswer>, progress: &Progress) -> Result<Answer, NoAnswer> {
+    let Called { answer, wire } = called?;
+    if let Some(wire) = wire {
+        idle::put(tls.id, origin, wire);
     }
+    // A 2xx counts only from an endpoint that took the whole request: else it cannot have what it says it has.
+    if progress.incomplete && (200..=299).contains(&answer.response.status) {
+        return Err(NoAnswer::new(Phase::Sending, "a 2xx before the whole request was taken"));
+    }
+    Ok(answer)
 }

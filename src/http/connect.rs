@@ -13,7 +13,7 @@ use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, ClientConnection};
 use std::future::{Future, poll_fn};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
@@ -45,6 +45,10 @@ pub(super) async fn connect(names: &Names, tls: &Arc<ClientConfig>, to: &To<'_>,
 
 /// The addresses that are known, and others if none of them answers: they may be old.
 async fn reach(names: &Names, to: &To<'_>, deadline: Instant) -> Result<(Conn, IpAddr), NoAnswer> {
+    if let Some(path) = to.origin.socket() {
+        let conn = Conn::connect_unix(path, deadline).await.map_err(|error| NoAnswer::of(Phase::Connect, &error))?;
+        return Ok((conn, IpAddr::V4(Ipv4Addr::LOCALHOST)));
+    }
     let host = to.origin.host();
     let known = names.addresses(host, to.redirected, deadline).await.map_err(|why| NoAnswer::new(Phase::Name, why))?;
     let reached = match open(&known, to, deadline).await {

@@ -1,20 +1,27 @@
 //! What a connection is made to. Pure.
 
+use std::path::{Path, PathBuf};
 use url::Url;
 
-/// Scheme, host and port.
+/// Scheme, host and port, or a Unix socket.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Origin {
     tls: bool,
     host: String,
     port: u16,
+    socket: Option<PathBuf>,
 }
 
 impl Origin {
     /// `None`: a URL that no connection can be made for.
-    pub(super) fn of(url: &Url) -> Option<Self> {
+    pub(super) fn of(url: &Url, socket: Option<&Path>) -> Option<Self> {
         let host = url.host_str()?.to_owned();
-        Some(Self { tls: url.scheme() == "https", host, port: url.port_or_known_default()? })
+        let tls = url.scheme() == "https" && socket.is_none();
+        Some(Self { tls, host, port: url.port_or_known_default()?, socket: socket.map(Path::to_owned) })
+    }
+
+    pub(super) fn socket(&self) -> Option<&Path> {
+        self.socket.as_deref()
     }
 
     pub(super) fn is_tls(&self) -> bool {

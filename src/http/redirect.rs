@@ -12,7 +12,11 @@ const HOPS_MAX: u32 = 3;
 ///
 /// # Errors
 /// There was no answer.
-pub async fn follow(start: &Url, mut ask: impl AsyncFnMut(&Url, bool) -> Result<Answer, NoAnswer>) -> Result<Response, NoAnswer> {
+pub async fn follow(
+    start: &Url,
+    on_socket: bool,
+    mut ask: impl AsyncFnMut(&Url, bool) -> Result<Answer, NoAnswer>,
+) -> Result<Response, NoAnswer> {
     let mut elsewhere = None;
     // Once a hop was on the open internet, no later one may be inside.
     let mut only_public = false;
@@ -29,6 +33,10 @@ pub async fn follow(start: &Url, mut ask: impl AsyncFnMut(&Url, bool) -> Result<
         only_public |= from_public;
         if hop == HOPS_MAX {
             return Ok(refused(response, "more than 3 redirects"));
+        }
+        // A socket has nothing beside it.
+        if on_socket && (Url::parse(&location).is_ok() || location.starts_with("//")) {
+            return Ok(refused(response, "redirect away from a socket"));
         }
         elsewhere = match target(url, &location) {
             Ok(target) => Some(target),
@@ -117,7 +125,7 @@ mod tests {
     fn once_outside_never_inside_again() {
         let start = "http://10.0.0.1/".parse().unwrap();
         let mut rules = Vec::new();
-        let answer = follow(&start, async |url: &Url, only_public| {
+        let answer = follow(&start, false, async |url: &Url, only_public| {
             rules.push((url.to_string(), only_public));
             match rules.len() {
                 // Inside to inside, and to the outside, are free.

@@ -1,6 +1,7 @@
 //! A request, and its head (RFC 9112 sections 3 and 5), written in one go. Logs nothing; fails where a value would break out of its line.
 
 use std::io::Write as _;
+use std::path::Path;
 use std::time::Instant;
 use url::{Position, Url};
 
@@ -12,6 +13,10 @@ pub struct Request<'a> {
     pub len: u64,
     pub body: &'a [&'a [u8]],
     pub deadline: Instant,
+    /// The Unix socket that is asked instead of the URL's host.
+    pub socket: Option<&'a Path>,
+    /// To the origin that may see our certificate.
+    pub at_home: bool,
     /// A redirect led here, to another origin than the configuration's.
     pub redirected: bool,
     /// Uses no connection to a loopback, link-local or private address.
@@ -65,7 +70,17 @@ mod tests {
 
     fn of(url: &str, headers: &[(&str, &str)]) -> Result<String, String> {
         let url = url.parse().unwrap();
-        let request = Request { url: &url, headers, len: 7, body: &[], deadline: Instant::now(), redirected: false, only_public: false };
+        let request = Request {
+            url: &url,
+            headers,
+            len: 7,
+            body: &[],
+            deadline: Instant::now(),
+            socket: None,
+            at_home: true,
+            redirected: false,
+            only_public: false,
+        };
         head(&request).map(|octets| String::from_utf8(octets).unwrap())
     }
 

@@ -2,7 +2,7 @@
 //! certificate, also where it calls itself an authority, as plain `openssl req -x509` makes them. Logs nothing.
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::client::{ResolvesClientCert, WebPkiServerVerifier, verify_server_name};
+use rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier, verify_server_name};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
@@ -43,7 +43,12 @@ impl Tls {
             builder.dangerous().with_custom_certificate_verifier(Arc::new(Trust { authorities, named: trusted }))
         };
         let mut config = match identity {
-            Some(identity) => builder.with_client_cert_resolver(identity),
+            Some(identity) => {
+                let mut config = builder.with_client_cert_resolver(identity);
+                // A session that is resumed is that of the certificate it began with, renewed or not.
+                config.resumption = Resumption::disabled();
+                config
+            }
             None => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![b"http/1.1".to_vec()];

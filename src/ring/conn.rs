@@ -7,12 +7,13 @@ use super::fill::Fill;
 use super::op::{self, Socket};
 use super::time;
 use nix::libc;
-use socket2::SockRef;
+use socket2::{SockAddr, SockRef};
 use std::cell::Cell;
 use std::future::{Future, poll_fn};
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{Shutdown, SocketAddr};
+use std::path::Path;
 use std::pin::Pin;
 use std::rc::{Rc, Weak};
 use std::task::{Poll, ready};
@@ -71,10 +72,19 @@ impl Conn {
 
     /// Connects to an address, on this ring.
     pub async fn connect(address: SocketAddr, deadline: Instant) -> io::Result<Self> {
-        let socket = socket2::Socket::new(socket2::Domain::for_address(address), socket2::Type::STREAM, None)?;
+        Self::connect_to(address.into(), deadline).await
+    }
+
+    /// Connects to a Unix socket, on this ring.
+    pub async fn connect_unix(path: &Path, deadline: Instant) -> io::Result<Self> {
+        Self::connect_to(SockAddr::unix(path)?, deadline).await
+    }
+
+    async fn connect_to(address: SockAddr, deadline: Instant) -> io::Result<Self> {
+        let socket = socket2::Socket::new(address.domain(), socket2::Type::STREAM, None)?;
         let conn = Self::new(Socket::new(socket.into()));
         loop {
-            match until(op::connect(&conn.socket, address), &conn.write_timer, deadline, None).await.0 {
+            match until(op::connect(&conn.socket, address.clone()), &conn.write_timer, deadline, None).await.0 {
                 Ended::Done(_) => return Ok(conn),
                 // A connection that a signal interrupted goes on by itself; asked again the kernel says what became of it.
                 Ended::Again => {}

@@ -156,8 +156,8 @@ pub(super) fn poll(socket: &Rc<Socket>, events: libc::c_short) -> Op<()> {
 }
 
 /// Connects to the address; its octets are on the heap until the kernel is done with them.
-pub(super) fn connect(socket: &Rc<Socket>, address: SocketAddr) -> Op<Box<SockAddr>> {
-    let address = Box::new(SockAddr::from(address));
+pub(super) fn connect(socket: &Rc<Socket>, address: SockAddr) -> Op<Box<SockAddr>> {
+    let address = Box::new(address);
     let sqe = opcode::Connect::new(socket.target(), address.as_ptr().cast(), address.len()).build();
     #[expect(unsafe_code, reason = "an operation goes to the kernel")]
     // SAFETY: the address is boxed, and the box is kept.

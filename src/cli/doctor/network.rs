@@ -3,7 +3,7 @@
 use super::Finding;
 use crate::cli::client::{connect_tcp, reachable};
 use crate::config::{AdminListen, Config, Route, files};
-use crate::http::Tls;
+use crate::http::{Tls, same_origin};
 use mail_auth::MessageAuthenticator;
 use mail_auth::hickory_resolver::net::NetError;
 use mail_auth::hickory_resolver::proto::rr::{RData, Record};
@@ -14,8 +14,10 @@ use rustls::sign::CertifiedKey;
 use std::collections::BTreeSet;
 use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -195,12 +197,26 @@ fn absolute(name: &str) -> String {
 pub(super) fn endpoints(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     for route in &config.routes {
-        let urls = [("url", Some(&route.url)), ("authorize_url", route.authorize_url.as_ref())];
-        for (key, url) in urls {
-            findings.extend(url.map(|url| endpoint(config, route, key, url)));
+        let urls = [("url", Some(&route.url), &route.socket), ("authorize_url", route.authorize_url.as_ref(), &route.authorize_socket)];
+        for (key, url, socket) in urls {
+            findings.extend(url.map(|url| match socket {
+                Some(path) => on_socket(route, key, path),
+                None => endpoint(config, route, key, url),
+            }));
         }
     }
     findings
+}
+
+fn on_socket(route: &Route, key: &str, path: &Path) -> Finding {
+    let place = format!("route {}: {key} unix:{}", route.name, path.display());
+    match UnixStream::connect(path) {
+        Ok(_) => Finding::fine(format!("{place}: reached")),
+        Err(error) => Finding::problem(
+            format!("{place}: {error}"),
+            format!("start the endpoint, and let the daemon's user write to its socket; to see it: ls -l {}", path.display()),
+        ),
+    }
 }
 
 fn endpoint(config: &Config, route: &Route, key: &str, url: &url::Url) -> Finding {
@@ -276,7 +292,7 @@ fn probe(route: &Route, url: &url::Url, host: &str, stream: TcpStream) -> Result
         };
     }
     let asks = Arc::new(AsksForCertificate::default());
-    let mut connection = session(route, host, &asks).map_err(Trouble::Tls)?;
+    let mut connection = session(route, same_origin(url, &route.url), host, &asks).map_err(Trouble::Tls)?;
     let mut stream = stream;
     while connection.is_handshaking() {
         if let Err(error) = connection.complete_io(&mut stream) {
@@ -296,11 +312,15 @@ fn probe(route: &Route, url: &url::Url, host: &str, stream: TcpStream) -> Result
     }
 }
 
-fn session(route: &Route, host: &str, asks: &Arc<AsksForCertificate>) -> Result<ClientConnection, String> {
+fn session(route: &Route, at_home: bool, host: &str, asks: &Arc<AsksForCertificate>) -> Result<ClientConnection, String> {
     let trusted = match &route.ca_certificate {
         Some(path) => files::certificates(path, "ca_certificate").map_err(|error| error.to_string())?,
         None => rustls_native_certs::load_native_certs().certs,
     };
+    if let (Some(identity), true) = (&route.identity, at_home) {
+        let key = files::client_key(identity).map_err(|error| error.to_string())?;
+        asks.shown.get_or_init(|| Arc::new(key));
+    }
     // As the daemon does it.
     let tls = Tls::new(trusted, Some(Arc::clone(asks) as Arc<dyn ResolvesClientCert>))?;
     let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|error| error.to_string())?;
@@ -347,14 +367,18 @@ fn read_start(start: &[u8]) -> Result<u16, Trouble> {
     }
 }
 
-/// Shows nothing, and notes that something was asked for.
+/// Shows what the route has, and notes that something was asked for in vain.
 #[derive(Debug, Default)]
 struct AsksForCertificate {
     asked: AtomicBool,
+    shown: OnceLock<Arc<CertifiedKey>>,
 }
 
 impl ResolvesClientCert for AsksForCertificate {
     fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        if let Some(key) = self.shown.get() {
+            return Some(Arc::clone(key));
+        }
         self.asked.store(true, Ordering::Relaxed);
         None
     }

@@ -4,6 +4,7 @@ mod answers;
 mod callbacks;
 mod redirects;
 mod routes;
+mod sockets;
 mod tls;
 
 use super::{Completed, Forwarders, Job, NoAnswer, Refused, Response};

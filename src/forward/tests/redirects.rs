@@ -113,7 +113,17 @@ fn an_inner_address_is_not_connected_to_for_a_public_one() {
         let asked = rig.run(move || async move {
             let deadline = Instant::now() + PATIENCE;
             client
-                .post(&http::Request { url: &target, headers: &[], len: 1, body: &[b"m"], deadline, redirected: false, only_public: true })
+                .post(&http::Request {
+                    url: &target,
+                    headers: &[],
+                    len: 1,
+                    body: &[b"m"],
+                    deadline,
+                    socket: None,
+                    at_home: true,
+                    redirected: false,
+                    only_public: true,
+                })
                 .await
                 .map(|_| ())
         });

@@ -249,3 +249,72 @@ fn a_certificate_given_by_name_means_that_certificate() {
     let (old, file) = made(&["localhost"], "x", true);
     assert!(not_reached(ask(old, &file, "localhost")).starts_with("TLS: "));
 }
+
+/// A server that wants a certificate of this authority, and answers with the one it saw.
+fn demanding(authority: &Authority) -> (Arc<ServerConfig>, Arc<Mutex<Vec<Vec<u8>>>>) {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add_parsable_certificates(CertificateDer::pem_file_iter(authority.file.path()).unwrap().map(Result::unwrap));
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build().unwrap();
+    let key = KeyPair::generate().unwrap();
+    let certificate = CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().signed_by(&key, &authority.issuer).unwrap();
+    let certificate = CertificateDer::from_pem_slice(certificate.pem().as_bytes()).unwrap();
+    let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
+    let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+    let config = builder.with_client_cert_verifier(verifier).with_single_cert(vec![certificate], key).unwrap();
+    (Arc::new(config), Arc::default())
+}
+
+#[test]
+fn a_client_certificate_is_shown_renewed_and_stays_at_home() {
+    let authority = Authority::new();
+    let dir = tempfile::tempdir().unwrap();
+    let (certificate, key) = (dir.path().join("client.pem"), dir.path().join("client.key"));
+    let renew = || {
+        let pair = KeyPair::generate().unwrap();
+        let made = CertificateParams::new(vec!["mailsluice".to_owned()]).unwrap().signed_by(&pair, &authority.issuer).unwrap();
+        std::fs::write(&key, pair.serialize_pem()).unwrap();
+        std::fs::write(&certificate, made.pem()).unwrap();
+        made.der().to_vec()
+    };
+    let (server, shown) = demanding(&authority);
+    let seen = Arc::clone(&shown);
+    let wanting = endpoint(server, move |stream, requests| {
+        while let Some(request) = Request::whole(stream) {
+            seen.lock().unwrap().push(stream.get_ref().conn.peer_certificates().unwrap()[0].to_vec());
+            requests.lock().unwrap().push(request);
+            stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
+            stream.get_mut().conn.send_close_notify();
+            return;
+        }
+    });
+    let rig = |url: String| {
+        let more = format!("ca_certificate = {:?}\nclient_certificate = {certificate:?}\nclient_key = {key:?}", authority.file.path());
+        Rig::new(&route("r", &url, &more))
+    };
+    let first = renew();
+    let home = rig(format!("https://{}/in", wanting.address));
+    assert_eq!(home.send(b"m").unwrap().status, 200);
+    let second = renew();
+    let watched = home.forwarders.watch();
+    assert!(watched.len() == 1 && watched[0].0.ends_with("client.pem"), "{watched:?}");
+    assert_eq!(home.send(b"m").unwrap().status, 200);
+    // A pair that does not belong together is not used.
+    std::fs::write(&key, KeyPair::generate().unwrap().serialize_pem()).unwrap();
+    home.forwarders.watch();
+    assert_eq!(home.send(b"m").unwrap().status, 200);
+    assert_eq!(*shown.lock().unwrap(), [first, second.clone(), second]);
+    // Another origin that a redirect leads to does not get to see it.
+    renew();
+    let elsewhere = wanting.url("/in").replace("http:", "https:");
+    let redirecting = endpoint(authority.server("127.0.0.1"), move |stream, _| {
+        while Request::whole(stream).is_some() {
+            stream
+                .get_mut()
+                .write_all(format!("HTTP/1.1 307 There\r\nLocation: {elsewhere}\r\nContent-Length: 0\r\n\r\n").as_bytes())
+                .unwrap();
+        }
+    });
+    assert!(rig(format!("https://{}/in", redirecting.address)).send(b"m").is_err());
+    assert_eq!(wanting.requests().len(), 3);
+}

@@ -219,7 +219,7 @@ fn an_endpoint_that_has_moved_is_found() {
     let names = server.resolver().names();
     assert!(addresses(&names, "app.example").is_ok());
     server.say("app.example", Says::Addresses(86_400, vec![ip("127.0.0.1")]));
-    let client = Arc::new(Client::new(Tls::new(Vec::new(), None).unwrap(), names));
+    let client = Arc::new(client(names));
     let ask = move |url: String| {
         let client = Arc::clone(&client);
         let answered = Arc::new(Mutex::new(None));
@@ -227,7 +227,17 @@ fn an_endpoint_that_has_moved_is_found() {
         crate::ring::run(async move {
             let url = url.parse().unwrap();
             let deadline = Instant::now() + PATIENCE;
-            let request = Request { url: &url, headers: &[], len: 1, body: &[b"m"], deadline, redirected: false, only_public: false };
+            let request = Request {
+                url: &url,
+                headers: &[],
+                len: 1,
+                body: &[b"m"],
+                deadline,
+                socket: None,
+                at_home: true,
+                redirected: false,
+                only_public: false,
+            };
             let answer = client.post(&request).await.map(|answer| answer.response.status);
             *told.lock().unwrap() = Some(answer);
         })
@@ -238,4 +248,9 @@ fn an_endpoint_that_has_moved_is_found() {
     wait_until("it is found", || ask(format!("http://app.example:{port}/")) == Ok(204));
     let none: Result<u16, NoAnswer> = ask(format!("http://nobody.example:{port}/"));
     assert_eq!(none, Err(NoAnswer { phase: Phase::Name, why: "no such host".to_owned() }));
+}
+
+fn client(names: Names) -> Client {
+    let tls = Tls::new(Vec::new(), None).unwrap();
+    Client::new(tls.clone(), tls, names)
 }

@@ -72,6 +72,7 @@ fn route(format: Format, attachments: Attachments) -> Route {
         name: "test".to_owned(),
         recipients: vec!["*".to_owned()],
         url: "http://endpoint.example/".parse().expect("a URL"),
+        socket: None,
         authorization: None,
         format,
         attachments,
@@ -81,9 +82,11 @@ fn route(format: Format, attachments: Attachments) -> Route {
         headers: Vec::new(),
         signing_secrets: Vec::new(),
         authorize_url: None,
+        authorize_socket: None,
         authorize_authorization: None,
         verify: Verify::default(),
         ca_certificate: None,
+        identity: None,
     }
 }
 

@@ -1,0 +1,66 @@
+//! What we show of ourselves to endpoints that ask: a certificate and its key, replaced when the files change. Logs a renewed pair, and one
+//! that cannot be used.
+
+use crate::config::{self, files};
+use arc_swap::ArcSwap;
+use rustls::SignatureScheme;
+use rustls::client::ResolvesClientCert;
+use rustls::sign::CertifiedKey;
+use std::sync::{Arc, Mutex, PoisonError};
+
+#[derive(Debug)]
+pub(super) struct Identity {
+    files: config::Identity,
+    current: ArcSwap<CertifiedKey>,
+    /// The files' content when it was last looked at: a copy with an old time stamp is new all the same.
+    seen: Mutex<Option<[blake3::Hash; 2]>>,
+}
+
+impl Identity {
+    /// # Errors
+    /// The pair cannot be read, or does not belong together.
+    pub(super) fn load(files: &config::Identity) -> Result<Arc<Self>, String> {
+        let seen = content(files);
+        let key = files::client_key(files).map_err(|error| error.to_string())?;
+        Ok(Arc::new(Self { files: files.clone(), current: ArcSwap::from_pointee(key), seen: Mutex::new(seen) }))
+    }
+
+    /// Looks at the files: a renewed pair is shown from now on, with a broken one the old one stays. Says when what is shown ends.
+    pub(super) fn watch(&self) -> Option<(String, i64)> {
+        let now = content(&self.files);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if now != *seen {
+            *seen = now;
+            self.renew();
+        }
+        let end = files::not_after(self.current.load().cert.first()?)?;
+        Some((self.files.certificate.display().to_string(), end))
+    }
+
+    fn renew(&self) {
+        let file = self.files.certificate.display();
+        match files::client_key(&self.files) {
+            Ok(key) => {
+                self.current.store(Arc::new(key));
+                tracing::info!(%file, "a renewed client certificate is in use");
+            }
+            Err(error) => tracing::error!(%file, %error, "a changed client certificate cannot be used, the old one stays"),
+        }
+    }
+}
+
+impl ResolvesClientCert for Identity {
+    fn resolve(&self, _: &[&[u8]], schemes: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        let key = self.current.load_full();
+        key.key.choose_scheme(schemes).is_some().then_some(key)
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+fn content(files: &config::Identity) -> Option<[blake3::Hash; 2]> {
+    let hash = |path| std::fs::read(path).map(|octets| blake3::hash(&octets)).ok();
+    Some([hash(&files.certificate)?, hash(&files.private_key)?])
+}
