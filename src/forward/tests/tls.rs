@@ -164,7 +164,7 @@ fn octets_behind_a_close_notify_hold_nothing_up() {
 fn a_second_answer_in_a_record_of_its_own_ends_the_connection() {
     let authority = Authority::new();
     let endpoint = endpoint(authority.server("127.0.0.1"), |stream, seen| {
-        while let Some(request) = Request::whole(stream) {
+        if let Some(request) = Request::whole(stream) {
             seen.lock().unwrap().push(request);
             let StreamOwned { conn, sock } = stream.get_mut();
             let mut octets = Vec::new();
@@ -189,7 +189,7 @@ fn a_second_answer_in_a_record_of_its_own_ends_the_connection() {
 fn an_answer_in_records_of_every_size() {
     let authority = Authority::new();
     let endpoint = endpoint(authority.server("127.0.0.1"), |stream, seen| {
-        while let Some(request) = Request::whole(stream) {
+        if let Some(request) = Request::whole(stream) {
             seen.lock().unwrap().push(request);
             let StreamOwned { conn, sock } = stream.get_mut();
             let body = "b".repeat(30_000);
@@ -250,8 +250,8 @@ fn a_certificate_given_by_name_means_that_certificate() {
     assert!(not_reached(ask(old, &file, "localhost")).starts_with("TLS: "));
 }
 
-/// A server that wants a certificate of this authority, and answers with the one it saw.
-fn demanding(authority: &Authority) -> (Arc<ServerConfig>, Arc<Mutex<Vec<Vec<u8>>>>) {
+/// A server that wants a certificate of this authority.
+fn demanding(authority: &Authority) -> Arc<ServerConfig> {
     let mut roots = rustls::RootCertStore::empty();
     roots.add_parsable_certificates(CertificateDer::pem_file_iter(authority.file.path()).unwrap().map(Result::unwrap));
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -262,7 +262,7 @@ fn demanding(authority: &Authority) -> (Arc<ServerConfig>, Arc<Mutex<Vec<Vec<u8>
     let key = PrivateKeyDer::from_pem_slice(key.serialize_pem().as_bytes()).unwrap();
     let builder = ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
     let config = builder.with_client_cert_verifier(verifier).with_single_cert(vec![certificate], key).unwrap();
-    (Arc::new(config), Arc::default())
+    Arc::new(config)
 }
 
 #[test]
@@ -277,15 +277,14 @@ fn a_client_certificate_is_shown_renewed_and_stays_at_home() {
         std::fs::write(&certificate, made.pem()).unwrap();
         made.der().to_vec()
     };
-    let (server, shown) = demanding(&authority);
+    let shown = Arc::<Mutex<Vec<Vec<u8>>>>::default();
     let seen = Arc::clone(&shown);
-    let wanting = endpoint(server, move |stream, requests| {
-        while let Some(request) = Request::whole(stream) {
+    let wanting = endpoint(demanding(&authority), move |stream, requests| {
+        if let Some(request) = Request::whole(stream) {
             seen.lock().unwrap().push(stream.get_ref().conn.peer_certificates().unwrap()[0].to_vec());
             requests.lock().unwrap().push(request);
             stream.get_mut().write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
             stream.get_mut().conn.send_close_notify();
-            return;
         }
     });
     let rig = |url: String| {
