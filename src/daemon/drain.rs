@@ -3,7 +3,7 @@
 //!
 //! Nothing here waits for a disk: the store is closed by a thread of its own, and left to itself when the time is up.
 
-use super::{Daemon, Signals, notify};
+use super::{Daemon, Signals, extend_timeout, notify};
 use crate::log::Handle as Log;
 use crate::stats::Readiness;
 use std::sync::Arc;
@@ -22,6 +22,8 @@ impl Daemon {
         let end = Instant::now() + grace;
         tracing::info!(grace = ?grace, "draining");
         self.begin_to_end();
+        // A grace beyond the unit's TimeoutStopSec= is the daemon's to ask for.
+        extend_timeout(grace + LAST_REPLIES + LAST_WRITES);
         if !self.rings_end_before(end - LAST_REPLIES.min(grace / 10), signals, log).await {
             tracing::warn!("grace is over: messages still in flight are deferred");
             self.tell_the_rest();

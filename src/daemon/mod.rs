@@ -96,7 +96,7 @@ impl Daemon {
         let sockets = Sockets::open(&config)?;
         let tls = net::tls::ServerTls::load(config.smtp.tls.as_ref()).map_err(|error| Error::Start(format!("smtp.tls: {error}")))?;
         let stats = Stats::new();
-        let store = Store::open(&config.store, &stats)?;
+        let store = patiently(|| Store::open(&config.store, &stats))?;
         let verifier = Verifier::start(&config.dns).map_err(Error::Start)?;
         let forwarders = Forwarders::start(&config, &stats, Arc::clone(&verifier)).map_err(Error::Start)?;
         let budget = Budget::new(config.memory.body_budget, config.memory.per_ip_share);
@@ -245,6 +245,28 @@ fn log_listeners(sockets: &Sockets) {
             }
         }
     }
+}
+
+/// How often systemd is asked for more time, and for how much more than that.
+const MORE_TIME: Duration = Duration::from_secs(10);
+
+/// Does what may take longer than the unit's timeout for a start: a store of an older version is brought up to date.
+fn patiently<T>(work: impl FnOnce() -> T) -> T {
+    let (done, ended) = std::sync::mpsc::channel::<()>();
+    let asking = std::thread::Builder::new().name("more-time".to_owned()).spawn(move || {
+        while ended.recv_timeout(MORE_TIME) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
+            extend_timeout(2 * MORE_TIME);
+        }
+    });
+    let result = work();
+    drop(done);
+    drop(asking);
+    result
+}
+
+/// Asks systemd for so much time from now on.
+fn extend_timeout(time: Duration) {
+    notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(u32::try_from(time.as_micros()).unwrap_or(u32::MAX))]);
 }
 
 /// Tells systemd; without it there is nobody to tell.

@@ -57,6 +57,8 @@ fn readiness_status_reload_and_stop_are_told() {
     manager.wait_for("READY=1");
     daemon.signal(Signal::SIGTERM);
     manager.wait_for("STOPPING=1");
+    // The default grace of 30 s and the last replies.
+    manager.wait_for("EXTEND_TIMEOUT_USEC=33000000");
     assert_eq!(daemon.ended().code, Some(0));
 }
 
