@@ -1,7 +1,7 @@
 //! The line that sends a kept request again. It goes into a shell by copy and paste, and a stranger's mail stands in it: so it is
 //! one line of printable ASCII, every word of it in single quotes, every other octet written as an octal escape for printf.
 
-use super::inspector::Kept;
+use super::kept::Kept;
 
 /// Bodies up to this length stand in the line; longer ones it fetches from the inspector.
 const MAX_INLINE: usize = 8 * 1024;
@@ -48,7 +48,7 @@ fn quoted(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::inspector::kept;
+    use crate::admin::kept::tests::kept;
     use std::process::{Command, Stdio};
 
     /// What a shell hands to the second command of the line.

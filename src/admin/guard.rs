@@ -71,7 +71,7 @@ fn check(app: &App, request: &Request) -> Result<(), Problem> {
         ));
     }
     check_origin(request.method(), request.headers(), host)?;
-    let inspector = path == "/inspector" || path.starts_with("/inspector/");
+    let inspector = path == "/inspector" || (path.starts_with("/inspector/") && path != "/inspector/next");
     if changes_state(request.method()) && !inspector && !is_json(request.headers()) {
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send Content-Type: application/json"));
     }

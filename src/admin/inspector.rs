@@ -6,15 +6,17 @@
 
 use super::App;
 use super::answer::{self, Problem};
+use super::kept::{About, Kept};
 use super::{curl, parts};
-use axum::body::Body;
+use axum::body::{Body, Bytes};
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use futures_util::StreamExt as _;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
@@ -23,26 +25,30 @@ const MAX_KEPT_BODY: usize = 1024 * 1024;
 const MAX_KEPT_IN_ALL: usize = 32 * 1024 * 1024;
 /// Bodies read at once; others wait, so that not every forwarder's request lies here in part.
 const READERS: usize = 16;
+/// Longer than any route waits.
+const MAX_DELAY_MS: u64 = 300_000;
 const BODY_TIMEOUT: Duration = Duration::from_secs(120);
-
-/// One request as it came.
-pub(super) struct Kept {
-    pub(super) number: u64,
-    date: jiff::Timestamp,
-    pub(super) path: String,
-    /// What it was answered.
-    status: StatusCode,
-    pub(super) headers: Vec<(String, Vec<u8>)>,
-    /// The body's start.
-    pub(super) body: Vec<u8>,
-    /// The body's length.
-    pub(super) size: u64,
-}
 
 /// Has bodies: no `Debug`.
 pub(super) struct Inspector {
     kept: Mutex<Log>,
     readers: Semaphore,
+    next: Mutex<Next>,
+}
+
+/// What the next messages are answered; until it is set anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Next {
+    status: u16,
+    #[serde(default)]
+    delay_ms: u64,
+}
+
+impl Default for Next {
+    fn default() -> Self {
+        Self { status: 200, delay_ms: 0 }
+    }
 }
 
 #[derive(Default)]
@@ -53,7 +59,7 @@ struct Log {
 
 impl Default for Inspector {
     fn default() -> Self {
-        Self { kept: Mutex::default(), readers: Semaphore::new(READERS) }
+        Self { kept: Mutex::default(), readers: Semaphore::new(READERS), next: Mutex::default() }
     }
 }
 
@@ -70,6 +76,10 @@ impl Inspector {
         number
     }
 
+    fn next(&self) -> MutexGuard<'_, Next> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Newest first.
     fn all(&self) -> Vec<Arc<Kept>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).requests.iter().rev().cloned().collect()
@@ -80,36 +90,16 @@ impl Inspector {
     }
 }
 
-impl Kept {
-    pub(super) fn header(&self, name: &str) -> Option<&str> {
-        let (_, value) = self.headers.iter().find(|(given, _)| given == name)?;
-        std::str::from_utf8(value).ok()
+/// With headers, readable parts and the curl line.
+fn detail(kept: &Kept, host: &str) -> Value {
+    let mut value = kept.summary();
+    if let Value::Object(value) = &mut value {
+        let headers: Vec<Value> = kept.headers.iter().map(|(name, text)| json!([name, String::from_utf8_lossy(text)])).collect();
+        value.insert("headers".into(), headers.into());
+        value.insert("parts".into(), parts::parts(kept.header("content-type"), &kept.body));
+        value.insert("curl".into(), curl::line(kept, host).into());
     }
-
-    fn summary(&self) -> Value {
-        json!({
-            "number": self.number,
-            "date": self.date,
-            "path": self.path,
-            "status": self.status.as_u16(),
-            "content_type": self.header("content-type"),
-            "webhook_id": self.header("webhook-id"),
-            "size": self.size,
-            "truncated": self.size > self.body.len() as u64,
-        })
-    }
-
-    /// With headers, readable parts and the curl line.
-    fn detail(&self, host: &str) -> Value {
-        let mut value = self.summary();
-        if let Value::Object(value) = &mut value {
-            let headers: Vec<Value> = self.headers.iter().map(|(name, text)| json!([name, String::from_utf8_lossy(text)])).collect();
-            value.insert("headers".into(), headers.into());
-            value.insert("parts".into(), parts::parts(self.header("content-type"), &self.body));
-            value.insert("curl".into(), curl::line(self, host).into());
-        }
-        value
-    }
+    value
 }
 
 fn only_in_development(app: &App) -> Result<(), Problem> {
@@ -120,7 +110,28 @@ fn only_in_development(app: &App) -> Result<(), Problem> {
 }
 
 pub(super) async fn take(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
-    keep(&app, StatusCode::OK, request).await
+    let Next { status, delay_ms } = *app.inspector.next();
+    let answer = keep(&app, StatusCode::from_u16(status).unwrap_or(StatusCode::OK), request).await;
+    tokio::time::sleep(Duration::from_millis(delay_ms)).await;
+    answer
+}
+
+/// What the next messages are answered.
+pub(super) async fn next(State(app): State<Arc<App>>) -> Result<Response, Problem> {
+    only_in_development(&app)?;
+    Ok(answer::json(&json!(*app.inspector.next())))
+}
+
+/// Sets it: `{"status": 503, "delay_ms": 5000}`.
+pub(super) async fn set_next(State(app): State<Arc<App>>, body: Bytes) -> Result<Response, Problem> {
+    only_in_development(&app)?;
+    let next: Result<Next, _> = serde_json::from_slice(&body);
+    let next = next.ok().filter(|next| (200..=599).contains(&next.status) && next.delay_ms <= MAX_DELAY_MS);
+    let wrong = || {
+        Problem::bad_request(format!("send {{\"status\": 503, \"delay_ms\": 5000}}: a status from 200 to 599, at most {MAX_DELAY_MS} ms"))
+    };
+    *app.inspector.next() = next.ok_or_else(wrong)?;
+    Ok(answer::json(&json!(*app.inspector.next())))
 }
 
 pub(super) async fn take_with_status(
@@ -138,7 +149,7 @@ pub(super) async fn take_with_status(
 async fn keep(app: &App, status: StatusCode, request: Request) -> Result<Response, Problem> {
     only_in_development(app)?;
     let path = request.uri().path().to_owned();
-    let headers = request.headers().iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect();
+    let headers: Vec<_> = request.headers().iter().map(|(name, value)| (name.as_str().to_owned(), value.as_bytes().to_vec())).collect();
     let read = async {
         let _turn = app.inspector.readers.acquire().await;
         read(request.into_body()).await
@@ -147,7 +158,16 @@ async fn keep(app: &App, status: StatusCode, request: Request) -> Result<Respons
         return Err(Problem::bad_request("the request's body broke off"));
     };
     let date = jiff::Timestamp::now();
-    let number = app.inspector.keep(|number| Kept { number, date, path, status, headers, body, size });
+    let number = app.inspector.keep(|number| Kept {
+        number,
+        date,
+        path,
+        status: status.as_u16(),
+        about: About::of(&headers, &body),
+        headers,
+        body,
+        size,
+    });
     if status == StatusCode::NO_CONTENT || status == StatusCode::NOT_MODIFIED {
         return Ok(status.into_response());
     }
@@ -187,7 +207,7 @@ pub(super) async fn list(State(app): State<Arc<App>>) -> Result<Response, Proble
 pub(super) async fn one(State(app): State<Arc<App>>, Path(number): Path<u64>, headers: HeaderMap) -> Result<Response, Problem> {
     let kept = find(&app, number)?;
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or("localhost");
-    Ok(answer::json(&kept.detail(host)))
+    Ok(answer::json(&detail(&kept, host)))
 }
 
 /// The body as it came, for the curl line of a long one. Never shown by a browser as what it may claim to be.
@@ -203,14 +223,9 @@ fn find(app: &App, number: u64) -> Result<Arc<Kept>, Problem> {
 }
 
 #[cfg(test)]
-pub(super) fn kept(path: &str, headers: &[(&str, &str)], body: &[u8], size: u64) -> Kept {
-    let headers = headers.iter().map(|(name, value)| ((*name).to_owned(), value.as_bytes().to_vec())).collect();
-    Kept { number: 7, date: jiff::Timestamp::UNIX_EPOCH, path: path.into(), status: StatusCode::OK, headers, body: body.to_vec(), size }
-}
-
-#[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::kept::tests::kept;
 
     #[test]
     fn the_log_is_bounded_in_requests_and_octets() {

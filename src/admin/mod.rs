@@ -8,6 +8,7 @@ mod export;
 mod guard;
 mod health;
 mod inspector;
+mod kept;
 mod listener;
 mod live;
 mod page;
@@ -15,6 +16,7 @@ pub mod parts;
 pub mod query;
 mod records;
 mod refusals;
+mod report;
 
 pub use answer::Problem;
 
@@ -213,11 +215,13 @@ fn router(app: &Arc<App>) -> Router {
         .route("/records/live", get(live::live))
         .route("/records/{id}", get(records::one))
         .route("/records/{id}/attempts", get(records::attempts))
+        .route("/report", get(report::report))
         .route("/refusals", get(refusals::refusals))
         .route("/undelivered", get(records::undelivered))
         .route("/export", get(export::export))
         .route("/forget", post(records::forget))
         .route("/inspector", post(inspector::take).get(inspector::to_page))
+        .route("/inspector/next", get(inspector::next).post(inspector::set_next))
         .route("/inspector/{status}", post(inspector::take_with_status))
         .route("/inspector/requests", get(inspector::list))
         .route("/inspector/requests/{number}", get(inspector::one))

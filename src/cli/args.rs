@@ -47,6 +47,8 @@ pub(super) enum Command {
     Stats(Stats),
     /// The record log of the running daemon, newest first
     Records(Box<Records>),
+    /// What went wrong, by route and cause, with counts; and what was slow
+    Report(Report),
     /// Who was refused before a record was made, and why: the last 1 000, from the daemon's memory
     Refusals(Refusals),
     /// Every record that names an address, as JSON lines
@@ -154,6 +156,18 @@ pub(super) struct Records {
     #[arg(long, conflicts_with = "until")]
     pub(super) follow: bool,
     /// One JSON object a line
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) admin: Admin,
+}
+
+#[derive(Group)]
+pub(super) struct Report {
+    /// Not older than this: a time ago (1h, 2d) or a moment (2026-01-31T12:00)
+    #[arg(long, value_name = "T", default_value = "1d")]
+    pub(super) since: String,
+    /// Print the JSON as the daemon gives it
     #[arg(long)]
     pub(super) json: bool,
     #[command(flatten)]

@@ -12,6 +12,7 @@ mod forget;
 mod generate;
 mod records;
 mod refusals;
+mod report;
 mod send;
 mod serve;
 mod stats;
@@ -74,6 +75,7 @@ fn run(args: Args) -> Result<(), Failure> {
         Command::Send(send) => send::run(config, &send),
         Command::Stats(stats) => stats::run(config, &stats),
         Command::Records(records) => records::run(config, &records),
+        Command::Report(report) => report::run(config, &report),
         Command::Refusals(refusals) => refusals::run(config, &refusals),
         Command::Export(export) => export::run(config, &export),
         Command::Forget(forget) => forget::run(config, &forget),

@@ -1,6 +1,8 @@
 //! `mailsluice stats`: the daemon's counters, gauges and latency percentiles to read, or its JSON; with `--watch` once a
 //! second, with the rate of messages over the last minute.
 
+mod watch;
+
 use super::args::Stats;
 use super::choice::Choice;
 use super::client::Client;
@@ -27,6 +29,9 @@ pub(super) fn run(config: &Choice, options: &Stats) -> Result<(), Failure> {
     let client = Client::new(config, &options.admin)?;
     let terminal = std::io::stdout().is_terminal();
     let paint = Paint::of_stdout();
+    if options.watch && terminal && !options.json {
+        return watch::run(&client, paint);
+    }
     let mut rates = Rates::default();
     loop {
         let answer = client.get("/stats")?;
@@ -35,9 +40,7 @@ pub(super) fn run(config: &Choice, options: &Stats) -> Result<(), Failure> {
         } else {
             let stats: Value = serde_json::from_str(&answer).map_err(|error| client.broken(error))?;
             rates.take(&stats, Instant::now());
-            // Home, and clear what stands below: without a flicker.
-            let home = if options.watch && terminal { "\x1b[H\x1b[J" } else { "" };
-            print(&format!("{home}{}", render(&stats, &rates, paint)))?;
+            print(&render(&stats, &rates, paint))?;
         }
         if !options.watch {
             return Ok(());
@@ -193,6 +196,7 @@ fn routes(text: &mut String, stats: &Value, paint: Paint) {
         table.push(row);
     }
     text.push('\n');
+    table.fit(super::terminal::columns());
     text.push_str(&paint.bold(table.header().trim_end()));
     text.push('\n');
     text.push_str(&table.take_rows());
@@ -235,6 +239,7 @@ fn latency(text: &mut String, stats: &Value, paint: Paint) {
         table.push(row);
     }
     text.push('\n');
+    table.fit(super::terminal::columns());
     text.push_str(&paint.bold(table.header().trim_end()));
     text.push('\n');
     text.push_str(&table.take_rows());

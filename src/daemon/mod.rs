@@ -3,6 +3,7 @@
 //! Logs its start, its listeners, each reload and its end. Fails with one line and an exit code.
 
 mod drain;
+mod holder;
 mod machine;
 mod reload;
 mod sockets;
@@ -156,7 +157,13 @@ impl Daemon {
                 _ = signals.terminate.recv() => return Ending::Asked,
                 _ = signals.interrupt.recv() => return Ending::Asked,
                 thread = self.store.died() => return Ending::Died(thread),
-                _ = signals.hangup.recv() => self.reload(log),
+                _ = signals.hangup.recv() => {
+                    // Without a file there is nothing to read again: the terminal has been closed, and the daemon ends with it.
+                    if self.config.load().origin == Origin::Development {
+                        return Ending::Asked;
+                    }
+                    self.reload(log);
+                }
                 _ = second.tick() => {
                     seconds = seconds.wrapping_add(1);
                     self.tick(seconds, log);

@@ -185,7 +185,8 @@ fn is_absent(ip: IpAddr) -> bool {
 /// What to do about an address that cannot be had.
 fn mend(error: &io::Error, address: SocketAddr) -> String {
     if error.kind() == io::ErrorKind::AddrInUse {
-        format!("stop what has it (ss -ltnp 'sport = :{}' shows it), or name another port", address.port())
+        let holder = super::holder::of(address).unwrap_or_else(|| format!("what has it (ss -ltnp 'sport = :{}' shows it)", address.port()));
+        format!("stop {holder}, or name another port in a file for --config")
     } else if error.kind() == io::ErrorKind::PermissionDenied {
         "only the packaged unit and root may take a port below 1024: systemctl start mailsluice, or name one above".to_owned()
     } else {

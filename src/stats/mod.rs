@@ -121,6 +121,20 @@ impl Stats {
         self.series.lock().unwrap_or_else(PoisonError::into_inner).json(minutes_up)
     }
 
+    /// Where endpoints took longest since the start, the slowest first: five routes at the most.
+    #[must_use]
+    pub fn slowest_routes(&self) -> Vec<serde_json::Value> {
+        self.collect();
+        let durations = |(name, _): (String, Arc<RouteStats>)| (self.latency.route(&name, Window::Total).histogram, name);
+        let mut routes: Vec<_> = self.routes().into_iter().map(durations).filter(|(histogram, _)| !histogram.is_empty()).collect();
+        routes.sort_by_key(|(histogram, _)| std::cmp::Reverse(histogram.value_at_quantile(0.99)));
+        let row = |(histogram, name): (hdrhistogram::Histogram<u64>, String)| {
+            let [p50, p99] = [0.5, 0.99].map(|quantile| histogram.value_at_quantile(quantile));
+            serde_json::json!({ "route": name, "count": histogram.len(), "p50_us": p50, "p99_us": p99, "max_us": histogram.max() })
+        };
+        routes.into_iter().take(5).map(row).collect()
+    }
+
     /// All routes by name.
     fn routes(&self) -> Vec<(String, Arc<RouteStats>)> {
         let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);

@@ -261,7 +261,7 @@ fn development() {
     let mut command = command();
     command.current_dir(dir.path());
     let mut process = Process::start(&mut command);
-    process.lines.wait_for("the addresses", |line| line.contains("8025").then_some(()));
+    process.lines.wait_for("the addresses", |line| line.contains("http://127.0.0.1:8025").then_some(()));
     let admin = crate::support::admin::Admin::new("127.0.0.1:8025");
     eventually("readiness", || admin.try_get("/readyz").is_ok_and(|r| r.status == 200).then_some(()));
     let said = process.lines.text();

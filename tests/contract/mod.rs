@@ -15,6 +15,7 @@ mod recipients;
 mod record;
 mod refusals;
 mod reload;
+mod report;
 mod shutdown;
 mod smuggling;
 mod systemd;

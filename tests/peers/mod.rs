@@ -15,6 +15,7 @@ mod python;
 mod rails;
 mod swaks;
 mod systemd;
+mod terminal;
 mod testssl;
 
 use std::path::PathBuf;
