@@ -67,7 +67,7 @@ pub const THREADS: Bound<u64> = bound(0, 0, 1024);
 
 /// The sender is on the line: RFC 5321 4.5.3.2.6 gives 10 minutes for the reply to the end of data, real senders less.
 pub const ROUTE_TIMEOUT: Bound<Duration> = time(s(30), s(1), s(300));
-/// 0: an equal share of the workers.
+/// 0: a fair share of the workers among the routes that have work, half of them at most.
 pub const MAX_CONCURRENCY: Bound<u64> = bound(0, 0, 65_536);
 /// What an address of a Unix socket has room for.
 pub(super) const SOCKET_PATH_OCTETS: usize = 107;
@@ -75,7 +75,7 @@ pub(super) const SOCKET_PATH_OCTETS: usize = 107;
 pub const ROUTE_NAME_OCTETS: usize = 64;
 /// "A status that means later" can only be a 4xx; 5xx always does.
 pub const DEFER_STATUSES: std::ops::RangeInclusive<u64> = 400..=499;
-pub const DEFER_STATUSES_DEFAULT: &[u16] = &[408, 425, 429];
+pub const DEFER_STATUSES_DEFAULT: &[u16] = &[401, 407, 408, 421, 425, 429, 431];
 /// Standard Webhooks: a secret is 24 to 64 octets; shorter ones are taken with a warning.
 pub const SIGNING_SECRET_OCTETS: usize = 24;
 
@@ -83,8 +83,8 @@ pub const SIGNING_SECRET_OCTETS: usize = 24;
 
 /// Messages that may be with their endpoints at once, over all routes.
 pub const WORKERS: Bound<u64> = bound(512, 1, 65_536);
-/// Jobs that wait for a forwarder, per route; more than this and waiting costs more than coming back.
-pub const QUEUE: Bound<u64> = bound(256, 1, 1_000_000);
+/// Jobs that wait for a forwarder, per route, at the most: before that time and memory bound them.
+pub const QUEUE: Bound<u64> = bound(8192, 1, 1_000_000);
 /// 0: off.
 pub const BREAKER_FAILURES: Bound<u64> = bound(20, 0, 1_000_000);
 pub const BREAKER_COOLDOWN: Bound<Duration> = time(s(10), TENTH, s(HOUR));

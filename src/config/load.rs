@@ -87,7 +87,6 @@ impl Config {
                 "write a [[route]] with recipients = [\"*@example.com\"] and url = \"https://app.example.com/inbound\"",
             ));
         }
-        route::share_out(&mut routes, forward.workers);
         let memory = other::memory(&mut memory_section)?;
         let store = other::store(&mut store_section)?;
         let dns = other::dns(&mut dns_section)?;
@@ -140,11 +139,23 @@ impl Config {
                 takes_all.name, behind.name
             ));
         }
+        let most = if self.routes.len() > 1 { (self.forward.workers / 2).max(1) } else { self.forward.workers };
+        let sum: usize = self.routes.iter().map(|route| route.max_concurrency).sum();
+        if sum > self.forward.workers && self.routes.len() > 1 {
+            self.warnings.push(format!(
+                "the routes' max_concurrency come to {sum}, but there are {} forwarders, so they cannot all have theirs at once; \
+                 raise forward.workers to {sum} or lower them",
+                self.forward.workers
+            ));
+        }
         for route in &self.routes {
-            if route.max_concurrency > self.forward.workers {
+            if route.max_concurrency > most {
                 self.warnings.push(format!(
-                    "route {} may hold {} forwarders, but there are {}; raise forward.workers",
-                    route.name, route.max_concurrency, self.forward.workers
+                    "route {} may hold {} forwarders, but it gets {most} at most ({} of forward.workers {}); raise forward.workers",
+                    route.name,
+                    route.max_concurrency,
+                    if self.routes.len() > 1 { "half" } else { "all" },
+                    self.forward.workers
                 ));
             }
             let plain = route.url.scheme() == "http" && !is_this_machine(&route.url);

@@ -124,8 +124,10 @@ pub struct Route {
     pub format: Format,
     pub attachments: Attachments,
     pub timeout: Duration,
-    /// Forwarders this route may hold; never 0 here.
+    /// Forwarders this route may hold; 0: a fair share.
     pub max_concurrency: usize,
+    /// How many of them it uses follows what the endpoint can do.
+    pub adaptive: bool,
     pub defer_statuses: Vec<u16>,
     pub headers: Vec<(String, Secret)>,
     /// As written, `whsec_` and base64.

@@ -25,7 +25,7 @@ pub(super) const KEYS: Keys = Keys {
         "client_certificate",
         "client_key",
     ],
-    others: &["max_concurrency", "defer_statuses", "headers"],
+    others: &["max_concurrency", "adaptive", "defer_statuses", "headers"],
 };
 
 /// Request headers that the daemon or HTTP itself sets.
@@ -72,14 +72,6 @@ pub(super) fn name_taken(place: &Place, name: &str) -> ConfigError {
     place.invalid(format!("a route before this one is named {name:?} as well"), "give each route a name of its own")
 }
 
-/// `workers` are shared out where a route does not say how many it may hold.
-pub(super) fn share_out(routes: &mut [Arc<Route>], workers: usize) {
-    let share = workers.checked_div(routes.len()).unwrap_or(workers).max(1);
-    for route in routes.iter_mut().filter(|route| route.max_concurrency == 0) {
-        Arc::make_mut(route).max_concurrency = share;
-    }
-}
-
 fn read(section: &mut Section<'_>, name: String, warnings: &mut Vec<String>) -> Result<Route, ConfigError> {
     let recipients = recipients(section)?;
     let Some(written) = section.secret("url")? else {
@@ -101,6 +93,7 @@ fn read(section: &mut Section<'_>, name: String, warnings: &mut Vec<String>) -> 
         section.choice("attachments", &[("embed", Attachments::Embed), ("metadata", Attachments::Metadata)], Attachments::Embed)?;
     let timeout = section.duration("timeout", limits::ROUTE_TIMEOUT)?;
     let max_concurrency = section.count("max_concurrency", limits::MAX_CONCURRENCY)?;
+    let adaptive = section.flag("adaptive", true)?;
     let defer_statuses = section.numbers("defer_statuses", limits::DEFER_STATUSES, limits::DEFER_STATUSES_DEFAULT)?;
     let headers = headers(section, authorization.is_some())?;
     let signing_secrets = signing_secrets(section, &name, warnings)?;
@@ -127,6 +120,7 @@ fn read(section: &mut Section<'_>, name: String, warnings: &mut Vec<String>) -> 
         attachments,
         timeout,
         max_concurrency,
+        adaptive,
         defer_statuses,
         headers,
         signing_secrets,

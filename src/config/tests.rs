@@ -79,12 +79,12 @@ fn the_defaults() {
     assert_eq!((smtp.bare_newline, smtp.min_data_rate), (BareNewline::Reject, 256));
     assert!(smtp.proxy_protocol_from.is_empty() && smtp.tls.is_none() && smtp.threads > 0);
     let [route] = config.routes.as_slice() else { panic!("one route") };
-    assert_eq!((route.name.as_str(), route.timeout, route.max_concurrency), ("route-1", seconds(30), 512));
+    assert_eq!((route.name.as_str(), route.timeout, route.max_concurrency), ("route-1", seconds(30), 0));
     assert_eq!((route.format, route.attachments), (Format::Json, Attachments::Embed));
-    assert_eq!(route.defer_statuses, [408, 425, 429]);
+    assert_eq!(route.defer_statuses, [401, 407, 408, 421, 425, 429, 431]);
     assert!(route.headers.is_empty() && route.signing_secrets.is_empty() && route.authorize_url.is_none());
     assert!(route.authorization.is_none() && route.ca_certificate.is_none() && route.verify == Verify::default());
-    assert_eq!((config.forward.workers, config.forward.queue), (512, 256));
+    assert_eq!((config.forward.workers, config.forward.queue), (512, 8192));
     assert_eq!(config.forward.breaker, Breaker { failures: 20, cooldown: seconds(10) });
     assert!(config.forward.id_secret.is_empty());
     assert_eq!((config.memory.body_budget, config.memory.per_ip_share), (256 << 20, 0.25));
@@ -171,7 +171,7 @@ token_file = "{key}"
     assert_eq!(tickets.signing_secrets.len(), 2);
     assert_eq!(tickets.headers, [("X-Tenant".to_owned(), Secret::new("42")), ("X-Key".to_owned(), Secret::new("k3y-of-all"))]);
     assert!(tickets.defer_statuses.is_empty());
-    assert_eq!((tickets.max_concurrency, rest.max_concurrency), (4, 7));
+    assert_eq!((tickets.max_concurrency, rest.max_concurrency), (0, 7));
     assert_eq!((rest.name.as_str(), config.forward.breaker.failures), ("route-2", 0));
     assert_eq!(config.dns.servers, ["9.9.9.9:53".parse().expect("an address"), "[::1]:5353".parse().expect("an address")]);
     assert_eq!(config.admin.token.as_ref().map(Secret::expose), Some("k3y-of-all"));

@@ -71,7 +71,8 @@ pub struct Content {
 #[derive(Clone, Copy, Default)]
 struct Spent {
     queue_us: u64,
-    forward_us: u64,
+    /// `None`: the endpoint was not asked.
+    forward_us: Option<u64>,
 }
 
 impl Delivery {
@@ -117,6 +118,16 @@ impl Delivery {
         Err(reply::STORE_DEGRADED)
     }
 
+    /// May a message of that size be taken for this route? What would only be refused at its end is refused before it comes.
+    pub fn ready_for(&self, destination: Option<&Destination>, octets: Option<u64>) -> Result<(), Reply> {
+        self.ready()?;
+        let Some(destination) = destination else { return Ok(()) };
+        self.forwarders.open(&destination.route, octets.unwrap_or_default()).map_err(|refused| {
+            self.count_refusal(refused);
+            verdict::of_refusal(refused).reply
+        })
+    }
+
     /// The order of effects, here and nowhere else: forward, record, reply.
     pub async fn deliver(&self, received: Received, content: Content, recorder: &Recorder) -> Reply {
         // Nothing is sent that could not be recorded afterwards.
@@ -136,7 +147,9 @@ impl Delivery {
         };
         let (verdict, spent) = self.forward(job, id, received.envelope.smtputf8).await;
         recorder.record(Stage::Queue, spent.queue_us);
-        recorder.record_forward(&received.route.name, spent.forward_us);
+        if let Some(us) = spent.forward_us {
+            recorder.record_forward(&received.route.name, us);
+        }
         self.record(id, received, verdict, spent, recorder).await
     }
 
@@ -162,7 +175,7 @@ impl Delivery {
     }
 
     async fn forward(&self, job: Job, id: crate::record::RecordId, utf8: bool) -> (Verdict, Spent) {
-        let route = Arc::clone(&job.route);
+        let (route, received) = (Arc::clone(&job.route), job.received);
         match self.forwarders.forward(job).await {
             Ok(done) => {
                 let spent = Spent { queue_us: done.queue_us, forward_us: done.forward_us };
@@ -170,7 +183,7 @@ impl Delivery {
             }
             Err(refused) => {
                 self.count_refusal(refused);
-                (verdict::of_refusal(refused), Spent::default())
+                (verdict::of_refusal(refused), Spent { queue_us: micros_since(received), forward_us: None })
             }
         }
     }
@@ -196,7 +209,7 @@ impl Delivery {
             server_response,
             processing_time_us: micros_since(ended),
             queue_us: spent.queue_us,
-            forward_us: spent.forward_us,
+            forward_us: spent.forward_us.unwrap_or_default(),
             store_us: 0,
             outcome,
             reply: reply.0.clone().into_owned(),
@@ -262,8 +275,8 @@ impl Delivery {
         use crate::forward::Refused;
         let messages = &self.stats.messages;
         match refused {
-            Refused::QueueFull | Refused::Draining => messages.refused_queue.add(1),
-            Refused::BreakerOpen => messages.refused_breaker.add(1),
+            Refused::QueueFull | Refused::WaitTooLong | Refused::TooLate | Refused::Draining => messages.refused_queue.add(1),
+            Refused::BreakerOpen | Refused::Paused => messages.refused_breaker.add(1),
             Refused::OverBudget => messages.refused_memory.add(1),
         }
     }

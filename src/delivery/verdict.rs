@@ -60,11 +60,14 @@ fn of_no_answer(none: NoAnswer) -> Verdict {
 pub(super) fn of_refusal(refused: Refused) -> Verdict {
     let (reply, why) = match refused {
         Refused::QueueFull => (reply::QUEUE_FULL, "the route's queue is full"),
-        Refused::BreakerOpen => (reply::BREAKER_OPEN, "the route's breaker is open"),
+        Refused::WaitTooLong => (reply::QUEUE_FULL, "those in front of it would take all its time"),
+        Refused::TooLate => (reply::QUEUE_FULL, "less time was left than the endpoint takes"),
+        Refused::BreakerOpen => (reply::BREAKER_OPEN, "breaker open"),
+        Refused::Paused => (reply::ENDPOINT_PAUSES, "it had asked for a pause (Retry-After)"),
         Refused::Draining => (reply::DRAINING, "the daemon is draining"),
         Refused::OverBudget => (reply::OUT_OF_MEMORY, "no memory for the rendered request"),
     };
-    Verdict { outcome: Outcome::Deferred, reply, server_response: no_response(why.to_owned()) }
+    Verdict { outcome: Outcome::Deferred, reply, server_response: no_response(format!("the endpoint was not asked: {why}")) }
 }
 
 /// The daemon's own refusal at the end of data (size, newlines, a loop): the endpoint was not asked.

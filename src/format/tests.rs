@@ -23,6 +23,7 @@ fn route(format: Format) -> Route {
         attachments: Attachments::Embed,
         timeout: Duration::from_secs(30),
         max_concurrency: 1,
+        adaptive: true,
         defer_statuses: Vec::new(),
         headers: Vec::new(),
         signing_secrets: Vec::new(),

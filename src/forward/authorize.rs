@@ -1,8 +1,8 @@
 //! The authorization callback at RCPT TO: may this recipient have mail from this sender? A few per route at once, and beside
 //! the forwarders: a callback that hangs takes none.
 
-use super::lane::Lane;
-use super::{Authorization, Authorized};
+use super::line::Line;
+use super::question::{Authorization, Authorized};
 use crate::config::Route;
 use crate::http::{Request, same_origin};
 use serde_json::{Map, Value};
@@ -16,15 +16,15 @@ const TIMEOUT: Duration = Duration::from_secs(5);
 /// Questions of one route at once.
 pub(super) const QUESTIONS_MAX: usize = 32;
 
-/// An open question of a lane.
-pub(super) struct Question(Arc<Lane>);
+/// An open question of a route.
+pub(super) struct Question(Arc<Line>);
 
 impl Question {
     /// `None`: too many are open.
-    pub(super) fn open(lane: &Arc<Lane>) -> Option<Self> {
+    pub(super) fn open(line: &Arc<Line>) -> Option<Self> {
         let room = |n: usize| (n < QUESTIONS_MAX).then_some(n + 1);
-        lane.questions.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).ok()?;
-        Some(Self(Arc::clone(lane)))
+        line.questions.fetch_update(Ordering::AcqRel, Ordering::Acquire, room).ok()?;
+        Some(Self(Arc::clone(line)))
     }
 
     /// Asks the route's `authorize_url`.
@@ -55,6 +55,9 @@ impl Question {
         match self.0.client().post(&request).await {
             Ok(answer) => match answer.response.status {
                 200..=299 => Authorized::Yes,
+                // Applications say 401 to mean "no"; only with a challenge it is about us.
+                status @ (401 | 407) if route.defer_statuses.contains(&status) && answer.response.challenges => Authorized::Unknown,
+                status @ 400..=499 if !matches!(status, 401 | 407) && route.defer_statuses.contains(&status) => Authorized::Unknown,
                 400..=499 => Authorized::No(answer.response.text().map(ToOwned::to_owned)),
                 _ => Authorized::Unknown,
             },

@@ -2,13 +2,15 @@
 //!
 //! Logs why an endpoint could not be reached, at `warn`, with the route's name.
 
-use super::NoAnswer;
+use super::job::NoAnswer;
 use super::prepare::Prepared;
 use crate::config::Route;
 use crate::http::{self, Client, Request, Response};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use url::Url;
 
+/// `waited`: from each request's last octet to its status line, all in all.
+///
 /// # Errors
 /// There was no answer before the deadline.
 pub(super) async fn ask(
@@ -17,6 +19,7 @@ pub(super) async fn ask(
     prepared: Prepared,
     webhook_id: &str,
     deadline: Instant,
+    waited: &mut Duration,
 ) -> Result<Response, NoAnswer> {
     let rendered = &prepared.rendered;
     let mut common =
@@ -34,9 +37,11 @@ pub(super) async fn ask(
         at_home &= std::ptr::eq(&raw const route.url, url) || http::same_origin(&route.url, url);
         let socket = route.socket.as_deref();
         let headers = if at_home { common.as_slice() } else { common.get(..of_all).unwrap_or_default() };
-        client
-            .post(&Request { url, headers, len: rendered.len, body: &body, deadline, socket, at_home, redirected: !at_home, only_public })
-            .await
+        let request =
+            Request { url, headers, len: rendered.len, body: &body, deadline, socket, at_home, redirected: !at_home, only_public };
+        let answer = client.post(&request).await?;
+        *waited += answer.waited;
+        Ok(answer)
     });
     match answer.await {
         Ok(response) => Ok(Response { lost_credentials: !at_home && common.len() > of_all, ..response }),

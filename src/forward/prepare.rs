@@ -3,8 +3,10 @@
 //! What is light is done where the message is, on its ring; the rest on threads of its own. Logs a panic of what works on a
 //! stranger's octets (never its text).
 
+use super::job::{Job, NoAnswer};
 use super::pool::Pool;
-use super::{Job, NoAnswer, Refused, webhook};
+use super::refused::Refused;
+use super::webhook;
 use crate::config::{Format, Verify};
 use crate::envelope::Envelope;
 use crate::format::{self, Rendered};
@@ -74,12 +76,8 @@ pub(super) async fn prepare(
     match ring::timeout_at(deadline, prepared).await {
         Some(prepared) => prepared.unwrap_or_else(|_| Err(failed())),
         // What is made of it later is dropped where it is made.
-        None => Err(Unprepared::NoAnswer(late())),
+        None => Err(Unprepared::Refused(Refused::TooLate)),
     }
-}
-
-fn late() -> NoAnswer {
-    NoAnswer::Broken("timed out before the endpoint was asked".to_owned())
 }
 
 fn is_light(job: &Job) -> bool {
@@ -103,7 +101,7 @@ fn work(job: Job, envelope: &Envelope, verifier: &Verifier) -> Result<Prepared, 
     let rendered = format::render(&route, envelope, &verification, message, &mut |octets| lease.resize(octets))
         .map_err(|_| Unprepared::Refused(Refused::OverBudget))?;
     if Instant::now() >= deadline {
-        return Err(Unprepared::NoAnswer(late()));
+        return Err(Unprepared::Refused(Refused::TooLate));
     }
     let timestamp = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let signature = (!route.signing_secrets.is_empty())

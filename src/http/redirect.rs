@@ -113,6 +113,7 @@ mod tests {
             status: 307,
             content_type: None,
             retry_after: None,
+            challenges: false,
             body: String::new(),
             is_coded: false,
             redirect_refused: None,

@@ -16,6 +16,8 @@ pub struct Response {
     pub status: u16,
     pub content_type: Option<String>,
     pub retry_after: Option<String>,
+    /// It asks who we are (`WWW-Authenticate`).
+    pub challenges: bool,
     /// First 2 KiB, decoded by its charset.
     pub body: String,
     /// The body has been through a coding (gzip and the like) that is not undone.
@@ -44,6 +46,7 @@ impl Response {
             status: head.status,
             content_type: head.content_type.map(cut),
             retry_after: head.retry_after.map(cut),
+            challenges: head.challenges,
             body,
             is_coded: head.is_coded,
             redirect_refused: None,

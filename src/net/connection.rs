@@ -270,8 +270,8 @@ impl Connection {
 
     /// May the message come? Opens it.
     fn begin(&mut self) -> Result<(), Reply> {
-        self.shared().delivery.ready()?;
         let envelope = self.session.envelope();
+        self.shared().delivery.ready_for(self.destination.as_deref(), envelope.declared_size)?;
         let lease = self.shared().budget.lease(self.admission.share());
         let destination = self.destination.take();
         let live = self.shared().live.load();

@@ -78,6 +78,7 @@ pub const OUT_OF_MEMORY: Reply = Reply::fixed("452 4.3.1 Not enough memory now, 
 // Delivery without an answer of the endpoint.
 pub const QUEUE_FULL: Reply = Reply::fixed("451 4.3.2 Too many messages waiting, try again later");
 pub const BREAKER_OPEN: Reply = Reply::fixed("451 4.3.2 Endpoint not answering, try again later");
+pub const ENDPOINT_PAUSES: Reply = Reply::fixed("451 4.3.2 Endpoint asks to be left alone for a while, try again later");
 pub const DRAINING: Reply = Reply::fixed("451 4.3.2 Shutting down, try again later");
 pub const ENDPOINT_UNREACHABLE: Reply = Reply::fixed("450 4.4.1 Endpoint cannot be reached, try again later");
 pub const ENDPOINT_BROKE_OFF: Reply = Reply::fixed("450 4.4.2 Endpoint gave no usable answer, try again later");

@@ -83,6 +83,11 @@ impl Stats {
         Arc::clone(routes.entry(name.to_owned()).or_default())
     }
 
+    /// Routes that a reload took away are no longer shown.
+    pub fn keep_routes(&self, stays: impl Fn(&str) -> bool) {
+        self.routes.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| stays(name));
+    }
+
     /// A thread's own recorder of durations.
     pub fn recorder(self: &Arc<Self>) -> Recorder {
         self.latency.recorder()

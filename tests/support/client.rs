@@ -162,10 +162,14 @@ impl Client {
         }
     }
 
-    /// DATA with this message, dot-stuffed; the reply to its end.
+    /// DATA with this message, dot-stuffed; the reply to its end, or to DATA where it is told "later" there.
     #[track_caller]
     pub(crate) fn data(&mut self, message: &[u8]) -> Reply {
-        self.expect("DATA", "354 ");
+        let reply = self.command("DATA");
+        if reply.code != 354 {
+            assert_eq!(reply.code / 10, 45, "{reply:?}");
+            return reply;
+        }
         self.send(stuffed(message));
         self.reply()
     }

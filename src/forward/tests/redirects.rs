@@ -108,7 +108,7 @@ fn an_inner_address_is_not_connected_to_for_a_public_one() {
     for url in
         [endpoint.url("/"), name, format!("http://[::ffff:127.0.0.1]:{}/", endpoint.address.port()), "http://169.254.169.254/".into()]
     {
-        let client = rig.forwarders.lanes.load().get("r").unwrap().client();
+        let client = rig.forwarders.lines.load().get("r").unwrap().client();
         let target = url.parse().unwrap();
         let asked = rig.run(move || async move {
             let deadline = Instant::now() + PATIENCE;

@@ -78,6 +78,7 @@ fn route(format: Format, attachments: Attachments) -> Route {
         attachments,
         timeout: Duration::from_secs(30),
         max_concurrency: 1,
+        adaptive: true,
         defer_statuses: Vec::new(),
         headers: Vec::new(),
         signing_secrets: Vec::new(),

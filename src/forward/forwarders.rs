@@ -1,0 +1,219 @@
+//! All routes' forwarders. A forwarder is a permit, not a thread: the message is POSTed by the task that received it, on its ring.
+//! Only what would hold a ring up (hashing, large messages that are taken apart) goes to threads.
+
+use super::authorize::Question;
+use super::clients::Clients;
+use super::exchange;
+use super::job::{Completed, Job, NoAnswer};
+use super::lane::{Came, Says, Settings};
+use super::line::{Gate, Line, Place};
+use super::pool::Pool;
+use super::prepare::{self, Unprepared};
+use super::question::{Authorization, Authorized};
+use super::refused::Refused;
+use super::retry_after;
+use crate::config::{Config, Route};
+use crate::http::Response;
+use crate::stats::Stats;
+use crate::verify::Verifier;
+use arc_swap::ArcSwap;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use tokio::sync::watch;
+
+/// The bound over all forwarders, and a line for each route.
+pub struct Forwarders {
+    pub(super) lines: ArcSwap<HashMap<String, Arc<Line>>>,
+    gate: Arc<Gate>,
+    /// Threads for what would hold a ring up.
+    pub(super) pool: Arc<Pool<prepare::Work>>,
+    clients: Clients,
+    verifier: Arc<Verifier>,
+    stats: Arc<Stats>,
+    draining: AtomicBool,
+    aborted: watch::Sender<bool>,
+}
+
+/// Threads end with what they work for.
+impl Drop for Forwarders {
+    fn drop(&mut self) {
+        self.abort();
+    }
+}
+
+impl Forwarders {
+    /// # Errors
+    /// A route's `ca_certificate` cannot be used.
+    pub fn start(config: &Config, stats: &Arc<Stats>, verifier: Arc<Verifier>) -> Result<Arc<Self>, String> {
+        let forwarders = Self {
+            lines: ArcSwap::default(),
+            gate: Gate::new(config.forward.workers, stats),
+            pool: Pool::new("forwarder", config.forward.workers, |work: prepare::Work| work()),
+            clients: Clients::start(&config.dns)?,
+            verifier,
+            stats: Arc::clone(stats),
+            draining: AtomicBool::new(false),
+            aborted: watch::Sender::new(false),
+        };
+        forwarders.reload(config)?;
+        Ok(Arc::new(forwarders))
+    }
+
+    /// Routes, limits and CAs of a re-read configuration; jobs under way finish with the route they carry. A line lives on
+    /// under its route's name, with its queue, its breaker and what it has learned.
+    ///
+    /// # Errors
+    /// As [`Forwarders::start`]; nothing has changed then.
+    pub fn reload(&self, config: &Config) -> Result<(), String> {
+        let clients = self.clients.for_routes(&config.routes)?;
+        let old = self.lines.load();
+        self.pool.set_max(config.forward.workers);
+        self.gate.set_workers(config.forward.workers);
+        let lines = config.routes.iter().zip(clients).map(|(route, client)| {
+            let settings = settings(route, config);
+            let line = match old.get(&route.name) {
+                Some(line) => {
+                    line.configure(settings, client);
+                    Arc::clone(line)
+                }
+                None => Line::new(&self.gate, &route.name, settings, client),
+            };
+            (route.name.clone(), line)
+        });
+        let lines: HashMap<_, _> = lines.collect();
+        self.stats.keep_routes(|name| lines.contains_key(name));
+        self.lines.store(Arc::new(lines));
+        self.stats.forwarders.workers.set(u64::try_from(config.forward.workers).unwrap_or(u64::MAX));
+        Ok(())
+    }
+
+    /// Looks at the files of client certificates: renewed ones are in use from now on. Says which, and when each ends (seconds since 1970).
+    pub fn watch(&self) -> Vec<(String, i64)> {
+        self.clients.watch()
+    }
+
+    /// Takes the job to its endpoint; on a ring. The body is freed when this returns.
+    ///
+    /// # Errors
+    /// Why the job was not taken: nothing was asked.
+    pub async fn forward(&self, job: Job) -> Result<Completed, Refused> {
+        let place = self.enter(&job)?;
+        self.go(job, place).await
+    }
+
+    /// Would a message for this route be taken now?
+    ///
+    /// # Errors
+    /// What it would be told.
+    pub fn open(&self, route: &Route, octets: u64) -> Result<(), Refused> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Err(Refused::Draining);
+        }
+        self.lines.load().get(&route.name).map_or(Ok(()), |line| line.open(octets))
+    }
+
+    pub(super) fn enter(&self, job: &Job) -> Result<Place, Refused> {
+        if self.draining.load(Ordering::Relaxed) {
+            return Err(Refused::Draining);
+        }
+        // A route that a reload has just taken away: the sender's next attempt meets the new configuration.
+        self.lines.load().get(&job.route.name).ok_or(Refused::Draining)?.enter(job.deadline(), job.octets())
+    }
+
+    pub(super) async fn go(&self, job: Job, place: Place) -> Result<Completed, Refused> {
+        let received = job.received;
+        let mut begun = None;
+        let mut aborted = self.aborted.subscribe();
+        let answer = tokio::select! {
+            answer = self.ask(job, place, &mut begun) => answer?,
+            // Dropped, the exchange ends its connection.
+            _ = aborted.wait_for(|aborted| *aborted) => Err(NoAnswer::Broken("the daemon is stopping".to_owned())),
+        };
+        let now = Instant::now();
+        let forward_us = begun.map(|begun| micros(now, begun));
+        Ok(Completed { answer, queue_us: micros(begun.unwrap_or(now), received), forward_us })
+    }
+
+    async fn ask(&self, job: Job, place: Place, begun: &mut Option<Instant>) -> Result<Result<Response, NoAnswer>, Refused> {
+        let deadline = job.deadline();
+        let mut permit = match place {
+            Place::Permit(permit) => permit,
+            Place::Queue(queued) => queued.permit(deadline).await?,
+        };
+        let granted = Instant::now();
+        let (route, webhook_id) = (Arc::clone(&job.route), job.webhook_id.clone());
+        let envelope = Arc::clone(&job.envelope);
+        let prepared = match prepare::prepare(job, &envelope, &self.verifier, &self.pool).await {
+            Ok(prepared) => prepared,
+            Err(Unprepared::Refused(refused)) => return Err(refused),
+            Err(Unprepared::NoAnswer(none)) => return Ok(Err(none)),
+        };
+        if !permit.still_in_time(deadline) {
+            return Err(Refused::TooLate);
+        }
+        *begun = Some(granted);
+        let client = permit.client();
+        let asked = Instant::now();
+        let mut waited = Duration::ZERO;
+        // Boxed, as the call in it is.
+        let answer = Box::pin(exchange::ask(&client, &route, prepared, &webhook_id, deadline, &mut waited)).await;
+        permit.came(came(&answer, asked, waited, deadline), answer.as_ref().err());
+        Ok(answer)
+    }
+
+    /// Asks the route's `authorize_url`; takes no forwarder. With too many questions open the answer is not known.
+    pub async fn authorize(&self, route: &Route, question: Authorization) -> Authorized {
+        let open = self.lines.load().get(&route.name).and_then(Question::open);
+        let Some(open) = open else { return Authorized::Unknown };
+        open.ask(route, question).await
+    }
+
+    /// No new job from now on (`Refused::Draining`).
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// Ends calls in flight and jobs that wait: they answer `Broken`. Idle threads end.
+    pub fn abort(&self) {
+        self.drain();
+        self.aborted.send_replace(true);
+        self.pool.end();
+    }
+}
+
+/// What a lane is to know of an answer, or of there being none.
+fn came(answer: &Result<Response, NoAnswer>, asked: Instant, waited: Duration, deadline: Instant) -> Came {
+    let now = Instant::now();
+    match answer {
+        Ok(response) => {
+            let pause = response.retry_after.as_deref().filter(|_| matches!(response.status, 429 | 503));
+            let says = match (pause.and_then(|value| retry_after::wait(value, jiff::Timestamp::now())), response.status) {
+                (Some(long), _) => Says::Pause(long),
+                (None, 429 | 503) => Says::TooMuch,
+                (None, _) => Says::Well,
+            };
+            Came::Answer { took: now.saturating_duration_since(asked), waited, says }
+        }
+        Err(NoAnswer::Broken(_)) if now >= deadline => Came::TooLate,
+        Err(_) => Came::Nothing,
+    }
+}
+
+/// While other routes are configured one holds half of the forwarders at most.
+fn settings(route: &Route, config: &Config) -> Settings {
+    let workers = config.forward.workers;
+    let most = if config.routes.len() > 1 { (workers / 2).max(1) } else { workers };
+    Settings {
+        timeout: route.timeout,
+        most: if route.max_concurrency == 0 { most } else { route.max_concurrency.min(most) },
+        adaptive: route.adaptive,
+        queue: config.forward.queue,
+        breaker: config.forward.breaker,
+    }
+}
+
+fn micros(end: Instant, start: Instant) -> u64 {
+    u64::try_from(end.saturating_duration_since(start).as_micros()).unwrap_or(u64::MAX)
+}

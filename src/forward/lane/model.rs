@@ -1,0 +1,382 @@
+//! The lane before endpoints that queue inside and work on after we gave up, in simulated time: what they get done in time, and
+//! what they do twice because the sender was told "later" too late.
+
+use super::super::lanes::{LaneId, Lanes, Told};
+use super::*;
+use crate::config::Breaker as BreakerLimits;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
+
+const T: Duration = Duration::from_secs(10);
+const S: fn(f64) -> Duration = Duration::from_secs_f64;
+
+/// xorshift64*: the same numbers everywhere.
+struct Dice(u64);
+
+impl Dice {
+    fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    /// In [0, 1).
+    fn throw(&mut self) -> f64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as f64 / (1u64 << 53) as f64
+    }
+
+    fn exponential(&mut self, mean: f64) -> f64 {
+        -mean * (1.0 - self.throw()).ln()
+    }
+}
+
+/// How long an endpoint takes for one message.
+#[derive(Clone, Copy, Debug)]
+enum Takes {
+    Constant(f64),
+    Exponential(f64),
+    Uniform(f64, f64),
+    /// A share of them the first, the rest the second.
+    Mixed(f64, f64, f64),
+}
+
+impl Takes {
+    fn mean(self) -> f64 {
+        match self {
+            Self::Constant(s) | Self::Exponential(s) => s,
+            Self::Uniform(least, most) => f64::midpoint(least, most),
+            Self::Mixed(share, one, other) => share * one + (1.0 - share) * other,
+        }
+    }
+
+    fn draw(self, dice: &mut Dice) -> f64 {
+        match self {
+            Self::Constant(s) => s,
+            Self::Exponential(s) => dice.exponential(s),
+            Self::Uniform(least, most) => least + (most - least) * dice.throw(),
+            Self::Mixed(share, one, other) => {
+                if dice.throw() < share {
+                    one
+                } else {
+                    other
+                }
+            }
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    workers: usize,
+    takes: Takes,
+    /// Least goodput in percent of what it can do, most duplicates in percent of what it delivered.
+    goodput: f64,
+    duplicates: f64,
+}
+
+/// What happens at its time.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Event {
+    Arrives,
+    /// A worker of the endpoint is free; the message it worked for.
+    Worked(usize),
+    /// The message's time is over.
+    Deadline(usize),
+}
+
+/// A message's way.
+struct Message {
+    deadline: f64,
+    begun: Option<(f64, Flight)>,
+    key: Option<Key>,
+    ended: bool,
+}
+
+#[derive(Default, Debug)]
+struct Outcome {
+    delivered: usize,
+    in_vain: usize,
+    /// How long those had waited who were told "later", seconds.
+    refused_after: Vec<f64>,
+    breaker_opened: bool,
+    /// POSTs inside the endpoint, at most.
+    most_inside: usize,
+    /// Of the lane's, at each arrival.
+    in_flight: Vec<(f64, usize)>,
+    /// When each was delivered.
+    times: Vec<f64>,
+}
+
+impl Outcome {
+    fn goodput(&self, capacity: f64, seconds: f64) -> f64 {
+        100.0 * self.delivered as f64 / (capacity * seconds)
+    }
+
+    fn duplicates(&self) -> f64 {
+        100.0 * self.in_vain as f64 / self.delivered.max(1) as f64
+    }
+}
+
+struct Model {
+    start: Instant,
+    dice: Dice,
+    events: BinaryHeap<Reverse<(u64, u64, Event)>>,
+    serial: u64,
+    lanes: Lanes<usize>,
+    lane: LaneId,
+    messages: Vec<Message>,
+    /// The endpoint: its workers, and what waits inside it.
+    free: usize,
+    inside: VecDeque<usize>,
+    takes: Takes,
+    /// Nothing can be connected to from, until.
+    away: Option<(f64, f64)>,
+    /// A reload, and the limit it brings.
+    lower_at: Option<(f64, usize)>,
+    outcome: Outcome,
+}
+
+fn settings(timeout: Duration) -> Settings {
+    Settings { timeout, most: 512, adaptive: true, queue: 8192, breaker: BreakerLimits { failures: 20, cooldown: Duration::from_secs(10) } }
+}
+
+impl Model {
+    fn new(workers: usize, takes: Takes, seed: u64) -> Self {
+        let mut lanes = Lanes::new(512);
+        let lane = lanes.add(settings(T));
+        Self {
+            start: Instant::now(),
+            dice: Dice::new(seed),
+            events: BinaryHeap::new(),
+            serial: 0,
+            lanes,
+            lane,
+            messages: Vec::new(),
+            free: workers,
+            inside: VecDeque::new(),
+            takes,
+            away: None,
+            lower_at: None,
+            outcome: Outcome::default(),
+        }
+    }
+
+    fn at(&mut self, seconds: f64, event: Event) {
+        self.serial += 1;
+        let nanos = u64::try_from(S(seconds).as_nanos()).unwrap();
+        self.events.push(Reverse((nanos, self.serial, event)));
+    }
+
+    /// Messages come at that rate until `until`; what is under way then ends.
+    fn run(&mut self, from: f64, until: f64, rate: f64) {
+        let first = from + self.dice.exponential(1.0 / rate);
+        self.at(first, Event::Arrives);
+        while let Some(Reverse((nanos, _, event))) = self.events.pop() {
+            let now = nanos as f64 / 1e9;
+            match event {
+                Event::Arrives if now >= until => {}
+                Event::Arrives => {
+                    let next = now + self.dice.exponential(1.0 / rate);
+                    self.at(next, Event::Arrives);
+                    self.arrives(now);
+                }
+                Event::Worked(number) => self.worked(now, number),
+                Event::Deadline(number) => self.deadline(now, number),
+            }
+            self.outcome.breaker_opened |= self.lanes.get(self.lane).unwrap().breaker().0 != BreakerState::Closed;
+        }
+    }
+
+    fn arrives(&mut self, now: f64) {
+        if self.lower_at.is_some_and(|(at, _)| now >= at) {
+            let most = self.lower_at.take().unwrap().1;
+            let mut told = Vec::new();
+            self.lanes.configure(self.lane, Settings { most, ..settings(T) }, self.start + S(now), &mut told);
+            self.tell(now, told);
+        }
+        let number = self.messages.len();
+        let in_flight = self.lanes.get(self.lane).unwrap().in_flight();
+        self.outcome.in_flight.push((now, in_flight));
+        let deadline = now + T.as_secs_f64();
+        self.messages.push(Message { deadline, begun: None, key: None, ended: false });
+        let mut told = Vec::new();
+        let (now_at, deadline_at) = (self.start + S(now), self.start + S(deadline));
+        match self.lanes.arrive(self.lane, now_at, deadline_at, 1000, || number, &mut told) {
+            Ok(Arrival::Go(flight)) => self.begin(now, number, flight),
+            Ok(Arrival::Wait(key)) => {
+                self.messages[number].key = Some(key);
+                self.at(deadline, Event::Deadline(number));
+            }
+            Err(_) => self.refuse(now, number),
+        }
+        self.tell(now, told);
+    }
+
+    fn tell(&mut self, now: f64, told: Vec<Told<usize>>) {
+        for Told { job, word } in told {
+            match word {
+                Ok(flight) => self.begin(now, job, flight),
+                Err(_) => self.refuse(now, job),
+            }
+        }
+    }
+
+    fn refuse(&mut self, now: f64, number: usize) {
+        let message = &mut self.messages[number];
+        message.ended = true;
+        self.outcome.refused_after.push(now - (message.deadline - T.as_secs_f64()));
+    }
+
+    fn begin(&mut self, now: f64, number: usize, flight: Flight) {
+        if self.away.is_some_and(|(from, until)| (from..until).contains(&now)) {
+            self.messages[number].ended = true;
+            return self.done(now, &flight, Came::Nothing);
+        }
+        let message = &mut self.messages[number];
+        (message.begun, message.key) = (Some((now, flight)), None);
+        let deadline = message.deadline;
+        self.at(deadline, Event::Deadline(number));
+        self.inside.push_back(number);
+        self.outcome.most_inside = self.outcome.most_inside.max(self.inside.len());
+        self.work(now);
+    }
+
+    fn work(&mut self, now: f64) {
+        while self.free > 0 {
+            let Some(number) = self.inside.pop_front() else { return };
+            self.free -= 1;
+            let done = now + self.takes.draw(&mut self.dice);
+            self.at(done, Event::Worked(number));
+        }
+    }
+
+    fn worked(&mut self, now: f64, number: usize) {
+        self.free += 1;
+        let message = &mut self.messages[number];
+        if message.ended {
+            self.outcome.in_vain += 1;
+        } else if let Some((begun, flight)) = message.begun.take() {
+            message.ended = true;
+            self.outcome.delivered += 1;
+            self.outcome.times.push(now);
+            let took = S(now - begun);
+            self.done(now, &flight, Came::Answer { took, waited: took, says: Says::Well });
+        }
+        self.work(now);
+    }
+
+    fn deadline(&mut self, now: f64, number: usize) {
+        let message = &mut self.messages[number];
+        if message.ended {
+            return;
+        }
+        message.ended = true;
+        if let Some((_, flight)) = message.begun.take() {
+            self.done(now, &flight, Came::TooLate);
+        } else if let Some(key) = message.key.take() {
+            let mut told = Vec::new();
+            self.lanes.gone(self.lane, key, self.start + S(now), &mut told);
+            self.tell(now, told);
+        }
+    }
+
+    fn done(&mut self, now: f64, flight: &Flight, came: Came) {
+        let mut told = Vec::new();
+        self.lanes.done(self.lane, self.start + S(now), flight, came, &mut told);
+        self.tell(now, told);
+    }
+}
+
+/// Endpoints of the model, and what they have to keep.
+const CASES: [Case; 13] = [
+    Case { workers: 1, takes: Takes::Constant(0.25), goodput: 95.0, duplicates: 2.0 },
+    Case { workers: 4, takes: Takes::Exponential(1.0), goodput: 90.0, duplicates: 2.0 },
+    Case { workers: 50, takes: Takes::Exponential(0.1), goodput: 95.0, duplicates: 2.0 },
+    Case { workers: 50, takes: Takes::Mixed(0.9, 0.05, 2.0), goodput: 95.0, duplicates: 2.0 },
+    Case { workers: 20, takes: Takes::Mixed(0.4, 0.05, 2.0), goodput: 90.0, duplicates: 2.0 },
+    Case { workers: 10, takes: Takes::Uniform(3.0, 5.0), goodput: 80.0, duplicates: 2.0 },
+    Case { workers: 1, takes: Takes::Exponential(0.25), goodput: 90.0, duplicates: 2.0 },
+    Case { workers: 4, takes: Takes::Constant(1.0), goodput: 95.0, duplicates: 2.0 },
+    Case { workers: 50, takes: Takes::Constant(0.1), goodput: 95.0, duplicates: 2.0 },
+    Case { workers: 1, takes: Takes::Mixed(0.9, 0.05, 2.0), goodput: 75.0, duplicates: 4.0 },
+    Case { workers: 200, takes: Takes::Exponential(0.5), goodput: 90.0, duplicates: 2.0 },
+    Case { workers: 8, takes: Takes::Uniform(0.5, 2.0), goodput: 90.0, duplicates: 2.0 },
+    Case { workers: 16, takes: Takes::Constant(2.5), goodput: 85.0, duplicates: 5.0 },
+];
+
+#[test]
+fn endpoints_do_what_they_can_at_any_load() {
+    let mut failures = Vec::new();
+    for case in CASES {
+        let capacity = case.workers as f64 / case.takes.mean();
+        let (mut worst, mut most) = (f64::MAX, 0.0_f64);
+        for load in [1.2, 2.5, 10.0] {
+            // Of the quick ones a third of a minute is as good.
+            let seconds = (40_000.0 / (capacity * load)).clamp(20.0, 60.0);
+            for seed in 1..=3 {
+                let mut model = Model::new(case.workers, case.takes, seed);
+                model.run(0.0, seconds, capacity * load);
+                let outcome = &model.outcome;
+                let (goodput, duplicates) = (outcome.goodput(capacity, seconds), outcome.duplicates());
+                (worst, most) = (worst.min(goodput), most.max(duplicates));
+                let mut after = outcome.refused_after.clone();
+                after.sort_by(f64::total_cmp);
+                let median = after.get(after.len() / 2).copied().unwrap_or_default();
+                if goodput < case.goodput || duplicates > case.duplicates || outcome.breaker_opened || median > 0.15 {
+                    failures.push(format!(
+                        "{case:?} at {load}, seed {seed}: goodput {goodput:.0}, duplicates {duplicates:.1}, median {median}"
+                    ));
+                }
+            }
+        }
+        println!("{} x {:?}: {worst:.0} / {most:.1}", case.workers, case.takes);
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+/// It gives no answer for ten seconds, then all are there again.
+#[test]
+fn an_endpoint_that_was_away_is_not_overrun() {
+    let takes = Takes::Constant(0.25);
+    let mut model = Model::new(4, takes, 1);
+    model.away = Some((20.0, 30.0));
+    model.run(0.0, 90.0, 12.0);
+    let outcome = &model.outcome;
+    assert!(outcome.most_inside <= 64, "{} at once behind the outage", outcome.most_inside);
+    let delivered = |from: f64, until: f64| outcome.times.iter().filter(|at| (from..until).contains(*at)).count();
+    let (before, after) = (delivered(5.0, 20.0), delivered(60.0, 75.0));
+    assert!(after * 10 > before * 9, "{after} behind the outage, {before} before");
+}
+
+/// One in a hundred is never answered: the others are answered as ever.
+#[test]
+fn a_few_that_hang_hold_nobody_up() {
+    let mut model = Model::new(100, Takes::Mixed(0.99, 0.1, 20.0), 1);
+    model.run(0.0, 60.0, 100.0);
+    let outcome = &model.outcome;
+    assert!(!outcome.breaker_opened);
+    assert!(outcome.times.len() > 60 * 100 * 95 / 100, "{}", outcome.times.len());
+}
+
+#[test]
+fn one_message_a_minute_is_posted_whatever_was_learned() {
+    let mut model = Model::new(1, Takes::Constant(9.5), 1);
+    model.run(0.0, 3600.0, 1.0 / 60.0);
+    // Some meet another one at work.
+    assert!(model.outcome.delivered > 40, "{}", model.outcome.delivered);
+    assert!(!model.outcome.breaker_opened);
+}
+
+#[test]
+fn a_reload_that_lowers_the_limit_holds_for_what_comes() {
+    let mut model = Model::new(50, Takes::Exponential(0.1), 1);
+    model.lower_at = Some((10.0, 5));
+    model.run(0.0, 30.0, 400.0);
+    let late: Vec<_> = model.outcome.in_flight.iter().filter(|(at, _)| *at > 12.0).collect();
+    assert!(late.iter().all(|(_, in_flight)| *in_flight <= 5), "{late:?}");
+    // What five can do, and no duplicates for it.
+    let delivered = model.outcome.times.iter().filter(|at| **at > 15.0).count();
+    assert!(delivered > 15 * 50 * 85 / 100, "{delivered}");
+    assert!(model.outcome.duplicates() < 2.0);
+}

@@ -1,0 +1,110 @@
+//! How long an endpoint has been taking lately: with less time left than that no POST is begun. Pure.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+const SAMPLES: usize = 64;
+/// With fewer the longest is what there is to go by.
+const FEW: usize = 8;
+const AGE_MAX: Duration = Duration::from_secs(60);
+/// Age of what alone may keep a message out.
+const AGE_DECISIVE: Duration = Duration::from_secs(10);
+/// A message over this is long on its way, which says little about the endpoint.
+pub(super) const LARGE: u64 = 256 * 1024;
+
+#[derive(Default)]
+pub(super) struct Need {
+    samples: VecDeque<Sample>,
+    /// Octets a second of large messages, all in all.
+    speed: Option<f64>,
+    known: Option<Known>,
+}
+
+struct Sample {
+    at: Instant,
+    took: Duration,
+    /// With it, when it was begun.
+    in_flight: usize,
+    large: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Known {
+    need: Duration,
+    /// What it was learned beside.
+    in_flight: f64,
+    /// When its oldest sample is too old.
+    until: Instant,
+}
+
+impl Need {
+    pub(super) fn learn(&mut self, now: Instant, took: Duration, in_flight: usize, octets: u64) {
+        let large = octets > LARGE;
+        if large {
+            let speed = octets as f64 / took.as_secs_f64().max(1e-6);
+            self.speed = Some(self.speed.map_or(speed, |before| before + (speed - before) / 4.0));
+            if self.samples.back().is_some_and(|sample| !sample.large) {
+                return;
+            }
+        } else if self.samples.back().is_some_and(|sample| sample.large) {
+            self.samples.clear();
+        }
+        if self.samples.len() >= SAMPLES {
+            self.samples.pop_front();
+        }
+        self.samples.push_back(Sample { at: now, took, in_flight, large });
+        self.known = None;
+    }
+
+    /// Messages of ordinary size are known.
+    pub(super) fn knows_small(&self) -> bool {
+        self.samples.back().is_some_and(|sample| !sample.large)
+    }
+
+    /// For a message of that size, begun as one of so many; `timeout` is the route's.
+    pub(super) fn need(&mut self, now: Instant, octets: u64, in_flight: usize, timeout: Duration) -> Duration {
+        let known = match self.known {
+            Some(known) if now < known.until => known,
+            _ => {
+                while self.samples.pop_front_if(|sample| sample.at + AGE_MAX <= now).is_some() {}
+                let known = of(self.samples.iter(), now);
+                self.known = Some(known);
+                known
+            }
+        };
+        self.scaled(known, octets, in_flight, timeout)
+    }
+
+    /// By what was seen in the last seconds alone.
+    pub(super) fn decisive(&self, now: Instant, octets: u64, in_flight: usize, timeout: Duration) -> Duration {
+        let known = of(self.samples.iter().filter(|sample| now < sample.at + AGE_DECISIVE), now);
+        self.scaled(known, octets, in_flight, timeout)
+    }
+
+    fn scaled(&self, known: Known, octets: u64, in_flight: usize, timeout: Duration) -> Duration {
+        // An endpoint that is given more at once than before may take longer by as much.
+        let more = (in_flight as f64 / known.in_flight).max(1.0);
+        let way = match self.speed {
+            Some(speed) if octets > LARGE => Duration::try_from_secs_f64(octets as f64 / speed).unwrap_or(timeout),
+            _ => Duration::ZERO,
+        };
+        (known.need.mul_f64(more) + way).min(timeout.mul_f64(0.8))
+    }
+}
+
+fn of<'s>(samples: impl Iterator<Item = &'s Sample> + Clone, now: Instant) -> Known {
+    let until = samples.clone().next().map_or(now, |oldest| oldest.at) + AGE_MAX;
+    let mut took: Vec<Duration> = samples.clone().map(|sample| sample.took).collect();
+    if took.is_empty() {
+        return Known { need: Duration::ZERO, in_flight: 1.0, until };
+    }
+    let in_flight = samples.map(|sample| sample.in_flight).sum::<usize>() as f64 / took.len() as f64;
+    let need = if took.len() < FEW {
+        took.into_iter().max().unwrap_or_default().mul_f64(1.5)
+    } else {
+        let at = took.len() * 9 / 10;
+        let (_, tenth, _) = took.select_nth_unstable(at);
+        tenth.mul_f64(1.25)
+    };
+    Known { need, in_flight: in_flight.max(1.0), until }
+}
