@@ -19,7 +19,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("format", &["message", "envelope", "config", "verify", "log"]),
     ("http", &["ring"]),
     ("forward", &["ring", "http", "format", "message", "envelope", "config", "stats", "verify", "log"]),
-    ("delivery", &["forward", "store", "route", "verify", "smtp", "message", "envelope", "record", "stats", "config", "log"]),
+    ("delivery", &["forward", "format", "store", "route", "verify", "smtp", "message", "envelope", "record", "stats", "config", "log"]),
     ("net", &["ring", "smtp", "envelope", "message", "delivery", "stats", "config", "log"]),
     // Of `message` only the budget's gauge.
     ("admin", &["store", "stats", "record", "config", "log", "message"]),

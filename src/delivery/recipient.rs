@@ -1,8 +1,9 @@
 //! One recipient: does a route take it, is it the transaction's route, does the user's application want it?
 
 use super::Delivery;
-use crate::config::Route;
+use crate::config::{Format, Route};
 use crate::envelope::Envelope;
+use crate::format::rfc822;
 use crate::forward::{Authorization, Authorized};
 use crate::smtp::{Reply, reply};
 use crate::verify::SpfResult;
@@ -71,6 +72,9 @@ impl Delivery {
         if destination.as_ref().is_some_and(|settled| settled.route.name != route.name) {
             recipients.refused_other_route.add(1);
             return Err(reply::OTHER_ROUTE);
+        }
+        if route.format == Format::Rfc822 && !first && !rfc822::takes_another(&envelope().recipients, mailbox) {
+            return Err(reply::TOO_MANY_RECIPIENTS);
         }
         let mut candidate = destination.take().unwrap_or_else(|| Destination {
             spf: if route.verify.spf || route.verify.dmarc {

@@ -61,7 +61,8 @@ fn every_case_as_json() {
     let cases = cases();
     assert!(cases.len() >= 98, "the cases are not where they should be");
     let mut wrong = Vec::new();
-    for case in cases.iter().filter(|case| case.format == "json" && !case.name.starts_with("reply-")) {
+    for case in cases.iter().filter(|case| case.format == "json") {
+        // Where a header block ends is the scan's rule.
         if matches!(case.name.as_str(), "no-separator-text" | "bom-before-header") {
             continue;
         }

@@ -14,12 +14,13 @@ use std::fmt::Write;
 pub(super) const CONTENT_TYPE: &str = "message/rfc822";
 
 /// Most octets of the recipients' field: servers take 8 to 16 KiB for a request's header, and a hundred fields.
-pub const RECIPIENTS_MAX: usize = 6 * 1024;
+const RECIPIENTS_MAX: usize = 6 * 1024;
 
-/// Octets that a recipient takes in their field.
+/// The recipients' field has room for one more.
 #[must_use]
-pub fn recipient_len(recipient: &str) -> usize {
-    percent_encoded(recipient).len() + 1
+pub fn takes_another(recipients: &[String], another: &str) -> bool {
+    let len: usize = recipients.iter().map(|recipient| percent_encoded(recipient).len() + 1).sum();
+    len + percent_encoded(another).len() <= RECIPIENTS_MAX
 }
 
 pub(super) fn render(envelope: &Envelope, verification: &Verification, message: &[u8], hold: Hold<'_>) -> Result<Rendered, OverBudget> {

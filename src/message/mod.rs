@@ -13,6 +13,7 @@ mod iso_2022;
 pub mod mime;
 mod parameter;
 pub mod reply_text;
+mod reply_words;
 mod spare;
 pub mod transfer;
 

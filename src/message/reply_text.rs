@@ -1,39 +1,18 @@
 //! The new part of a reply: what its author wrote above or between what he quotes.
 //!
-//! Rules of thumb, line by line, linear in the text. Logs nothing, cannot fail.
+//! What mail programs put around a quoted message is known by its shape: an attribution has a date, an address or a verb, and a colon; a header
+//! block has labels, one under another. The words are a table's (`reply_words`). Line by line, linear in the text. Logs nothing, cannot fail.
+
+use super::reply_words::{DEVICES, LABELS, Label, OPENERS, ORIGINAL, WROTE};
+use std::collections::HashMap;
+use std::sync::OnceLock;
 
 /// The mark under which an application asks for the reply; text above it is the reply.
 const MARK: &str = "### Reply Above This Line ###";
 
-/// How "wrote" is said at the end of an attribution line.
-const WROTE: [&str; 20] = [
-    "wrote",
-    "writes",
-    "schrieb",
-    "a écrit",
-    "écrit",
-    "escribió",
-    "ha scritto",
-    "scritto",
-    "schreef",
-    "escreveu",
-    "skrev",
-    "kirjoitti",
-    "napsal",
-    "napsal(a)",
-    "napisał",
-    "napisał(a)",
-    "pisze",
-    "написал",
-    "пишет",
-    "yazdı",
-];
-
-/// How an attribution begins, where it is longer than a line.
-const OPENERS: [&str; 11] = ["On ", "Am ", "Le ", "El ", "Il ", "Op ", "Em ", "Den ", "W dniu ", "Dne ", "Dnia "];
-
-/// Lines that an attribution may be folded into.
-const ATTRIBUTION_MAX: usize = 3;
+/// Lines that an attribution may be folded into, and octets of all of them.
+const ATTRIBUTION_MAX: usize = 4;
+const ATTRIBUTION_LEN: usize = 500;
 
 /// The reply in `plain` (LF line ends), trimmed; empty if there is none. A text in which nothing is marked, quoted or
 /// signed is one only if the message says of itself that it answers another (`is_reply`).
@@ -50,15 +29,19 @@ pub fn reply_text(plain: &str, is_reply: bool) -> String {
         lines.pop();
     }
     let all = lines.len();
-    if let Some(end) = lines.iter().position(|line| ends_reply(line)) {
-        lines.truncate(end);
-    }
+    lines.truncate(end_of_reply(&lines));
     let mut found = marked || is_reply || lines.len() < all;
     let mut kept: Vec<&str> = Vec::with_capacity(lines.len());
-    let mut in_quote = false;
+    let mut quote = None;
     for line in lines {
-        let quoted = line.trim_start().starts_with('>');
-        if quoted && !in_quote {
+        let sign = quote_sign(line);
+        // A bar is a quote's sign only below an attribution: tables have bars too.
+        let quoted = match sign {
+            Some('>') => true,
+            Some(_) => quote == sign || attribution(&kept, Below::Quote).is_some(),
+            None => false,
+        };
+        if quoted && quote.is_none() {
             drop_attribution(&mut kept);
         }
         if quoted {
@@ -66,65 +49,312 @@ pub fn reply_text(plain: &str, is_reply: bool) -> String {
         } else {
             kept.push(line);
         }
-        in_quote = quoted;
+        quote = if quoted { sign } else { None };
     }
     if marked {
         drop_attribution(&mut kept);
     }
+    found |= drop_trailing(&mut kept);
     if found { kept.join("\n").trim().to_owned() } else { String::new() }
 }
 
-/// The signature's delimiter (RFC 3676 section 4.3; its blank is often lost), and what some put above a whole quoted
+/// What follows an attribution.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Below {
+    Quote,
+    /// A whole message, not quoted: the attribution must say more of itself.
+    Text,
+}
+
+fn quote_sign(line: &str) -> Option<char> {
+    line.trim_start().chars().next().filter(|sign| matches!(sign, '>' | '|'))
+}
+
+fn is_blank(line: &str) -> bool {
+    line.trim().is_empty()
+}
+
+/// Where the reply ends: at a signature, a header block, or an attribution with its message unquoted.
+fn end_of_reply(lines: &[&str]) -> usize {
+    // Lines that say something, of those above.
+    let mut any_text = false;
+    for (at, line) in lines.iter().enumerate() {
+        if is_blank(line) {
+            continue;
+        }
+        let quoted = quote_sign(line) == Some('>');
+        if quoted {
+            continue;
+        }
+        if ends_reply(line) || is_header_block(lines.get(at..).unwrap_or_default()) {
+            return at;
+        }
+        if any_text && let Some(first) = unquoted_attribution(lines, at) {
+            // Nothing above it: the answer is below.
+            if lines.iter().take(first).any(|line| !is_blank(line) && quote_sign(line) != Some('>')) {
+                return first;
+            }
+        }
+        any_text = true;
+    }
+    lines.len()
+}
+
+/// Where an attribution begins whose last line is here, and below which a message stands as it is.
+fn unquoted_attribution(lines: &[&str], at: usize) -> Option<usize> {
+    let line = lines.get(at)?.trim();
+    if !(line.ends_with([':', '：', '-']) || line.contains("GMT")) {
+        return None;
+    }
+    let below = lines.get(at + 1..)?.iter().find(|line| !is_blank(line))?;
+    if quote_sign(below).is_some() {
+        return None;
+    }
+    attribution(lines.get(..=at)?, Below::Text)
+}
+
+/// The signature's delimiter (RFC 3676 section 4.3; its blank is often lost, or has become another one), and what stands above a whole
 /// message.
 fn ends_reply(line: &str) -> bool {
-    if line == "-- " || line == "--" {
+    if line.trim_end() == "--" {
         return true;
     }
-    let Some(inner) = line.trim().strip_prefix("--") else { return false };
-    let words = inner.trim_matches(|c: char| c == '-' || c.is_whitespace());
-    inner.ends_with("--")
-        && ["Original Message", "Ursprüngliche Nachricht", "Message d'origine", "Mensaje original", "Messaggio originale"]
-            .iter()
-            .any(|original| words.eq_ignore_ascii_case(original))
+    let line = line.trim().trim_matches('*');
+    let words = line.trim_matches(|c: char| matches!(c, '-' | '_' | '=') || c.is_whitespace());
+    let framed = line.starts_with("--") && line.ends_with("--") || line.starts_with("__") && line.ends_with("__");
+    (framed || words.ends_with(':')) && {
+        let words = normal(words.trim_end_matches([':', ' ']));
+        ORIGINAL.contains(&words.as_str())
+            && (framed
+                || words.starts_with("begin")
+                || words.starts_with("anfang")
+                || words.starts_with("début")
+                || words.starts_with("in"))
+    }
+}
+
+/// In lower case, with plain apostrophes and blanks.
+fn normal(text: &str) -> String {
+    let plain = |c: char| match c {
+        '’' | '‘' | '´' | '`' => '\'',
+        c if c.is_whitespace() => ' ',
+        c => c,
+    };
+    text.chars().map(plain).flat_map(char::to_lowercase).collect()
+}
+
+/// What the line's label says, and what stands behind it.
+fn label(line: &str) -> Option<(Label, &str)> {
+    static ALL: OnceLock<HashMap<&str, Label>> = OnceLock::new();
+    let line = line.trim_start_matches(|c: char| c == '*' || c.is_whitespace());
+    let (name, value) = line.split_once([':', '：'])?;
+    if name.len() > 60 {
+        return None;
+    }
+    let name = normal(name.trim().trim_matches('*').trim());
+    let label = ALL
+        .get_or_init(|| LABELS.iter().flat_map(|(label, names)| names.iter().map(|name| (*name, *label))).collect())
+        .get(name.as_str())?;
+    Some((*label, value))
+}
+
+/// Labels one under another: who, when, to whom, about what.
+fn is_header_block(lines: &[&str]) -> bool {
+    let Some((first, _)) = lines.first().and_then(|line| label(line)) else { return false };
+    if first == Label::Other {
+        return false;
+    }
+    let (mut seen, mut address, mut strays) = ([false; 4], false, 0);
+    for line in lines.iter().take(12) {
+        match label(line) {
+            Some((kind, value)) => {
+                strays = 0;
+                address |= kind == Label::From && value.contains('@');
+                if let Some(seen) = seen.get_mut(kind as usize) {
+                    *seen = true;
+                }
+            }
+            // A value that goes on, or a blank line between.
+            None if strays < 2 => strays += 1,
+            None => break,
+        }
+    }
+    let kinds = seen.iter().filter(|seen| **seen).count();
+    seen.first() == Some(&true) && (kinds == 4 || kinds == 3 && address)
 }
 
 /// Drops the lines that say who wrote what is quoted next, if there are any.
 fn drop_attribution(kept: &mut Vec<&str>) {
-    let end = kept.iter().rposition(|line| !line.trim().is_empty()).map_or(0, |last| last + 1);
-    for count in 1..=ATTRIBUTION_MAX.min(end) {
-        let start = end - count;
-        let Some(candidate) = kept.get(start..end) else { return };
-        if candidate.iter().any(|line| line.trim().is_empty()) {
-            return;
-        }
-        if is_attribution(candidate) {
-            // Folded: it goes on upwards to where it begins.
-            let folded = |more: usize| {
-                let first = start.checked_sub(more)?;
-                let lines = kept.get(first..start)?;
-                let opens = lines.first().is_some_and(|line| OPENERS.iter().any(|opener| line.starts_with(opener)));
-                (opens && lines.iter().all(|line| !line.trim().is_empty())).then_some(first)
-            };
-            let begins = candidate.first().is_some_and(|line| OPENERS.iter().any(|opener| line.starts_with(opener)));
-            let first = if begins { start } else { (1..=ATTRIBUTION_MAX - count).find_map(folded).unwrap_or(start) };
-            kept.truncate(first);
-            return;
-        }
+    if let Some(first) = attribution(kept, Below::Quote) {
+        kept.truncate(first);
     }
 }
 
-/// "… wrote:" with a date or an address in it.
-fn is_attribution(lines: &[&str]) -> bool {
-    let Some(last) = lines.last() else { return false };
-    let Some(sentence) = last.trim_end().strip_suffix(':') else { return false };
-    let sentence = sentence.trim_end();
-    // The verb comes last in most languages; where it does not, the sentence must at least begin as one.
-    let begins = lines.first().is_some_and(|line| OPENERS.iter().any(|opener| line.starts_with(opener)));
-    let says = WROTE.iter().any(|verb| {
-        sentence.strip_suffix(verb).is_some_and(|before| before.chars().next_back().is_none_or(|c| !c.is_alphanumeric()))
-            || (begins && sentence.contains(&format!(" {verb} ")))
-    });
-    says && lines.iter().any(|line| line.contains('@') || line.bytes().any(|octet| octet.is_ascii_digit()))
+/// Where the attribution begins that ends the lines. It may be folded; it begins where it reads as a beginning.
+fn attribution(lines: &[&str], below: Below) -> Option<usize> {
+    let end = lines.iter().rposition(|line| !is_blank(line))? + 1;
+    let (mut least, mut len) = (None, 0);
+    for count in 1..=ATTRIBUTION_MAX.min(end) {
+        let first = end - count;
+        let candidate = lines.get(first..end)?;
+        let top = candidate.first()?;
+        len += top.len() + 1;
+        if is_blank(top) || len > ATTRIBUTION_LEN || quote_sign(top) == Some('>') && !top.trim_start().starts_with("> ") {
+            break;
+        }
+        // Without a date or an address it is none.
+        if !candidate.iter().any(|line| line.bytes().any(|octet| octet == b'@' || octet.is_ascii_digit())) {
+            continue;
+        }
+        let sentence = normal(&candidate.join(" "));
+        match Attribution::read(sentence.trim()).judge(below) {
+            Some(true) => return Some(first),
+            Some(false) => least = least.or(Some(first)),
+            None => {}
+        }
+    }
+    least
+}
+
+/// What can be said of a sentence that may be an attribution.
+struct Attribution<'a> {
+    sentence: &'a str,
+    /// It ends in a colon.
+    colon: bool,
+    /// It says that somebody wrote, and whether that is the last thing it says.
+    wrote: bool,
+    wrote_last: bool,
+    date: bool,
+    time: bool,
+    address: bool,
+}
+
+impl<'a> Attribution<'a> {
+    fn read(sentence: &'a str) -> Self {
+        let bare = sentence.trim_end_matches(|c: char| matches!(c, ':' | '：' | '-') || c.is_whitespace());
+        let is_word = |before: Option<char>, after: Option<char>, verb: &str| {
+            let letter = |c: Option<char>| c.is_some_and(char::is_alphanumeric);
+            // Where words are not set apart, nothing shows where they begin.
+            verb.chars().next().is_some_and(|c| c >= '\u{e00}') || !(letter(before) || letter(after))
+        };
+        let (mut wrote, mut wrote_last) = (false, false);
+        for verb in WROTE {
+            let Some(at) = bare.rfind(verb) else { continue };
+            let (before, rest) = bare.split_at_checked(at).unwrap_or_default();
+            let after = rest.get(verb.len()..).unwrap_or_default();
+            if is_word(before.chars().next_back(), after.chars().next(), verb) {
+                wrote = true;
+                wrote_last |= after.is_empty();
+            }
+        }
+        let (date, time) = dates(sentence);
+        let colon = sentence.ends_with([':', '：']);
+        Self { sentence, colon, wrote, wrote_last, date, time, address: has_address(sentence) }
+    }
+
+    fn opens(&self) -> bool {
+        OPENERS.iter().any(|opener| self.sentence.starts_with(opener))
+    }
+
+    /// It begins as one does: by a word that does, or by a date.
+    fn begins(&self) -> bool {
+        let balanced = self.sentence.matches('<').count() == self.sentence.matches('>').count();
+        let early = self.sentence.chars().take(24).any(|c| c.is_ascii_digit());
+        let dated = self.date || self.time;
+        balanced && dated && (self.opens() || early || self.address) || self.opens() && dated
+    }
+
+    /// Whether it is an attribution; if so, whether it is whole.
+    fn judge(&self, below: Below) -> Option<bool> {
+        // Zoho's, and Gmail's of old.
+        let framed = self.sentence.starts_with("---") && self.sentence.ends_with("---") && self.wrote && self.date;
+        let stamped = self.date && self.time && self.sentence.contains(" gmt") && self.sentence.starts_with(|c: char| c.is_ascii_digit());
+        if framed || stamped {
+            return Some(true);
+        }
+        let dated = self.date || self.time;
+        let is_one = match below {
+            Below::Quote if !self.colon => self.address && self.date && self.sentence.starts_with(|c: char| c.is_ascii_digit()),
+            Below::Quote => {
+                self.address && dated
+                    || self.wrote_last && (self.address || dated)
+                    || self.wrote && self.opens() && dated
+                    || self.wrote && self.sentence.contains('<') && self.address
+            }
+            Below::Text if !self.colon => false,
+            Below::Text => {
+                let full = self.date && self.time;
+                full && self.address && (self.wrote || self.begins())
+                    || self.date && self.address && self.wrote && self.opens()
+                    || self.wrote_last && self.address && self.sentence.contains('<') && self.sentence.len() < 120
+                    || full && self.wrote_last && self.opens() && !self.is_of_somebody_known()
+            }
+        };
+        is_one.then(|| self.begins())
+    }
+
+    /// "You wrote" is said by people, not by programs.
+    fn is_of_somebody_known(&self) -> bool {
+        let bare = self.sentence.trim_end_matches(|c: char| c == ':' || c.is_whitespace());
+        let before = bare.rsplit_once(' ').map_or("", |(before, _)| before);
+        ["you", "i", "we", "he", "she", "they"].iter().any(|who| before == *who || before.ends_with(&format!(" {who}")))
+    }
+}
+
+/// Something with an `@` in its middle.
+fn has_address(sentence: &str) -> bool {
+    let is_part = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || matches!(c, '.' | '_' | '-' | '"'));
+    sentence.match_indices('@').any(|(at, _)| {
+        let (before, behind) = sentence.split_at_checked(at).unwrap_or_default();
+        is_part(before.chars().next_back()) && is_part(behind.chars().nth(1))
+    })
+}
+
+/// Whether there is a date (a year, or numbers with signs between), and a time.
+fn dates(sentence: &str) -> (bool, bool) {
+    let (mut date, mut time) = (false, false);
+    let mut numbers: Vec<(&str, &str)> = Vec::new();
+    let mut rest = sentence;
+    while let Some(at) = rest.find(|c: char| c.is_ascii_digit()) {
+        let (between, from) = rest.split_at_checked(at).unwrap_or_default();
+        let len = from.bytes().take_while(u8::is_ascii_digit).count();
+        let (number, after) = from.split_at_checked(len).unwrap_or_default();
+        numbers.push((between, number));
+        rest = after;
+    }
+    for (at, (between, number)) in numbers.iter().enumerate() {
+        date |= number.len() == 4 && (number.starts_with("19") || number.starts_with("20"));
+        let before = at.checked_sub(1).and_then(|before| numbers.get(before));
+        if let Some((first_between, first)) = before {
+            let joined = |sign: &str| matches!(sign, "/" | "-" | "." | ". ");
+            time |= matches!(*between, ":" | "." | "h" | " h ") && number.len() == 2 && first.len() <= 2;
+            date |= at >= 2 && joined(between) && joined(first_between);
+        }
+    }
+    (date, time)
+}
+
+/// Drops phones' signatures and lines of signs at the end; whether there was a signature.
+fn drop_trailing(kept: &mut Vec<&str>) -> bool {
+    let mut signed = false;
+    while let Some(line) = kept.last().map(|line| line.trim()) {
+        let signs = line.chars().all(|c| matches!(c, '-' | '_' | '=' | '*' | '#' | '~' | '+' | '–' | '—' | 'ᐧ') || c.is_whitespace());
+        let of_device = is_of_device(line);
+        if !(signs || of_device) {
+            break;
+        }
+        signed |= of_device;
+        kept.pop();
+    }
+    signed
+}
+
+fn is_of_device(line: &str) -> bool {
+    if line.chars().count() > 110 {
+        return false;
+    }
+    let line = normal(line.trim_matches(|c: char| matches!(c, '<' | '>' | '(' | ')' | '[' | ']' | '*' | '_') || c.is_whitespace()));
+    DEVICES.iter().any(|start| line.starts_with(start)) || line.ends_with(" from mobile")
 }
 
 #[cfg(test)]
@@ -163,11 +393,97 @@ mod tests {
             // A whole message below.
             ("New\n\n-----Original Message-----\nFrom: a@b\nOld\n", "New"),
             ("New\n---------- Forwarded\nOld\n", ""),
+            ("New\n\n*From:* A B\n*Sent:* 2016-01-27\n*To:* c@d\n*Subject:* x\n\nOld\n", "New"),
+            ("New\n________________________________\nVon: A B <a@b>\nDatum: 5. Januar 2026 um 15:04\nBetreff: x\n\nAlt\n", "New"),
+            ("New\n\nBegin forwarded message:\n\nFrom: a@b\nOld\n", "New"),
+            ("New\n\n------- Mensaje original -------\nOld\n", "New"),
+            // Unquoted, below or above.
+            ("New\n\nOn Wed, Sep 25, 2013, at 03:57 PM, a_b wrote:\n\nOld\n", "New"),
+            ("New\n\n2016-03-03 17:21 GMT+01:00 A B\n\nOld\n", "New"),
+            ("New\n\n---- On Tue, 22 Dec 2015 14:17:36 +0530 A B<a@b> wrote ----\n\nOld\n", "New"),
+            // Folded, and right below the text.
+            ("New\nOp 16 aug. 2014 05:13 schreef \"a\" <a@b> het\nvolgende geschreven:\n\n> Old\n", "New"),
+            ("New\n\nLe 4 janv. 2016 19:03, \"A B\"\n<a@b>\na \u{e9}crit :\n\n> Old\n", "New"),
+            ("New\n\n2013/7/20 A B <a@b>\n\n| Old\n| Old\n", "New"),
+            // Phones.
+            ("New\n\nSent from my phone\n\n> Old\n", "New"),
+            ("New\n\n(Von meinem Mobilger\u{e4}t gesendet)\n", "New"),
         ];
         for (plain, expected) in table {
             assert_eq!(reply_text(plain, false), *expected, "{plain:?}");
         }
         assert_eq!(reply_text("Hello\n", true), "Hello");
+    }
+
+    /// What people write themselves stays whole, though it looks a little like what programs write.
+    #[test]
+    fn own_words_stay() {
+        let texts = [
+            "Please book the trip.\nFrom: Berlin\nTo: Paris\nDate: Monday\nThanks",
+            "On Monday 5 January 2026 you wrote:\n\nthe price is 5\n\nThat is not right.",
+            "See below.\n\nOn 5 January 2026 at 10:30 you wrote:\nthe price is 5.\nThat is not right.",
+            "The report says the following:\nAll is well since 2020.\nSee you",
+            "I met Ann <ann@a.example> on 5 January 2026.\nShe wrote: all is well.",
+            "Meeting at 10:30 on 2026-01-05, please write to ann@a.example:\n- agenda\n- people",
+            "| a | b |\n|---|---|\n| 1 | 2 |\nA table.",
+            "I sent from my office a letter that you will find in the annex, and what else was asked for, but not all that you wanted from me, I fear.\nBye",
+            "Subject: what we said\nis not what we did",
+            "A: yes\nB: no\nC: maybe",
+            "```\n# a comment\n####\n```\nEnd.",
+            "From what I see, it works:\nyes",
+        ];
+        for text in texts {
+            assert_eq!(reply_text(text, true), text);
+            assert_eq!(reply_text(text, false), "", "{text:?}");
+        }
+    }
+
+    /// Each language's attribution, folded where programs fold: not before the date.
+    #[test]
+    fn attributions_folded_anywhere() {
+        let attributions = [
+            "On Mon, Jan 5, 2026 at 3:04 PM Support Team <help@b.example> wrote:",
+            "Am Mo., 5. Jan. 2026 um 15:04 Uhr schrieb Support Team <help@b.example>:",
+            "Le lun. 5 janv. 2026 \u{e0} 15:04, Support Team <help@b.example> a \u{e9}crit :",
+            "El lun, 5 ene 2026 a las 15:04, Support Team (<help@b.example>) escribi\u{f3}:",
+            "Il giorno lun 5 gen 2026 alle ore 15:04 Support Team <help@b.example> ha scritto:",
+            "2026-01-05 15:04 GMT+02:00 Support Team <help@b.example>:",
+            "Den m\u{e5}n 5 jan. 2026 kl 15:04 skrev Support Team <help@b.example>:",
+        ];
+        for attribution in attributions {
+            for (at, _) in attribution.match_indices(' ').filter(|(at, _)| *at > 24) {
+                let (before, behind) = attribution.split_at(at);
+                let folded = format!("{before}\n{}", behind.trim_start());
+                for text in [format!("Yes.\n\n{folded}\n\n> old\n"), format!("Yes.\n\n{attribution}\n> old\n> old\n")] {
+                    assert_eq!(reply_text(&text, true), "Yes.", "{text}");
+                }
+            }
+        }
+    }
+
+    /// Of one kind, each longer than the one before: what is linear stays so.
+    #[test]
+    fn much_of_anything_takes_linear_time() {
+        let start = std::time::Instant::now();
+        for piece in [
+            "On 1 a@b wrote:\n> a\n",
+            "From: a@b\n",
+            "From: a@b",
+            "wrote:",
+            "\n",
+            "a:\n",
+            "> ",
+            "| a\n",
+            "-- ",
+            "1:",
+            "20261 ",
+            "@a",
+            "Sent from my\n",
+        ] {
+            let text = piece.repeat(256 * 1024 / piece.len());
+            assert!(reply_text(&text, true).len() <= text.len());
+        }
+        assert!(start.elapsed() < std::time::Duration::from_secs(60));
     }
 
     proptest! {

@@ -247,3 +247,30 @@ fn a_long_address_is_carried_whole() {
         assert_eq!(daemon.admin.records("").remove(0)["sender"].as_str(), Some(&*from));
     }
 }
+
+/// Servers take so many octets of a request's header and no more.
+#[test]
+fn the_recipients_of_rfc822_fit_into_one_field() {
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(Config::to(&endpoint).of_route("format", "rfc822"));
+    let mut client = Client::connect(daemon.smtp());
+    client.ehlo();
+    client.expect("MAIL FROM:<a@sender.test>", "250 ");
+    let mut taken = Vec::new();
+    for n in 0..60 {
+        let address = format!("{n:03}{}@example.test", "x".repeat(150));
+        client.send(format!("RCPT TO:<{address}>\r\n"));
+        let reply = client.reply();
+        if reply.code == 250 {
+            taken.push(address);
+        } else {
+            reply.starts("452 4.5.3 ");
+        }
+    }
+    assert!((30..40).contains(&taken.len()), "{}", taken.len());
+    client.data(&messages::simple("x", "text")).starts("250 ");
+    let request = endpoint.only();
+    let fields: Vec<&str> = request.fields.all("mailsluice-rcpt-to").collect();
+    assert_eq!(fields, [taken.join(",")]);
+    assert!(fields[0].len() <= 6 * 1024);
+}
