@@ -261,7 +261,7 @@ impl<'a> Attribution<'a> {
         let balanced = self.sentence.matches('<').count() == self.sentence.matches('>').count();
         let early = self.sentence.chars().take(24).any(|c| c.is_ascii_digit());
         let dated = self.date || self.time;
-        balanced && dated && (self.opens() || early || self.address) || self.opens() && dated
+        balanced && self.date && (early || self.address) || self.opens() && dated
     }
 
     /// Whether it is an attribution; if so, whether it is whole.
