@@ -85,7 +85,7 @@ fn message(name: &str) -> Vec<u8> {
     cases().into_iter().find(|case| case.name == name).unwrap().message
 }
 
-/// What strict form parsers want of names, which `tests/peers/receivers.rs` asks them themselves.
+/// What strict form parsers want of names.
 #[test]
 fn forms_hold_no_name_that_a_strict_parser_refuses() {
     for name in ["form-name-escape", "form-name-backslash-end", "form-name-utf8-busboy"] {
