@@ -11,19 +11,31 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-pub(super) async fn healthz() -> Response {
-    answer::plain("ok\n")
+pub(super) async fn healthz(State(app): State<Arc<App>>) -> Response {
+    match standing(&app) {
+        None => answer::plain("ok\n"),
+        Some(reason) => unavailable(&reason),
+    }
+}
+
+/// A thread that does not come round.
+fn standing(app: &App) -> Option<String> {
+    app.deps.stats.pulses.standing().map(|name| format!("degraded: {name} stands"))
+}
+
+fn unavailable(reason: &str) -> Response {
+    (StatusCode::SERVICE_UNAVAILABLE, answer::plain(format!("{reason}\n"))).into_response()
 }
 
 pub(super) async fn readyz(State(app): State<Arc<App>>) -> Response {
     let reason = match app.deps.ready.state().reason() {
         Some(reason) => Some(reason.to_owned()),
         // The store's own state decides as well, whether or not anybody has told the daemon's.
-        None => app.deps.store.trouble().map(|trouble| format!("degraded: {trouble}")),
+        None => standing(&app).or_else(|| app.deps.store.trouble().map(|trouble| format!("degraded: {trouble}"))),
     };
     match reason {
         None => answer::plain("ready\n"),
-        Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, answer::plain(format!("{reason}\n"))).into_response(),
+        Some(reason) => unavailable(&reason),
     }
 }
 

@@ -197,7 +197,14 @@ impl Daemon {
             messages.deferred.get(),
             messages.undelivered.get(),
         );
-        notify(&[sd_notify::NotifyState::Watchdog, sd_notify::NotifyState::Status(&status)]);
+        // What only the main loop knows is nobody's health: systemd ends a daemon one of whose rings stands.
+        match stats.pulses.standing() {
+            None => notify(&[sd_notify::NotifyState::Watchdog, sd_notify::NotifyState::Status(&status)]),
+            Some(name) => {
+                tracing::error!(name, "a thread stands, the watchdog is not told that all is well");
+                notify(&[sd_notify::NotifyState::Status(&format!("{name} stands"))]);
+            }
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use super::stream::Stream;
 use crate::envelope::Peer;
 use crate::ring::{self, Conn, Listener};
 use crate::smtp::{Refused, reply};
+use crate::stats::BEAT_EVERY;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::rc::Rc;
@@ -68,7 +69,7 @@ pub fn start(number: usize, shared: Arc<Shared>, sockets: Vec<TcpListener>) -> i
     let (commands, inbox) = mpsc::unbounded_channel();
     let (ready, started) = std::sync::mpsc::sync_channel(1);
     let thread = std::thread::Builder::new().name(format!("ring-{number}")).spawn(move || {
-        let result = ring::run(accept_all(shared, sockets, inbox, ready));
+        let result = ring::run(accept_all(number, shared, sockets, inbox, ready));
         if let Err(error) = result {
             tracing::error!(%error, "a ring could not be made");
         }
@@ -80,7 +81,15 @@ pub fn start(number: usize, shared: Arc<Shared>, sockets: Vec<TcpListener>) -> i
     }
 }
 
-async fn accept_all(shared: Arc<Shared>, sockets: Vec<TcpListener>, mut inbox: mpsc::UnboundedReceiver<Command>, ready: SyncSender<()>) {
+async fn accept_all(
+    number: usize,
+    shared: Arc<Shared>,
+    sockets: Vec<TcpListener>,
+    mut inbox: mpsc::UnboundedReceiver<Command>,
+    ready: SyncSender<()>,
+) {
+    let pulse = shared.stats.pulses.begin(format!("ring-{number}"));
+    let mut beat = tokio::time::interval(BEAT_EVERY);
     let ring = Rc::new(RingState::new(shared));
     let listeners: Vec<_> = sockets.into_iter().map(|socket| Rc::new(Listener::new(socket))).collect();
     // Only a daemon that has given up waiting is not there any more.
@@ -100,11 +109,13 @@ async fn accept_all(shared: Arc<Shared>, sockets: Vec<TcpListener>, mut inbox: m
             },
             // A panic has ended the task (and is logged), never the listening.
             Some(number) = stops.recv() => accept_on(number),
+            _ = beat.tick() => pulse.beat(),
         }
     }
     listeners.iter().for_each(|listener| listener.stop());
     ring.drain();
     while !ring.is_empty() || listeners.iter().any(|listener| Rc::strong_count(listener) > 1) {
+        pulse.beat();
         let tick = Instant::now() + Duration::from_millis(100);
         ring::timeout_at(tick, ring.empty.notified()).await;
     }

@@ -7,6 +7,7 @@ mod hdr_text;
 mod histogram;
 mod notices;
 mod openmetrics;
+mod pulse;
 mod ready;
 mod refusals;
 mod series;
@@ -19,6 +20,7 @@ pub use counters::{
 pub use histogram::{Durations, Recorder, Stage, Window};
 pub use notices::Notices;
 pub use openmetrics::{CONTENT_TYPE as OPENMETRICS, Process};
+pub use pulse::{BEAT_EVERY, Pulse, Pulses};
 pub use ready::{Readiness, Ready};
 pub use refusals::{Refusal, Refusals, Row as RefusalRow};
 
@@ -44,6 +46,8 @@ pub struct Stats {
     pub log_lines_lost: Gauge,
     /// Set by `daemon`.
     pub ready: Arc<Ready>,
+    /// The rings' heartbeats.
+    pub pulses: Pulses,
     pub certificates: Certificates,
     pub notices: Notices,
     routes: Mutex<BTreeMap<String, Arc<RouteStats>>>,
@@ -69,6 +73,7 @@ impl Stats {
             body_budget_bytes: Gauge::default(),
             log_lines_lost: Gauge::default(),
             ready: Arc::default(),
+            pulses: Pulses::default(),
             certificates: Certificates::default(),
             notices: Notices::default(),
             routes: Mutex::default(),

@@ -4,5 +4,6 @@ mod bounded;
 mod confidential;
 mod delivered;
 mod recorded;
+mod senders;
 
 pub(crate) use confidential::files_with;

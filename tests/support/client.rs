@@ -201,6 +201,19 @@ impl Client {
         done.map(drop)
     }
 
+    /// Octets and close_notify behind them, in one segment.
+    #[track_caller]
+    pub(crate) fn send_and_close_tls(&mut self, octets: &[u8]) {
+        let Stream::Tls(stream) = &mut self.stream else { panic!("no TLS") };
+        stream.conn.writer().write_all(octets).unwrap();
+        stream.conn.send_close_notify();
+        let mut records = Vec::new();
+        while stream.conn.wants_write() {
+            stream.conn.write_tls(&mut records).unwrap();
+        }
+        stream.sock.write_all(&records).unwrap();
+    }
+
     pub(crate) fn tls_version(&self) -> Option<rustls::ProtocolVersion> {
         match &self.stream {
             Stream::Tls(stream) => stream.conn.protocol_version(),

@@ -1,0 +1,351 @@
+//! Promise 4, one sender's share: whatever a peer sends or leaves unsaid is felt by nobody else, in time, memory or descriptors.
+
+use crate::support::client::{deliver, stuffed};
+use crate::support::{Answer, Client, Config, Daemon, Endpoint, Gate, PATIENCE, certificates, eventually, messages, turn};
+use nix::sys::signal::Signal;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+const MIB: usize = 1 << 20;
+/// A turn of the ring may take so much of its thread's processor time; this build is not optimised, and many times slower for that.
+const TURN_MAX: Duration = Duration::from_millis(250);
+
+/// One ring, and limits that do not end what is tried here.
+fn one_ring(endpoint: &Endpoint) -> Config {
+    Config::to(endpoint).set("smtp.threads", 1).set("smtp.max_junk_commands", 1_000_000).set("smtp.max_connections_per_ip", 100_000)
+}
+
+/// The ring's thread.
+fn ring(daemon: &Daemon) -> i32 {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
+    let ids = tasks.map(|task| task.unwrap().file_name().into_string().unwrap().parse().unwrap());
+    let is_ring =
+        |id: &i32| std::fs::read_to_string(format!("/proc/{}/task/{id}/comm", daemon.pid())).unwrap_or_default().trim() == "ring-0";
+    ids.into_iter().find(is_ring).expect("a ring")
+}
+
+fn processor_time(daemon: &Daemon, thread: i32) -> Duration {
+    let text = std::fs::read_to_string(format!("/proc/{}/task/{thread}/schedstat", daemon.pid())).unwrap();
+    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
+}
+
+/// What the ring does between a bystander's NOOP and its reply, at the worst, while `work` goes on.
+fn worst_turn(daemon: &Daemon, work: impl FnOnce() + Send) -> Duration {
+    let thread = ring(daemon);
+    let mut bystander = Client::connect_from(IpAddr::from([127, 0, 0, 99]), daemon.smtp());
+    bystander.reply().starts("220 ");
+    let over = AtomicBool::new(false);
+    let mut worst = Duration::ZERO;
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            work();
+            over.store(true, Ordering::Relaxed);
+        });
+        while !over.load(Ordering::Relaxed) {
+            let before = processor_time(daemon, thread);
+            bystander.expect("NOOP", "250 ");
+            worst = worst.max(processor_time(daemon, thread).saturating_sub(before));
+        }
+    });
+    worst
+}
+
+/// Sends as much as is taken within a moment, and reads nothing.
+fn flood(client: &mut Client, octets: &[u8]) {
+    client.tcp().set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+    let _ = client.try_send(octets);
+}
+
+#[test]
+fn chunks_of_nothing_behind_the_end_of_data() {
+    let _turn = turn::alone();
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(one_ring(&endpoint));
+    let mut client = Client::connect(daemon.smtp());
+    client.envelope("a@sender.test", &["b@example.test"]);
+    // A large one first, so that the window is open.
+    client.data(&messages::of_size("large", 6 * MIB)).starts("250 ");
+    let mut octets = b"MAIL FROM:<a@sender.test> SIZE=25000000\r\nRCPT TO:<b@example.test>\r\nDATA\r\n".to_vec();
+    octets.extend(stuffed(&messages::simple("short", "text")));
+    octets.extend_from_slice(b"MAIL FROM:<a@sender.test>\r\nRCPT TO:<b@example.test>\r\n");
+    let chunks = 100_000;
+    octets.extend_from_slice(&b"BDAT 0\r\n".repeat(chunks));
+    octets.extend_from_slice(b"BDAT 0 LAST\r\n");
+    let worst = worst_turn(&daemon, || {
+        let mut replies = client.tcp().try_clone().unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                use std::io::Write as _;
+                replies.write_all(&octets).unwrap();
+            });
+            for reply in ["250 2.1.0", "250 2.1.5", "354 ", "250 2.0.0 Ok: ", "250 2.1.0", "250 2.1.5"] {
+                client.reply().starts(reply);
+            }
+            for _ in 0..chunks {
+                client.reply().starts("250 2.0.0 Chunk");
+            }
+            client.reply().starts("250 2.0.0 Ok: ");
+        });
+    });
+    assert!(worst < TURN_MAX, "{worst:?} in one turn");
+    assert_eq!(endpoint.count(), 3);
+}
+
+#[test]
+fn senders_that_pipeline_and_do_not_read() {
+    let _turn = turn::alone();
+    const CROWD: usize = 60;
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(one_ring(&endpoint));
+    deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("x", "text")).starts("250 ");
+    daemon.admin.wait_for_stat("connections.open", 0);
+    let (rss, descriptors) = (daemon.rss(), daemon.descriptors());
+    let mut crowd = Vec::new();
+    let worst = worst_turn(&daemon, || {
+        let octets = b"HELP\r\n".repeat(2 * MIB / 6);
+        std::thread::scope(|scope| {
+            let clients = (0..CROWD).map(|_| {
+                scope.spawn(|| {
+                    let mut client = Client::connect_silently(daemon.smtp());
+                    flood(&mut client, &octets);
+                    client
+                })
+            });
+            let clients: Vec<_> = clients.collect();
+            crowd = clients.into_iter().map(|client| client.join().unwrap()).collect();
+        });
+    });
+    assert!(worst < TURN_MAX, "{worst:?} in one turn");
+    let grown = daemon.rss().saturating_sub(rss);
+    assert!(grown < (CROWD * 48 * 1024 + 4 * MIB) as u64, "{} KiB for {CROWD} connections", grown >> 10);
+    deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("honest", "text")).starts("250 ");
+    drop(crowd);
+    eventually("descriptors to come back", || (daemon.descriptors() <= descriptors).then_some(()));
+}
+
+#[test]
+fn parts_of_records_and_hellos() {
+    let _turn = turn::alone();
+    const CROWD: usize = 60;
+    let endpoint = Endpoint::ok();
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let files = certificates::Authority::new().issue_into(dir.path(), "mx", &["mx.test"]);
+    let config = one_ring(&endpoint)
+        .set("smtp.tls.certificate", files.certificate.to_str().unwrap())
+        .set("smtp.tls.private_key", files.key.to_str().unwrap());
+    let daemon = Daemon::start_in(dir, config);
+    deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("x", "text")).starts("250 ");
+    let rss = daemon.rss();
+    // A ClientHello of 60 000 octets in records of 16 000, of which the last never comes: closed when it is too much.
+    let hello: Vec<u8> = [b"\x16\x03\x01\x3e\x80\x01\x00\xea\x60".to_vec(), vec![3; 15_996]].concat();
+    let more: Vec<u8> = [b"\x16\x03\x01\x3e\x80".to_vec(), vec![3; 16_000]].concat();
+    let crowd: Vec<Client> = (0..CROWD)
+        .map(|n| {
+            let mut client = Client::connect(daemon.smtp());
+            client.ehlo();
+            client.expect("STARTTLS", "220 ");
+            flood(&mut client, &hello[..if n % 2 == 0 { hello.len() } else { 9000 }]);
+            if n % 3 == 0 {
+                flood(&mut client, &more);
+            }
+            client
+        })
+        .collect();
+    let grown = daemon.rss().saturating_sub(rss);
+    assert!(grown < (CROWD * 64 * 1024 + 4 * MIB) as u64, "{} KiB for {CROWD} connections", grown >> 10);
+    deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("honest", "text")).starts("250 ");
+    drop(crowd);
+}
+
+#[test]
+fn chunks_have_the_clocks_of_a_message() {
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(one_ring(&endpoint).set("smtp.message_timeout", "2s"));
+    let mut client = Client::connect(daemon.smtp());
+    client.envelope("a@sender.test", &["b@example.test"]);
+    let begun = Instant::now();
+    let last = loop {
+        assert!(begun.elapsed() < PATIENCE, "still taken");
+        let reply = client.bdat(b"x", false);
+        if reply.code != 250 {
+            break reply;
+        }
+        crate::support::wait::tick();
+    };
+    last.starts("421 4.4.2 ");
+    client.closed();
+    assert!(begun.elapsed() >= Duration::from_millis(1900));
+    daemon.admin.wait_for_stat("memory.body_bytes", 0);
+    // A pause between two chunks is no way around it.
+    let mut client = Client::connect(daemon.smtp());
+    client.envelope("a@sender.test", &["b@example.test"]);
+    client.bdat(b"x", false).starts("250 ");
+    client.reply().starts("421 4.4.2 ");
+    client.closed();
+}
+
+#[test]
+fn a_connection_that_only_talks_ends() {
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(one_ring(&endpoint).set("smtp.transaction_timeout", "2s"));
+    let mut client = Client::connect(daemon.smtp());
+    client.envelope("a@sender.test", &["b@example.test"]);
+    client.data(&messages::simple("x", "text")).starts("250 ");
+    let begun = Instant::now();
+    let last = loop {
+        assert!(begun.elapsed() < PATIENCE, "it goes on for ever");
+        let reply = client.command("NOOP");
+        if reply.code != 250 {
+            break reply;
+        }
+        crate::support::wait::tick();
+    };
+    last.starts("421 4.4.2 ");
+    client.closed();
+    assert!(begun.elapsed() >= Duration::from_millis(1900), "it begins anew with each message");
+}
+
+#[test]
+fn sizes_that_are_only_declared_hold_nothing() {
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(one_ring(&endpoint));
+    let declared = |octet: u8| {
+        let mut client = Client::connect_from(IpAddr::from([127, 0, 1, octet]), daemon.smtp());
+        client.reply().starts("220 ");
+        client.ehlo();
+        client.expect("MAIL FROM:<a@sender.test> SIZE=26214400", "250 ");
+        client.expect("RCPT TO:<b@example.test>", "250 ");
+        client.expect("DATA", "354 ");
+        client
+    };
+    let _held: Vec<Client> = (0..20).map(|n| declared(n / 4)).collect();
+    let held = daemon.admin.stat("memory.body_bytes");
+    assert!(held <= 20 * 64 * 1024, "{held} octets for nothing");
+    deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::of_size("honest", 7 * MIB)).starts("250 ");
+}
+
+#[test]
+fn more_replies_than_a_record_layer_holds() {
+    let endpoint = Endpoint::ok();
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let authority = certificates::Authority::new();
+    let files = authority.issue_into(dir.path(), "mx", &["mx.test"]);
+    let config = one_ring(&endpoint)
+        .set("smtp.command_timeout", "1m")
+        .set("smtp.tls.certificate", files.certificate.to_str().unwrap())
+        .set("smtp.tls.private_key", files.key.to_str().unwrap());
+    let daemon = Daemon::start_in(dir, config);
+    let mut client = Client::connect(daemon.smtp());
+    client.ehlo();
+    client.starttls(authority.client(rustls::ALL_VERSIONS));
+    client.send(b"HELP\r\n".repeat(2000));
+    for _ in 0..2000 {
+        client.reply().starts("214 ");
+    }
+    client.expect("NOOP", "250 ");
+    // The client's end comes with a command, in one segment: answered, and over, long before the command's time is.
+    let begun = Instant::now();
+    client.send_and_close_tls(b"NOOP\r\n");
+    client.reply().starts("250 ");
+    client.closed();
+    assert!(begun.elapsed() < Duration::from_secs(50));
+}
+
+#[test]
+fn replies_do_not_wait_for_the_callbacks_behind_them() {
+    let gate = Gate::default();
+    let authorizer = Endpoint::always(Answer::Behind(gate.clone(), Box::new(Answer::status(200))));
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(Config::to(&endpoint).of_route("authorize_url", authorizer.url("/authorize")));
+    let mut client = Client::connect(daemon.smtp());
+    client.ehlo();
+    client.send("MAIL FROM:<a@sender.test>\r\nRCPT TO:<b@example.test>\r\n");
+    client.reply().starts("250 2.1.0 ");
+    gate.open();
+    client.reply().starts("250 2.1.5 ");
+}
+
+#[test]
+fn a_reply_that_nobody_hears_is_counted() {
+    let gate = Gate::default();
+    let endpoint = Endpoint::always(Answer::Behind(gate.clone(), Box::new(Answer::status(200))));
+    let daemon = Daemon::start(Config::to(&endpoint));
+    let sent = || {
+        let mut client = Client::connect(daemon.smtp());
+        client.envelope("a@sender.test", &["b@example.test"]);
+        client.expect("DATA", "354 ");
+        client.send(stuffed(&messages::simple("x", "text")));
+        client
+    };
+    // One closes in the ordinary way, one says only that it will say no more.
+    drop(sent());
+    let mut listening = sent();
+    listening.finish();
+    endpoint.wait_for(2);
+    gate.open();
+    listening.reply().starts("250 2.0.0 Ok: ");
+    drop(listening);
+    daemon.admin.wait_for_stat("messages.delivered", 2);
+    daemon.admin.wait_for_stat("connections.open", 0);
+    daemon.admin.wait_for_stat("messages.replies_lost", 1);
+}
+
+#[test]
+fn refused_connections_take_no_descriptors() {
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(one_ring(&endpoint).set("smtp.max_connections_per_ip", 10));
+    let before = daemon.descriptors();
+    let _crowd: Vec<Client> = (0..400).map(|_| Client::connect_silently(daemon.smtp())).collect();
+    eventually("all to be accepted", || (daemon.admin.stat("connections.refused.per_ip_limit") == 390).then_some(()));
+    let grown = daemon.descriptors().saturating_sub(before);
+    assert!(grown <= 10 + 32 + 8, "{grown} descriptors");
+}
+
+#[test]
+fn nothing_begins_behind_a_sigterm() {
+    let gate = Gate::default();
+    let endpoint = Endpoint::always(Answer::Behind(gate.clone(), Box::new(Answer::status(200))));
+    let daemon = Daemon::start(one_ring(&endpoint));
+    let mut idle = Client::connect(daemon.smtp());
+    let mut client = Client::connect(daemon.smtp());
+    client.ehlo();
+    let transaction = b"MAIL FROM:<a@sender.test>\r\nRCPT TO:<b@example.test>\r\nBDAT 14 LAST\r\nSubject: x\r\n\r\n".to_vec();
+    client.send(transaction.repeat(10));
+    endpoint.wait_for(1);
+    daemon.signal(Signal::SIGTERM);
+    // The ring knows when it tells those that wait.
+    idle.reply().starts("421 4.3.2 ");
+    gate.open();
+    for reply in ["250 2.1.0 ", "250 2.1.5 ", "250 2.0.0 Ok: ", "421 4.3.2 "] {
+        client.reply().starts(reply);
+    }
+    client.closed();
+    assert_eq!(endpoint.count(), 1);
+}
+
+/// Stops one thread as a debugger does, and lets it go again.
+fn ptrace(request: libc::c_uint, thread: i32) {
+    // SAFETY: none of these requests has an address to read or write.
+    #[expect(unsafe_code, reason = "one thread is to be stopped, which signals cannot do")]
+    let done = unsafe { libc::ptrace(request, thread, std::ptr::null_mut::<libc::c_void>(), std::ptr::null_mut::<libc::c_void>()) };
+    assert_eq!(done, 0, "{}", std::io::Error::last_os_error());
+}
+
+#[test]
+fn a_ring_that_stands_is_noticed() {
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(one_ring(&endpoint));
+    assert_eq!(daemon.admin.get("/healthz").status, 200);
+    let thread = ring(&daemon);
+    ptrace(libc::PTRACE_SEIZE, thread);
+    ptrace(libc::PTRACE_INTERRUPT, thread);
+    eventually("the standing ring to be noticed", || (daemon.admin.get("/healthz").status == 503).then_some(()));
+    let ready = daemon.admin.get("/readyz");
+    assert_eq!((ready.status, ready.text().trim()), (503, "degraded: ring-0 stands"));
+    eventually("the watchdog's silence", || daemon.log().contains("the watchdog is not told").then_some(()));
+    ptrace(libc::PTRACE_DETACH, thread);
+    eventually("the ring to go on", || (daemon.admin.get("/healthz").status == 200).then_some(()));
+    deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("x", "text")).starts("250 ");
+}
