@@ -189,7 +189,7 @@ fn a_second_answer_in_a_record_of_its_own_ends_the_connection() {
 fn an_answer_in_records_of_every_size() {
     let authority = Authority::new();
     let endpoint = endpoint(authority.server("127.0.0.1"), |stream, seen| {
-        if let Some(request) = Request::whole(stream) {
+        while let Some(request) = Request::whole(stream) {
             seen.lock().unwrap().push(request);
             let StreamOwned { conn, sock } = stream.get_mut();
             let body = "b".repeat(30_000);
