@@ -105,7 +105,7 @@ process="$(inside systemctl show -p MainPID --value mailsluice)"
 is "user" "$(inside stat -c %U "/proc/$process")" mailsluice
 is "capabilities" "$(inside awk '/^CapEff/ {print $2}' "/proc/$process/status")" 0000000000000400
 is "no new privileges, system calls filtered" "$(inside awk '/^(NoNewPrivs|Seccomp):/ {printf "%s", $2}' "/proc/$process/status")" 12
-is "mode of the records" "$(inside stat -c '%U %a' /var/lib/mailsluice/records.redb)" "mailsluice 600"
+is "mode of the records" "$(inside stat -c '%U %a' /var/lib/mailsluice/records.redb.id-secret)" "mailsluice 600"
 until_true "a live status" inside sh -c "systemctl show -p StatusText --value mailsluice | grep -q delivered"
 
 step "records are for root and the daemon, not for every user"
@@ -235,7 +235,7 @@ step "remove keeps the records, purge removes them"
 inside systemctl start mailsluice
 inside dpkg -r mailsluice >/dev/null 2>&1
 is "state after removing" "$(inside systemctl is-active mailsluice || true)" inactive
-inside test -s /var/lib/mailsluice/records.redb || fail "removing took the records"
+inside test -s /var/lib/mailsluice/records.redb.id-secret || fail "removing took the records"
 inside test -s "$configuration" || fail "removing took the configuration"
 inside test ! -e /usr/bin/mailsluice || fail "removing left the program"
 inside dpkg -P mailsluice >/dev/null 2>&1

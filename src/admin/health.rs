@@ -40,7 +40,6 @@ pub(super) async fn readyz(State(app): State<Arc<App>>) -> Response {
 }
 
 pub(super) async fn stats(State(app): State<Arc<App>>) -> Response {
-    app.deps.store.settled().await;
     app.refresh_gauges();
     answer::json(&app.deps.stats.snapshot())
 }
@@ -55,7 +54,6 @@ pub(super) async fn series(State(app): State<Arc<App>>) -> Response {
 }
 
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
-    app.deps.store.settled().await;
     app.refresh_gauges();
     let text = app.deps.stats.openmetrics(process(&app));
     ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response()

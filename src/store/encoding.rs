@@ -2,15 +2,15 @@
 //! record that was written or an `Unreadable`.
 //!
 //! ```text
-//! version u8 | segment u32 LE | date i64 LE | 4 times, size, status: varint | outcome u8 | texts: varint length + UTF-8 | checksum 8 octets
+//! version u8 | date i64 LE | 4 times, size, status: varint | outcome u8 | texts: varint length + UTF-8 | checksum 8 octets
 //! ```
 //!
 //! The checksum is BLAKE3 over the id and the octets before it, cut to 8: a value that stands under a foreign id is found as well.
 
 use crate::record::{Outcome, Record, RecordId, ServerResponse};
 
-/// What is written now. Version 1 had no segment and no `retry_after`.
-pub(super) const VERSION: u8 = 2;
+/// What is written now. Version 1 had no `retry_after`; version 2 named a segment of the index behind the version.
+pub(super) const VERSION: u8 = 3;
 const OLDEST: u8 = 1;
 const CHECKSUM: usize = 8;
 
@@ -18,30 +18,26 @@ const CHECKSUM: usize = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Unreadable;
 
-pub(super) fn encode(record: &Record, segment: u32) -> Vec<u8> {
-    encode_as(record, segment, VERSION)
-}
-
-/// As a given version; older ones are for the tests of the migration.
-pub(super) fn encode_as(record: &Record, segment: u32, version: u8) -> Vec<u8> {
+pub(super) fn encode(record: &Record) -> Vec<u8> {
     let mut out = Vec::with_capacity(512);
-    put(&mut out, record, segment, version);
+    encode_into(&mut out, record, 0);
     out
 }
 
-/// Behind what is there.
-pub(super) fn encode_into(out: &mut Vec<u8>, record: &Record, segment: u32) {
-    put(out, record, segment, VERSION);
+/// Behind what is there; with so many microseconds more that it waited for the store.
+pub(super) fn encode_into(out: &mut Vec<u8>, record: &Record, waited_us: u64) {
+    put(out, record, waited_us, VERSION);
 }
 
-fn put(out: &mut Vec<u8>, record: &Record, segment: u32, version: u8) {
+fn put(out: &mut Vec<u8>, record: &Record, waited_us: u64, version: u8) {
     let start = out.len();
     out.push(version);
-    if version >= 2 {
-        out.extend_from_slice(&segment.to_le_bytes());
+    if version == 2 {
+        out.extend_from_slice(&[0; 4]);
     }
     out.extend_from_slice(&record.date.as_microsecond().to_le_bytes());
-    for number in [record.processing_time_us, record.queue_us, record.forward_us, record.store_us, record.size] {
+    let (processing_us, store_us) = (record.processing_time_us.saturating_add(waited_us), record.store_us.saturating_add(waited_us));
+    for number in [processing_us, record.queue_us, record.forward_us, store_us, record.size] {
         put_number(out, number);
     }
     put_number(out, u64::from(record.server_response.status));
@@ -67,17 +63,12 @@ fn put(out: &mut Vec<u8>, record: &Record, segment: u32, version: u8) {
     out.extend_from_slice(&sum);
 }
 
+/// A record's date in microseconds, unchecked: to leave out what has expired.
+pub(super) fn date_us(octets: &[u8]) -> Option<i64> {
+    if octets.first() == Some(&VERSION) { octets.get(1..)?.first_chunk().copied().map(i64::from_le_bytes) } else { None }
+}
+
 pub(super) fn decode(id: u128, octets: &[u8]) -> Result<Record, Unreadable> {
-    decode_with_segment(id, octets).map(|(record, _)| record)
-}
-
-/// The segment alone, unchecked: to leave out what belongs elsewhere.
-pub(super) fn segment(octets: &[u8]) -> Option<u32> {
-    octets.get(1..).and_then(<[u8]>::first_chunk).copied().map(u32::from_le_bytes)
-}
-
-/// With the segment of the index that holds the record's entries.
-pub(super) fn decode_with_segment(id: u128, octets: &[u8]) -> Result<(Record, u32), Unreadable> {
     let (body, sum) = octets.len().checked_sub(CHECKSUM).and_then(|at| octets.split_at_checked(at)).ok_or(Unreadable)?;
     if checksum(id, body) != sum {
         return Err(Unreadable);
@@ -87,9 +78,17 @@ pub(super) fn decode_with_segment(id: u128, octets: &[u8]) -> Result<(Record, u3
     if !(OLDEST..=VERSION).contains(&version) {
         return Err(Unreadable);
     }
-    let segment = if version >= 2 { u32::from_le_bytes(rest.array()?) } else { 0 };
+    if version == 2 {
+        rest.octets(4)?;
+    }
     let record = rest.record(id, version)?;
-    if rest.0.is_empty() { Ok((record, segment)) } else { Err(Unreadable) }
+    if rest.0.is_empty() { Ok(record) } else { Err(Unreadable) }
+}
+
+/// Whether the octets are what was written.
+pub(super) fn is_whole(id: u128, octets: &[u8]) -> bool {
+    let parts = octets.len().checked_sub(CHECKSUM).and_then(|at| octets.split_at_checked(at));
+    parts.is_some_and(|(body, sum)| checksum(id, body) == sum)
 }
 
 pub(super) fn outcome_code(outcome: Outcome) -> u8 {
@@ -164,10 +163,6 @@ impl<'a> Reader<'a> {
             }
         }
         Err(Unreadable)
-    }
-
-    pub(super) fn small_number(&mut self) -> Result<u32, Unreadable> {
-        u32::try_from(self.number()?).map_err(|_| Unreadable)
     }
 
     fn text(&mut self) -> Result<String, Unreadable> {
@@ -280,22 +275,36 @@ pub(super) mod tests {
         })
     }
 
+    /// As a given version.
+    pub(in crate::store) fn encode_as(record: &Record, version: u8) -> Vec<u8> {
+        let mut out = Vec::new();
+        put(&mut out, record, 0, version);
+        out
+    }
+
     proptest! {
         #[test]
-        fn a_record_comes_back_as_it_was(record in any_record(), segment in any::<u32>()) {
-            prop_assert_eq!(decode_with_segment(record.id.0, &encode(&record, segment)), Ok((record, segment)));
+        fn a_record_comes_back_as_it_was(record in any_record()) {
+            let octets = encode(&record);
+            prop_assert_eq!(date_us(&octets), Some(record.date.as_microsecond()));
+            prop_assert_eq!(decode(record.id.0, &octets), Ok(record));
+        }
+
+        #[test]
+        fn version_2_is_read_as_it_was(record in any_record()) {
+            prop_assert_eq!(decode(record.id.0, &encode_as(&record, 2)), Ok(record));
         }
 
         #[test]
         fn version_1_is_read_without_what_it_had_not(mut record in any_record()) {
-            let octets = encode_as(&record, 9, 1);
+            let octets = encode_as(&record, 1);
             record.server_response.retry_after = None;
             prop_assert_eq!(decode(record.id.0, &octets), Ok(record));
         }
 
         #[test]
         fn a_flipped_bit_is_never_a_record(record in any_record(), at in any::<prop::sample::Index>(), bit in 0u8..8) {
-            let mut octets = encode(&record, 3);
+            let mut octets = encode(&record);
             let at = at.index(octets.len());
             octets[at] ^= 1 << bit;
             prop_assert_eq!(decode(record.id.0, &octets), Err(Unreadable));
@@ -307,7 +316,7 @@ pub(super) mod tests {
         }
 
         #[test]
-        fn octets_with_a_right_checksum_do_not_panic(mut octets in proptest::collection::vec(any::<u8>(), 0..300), version in 0u8..4) {
+        fn octets_with_a_right_checksum_do_not_panic(mut octets in proptest::collection::vec(any::<u8>(), 0..300), version in 0u8..5) {
             octets.insert(0, version);
             let sum = checksum(9, &octets);
             octets.extend_from_slice(&sum);
@@ -319,7 +328,7 @@ pub(super) mod tests {
     fn a_value_under_a_foreign_id_and_a_newer_version_are_unreadable() {
         let mut runner = proptest::test_runner::TestRunner::deterministic();
         let record = any_record().new_tree(&mut runner).unwrap().current();
-        assert_eq!(decode(record.id.0.wrapping_add(1), &encode(&record, 3)), Err(Unreadable));
-        assert_eq!(decode(record.id.0, &encode_as(&record, 3, VERSION + 1)), Err(Unreadable));
+        assert_eq!(decode(record.id.0.wrapping_add(1), &encode(&record)), Err(Unreadable));
+        assert_eq!(decode(record.id.0, &encode_as(&record, VERSION + 1)), Err(Unreadable));
     }
 }

@@ -21,7 +21,7 @@ pub enum StoreError {
     Unreadable(RecordId),
     #[error("the store could not be read: {0}")]
     Damaged(String),
-    #[error("erasing needs {needed} octets of free space for a new store file, there are {free}; nothing was changed")]
+    #[error("erasing needs {needed} octets of free space for one new file, there are {free}; nothing was changed")]
     NoSpace { needed: u64, free: u64 },
     #[error("{0:?} is no address")]
     NotAnAddress(String),
@@ -67,8 +67,8 @@ pub(super) enum Fault {
     Newer(u32),
     #[error("in use by another process")]
     Locked,
-    #[error("the store was opened anew while it was being rewritten")]
-    Void,
+    #[error("{needed} octets of free space are needed, there are {free}")]
+    NoSpace { needed: u64, free: u64 },
     #[error("closing")]
     Closing,
 }

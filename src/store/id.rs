@@ -37,12 +37,6 @@ impl Ids {
         *self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Never below what a store, opened again, remembers.
-    pub(super) fn raise(&self, newest: u128) {
-        let mut own = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        *own = (*own).max(newest);
-    }
-
     fn random(&self, clock_ms: u64) -> u128 {
         let hash = blake3::keyed_hash(&self.seed, &clock_ms.to_le_bytes());
         let octets = hash.as_bytes().first_chunk::<16>().copied().unwrap_or_default();

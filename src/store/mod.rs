@@ -1,71 +1,71 @@
-//! The records on disk: one redb file, one writer thread, group commit.
+//! The records on disk: a journal, memory, and files that are written once.
 //!
-//! - `commit.rs` is the writer: it alone changes the store and answers after fsync. A record is durable in the journal (`journal.rs`)
-//!   first, and soon after in redb; `trouble.rs` keeps it usable through faults,
-//!   `retention.rs` within its bounds;
-//! - `forget.rs` is the janitor: erasing, and the daily rewrite that makes expired records leave the file;
-//! - readers (`query.rs`) use short transactions of their own, from any thread that may block.
+//! - `journal/` is where a record is durable first: a thread that answers when its write is done, and waits for nothing else;
+//! - `memory.rs` has what the journal has, to be found by readers, until a file has it;
+//! - `file/` is such a file: built in one go, and from then on only read;
+//! - `keeper/` is the thread that builds, merges, drops and erases: whatever fails there is thrown away and made again;
+//! - `query.rs` reads all of it, from any thread that may block; `open.rs` finds it again, `migrate.rs` takes over what was before.
 //!
-//! Whatever the disk does, nothing here panics or waits for ever: while nothing can be recorded, `writable` is false, and a record that
-//! could not be made durable is a log line (promise 3). Only the fields of a `Record` can get here (promise 2).
+//! Commit numbers order everything: a record gets the next one when it is durable. Whatever the disk does, nothing here panics or waits
+//! for ever: while nothing can be recorded, `writable` is false, and a record that could not be made durable is a log line (promise 3).
+//! Only the fields of a `Record` can get here (promise 2).
 
-mod commit;
 mod disk;
 mod encoding;
 mod error;
+mod file;
 mod filter;
-mod forget;
+mod folder;
 mod id;
+mod index;
 mod journal;
+mod keeper;
+mod memory;
 mod mention;
+mod migrate;
 mod open;
 mod query;
 mod redact;
-mod retention;
-mod rewrite;
-mod schema;
 mod shared;
-mod tables;
-mod tail;
 #[cfg(test)]
 mod tests;
-mod trouble;
+mod undelivered;
 mod verify;
 
-pub use commit::Commit;
 pub use disk::{Disk, DurableFile, FileStat, FileSystem, Lock};
 pub use error::{CommitFailed, StoreError};
 pub use filter::Filter;
+pub use journal::Commit;
 /// What a simulated disk implements for one file.
 pub use redb::StorageBackend;
-pub use verify::{Verified, verify};
+pub use verify::{Verified, is_there, verify};
 
 use crate::config;
 use crate::record::{Outcome, Record, RecordId};
 use crate::stats::Stats;
 use arc_swap::ArcSwapOption;
-use commit::{Message, Pending, Work, Writer};
 use crossbeam_channel::{Sender, TrySendError};
 use error::Fault;
-use forget::{Errand, Janitor};
-use open::Files;
+use folder::Files;
+use index::IndexKey;
+use journal::{Message, Pending, Writer};
+use keeper::{Errand, Keeper};
 use redact::Address;
-use schema::IndexKey;
 use shared::{Shared, now_ms};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
-use tokio::sync::{broadcast, oneshot};
+use std::time::Duration;
+use tokio::sync::broadcast;
 
 /// Records that may wait for the writer. More than the connections that can each have one under way; a full channel is answered
 /// like a failed commit, and `writable` says no when three quarters of it are taken.
 const QUEUE: usize = 16_384;
 const QUEUE_HIGH: usize = QUEUE / 4 * 3;
-/// While the disk has been silent for longer, nothing new is taken.
-const DISK_PATIENCE: Duration = Duration::from_secs(2);
-/// How long a reader waits for the records that only the journal has.
-const SETTLE_PATIENCE: Duration = Duration::from_millis(500);
+/// Octets of a journal where there is hardly any space.
+const JOURNAL_LEAST: u64 = 1 << 20;
+/// Empty journals that may lie ready.
+const FREE: usize = 16;
 
 /// Filters of a query; all must match. Times are inclusive `since`, exclusive `until`.
 #[derive(Clone, Debug, Default)]
@@ -120,50 +120,44 @@ pub struct UndeliveredPage {
     pub cursor: Option<RecordId>,
 }
 
+/// A record with the number that it got when it was durable.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Committed {
+    pub number: u64,
+    pub record: Record,
+}
+
 /// A point in the store's long works, for tests that look at the files there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    /// A store of an older version has been brought up to date in part.
+    /// A store of an older version has been taken over in part.
     Rebuilding,
-    /// A rewrite has copied the store; the writer has still to bring the last changes after.
-    Copied,
-    /// The new file is complete and durable beside the old one.
-    Synced,
-    /// The new file stands under the store's name; the directory is not synced yet.
+    /// A new file is complete and durable, under a name that nothing reads.
+    Built,
+    /// It bears its own name; the directory is not synced yet.
     Renamed,
+    /// It is durable under its name; what it takes the place of may still be there.
+    Synced,
 }
 
 /// How the store paces itself; the defaults are what a daemon uses.
 #[derive(Clone)]
 pub struct Tuning {
-    /// How long octets of expired records may stay in the file after they went; well below the day that is promised.
-    pub rewrite_after: Duration,
-    /// Between looks at whether that time is over.
+    /// Between looks at what has expired, and at how much room there is.
     pub housekeeping: Duration,
-    /// After so long without a change the file is left as one that opens at once, should the daemon be killed then: otherwise redb reads
-    /// all of it, some seconds for each million records.
-    pub checkpoint_after: Duration,
-    /// Index entries that make a segment full.
-    pub segment: u32,
-    /// Octets of the journal.
+    /// Octets of a journal, at the most.
     pub journal: usize,
-    /// After so long without a record redb gets what the journal has.
-    pub settle_after: Duration,
+    /// Records of which a file is made, at the most.
+    pub batch: usize,
+    /// After so long a file is made of fewer.
+    pub seal_after: Duration,
     /// Called at each step, by the thread that takes it.
     pub at_step: Option<Arc<dyn Fn(Step) + Send + Sync>>,
 }
 
 impl Default for Tuning {
     fn default() -> Self {
-        Self {
-            rewrite_after: Duration::from_secs(12 * 3600),
-            housekeeping: Duration::from_secs(60),
-            checkpoint_after: Duration::from_secs(2),
-            segment: schema::SEGMENT,
-            journal: 1 << 20,
-            settle_after: Duration::from_millis(5),
-            at_step: None,
-        }
+        Self { housekeeping: Duration::from_secs(20), journal: 8 << 20, batch: 16_384, seal_after: Duration::from_secs(600), at_step: None }
     }
 }
 
@@ -180,38 +174,43 @@ pub struct Store {
     shared: Arc<Shared>,
     /// `None` once it is closed: the writer ends when nobody can ask it for anything any more, so that all it was asked for is answered.
     writer: ArcSwapOption<Sender<Message>>,
-    janitor: Sender<Errand>,
+    keeper: Sender<Errand>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 impl Store {
-    /// Opens or creates; an unreadable file is set aside. `Err` is an operator's line and an exit code in the caller.
+    /// Opens or creates; a file that cannot be read is set aside. `Err` is an operator's line and an exit code in the caller.
     pub fn open(config: &config::Store, stats: &Arc<Stats>) -> Result<Arc<Self>, StoreError> {
         Self::open_on(Arc::new(FileSystem), config, stats, Tuning::default())
     }
 
     /// `open` on another disk, or at another pace.
-    pub fn open_on(disk: Arc<dyn Disk>, config: &config::Store, stats: &Arc<Stats>, tuning: Tuning) -> Result<Arc<Self>, StoreError> {
+    pub fn open_on(disk: Arc<dyn Disk>, config: &config::Store, stats: &Arc<Stats>, mut tuning: Tuning) -> Result<Arc<Self>, StoreError> {
         let files = Files { disk, path: config.path.clone() };
         let path = || config.path.clone();
         let failed = |fault: Fault| match fault {
             Fault::Locked => StoreError::Locked(path()),
-            Fault::Newer(found) => StoreError::Newer { path: path(), found, known: schema::STORE_VERSION },
+            Fault::Newer(found) => StoreError::Newer { path: path(), found, known: file::VERSION },
+            Fault::NoSpace { needed, free } => StoreError::NoSpace { needed, free },
             Fault::Disk(source) => StoreError::Io { path: path(), source },
-            Fault::Full(_) | Fault::Damaged(_) | Fault::Io(_) | Fault::Lost | Fault::Void | Fault::Closing => {
+            Fault::Full(_) | Fault::Damaged(_) | Fault::Io(_) | Fault::Lost | Fault::Closing => {
                 StoreError::Failed { path: path(), what: fault.to_string() }
             }
         };
         let lock = files.lock().map_err(failed)?;
-        files.remove_leftovers().map_err(|source| StoreError::Io { path: path(), source })?;
-        let id_secret = files.secret(".id-secret").map_err(failed)?;
-        let index_key = IndexKey(files.secret(".index-key").map_err(failed)?);
-        let open::Opened { readable: opened, journal, full } = open::open(&files, index_key, &tuning, &[]).map_err(failed)?;
-        let ids = id::Ids::new(opened.state.newest_id, now_ms(), open::random().map_err(failed)?);
-        stats.store.records.set(opened.records);
-        stats.store.file_bytes.set(opened.stat.length);
-        stats.messages.undelivered.set(opened.undelivered);
-        let (state, stat) = (opened.state, opened.stat);
+        let free = files.disk.free_space(files.directory()).map_err(|error| failed(error.into()))?;
+        // On a small disk journals are a small part of it.
+        tuning.journal = tuning.journal.min(usize::try_from((free / 16).max(JOURNAL_LEAST)).unwrap_or(usize::MAX));
+        let listing = files.list().map_err(|error| failed(error.into()))?;
+        for leftover in &listing.unfinished {
+            files.remove_if_there(leftover).map_err(|error| failed(error.into()))?;
+        }
+        let (id_secret, has_secrets) = files.secret(".id-secret").map_err(failed)?;
+        let index_key = IndexKey(files.secret(".index-key").map_err(failed)?.0);
+        let opened = migrate::migrate(&files, &index_key, &tuning, &listing)
+            .and_then(|()| open::open(&files, index_key, &tuning, has_secrets))
+            .map_err(failed)?;
+        let ids = id::Ids::new(opened.newest_id, now_ms(), folder::random().map_err(failed)?);
         let shared = Arc::new(Shared::new(
             files,
             index_key,
@@ -219,22 +218,25 @@ impl Store {
             ids,
             Arc::clone(stats),
             config.clone(),
-            opened.database,
-            state,
-            opened.tail,
             tuning,
+            opened.view,
+            opened.undelivered,
+            opened.next_slot,
         ));
+        shared.journals.store(u32::try_from(opened.sealed.journals.len()).unwrap_or(u32::MAX), Ordering::Release);
+        shared.count();
         let (writer, messages) = crossbeam_channel::bounded(QUEUE);
-        let (janitor, errands) = crossbeam_channel::unbounded();
-        let mut threads = Vec::new();
-        let mut work = Writer::new(Arc::clone(&shared), messages, lock, stat, state, journal);
-        if let Some(full) = full {
-            work.start_full(&full);
-        }
-        threads.push(start("store-writer", &shared, move || work.run()).map_err(|source| StoreError::Io { path: path(), source })?);
-        let work = Janitor { shared: Arc::clone(&shared), errands, writer: writer.clone(), not_before: Instant::now() };
-        threads.push(start("store-janitor", &shared, move || work.run()).map_err(|source| StoreError::Io { path: path(), source })?);
-        Ok(Arc::new(Self { shared, writer: ArcSwapOption::from_pointee(writer), janitor, threads: Mutex::new(threads) }))
+        let (keeper, errands) = crossbeam_channel::unbounded();
+        let (hand_on, sealed) = crossbeam_channel::unbounded();
+        let (free, empty) = crossbeam_channel::bounded(FREE);
+        hand_on.send(opened.sealed).unwrap_or(());
+        let start =
+            |name, work: Box<dyn FnOnce() + Send>| start(name, &shared, work).map_err(|source| StoreError::Io { path: path(), source });
+        let work = Writer::new(Arc::clone(&shared), messages, hand_on, empty.clone(), lock, opened.durable);
+        let mut threads = vec![start("store-writer", Box::new(move || work.run()))?];
+        let work = Keeper::new(Arc::clone(&shared), sealed, (free, empty), errands, writer.clone());
+        threads.push(start("store-keeper", Box::new(move || work.run()))?);
+        Ok(Arc::new(Self { shared, writer: ArcSwapOption::from_pointee(writer), keeper, threads: Mutex::new(threads) }))
     }
 
     /// Takes over what may change at run time; the path is what it was at the start.
@@ -248,38 +250,13 @@ impl Store {
     /// False while nothing can be recorded: mail is answered `452 4.3.1`.
     #[must_use]
     pub fn writable(&self) -> bool {
-        self.shared.writable()
-            && self.shared.wait() <= DISK_PATIENCE
-            && self.writer.load().as_ref().is_some_and(|writer| writer.len() < QUEUE_HIGH)
-    }
-
-    /// How long the disk has been keeping the store waiting.
-    #[must_use]
-    pub fn wait(&self) -> Duration {
-        self.shared.wait()
+        self.shared.writable() && self.writer.load().as_ref().is_some_and(|writer| writer.len() < QUEUE_HIGH)
     }
 
     /// Why nothing can be recorded at present, for `/readyz`.
     #[must_use]
     pub fn trouble(&self) -> Option<String> {
-        if !self.shared.writable() {
-            return Some(self.shared.trouble());
-        }
-        let wait = self.shared.wait();
-        (wait > DISK_PATIENCE).then(|| format!("the disk has confirmed nothing for {} s", wait.as_secs()))
-    }
-
-    /// Waits until a thread of the store has ended that was not asked to: nothing can be recorded from then on. Its name.
-    pub async fn died(&self) -> &'static str {
-        let mut died = self.shared.died.subscribe();
-        loop {
-            if let Some(name) = *died.borrow_and_update() {
-                return name;
-            }
-            if died.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
+        self.shared.trouble()
     }
 
     /// The key of Webhook-Id kept beside the store, 32 octets, made once.
@@ -294,7 +271,20 @@ impl Store {
         self.shared.ids.next(now_ms())
     }
 
-    /// Hands the record to the writer; answers after fsync. Never blocks. The record is redacted as configured; the error carries
+    /// How long the oldest record has been waiting for the disk.
+    #[must_use]
+    pub fn wait(&self) -> Duration {
+        self.shared.wait()
+    }
+
+    /// Ends when a thread of the store has ended otherwise than asked, with its name.
+    pub async fn died(&self) -> &'static str {
+        let mut died = self.shared.died.subscribe();
+        let name = died.wait_for(Option::is_some).await.ok().and_then(|name| *name);
+        name.unwrap_or("store")
+    }
+
+    /// Hands the record to the writer; done when it is durable. Never blocks. The record is redacted as configured; the error carries
     /// nothing: the store has then written the redacted record as its log line (promise 3).
     ///
     /// The caller fills `queue_us`, `forward_us` and `processing_time_us` up to this call; `store_us` is added here.
@@ -303,39 +293,49 @@ impl Store {
         record.date = jiff::Timestamp::from_microsecond(record.date.as_microsecond()).unwrap_or(record.date);
         redact::configured(&mut record, self.shared.settings.load().redact);
         let (pending, commit) = Pending::new(record);
-        // What finds no place is dropped, and that writes its line.
-        drop(self.ask(Message::Record(pending)));
+        // Given back where the writer has too much to do or has ended: dropped, it is its log line.
+        let given_back = match self.writer.load().as_ref() {
+            Some(writer) => writer.try_send(Message::Record(pending)).map_err(TrySendError::into_inner).err(),
+            None => Some(Message::Record(pending)),
+        };
+        drop(given_back);
         commit
     }
 
-    /// Reads one page; blocking, short read transactions: never on a ring thread.
+    /// Reads one page; blocking: never on a ring thread.
     pub fn query(&self, query: &Query) -> Result<Page, StoreError> {
-        self.settle();
-        query::query(&self.shared, query)
+        query::query(self.opened()?, query)
     }
 
     pub fn record(&self, id: RecordId) -> Result<Option<Record>, StoreError> {
-        self.settle();
-        query::record(&self.shared, id)
+        query::record(self.opened()?, id)
     }
 
     /// All attempts at one message, oldest first: the last 1000, or fewer of very long ones.
     pub fn attempts(&self, webhook_id: &str) -> Result<Vec<Record>, StoreError> {
-        self.settle();
-        query::attempts(&self.shared, webhook_id)
+        query::attempts(self.opened()?, webhook_id)
     }
 
     /// Messages that no endpoint has taken or refused, by their latest attempt, newest first.
     pub fn undelivered(&self, cursor: Option<RecordId>, limit: usize) -> Result<UndeliveredPage, StoreError> {
-        self.settle();
-        query::undelivered(&self.shared, cursor, limit)
+        query::undelivered(self.opened()?, cursor, limit)
     }
 
     /// Every record naming the address, in pages like `query`: as sender or recipient, or anywhere in a text.
     pub fn export(&self, address: &str, cursor: Option<RecordId>) -> Result<Page, StoreError> {
         let address = Address::new(address).ok_or_else(|| StoreError::NotAnAddress(address.to_owned()))?;
-        self.settle();
-        query::export(&self.shared, address, cursor)
+        query::export(self.opened()?, address, cursor)
+    }
+
+    /// Records with numbers above this one, in the order of their numbers; at most 1000.
+    pub fn records_after(&self, number: u64, limit: usize) -> Result<Vec<Committed>, StoreError> {
+        query::after(self.opened()?, number, limit)
+    }
+
+    /// The last number that stands in a file: no number up to here is ever given again.
+    #[must_use]
+    pub fn in_files(&self) -> u64 {
+        self.shared.view().files.last().map_or(0, |file| file.span().last)
     }
 
     /// Erases the address; returns when it is absent from every file of the store. Blocking.
@@ -344,45 +344,18 @@ impl Store {
         self.errand(|done| Errand::Forget { address, done })
     }
 
-    /// Rewrites the file now, so that nothing but live records is left in it. Blocking.
-    pub fn rewrite(&self) -> Result<(), StoreError> {
-        self.errand(|done| Errand::Rewrite { done })
+    /// Makes files of what is in memory now, and merges what is to be merged. Blocking.
+    pub fn tidy(&self) -> Result<(), StoreError> {
+        self.errand(|done| Errand::Tidy { done })
     }
 
-    /// What has been acknowledged is to be read and counted: has redb get it, if it has not. Blocking, but not for long: a disk that hangs
-    /// must not keep readers from what is there, and a store in trouble shows what redb has.
-    fn settle(&self) {
-        let (done, settled) = crossbeam_channel::bounded(1);
-        if self.ask_to_settle(move || done.send(()).unwrap_or(())) {
-            settled.recv_timeout(SETTLE_PATIENCE).unwrap_or(());
-        }
-    }
-
-    /// The same where nothing may block; for the gauges, which count what redb has.
-    pub async fn settled(&self) {
-        let (done, settled) = oneshot::channel();
-        if self.ask_to_settle(move || done.send(()).unwrap_or(())) {
-            drop(tokio::time::timeout(SETTLE_PATIENCE, settled).await);
-        }
-    }
-
-    /// Whether the writer has been asked.
-    fn ask_to_settle(&self, done: impl FnOnce() + Send + 'static) -> bool {
-        let settle = || Message::Work(Box::new(Work::Settle { done: Box::new(done) }));
-        self.shared.behind.load(Ordering::Acquire) && self.ask(settle()).is_ok()
-    }
-
-    /// Gives the message back if the writer has too much to do or the store is closed.
-    fn ask(&self, message: Message) -> Result<(), Message> {
-        match self.writer.load().as_ref() {
-            Some(writer) => writer.try_send(message).map_err(TrySendError::into_inner),
-            None => Err(message),
-        }
+    fn opened(&self) -> Result<&Shared, StoreError> {
+        if self.shared.is_stopping() { Err(StoreError::Closed) } else { Ok(&self.shared) }
     }
 
     fn errand<T>(&self, errand: impl FnOnce(Sender<Result<T, StoreError>>) -> Errand) -> Result<T, StoreError> {
         let (done, answer) = crossbeam_channel::bounded(1);
-        self.janitor.send(errand(done)).map_err(|_| StoreError::Closed)?;
+        self.keeper.send(errand(done)).map_err(|_| StoreError::Closed)?;
         answer.recv().map_err(|_| StoreError::Closed)?
     }
 
@@ -398,13 +371,15 @@ impl Store {
         self.shared.unreadable.load(Ordering::Relaxed)
     }
 
-    /// Commits what is queued and ends the writer.
+    /// Commits what is queued and ends the threads.
     pub fn close(&self) {
         self.shared.stopping.store(true, Ordering::Release);
         let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
-        // Fails where it has ended already, which is what is wanted.
-        self.janitor.send(Errand::Close).unwrap_or(());
-        drop(self.writer.swap(None));
+        // Both fail where the thread has ended already, which is what is wanted.
+        self.keeper.send(Errand::Close).unwrap_or(());
+        if let Some(writer) = self.writer.swap(None) {
+            writer.send(Message::Close).unwrap_or(());
+        }
         for thread in threads.drain(..) {
             if thread.join().is_err() {
                 tracing::error!("a thread of the store panicked");
@@ -419,27 +394,26 @@ impl Drop for Store {
     }
 }
 
-/// A thread that logs where the one that starts it logs, and tells when it ends without having been asked to.
-fn start(name: &'static str, shared: &Arc<Shared>, work: impl FnOnce() + Send + 'static) -> std::io::Result<JoinHandle<()>> {
+/// A thread that logs where the one that starts it logs, and says when it ends and was not asked to.
+fn start(name: &'static str, shared: &Arc<Shared>, work: Box<dyn FnOnce() + Send>) -> std::io::Result<JoinHandle<()>> {
     let log = tracing::dispatcher::get_default(Clone::clone);
-    let shared = Arc::clone(shared);
+    let end = Ending { name, shared: Arc::clone(shared) };
     std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-        tracing::dispatcher::with_default(&log, || {
-            let _watched = Watched { name, shared };
-            work();
-        });
+        let _end = end;
+        tracing::dispatcher::with_default(&log, work);
     })
 }
 
-struct Watched {
+/// Dropped with its thread, also by a panic.
+struct Ending {
     name: &'static str,
     shared: Arc<Shared>,
 }
 
-impl Drop for Watched {
+impl Drop for Ending {
     fn drop(&mut self) {
-        if !self.shared.stopping.load(Ordering::Acquire) {
-            self.shared.set_trouble(Some(format!("the thread {} died", self.name)));
+        if std::thread::panicking() || !self.shared.is_stopping() {
+            self.shared.set_trouble(Some(format!("the thread {} has ended", self.name)));
             self.shared.died.send_replace(Some(self.name));
         }
     }

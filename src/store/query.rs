@@ -1,17 +1,18 @@
-//! Pages of records, newest first, in short read transactions: one that is held makes the file grow. Logs each damaged record.
+//! Pages of records, newest first: of what is in memory and of all files, merged by their ids. Logs each damaged record.
 
 use super::encoding::{self, Unreadable};
-use super::error::StoreError;
+use super::error::{Fault, StoreError};
+use super::file::StoreFile;
 use super::filter::Filter;
 use super::id::first_of;
+use super::index::{Hash, IndexKey, Property};
 use super::redact::{Address, Needle};
-use super::schema::{BY_LAST, GLOBAL, INDEX, Property, RECORDS, SEGMENTS, Segment, Tries, UNDELIVERED, index_id, index_key};
 use super::shared::Shared;
-use super::{Page, Query, Undelivered, UndeliveredPage};
+use super::{Committed, Page, Query, Undelivered, UndeliveredPage};
 use crate::record::{Record, RecordId};
-use redb::{ReadTransaction, ReadableTable};
 use std::collections::BinaryHeap;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
@@ -19,8 +20,8 @@ pub(super) const LIMIT_MOST: usize = 1000;
 const LIMIT_DEFAULT: usize = 100;
 /// A page of records that are long ends sooner: octets as they are stored.
 const PAGE_OCTETS: usize = 4 << 20;
-/// Records that one read transaction looks at.
-const STEP: usize = 1000;
+/// Records between looks at the time.
+const STEP: usize = 256;
 /// A search that takes longer gives what it has, with a cursor.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -28,219 +29,199 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Clone, Copy)]
 enum Source {
     All,
-    Index([u8; 16]),
+    Index(Property, Hash),
     Undelivered,
 }
 
-/// A query as it is carried out.
-struct Plan {
-    source: Source,
-    /// Ids from here...
-    low: u128,
-    /// ...to below here.
-    high: u128,
+/// What a record has to be.
+struct Wanted {
     filter: Filter,
     undelivered: bool,
     names: Option<Address>,
-    /// Of these two, what most records can be left out by without decoding them.
+    /// Of these, what most records can be left out by without decoding them.
     needle: Option<Needle>,
-    /// Octets of what was found.
-    octets: usize,
+    /// What is older has expired.
+    cutoff_us: i64,
 }
 
-impl Plan {
-    fn new(shared: &Shared, query: &Query) -> Self {
-        let key = &shared.index_key;
-        let state = shared.state();
-        // The narrowest index comes first.
-        let source = if let Some(id) = &query.message_id {
-            Source::Index(key.hash(Property::MessageId, id))
-        } else if let Some(sender) = &query.sender {
-            Source::Index(key.hash(Property::Sender, sender))
-        } else if let Some(recipient) = &query.recipient {
-            Source::Index(key.hash(Property::Recipient, recipient))
-        } else if query.undelivered {
-            Source::Undelivered
-        } else if let Some(outcome) = query.outcome {
-            Source::Index(key.outcome(outcome))
-        } else {
-            Source::All
-        };
-        // Ids follow dates but for the store's lead and lag.
-        let lag = i64::try_from(state.lag_ms).unwrap_or(i64::MAX);
-        let lead = i64::try_from(state.lead_ms).unwrap_or(i64::MAX);
-        let low = query.since.map_or(0, |since| first_of(since.as_millisecond().saturating_sub(lag).saturating_sub(2)));
-        let high = query.until.map_or(u128::MAX, |until| first_of(until.as_millisecond().saturating_add(lead).saturating_add(2)));
+impl Wanted {
+    fn new(query: &Query, cutoff_us: i64) -> Self {
         let filter = Filter::new(query);
-        Self {
-            source,
-            low,
-            high: query.cursor.map_or(high, |cursor| high.min(cursor.0)),
-            undelivered: query.undelivered,
-            needle: filter.needle(),
-            filter,
-            names: None,
-            octets: 0,
-        }
+        Self { undelivered: query.undelivered, needle: filter.needle(), filter, names: None, cutoff_us }
+    }
+
+    /// Without decoding it.
+    fn may_match(&self, octets: &[u8]) -> bool {
+        encoding::date_us(octets).is_none_or(|date| date >= self.cutoff_us)
+            && self.needle.as_ref().is_none_or(|needle| needle.may_be_in(octets))
     }
 
     fn matches(&self, record: &Record) -> bool {
         self.filter.takes(record) && self.names.as_ref().is_none_or(|address| address.is_named_by(record))
     }
+}
 
-    /// One transaction's worth: adds what matches and moves `high` down. True while there may be more.
-    fn step(
-        &mut self,
-        shared: &Shared,
-        txn: &ReadTransaction,
-        newest: &[u128],
-        limit: usize,
-        found: &mut Vec<Record>,
-    ) -> Result<bool, redb::Error> {
-        if self.low >= self.high {
-            return Ok(false);
-        }
-        let records = txn.open_table(RECORDS)?;
-        let latest = txn.open_table(BY_LAST)?;
-        let ids: Vec<u128> = match self.source {
-            Source::Undelivered => {
-                latest.range(self.low..self.high)?.rev().take(STEP).map(|item| Ok(item?.0.value())).collect::<Result<_, redb::Error>>()?
-            }
-            Source::Index(hash) => indexed(txn, newest, segments(txn, self.low, self.high)?, hash, self.low..self.high)?,
-            Source::All => {
-                let mut seen = 0;
-                for item in records.range(self.low..self.high)?.rev().take(STEP) {
-                    let (id, octets) = item?;
-                    seen += 1;
-                    if self.take(shared, &latest, id.value(), octets.value(), found)? && self.is_full(limit, found) {
-                        return Ok(true);
-                    }
+/// The narrowest index comes first.
+fn source(key: &IndexKey, query: &Query) -> Source {
+    let of = |property, value: &Option<String>| value.as_ref().map(|value| Source::Index(property, key.hash(property, value)));
+    of(Property::MessageId, &query.message_id)
+        .or_else(|| of(Property::Sender, &query.sender))
+        .or_else(|| of(Property::Recipient, &query.recipient))
+        .or_else(|| query.undelivered.then_some(Source::Undelivered))
+        .or_else(|| query.outcome.map(|outcome| Source::Index(Property::Outcome, key.outcome(outcome))))
+        .unwrap_or(Source::All)
+}
+
+/// Ids in which records of a span of time stand: ids follow dates but for the lead and the lag of a file.
+fn ids_of(query: &Query, lead_ms: u64, lag_ms: u64) -> Range<u128> {
+    let ms = |time: jiff::Timestamp| time.as_millisecond();
+    let (lead, lag) = (i64::try_from(lead_ms).unwrap_or(i64::MAX), i64::try_from(lag_ms).unwrap_or(i64::MAX));
+    let low = query.since.map_or(0, |since| first_of(ms(since).saturating_sub(lag).saturating_sub(2)));
+    let high = query.until.map_or(u128::MAX, |until| first_of(ms(until).saturating_add(lead).saturating_add(2)));
+    let high = query.cursor.map_or(high, |cursor| high.min(cursor.0));
+    low..high.max(low)
+}
+
+/// A record as its source has it.
+enum Octets {
+    Memory(Arc<[u8]>),
+    Read(Vec<u8>),
+    /// In this file, to be read.
+    In(Arc<StoreFile>),
+}
+
+type Stream = Box<dyn Iterator<Item = Result<(u128, Octets), Fault>>>;
+
+/// Newest first over everything: a file is looked into when no other one can have a newer record.
+struct Walk<'a> {
+    shared: &'a Shared,
+    query: &'a Query,
+    source: Source,
+    /// Files not looked into, the newest last.
+    files: Vec<Arc<StoreFile>>,
+    streams: Vec<(Stream, Option<super::folder::Span>)>,
+    heads: BinaryHeap<(u128, usize)>,
+    values: Vec<Option<Octets>>,
+    last: Option<u128>,
+    /// The disk cannot be read: what was found is not all.
+    failed: Option<Fault>,
+}
+
+impl<'a> Walk<'a> {
+    fn new(shared: &'a Shared, query: &'a Query, source: Source) -> Self {
+        let view = shared.view();
+        let mut files: Vec<_> = view.files.iter().filter(|file| file.summary.records > 0).cloned().collect();
+        files.sort_by_key(|file| file.summary.greatest);
+        // What is in memory may have any date.
+        let ids = ids_of(query, u64::MAX, u64::MAX);
+        let mut memory: Vec<(u128, Octets)> = Vec::new();
+        for batch in view.batches() {
+            match source {
+                Source::All => {
+                    memory.extend(batch.records.range(ids.clone()).map(|(id, (_, octets))| (*id, Octets::Memory(Arc::clone(octets)))));
                 }
-                return Ok(seen == STEP);
+                Source::Index(property, hash) => memory.extend(batch.ids(property, hash, &ids).filter_map(|id| {
+                    let (_, octets) = batch.records.get(&id)?;
+                    Some((id, Octets::Memory(Arc::clone(octets))))
+                })),
+                Source::Undelivered => {}
             }
+        }
+        drop(view);
+        memory.sort_unstable_by_key(|(id, _)| std::cmp::Reverse(*id));
+        let mut walk = Self {
+            shared,
+            query,
+            source,
+            files,
+            streams: Vec::new(),
+            heads: BinaryHeap::new(),
+            values: Vec::new(),
+            last: None,
+            failed: None,
         };
-        let more = ids.len() == STEP;
-        for id in ids {
-            self.high = id;
-            // An index entry whose record was damaged and removed points nowhere.
-            let Some(octets) = records.get(id)? else { continue };
-            if self.take(shared, &latest, id, octets.value(), found)? && self.is_full(limit, found) {
-                return Ok(true);
-            }
-        }
-        Ok(more)
+        walk.open(Box::new(memory.into_iter().map(Ok)), None);
+        walk
     }
 
-    /// Looks at one record; whether it was taken.
-    fn take(
-        &mut self,
-        shared: &Shared,
-        latest: &impl ReadableTable<u128, &'static [u8; 16]>,
-        id: u128,
-        octets: &[u8],
-        found: &mut Vec<Record>,
-    ) -> Result<bool, redb::Error> {
-        self.high = id;
-        if self.needle.as_ref().is_some_and(|needle| !needle.may_be_in(octets)) {
-            return Ok(false);
-        }
-        match encoding::decode(id, octets) {
-            Ok(record) if self.matches(&record) && (!self.undelivered || latest.get(id)?.is_some()) => {
-                self.octets += octets.len();
-                found.push(record);
-                Ok(true)
+    fn open(&mut self, stream: Stream, span: Option<super::folder::Span>) {
+        self.streams.push((stream, span));
+        self.values.push(None);
+        self.advance(self.streams.len() - 1);
+    }
+
+    /// A file that cannot be read is left out, loudly.
+    fn advance(&mut self, number: usize) {
+        let Some((stream, span)) = self.streams.get_mut(number) else { return };
+        match stream.next() {
+            Some(Ok((id, octets))) => {
+                self.heads.push((id, number));
+                if let Some(place) = self.values.get_mut(number) {
+                    *place = Some(octets);
+                }
             }
-            Ok(_) => Ok(false),
-            Err(Unreadable) => {
-                damaged(shared, id);
-                Ok(false)
+            Some(Err(fault)) => {
+                let span = *span;
+                self.fail(span, fault);
             }
+            None => {}
         }
     }
 
-    fn is_full(&self, limit: usize, found: &[Record]) -> bool {
-        found.len() >= limit || self.octets >= PAGE_OCTETS
+    fn fail(&mut self, span: Option<super::folder::Span>, fault: Fault) {
+        if let Err(fault) = span.map_or(Ok(()), |span| unless_damaged(self.shared, span, fault)) {
+            self.failed = Some(fault);
+        }
     }
 
-    fn run(mut self, shared: &Shared, limit: usize) -> Result<Page, StoreError> {
-        let limit = if limit == 0 { LIMIT_DEFAULT } else { limit.min(LIMIT_MOST) };
-        let begun = Instant::now();
-        let mut records = Vec::new();
+    fn look_into(&mut self, file: &Arc<StoreFile>) {
+        let ids = ids_of(self.query, file.summary.lead_ms, file.summary.lag_ms);
+        let stream: Result<Stream, Fault> = match self.source {
+            Source::All => {
+                file.newest(&ids).map(|records| -> Stream { Box::new(records.map(|r| r.map(|(id, octets)| (id, Octets::Read(octets))))) })
+            }
+            Source::Index(property, hash) => {
+                let file = Arc::clone(file);
+                file.ids(property, hash, &ids)
+                    .map(|found| -> Stream { Box::new(found.map(move |id| Ok((id?, Octets::In(Arc::clone(&file)))))) })
+            }
+            Source::Undelivered => return,
+        };
+        match stream {
+            Ok(stream) => self.open(stream, Some(file.span())),
+            Err(fault) => self.fail(Some(file.span()), fault),
+        }
+    }
+}
+
+impl Iterator for Walk<'_> {
+    type Item = Result<(u128, Octets), Fault>;
+
+    fn next(&mut self) -> Option<Self::Item> {
         loop {
-            let newest = self.in_memory(shared);
-            if !shared.read(|txn| self.step(shared, txn, &newest, limit, &mut records))? {
-                return Ok(Page { records, cursor: None });
+            while let Some(file) = self.files.pop_if(|file| self.heads.peek().is_none_or(|(id, _)| *id < file.summary.greatest)) {
+                self.look_into(&file);
             }
-            if self.is_full(limit, &records) || begun.elapsed() > PATIENCE {
-                return Ok(Page { records, cursor: Some(RecordId(self.high)) });
+            if let Some(fault) = self.failed.take() {
+                return Some(Err(fault));
             }
-        }
-    }
-
-    /// Ids of the index entries that are in memory; asked before the transaction is opened.
-    fn in_memory(&self, shared: &Shared) -> Vec<u128> {
-        match self.source {
-            Source::Index(hash) if self.low < self.high => shared.tail().ids(hash, self.low, self.high, STEP),
-            Source::All | Source::Undelivered | Source::Index(_) => Vec::new(),
+            let (id, number) = self.heads.pop()?;
+            let octets = self.values.get_mut(number).and_then(Option::take);
+            self.advance(number);
+            if self.last != Some(id) {
+                self.last = Some(id);
+                return octets.map(|octets| Ok((id, octets)));
+            }
         }
     }
 }
 
-/// The greatest ids and the numbers of the segments in which there may be ids of a range.
-fn segments(txn: &ReadTransaction, low: u128, high: u128) -> Result<Vec<(u128, u32)>, redb::Error> {
-    let mut segments = Vec::new();
-    for item in txn.open_table(SEGMENTS)?.iter()? {
-        let (number, segment) = item?;
-        let segment = Segment::decode(segment.value());
-        if segment.least < high && segment.greatest >= low {
-            segments.push((segment.greatest, number.value()));
-        }
-    }
-    segments.sort_unstable();
-    Ok(segments)
-}
-
-/// Ids of a property from the memory and all these segments, newest first. Segments follow each other in time, but for records that came
-/// close together: so one is looked into before an id is taken that it might surpass.
-fn indexed(
-    txn: &ReadTransaction,
-    newest: &[u128],
-    mut segments: Vec<(u128, u32)>,
-    hash: [u8; 16],
-    ids: Range<u128>,
-) -> Result<Vec<u128>, redb::Error> {
-    let index = txn.open_table(INDEX)?;
-    let mut open: Vec<Box<dyn Iterator<Item = Result<u128, redb::StorageError>>>> = Vec::new();
-    let mut next = BinaryHeap::new();
-    let mut found = Vec::new();
-    let mut memory = newest.iter().copied().peekable();
-    while found.len() < STEP {
-        while let Some(&(greatest, number)) = segments.last()
-            && next.peek().is_none_or(|(id, _)| *id < greatest)
-        {
-            segments.pop();
-            let keys = index_key(number, hash, ids.start)..index_key(number, hash, ids.end);
-            let entries = index.range::<&[u8; 36]>(&keys.start..&keys.end)?.rev();
-            let mut entries = entries.map(|entry| entry.map(|(key, _)| index_id(key.value())));
-            if let Some(id) = entries.next() {
-                next.push((id?, open.len()));
-                open.push(Box::new(entries));
-            }
-        }
-        let from_table = next.peek().map(|(id, _)| *id);
-        let Some(id) = memory.peek().copied().max(from_table) else { break };
-        found.push(id);
-        // One that was being moved stands in both.
-        memory.next_if_eq(&id);
-        // No two segments hold an entry of the same record and property.
-        if next.peek().is_some_and(|(at, _)| *at == id)
-            && let Some((_, from)) = next.pop()
-            && let Some(id) = open.get_mut(from).and_then(Iterator::next)
-        {
-            next.push((id?, from));
-        }
-    }
-    Ok(found)
+/// A file that is damaged costs its own records; a disk that cannot be read is an error.
+fn unless_damaged(shared: &Shared, span: super::folder::Span, fault: Fault) -> Result<(), Fault> {
+    let Fault::Damaged(what) = fault else { return Err(fault) };
+    shared.suspect(span);
+    tracing::error!(file = %shared.files.of(span).display(), reason = what, "a file of the store is damaged: its records are left out");
+    Ok(())
 }
 
 fn damaged(shared: &Shared, id: u128) {
@@ -248,78 +229,196 @@ fn damaged(shared: &Shared, id: u128) {
     tracing::error!(record = %RecordId(id), "a record in the store is damaged and left out");
 }
 
+fn limit_of(limit: usize) -> usize {
+    if limit == 0 { LIMIT_DEFAULT } else { limit.min(LIMIT_MOST) }
+}
+
+/// Ids, and the octets where they are at hand.
+type Walked<'a> = Box<dyn Iterator<Item = Result<(u128, Option<Octets>), Fault>> + 'a>;
+
+fn run(shared: &Shared, query: &Query, wanted: &Wanted, limit: usize) -> Result<Page, Fault> {
+    shared.resolve_doubts()?;
+    let source = source(&shared.index_key, query);
+    let begun = Instant::now();
+    let (mut records, mut sum) = (Vec::new(), 0);
+    let walk: Walked<'_> = match source {
+        Source::Undelivered => {
+            let ids = shared.undelivered().ids(&ids_of(query, u64::MAX, u64::MAX));
+            Box::new(ids.into_iter().map(|id| Ok((id, None))))
+        }
+        Source::All | Source::Index(..) => {
+            Box::new(Walk::new(shared, query, source).map(|item| item.map(|(id, octets)| (id, Some(octets)))))
+        }
+    };
+    for (seen, item) in walk.enumerate() {
+        let (id, octets) = item?;
+        let octets = match octets {
+            Some(Octets::Memory(octets)) => Some(octets),
+            Some(Octets::Read(octets)) => Some(octets.into()),
+            Some(Octets::In(file)) => get(shared, &file, id)?.map(|(_, octets)| octets),
+            None => look_up(shared, id)?.map(|(_, octets)| octets),
+        };
+        let Some(octets) = octets else { continue };
+        if wanted.may_match(&octets) {
+            match encoding::decode(id, &octets) {
+                Ok(record) if wanted.matches(&record) && (!wanted.undelivered || shared.undelivered().holds(id)) => {
+                    sum += octets.len();
+                    records.push(record);
+                }
+                Ok(_) => {}
+                Err(Unreadable) => damaged(shared, id),
+            }
+        }
+        if records.len() >= limit || sum >= PAGE_OCTETS || (seen % STEP == STEP - 1 && begun.elapsed() > PATIENCE) {
+            return Ok(Page { records, cursor: Some(RecordId(id)) });
+        }
+    }
+    Ok(Page { records, cursor: None })
+}
+
+type Found = Option<(u64, Arc<[u8]>)>;
+
+fn get(shared: &Shared, file: &StoreFile, id: u128) -> Result<Found, Fault> {
+    match file.get(id) {
+        Ok(found) => Ok(found.map(|(commit, octets)| (commit, octets.into()))),
+        Err(fault) => unless_damaged(shared, file.span(), fault).map(|()| None),
+    }
+}
+
+/// A record wherever it is: ids of files overlap.
+fn look_up(shared: &Shared, id: u128) -> Result<Found, Fault> {
+    let files = {
+        let view = shared.view();
+        if let Some((commit, octets)) = view.batches().find_map(|batch| batch.records.get(&id)) {
+            return Ok(Some((*commit, Arc::clone(octets))));
+        }
+        view.files.clone()
+    };
+    for file in files.iter().rev() {
+        if let Some(found) = get(shared, file, id)? {
+            return Ok(Some(found));
+        }
+    }
+    Ok(None)
+}
+
 pub(super) fn query(shared: &Shared, query: &Query) -> Result<Page, StoreError> {
-    Plan::new(shared, query).run(shared, query.limit)
+    run(shared, query, &Wanted::new(query, shared.cutoff_us()), limit_of(query.limit)).map_err(|fault| shared.error(fault))
 }
 
 pub(super) fn export(shared: &Shared, address: Address, cursor: Option<RecordId>) -> Result<Page, StoreError> {
     let everything = Query { cursor, ..Query::default() };
-    Plan { needle: address.needle(), names: Some(address), ..Plan::new(shared, &everything) }.run(shared, LIMIT_MOST)
+    let wanted = Wanted { needle: address.needle(), names: Some(address), ..Wanted::new(&everything, shared.cutoff_us()) };
+    run(shared, &everything, &wanted, LIMIT_MOST).map_err(|fault| shared.error(fault))
 }
 
 pub(super) fn record(shared: &Shared, id: RecordId) -> Result<Option<Record>, StoreError> {
-    let found = shared.read(|txn| Ok(txn.open_table(RECORDS)?.get(id.0)?.map(|octets| encoding::decode(id.0, octets.value()))))?;
-    found.transpose().map_err(|Unreadable| {
-        damaged(shared, id.0);
-        StoreError::Unreadable(id)
-    })
+    let found = look_up(shared, id.0).map_err(|fault| shared.error(fault))?;
+    let Some((_, octets)) = found else { return Ok(None) };
+    match encoding::decode(id.0, &octets) {
+        Ok(record) => Ok(Some(record).filter(|record| record.date.as_microsecond() >= shared.cutoff_us())),
+        Err(Unreadable) => {
+            damaged(shared, id.0);
+            Err(StoreError::Unreadable(id))
+        }
+    }
 }
 
 pub(super) fn attempts(shared: &Shared, webhook_id: &str) -> Result<Vec<Record>, StoreError> {
-    let hash = shared.index_key.hash(Property::Webhook, webhook_id);
-    let newest = shared.tail().attempts(hash, STEP);
-    shared.read(|txn| {
-        let records = txn.open_table(RECORDS)?;
-        let mut found = Vec::new();
-        let mut sum = 0;
-        for id in indexed(txn, &newest, vec![(u128::MAX, GLOBAL)], hash, 0..u128::MAX)? {
-            let Some(octets) = records.get(id)? else { continue };
-            match encoding::decode(id, octets.value()) {
-                Ok(record) if record.webhook_id == webhook_id => found.push(record),
-                Ok(_) => {}
-                Err(Unreadable) => damaged(shared, id),
-            }
-            sum += octets.value().len();
-            if sum >= PAGE_OCTETS {
-                break;
-            }
+    let everything = Query::default();
+    let source = Source::Index(Property::Webhook, shared.index_key.hash(Property::Webhook, webhook_id));
+    let (mut found, mut sum) = (Vec::new(), 0);
+    for item in Walk::new(shared, &everything, source) {
+        let (id, _) = item.map_err(|fault| shared.error(fault))?;
+        let Some((_, octets)) = look_up(shared, id).map_err(|fault| shared.error(fault))? else { continue };
+        match encoding::decode(id, &octets) {
+            Ok(record) if record.webhook_id == webhook_id && record.date.as_microsecond() >= shared.cutoff_us() => found.push(record),
+            Ok(_) => {}
+            Err(Unreadable) => damaged(shared, id),
         }
-        found.reverse();
-        Ok(found)
-    })
+        sum += octets.len();
+        if sum >= PAGE_OCTETS || found.len() >= LIMIT_MOST {
+            break;
+        }
+    }
+    found.reverse();
+    Ok(found)
 }
 
 pub(super) fn undelivered(shared: &Shared, cursor: Option<RecordId>, limit: usize) -> Result<UndeliveredPage, StoreError> {
-    let limit = if limit == 0 { LIMIT_DEFAULT } else { limit.min(LIMIT_MOST) };
-    shared.read(|txn| {
-        let records = txn.open_table(RECORDS)?;
-        let messages = txn.open_table(UNDELIVERED)?;
-        let mut found = Vec::new();
-        let (mut looked_at, mut last, mut sum) = (0, None, 0);
-        for item in txn.open_table(BY_LAST)?.range(..cursor.map_or(u128::MAX, |cursor| cursor.0))?.rev().take(limit) {
-            let (id, message) = item?;
-            (looked_at, last) = (looked_at + 1, Some(RecordId(id.value())));
-            let tries = messages.get(message.value())?.map(|octets| Tries::decode(octets.value()));
-            let record = records.get(id.value())?.map(|octets| {
-                sum += octets.value().len();
-                encoding::decode(id.value(), octets.value())
-            });
-            let (Some(Ok(tries)), Some(Ok(record))) = (tries, record) else {
-                damaged(shared, id.value());
-                continue;
-            };
-            let time = |us| jiff::Timestamp::from_microsecond(us).unwrap_or(record.date);
-            found.push(Undelivered {
-                attempts: tries.attempts,
-                first_seen: time(tries.first_seen_us),
-                last_seen: time(tries.last_seen_us),
-                record,
-            });
-            if sum >= PAGE_OCTETS {
-                return Ok(UndeliveredPage { undelivered: found, cursor: last });
-            }
-        }
+    shared.resolve_doubts().map_err(|fault| shared.error(fault))?;
+    let limit = limit_of(limit);
+    let messages = shared.undelivered().newest(cursor.map_or(u128::MAX, |cursor| cursor.0), limit);
+    let (mut found, mut sum) = (Vec::new(), 0);
+    let is_last = messages.len() < limit;
+    let last = messages.last().map(|tries| RecordId(tries.last_id));
+    for tries in messages {
+        let Some((_, octets)) = look_up(shared, tries.last_id).map_err(|fault| shared.error(fault))? else { continue };
         // A damaged one makes the page shorter, it does not end the list.
-        Ok(UndeliveredPage { undelivered: found, cursor: last.filter(|_| looked_at == limit) })
-    })
+        let Ok(record) = encoding::decode(tries.last_id, &octets) else {
+            damaged(shared, tries.last_id);
+            continue;
+        };
+        if record.date.as_microsecond() < shared.cutoff_us() {
+            continue;
+        }
+        sum += octets.len();
+        let time = |us| jiff::Timestamp::from_microsecond(us).unwrap_or(record.date);
+        found.push(Undelivered {
+            attempts: tries.attempts,
+            first_seen: time(tries.first_seen_us),
+            last_seen: time(tries.last_seen_us),
+            record,
+        });
+        if sum >= PAGE_OCTETS {
+            return Ok(UndeliveredPage { undelivered: found, cursor: Some(RecordId(tries.last_id)) });
+        }
+    }
+    Ok(UndeliveredPage { undelivered: found, cursor: last.filter(|_| !is_last) })
+}
+
+/// Records behind a commit number, in the order of the numbers.
+pub(super) fn after(shared: &Shared, number: u64, limit: usize) -> Result<Vec<Committed>, StoreError> {
+    let limit = limit_of(limit);
+    let (files, memory) = {
+        let view = shared.view();
+        let later = |batch: &super::memory::Batch| -> Vec<_> {
+            let from = batch.commits.partition_point(|(commit, _)| *commit <= number);
+            let later = batch.commits.get(from..).unwrap_or_default().iter().take(limit);
+            later.filter_map(|(commit, id)| Some((*commit, *id, Arc::clone(&batch.records.get(id)?.1)))).collect()
+        };
+        (view.files.clone(), view.batches().flat_map(later).take(limit).collect::<Vec<_>>())
+    };
+    let (mut found, mut sum) = (Vec::new(), 0);
+    let mut put = |commit: u64, id: u128, octets: &[u8]| {
+        match encoding::decode(id, octets) {
+            Ok(record) => found.push(Committed { number: commit, record }),
+            Err(Unreadable) => damaged(shared, id),
+        }
+        sum += octets.len();
+        sum >= PAGE_OCTETS || found.len() >= limit
+    };
+    for file in files.iter().filter(|file| file.span().last > number) {
+        let read = file.commits(number.saturating_add(1), limit).and_then(|commits| {
+            for (commit, id) in commits {
+                if let Some((_, octets)) = file.get(id)?
+                    && put(commit, id, &octets)
+                {
+                    return Ok(true);
+                }
+            }
+            Ok(false)
+        });
+        match read {
+            Ok(true) => return Ok(found),
+            Ok(false) => {}
+            Err(fault) => unless_damaged(shared, file.span(), fault).map_err(|fault| shared.error(fault))?,
+        }
+    }
+    for (commit, id, octets) in memory {
+        if put(commit, id, &octets) {
+            break;
+        }
+    }
+    Ok(found)
 }

@@ -1,24 +1,56 @@
-//! What the writer, the janitor and the readers of one store share. Logs nothing.
+//! What the threads and the readers of one store share. Logs nothing.
 
-use super::commit::{Changes, microseconds};
-use super::error::{Fault, StoreError, guarded};
+use super::error::{Fault, StoreError};
+use super::file::StoreFile;
+use super::folder::{Files, Span};
 use super::id::Ids;
-use super::open::Files;
+use super::index::{Hash, IndexKey};
+use super::memory::Batch;
 use super::redact::Address;
-use super::schema::{Change, IndexKey, State};
-use super::tail::Tail;
+use super::undelivered::{Settled, Undelivered};
 use crate::config;
 use crate::record::Record;
 use crate::stats::Stats;
 use arc_swap::ArcSwap;
-use redb::{Database, ReadTransaction, ReadableDatabase};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 use tokio::sync::{broadcast, watch};
 
-/// Changes kept for a rewrite at most; it fetches them after every page, so they are few unless it stands still.
-const CHANGES_MOST: usize = 4_000_000;
+/// While the oldest record has been waiting for the disk for longer, nothing new is taken.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Where every record is: a reader that looks at it under the lock misses none and sees none twice.
+pub(super) struct View {
+    /// In the order of their numbers.
+    pub(super) files: Vec<Arc<StoreFile>>,
+    /// What files are to be made of, oldest first.
+    pub(super) sealed: Vec<Arc<Batch>>,
+    pub(super) filling: Batch,
+}
+
+impl View {
+    pub(super) fn batches(&self) -> impl Iterator<Item = &Batch> {
+        self.sealed.iter().map(|batch| &**batch).chain([&self.filling])
+    }
+
+    pub(super) fn records(&self) -> u64 {
+        let in_memory: usize = self.batches().map(|batch| batch.records.len()).sum();
+        self.files.iter().map(|file| file.summary.records).sum::<u64>() + in_memory as u64
+    }
+
+    /// Whether an endpoint has taken or refused a message, as far as it can be told without reading.
+    pub(super) fn settled(&self, message: Hash) -> Settled {
+        if self.batches().any(|batch| batch.settles(message)) {
+            Settled::Yes
+        } else if self.files.iter().any(|file| file.may_settle(message)) {
+            Settled::Perhaps
+        } else {
+            Settled::No
+        }
+    }
+}
 
 pub(super) struct Shared {
     pub(super) files: Files,
@@ -29,28 +61,25 @@ pub(super) struct Shared {
     pub(super) settings: ArcSwap<config::Store>,
     pub(super) live: broadcast::Sender<Arc<Record>>,
     pub(super) stopping: AtomicBool,
+    /// The name of a thread that ended and was not asked to.
+    pub(super) died: watch::Sender<Option<&'static str>>,
     /// Damaged records that were met.
     pub(super) unreadable: AtomicU64,
     pub(super) tuning: super::Tuning,
-    /// Cut off as it is, the file would open at once.
-    pub(super) checkpointed: AtomicBool,
-    /// The journal has records that redb has not.
-    pub(super) behind: AtomicBool,
-    /// Only the writer takes it for writing, and readers hold it for one page: a file that was replaced is let go at once.
-    database: RwLock<Option<Database>>,
+    /// Journals that are there, and the number of the next one.
+    pub(super) journals: AtomicU32,
+    pub(super) next_slot: AtomicU32,
+    /// Only the writer and the keeper take it for writing, for a moment.
+    view: RwLock<View>,
+    /// Taken behind the view, where both are.
+    undelivered: Mutex<Undelivered>,
     writable: AtomicBool,
     trouble: Mutex<String>,
-    state: Mutex<State>,
-    /// Only the writer takes it for writing, for the moment after a commit. Readers look here before they open their transaction: an
-    /// entry that is moved meanwhile is seen twice, never missed.
-    tail: RwLock<Tail>,
-    /// What changed since the rewrite looked last; `None` while there is none.
-    changes: Mutex<Option<Changes>>,
     erasing: Mutex<Vec<Address>>,
-    /// The name of a thread that ended and was not asked to.
-    pub(super) died: watch::Sender<Option<&'static str>>,
-    /// Since when the writer has been at one piece of work, in microseconds after `began`; 0: it waits for work.
-    busy_since: AtomicU64,
+    /// Files in which a reader met damage: the keeper looks.
+    suspects: Mutex<BTreeSet<Span>>,
+    /// Since when the oldest record waits for the disk, in microseconds after `began`; 0: none does.
+    waiting_since: AtomicU64,
     began: Instant,
 }
 
@@ -63,10 +92,10 @@ impl Shared {
         ids: Ids,
         stats: Arc<Stats>,
         settings: config::Store,
-        database: Database,
-        state: State,
-        tail: Tail,
         tuning: super::Tuning,
+        view: View,
+        undelivered: Undelivered,
+        next_slot: u32,
     ) -> Self {
         /// Records that a slow reader of the live view may lag behind before it misses some.
         const LIVE: usize = 1024;
@@ -79,77 +108,92 @@ impl Shared {
             settings: ArcSwap::from_pointee(settings),
             live: broadcast::channel(LIVE).0,
             stopping: AtomicBool::new(false),
+            died: watch::channel(None).0,
             unreadable: AtomicU64::new(0),
             tuning,
-            checkpointed: AtomicBool::new(false),
-            behind: AtomicBool::new(false),
-            database: RwLock::new(Some(database)),
+            journals: AtomicU32::new(0),
+            next_slot: AtomicU32::new(next_slot),
+            view: RwLock::new(view),
+            undelivered: Mutex::new(undelivered),
             writable: AtomicBool::new(true),
             trouble: Mutex::default(),
-            state: Mutex::new(state),
-            tail: RwLock::new(tail),
-            changes: Mutex::new(None),
             erasing: Mutex::default(),
-            died: watch::channel(None).0,
-            busy_since: AtomicU64::new(0),
+            suspects: Mutex::default(),
+            waiting_since: AtomicU64::new(0),
             began: Instant::now(),
         }
     }
 
-    pub(super) fn database(&self) -> RwLockReadGuard<'_, Option<Database>> {
-        self.database.read().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn view(&self) -> RwLockReadGuard<'_, View> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn database_mut(&self) -> RwLockWriteGuard<'_, Option<Database>> {
-        self.database.write().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn view_mut(&self) -> RwLockWriteGuard<'_, View> {
+        self.view.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One short read transaction, for a caller from outside.
-    pub(super) fn read<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>) -> Result<T, StoreError> {
-        self.look(work).map_err(|fault| self.error(fault))
+    pub(super) fn undelivered(&self) -> MutexGuard<'_, Undelivered> {
+        lock(&self.undelivered)
     }
 
-    /// One short read transaction.
-    pub(super) fn look<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>) -> Result<T, Fault> {
-        let database = self.database();
-        let Some(database) = database.as_ref() else {
-            return Err(if self.stopping.load(Ordering::Acquire) { Fault::Closing } else { Fault::Io(self.trouble()) });
-        };
-        guarded(|| {
-            let txn = database.begin_read().map_err(redb::Error::from)?;
-            Ok(work(&txn)?)
-        })
+    /// Looks where a filter could only say perhaps. Blocking: never in the writer.
+    pub(super) fn resolve_doubts(&self) -> Result<(), Fault> {
+        let doubts = self.undelivered().doubts();
+        for message in doubts {
+            let files = self.view().files.clone();
+            let mut settled = false;
+            for file in files {
+                settled = settled || file.settles(message)?;
+            }
+            let view = self.view();
+            let settled = settled || view.batches().any(|batch| batch.settles(message));
+            self.undelivered().resolve(message, settled);
+        }
+        Ok(())
+    }
+
+    /// The gauges, as things are.
+    pub(super) fn count(&self) {
+        let view = self.view();
+        let stats = &self.stats;
+        stats.store.records.set(view.records());
+        stats.messages.undelivered.set(self.undelivered().len() as u64);
     }
 
     pub(super) fn error(&self, fault: Fault) -> StoreError {
         match fault {
             Fault::Damaged(what) => StoreError::Damaged(what),
             Fault::Closing => StoreError::Closed,
+            Fault::NoSpace { needed, free } => StoreError::NoSpace { needed, free },
             Fault::Full(what) | Fault::Io(what) => StoreError::Degraded(what),
-            Fault::Disk(_) | Fault::Lost | Fault::Newer(_) | Fault::Locked | Fault::Void => StoreError::Degraded(fault.to_string()),
+            Fault::Disk(_) | Fault::Lost | Fault::Newer(_) | Fault::Locked => StoreError::Degraded(fault.to_string()),
         }
     }
 
-    /// How long the writer has been waiting for the disk.
+    /// How long the oldest record has been waiting for the disk.
     pub(super) fn wait(&self) -> Duration {
-        match self.busy_since.load(Ordering::Acquire) {
+        match self.waiting_since.load(Ordering::Acquire) {
             0 => Duration::ZERO,
             since => self.began.elapsed().saturating_sub(Duration::from_micros(since)),
         }
     }
 
-    pub(super) fn set_busy(&self, is_busy: bool) {
-        let since = if is_busy { microseconds(self.began.elapsed()).max(1) } else { 0 };
-        self.busy_since.store(since, Ordering::Release);
+    pub(super) fn set_waiting(&self, since: Option<Instant>) {
+        let since = since.map_or(0, |since| microseconds(since.saturating_duration_since(self.began)).max(1));
+        self.waiting_since.store(since, Ordering::Release);
     }
 
     pub(super) fn writable(&self) -> bool {
-        self.writable.load(Ordering::Acquire)
+        self.writable.load(Ordering::Acquire) && self.wait() <= PATIENCE
     }
 
     /// Why nothing can be recorded, in words.
-    pub(super) fn trouble(&self) -> String {
-        lock(&self.trouble).clone()
+    pub(super) fn trouble(&self) -> Option<String> {
+        if !self.writable.load(Ordering::Acquire) {
+            return Some(lock(&self.trouble).clone());
+        }
+        let wait = self.wait();
+        (wait > PATIENCE).then(|| format!("the disk has confirmed nothing for {} s", wait.as_secs()))
     }
 
     pub(super) fn set_trouble(&self, trouble: Option<String>) {
@@ -157,52 +201,6 @@ impl Shared {
         let usable = trouble.is_none();
         *lock(&self.trouble) = trouble.unwrap_or_default();
         self.writable.store(usable, Ordering::Release);
-    }
-
-    pub(super) fn state(&self) -> State {
-        *lock(&self.state)
-    }
-
-    pub(super) fn set_state(&self, state: State) {
-        *lock(&self.state) = state;
-    }
-
-    pub(super) fn tail(&self) -> RwLockReadGuard<'_, Tail> {
-        self.tail.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn tail_mut(&self) -> RwLockWriteGuard<'_, Tail> {
-        self.tail.write().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Starts keeping changes.
-    pub(super) fn watch(&self) {
-        *lock(&self.changes) = Some(Vec::new());
-    }
-
-    /// Ends that; a rewrite that still goes on is void.
-    pub(super) fn unwatch(&self) {
-        *lock(&self.changes) = None;
-    }
-
-    /// Whether changes are kept; only the writer begins that.
-    pub(super) fn is_watched(&self) -> bool {
-        lock(&self.changes).is_some()
-    }
-
-    pub(super) fn note(&self, new: &[Change]) {
-        let mut changes = lock(&self.changes);
-        if let Some(kept) = changes.as_mut() {
-            kept.extend_from_slice(new);
-            if kept.len() > CHANGES_MOST {
-                *changes = None;
-            }
-        }
-    }
-
-    /// What changed since the last call; `None` if the rewrite is void.
-    pub(super) fn changes(&self) -> Option<Changes> {
-        lock(&self.changes).as_mut().map(std::mem::take)
     }
 
     /// Addresses that are being erased right now: a record that comes in meanwhile is stored without them.
@@ -214,17 +212,40 @@ impl Shared {
         *lock(&self.erasing) = addresses;
     }
 
-    /// Shows a record to whoever follows.
-    pub(super) fn show(&self, record: &Record) {
-        if self.live.receiver_count() > 0 {
-            // Fails when every receiver has gone meanwhile.
-            drop(self.live.send(Arc::new(record.clone())));
-        }
+    /// A reader met damage in a file, and goes on without what it cannot read.
+    pub(super) fn suspect(&self, span: Span) {
+        self.unreadable.fetch_add(1, Ordering::Relaxed);
+        lock(&self.suspects).insert(span);
+    }
+
+    pub(super) fn take_suspects(&self) -> BTreeSet<Span> {
+        std::mem::take(&mut lock(&self.suspects))
+    }
+
+    /// What is older is not shown and has to go.
+    pub(super) fn cutoff_us(&self) -> i64 {
+        let retention_us = i64::try_from(self.settings.load().retention.as_micros()).unwrap_or(i64::MAX);
+        jiff::Timestamp::now().as_microsecond().saturating_sub(retention_us)
+    }
+
+    pub(super) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Octets of a new journal: two that take turns and their spares are a small part of what may be used.
+    pub(super) fn journal_length(&self) -> usize {
+        const LEAST: u64 = 256 << 10;
+        let part = (self.settings.load().max_size / 64).max(LEAST);
+        usize::try_from(part).unwrap_or(usize::MAX).min(self.tuning.journal).next_multiple_of(4096)
     }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+pub(super) fn microseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Milliseconds since 1970.

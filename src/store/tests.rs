@@ -3,12 +3,13 @@
 use super::*;
 use crate::record::ServerResponse;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 mod erasing;
 mod faults;
-mod figures;
 mod journal;
 mod keeping;
+mod older;
 
 /// A directory with a store in it.
 pub(super) struct Place {
@@ -45,6 +46,31 @@ impl Place {
     pub(super) fn files_with(&self, text: &str) -> Vec<PathBuf> {
         files_with(&self.directory(), text)
     }
+}
+
+/// A file is made of so few records, and at once.
+pub(super) fn small() -> Tuning {
+    Tuning { batch: 20, housekeeping: Duration::from_millis(5), ..Tuning::default() }
+}
+
+/// Octets that the store takes on the disk, the ballast apart.
+pub(super) fn usage(place: &Place) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    let files = std::fs::read_dir(place.directory()).unwrap().map(|entry| entry.unwrap().path());
+    let files = files.filter(|path| path.extension().is_none_or(|extension| extension != "ballast"));
+    files.filter_map(|path| std::fs::metadata(path).ok()).map(|metadata| metadata.blocks() * 512).sum()
+}
+
+/// A copy of a store's files as they lie there now: what a kill leaves.
+pub(super) fn killed(place: &Place) -> Place {
+    let copy = Place::new();
+    std::fs::create_dir(copy.directory()).unwrap();
+    for entry in std::fs::read_dir(place.directory()).unwrap() {
+        let path = entry.unwrap().path();
+        // One may go meanwhile.
+        drop(std::fs::copy(&path, copy.directory().join(path.file_name().unwrap())));
+    }
+    copy
 }
 
 pub(super) fn files_with(directory: &Path, text: &str) -> Vec<PathBuf> {

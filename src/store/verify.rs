@@ -1,20 +1,21 @@
 //! Reads a whole store and changes nothing: `doctor --store`. Every page's checksum (redb's) and every record's (ours) is
-//! compared. What redb would write on the way, also a repair after a crash, stays in memory. What a killed daemon left in the journal
-//! counts as what the next start makes of it. Logs nothing.
+//! compared. What redb would write on the way stays in memory. Logs nothing.
 
 use super::disk::FileSystem;
 use super::encoding;
 use super::error::{Fault, StoreError, guarded};
-use super::journal::{self, Left};
-use super::open::{CACHE_OCTETS, Files};
-use super::schema::{JOURNAL, META, RECORDS};
-use redb::{AccessGuard, Builder, ReadableDatabase as _, ReadableTable as _, StorageBackend};
+use super::file::{RECORDS, split};
+use super::folder::Files;
+use super::journal::{Frame, read_all};
+use redb::{Builder, ReadableDatabase as _, ReadableTable as _, StorageBackend};
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
+
+const CACHE_OCTETS: usize = 64 << 20;
 
 /// What was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,18 +25,60 @@ pub struct Verified {
     pub unreadable: u64,
 }
 
+/// Whether there is a store at a path, or one of an older version.
+#[must_use]
+pub fn is_there(path: &Path) -> bool {
+    let files = Files { disk: Arc::new(FileSystem), path: path.to_owned() };
+    path.exists() || files.list().is_ok_and(|found| !found.spans.is_empty() || !found.journals.is_empty())
+}
+
 /// Verifies the store at a path. The daemon must not run on it meanwhile.
 ///
 /// # Errors
-/// It is in use, cannot be read, or is damaged as a whole.
+/// It is in use or cannot be read.
 pub fn verify(path: &Path) -> Result<Verified, StoreError> {
     let unreadable = |source| StoreError::Io { path: path.to_owned(), source };
     let files = Files { disk: Arc::new(FileSystem), path: path.to_owned() };
     let _lock = lock(&files).map_err(unreadable)?.ok_or_else(|| StoreError::Locked(path.to_owned()))?;
-    let file = File::open(path).map_err(unreadable)?;
-    let view = View::new(file).map_err(unreadable)?;
-    let left = journal::look(&files).map_err(unreadable)?;
-    guarded(|| count(view, &left)).map_err(|fault| StoreError::Failed { path: path.to_owned(), what: fault.to_string() })
+    let listing = files.list().map_err(unreadable)?;
+    let mut found = Verified { records: 0, unreadable: 0 };
+    if path.exists() {
+        // Of an older version: the next start takes it over.
+        count(&mut found, path, false)?;
+    }
+    let is_within = |span| listing.spans.iter().any(|other| *other != span && other.holds(&span));
+    let mut through = 0;
+    for span in listing.spans.iter().copied().filter(|span| !is_within(*span)) {
+        if through > 0 && span.first > through + 1 {
+            found.unreadable += span.first - through - 1;
+        }
+        through = span.last;
+        count(&mut found, &files.of(span), true)?;
+    }
+    let mut frames: Vec<Frame> = Vec::new();
+    for slot in &listing.journals {
+        frames.extend(read_all(&std::fs::read(files.journal(*slot)).map_err(unreadable)?));
+    }
+    frames.sort_by_key(|frame| frame.first);
+    for frame in frames {
+        let end = frame.records.last().map_or(frame.after, |entry| entry.commit);
+        if end <= through {
+            continue;
+        }
+        // Whole frames behind one that is not prove that it was damaged.
+        if through > 0 {
+            found.unreadable += frame.after.saturating_sub(through);
+        }
+        found.records += frame.records.len() as u64;
+        through = end;
+    }
+    Ok(found)
+}
+
+/// A file that cannot be read at all counts as one that is damaged.
+fn count(found: &mut Verified, path: &Path, has_numbers: bool) -> Result<(), StoreError> {
+    let file = File::open(path).and_then(View::new).map_err(|source| StoreError::Io { path: path.to_owned(), source })?;
+    guarded(|| records(found, file, has_numbers)).map_err(|fault| StoreError::Failed { path: path.to_owned(), what: fault.to_string() })
 }
 
 /// Keeps the daemon from starting meanwhile; `None` if it runs. Without its lock file it never ran.
@@ -52,7 +95,7 @@ fn lock(files: &Files) -> io::Result<Option<Option<File>>> {
     }
 }
 
-fn count(view: View, left: &Left) -> Result<Verified, Fault> {
+fn records(found: &mut Verified, view: View, has_numbers: bool) -> Result<(), Fault> {
     let opened = Builder::new().set_cache_size(CACHE_OCTETS).create_with_backend(view);
     let mut database = opened.map_err(|error| Fault::from(redb::Error::from(error)))?;
     if !database.check_integrity().map_err(|error| Fault::from(redb::Error::from(error)))? {
@@ -61,23 +104,19 @@ fn count(view: View, left: &Left) -> Result<Verified, Fault> {
     let txn = database.begin_read().map_err(redb::Error::from)?;
     let table = match txn.open_table(RECORDS) {
         Ok(table) => table,
-        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(Verified { records: 0, unreadable: 0 }),
+        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
         Err(error) => return Err(redb::Error::from(error).into()),
     };
-    let mut found = Verified { records: 0, unreadable: 0 };
     for item in table.iter().map_err(redb::Error::from)? {
-        let (id, octets) = item.map_err(redb::Error::from)?;
-        match encoding::decode(id.value(), octets.value()) {
-            Ok(_) => found.records += 1,
-            Err(encoding::Unreadable) => found.unreadable += 1,
+        let (id, value) = item.map_err(redb::Error::from)?;
+        let octets = if has_numbers { split(value.value()).map_or(&[][..], |(_, octets)| octets) } else { value.value() };
+        if encoding::is_whole(id.value(), octets) {
+            found.records += 1;
+        } else {
+            found.unreadable += 1;
         }
     }
-    let meta = txn.open_table(META).map_err(redb::Error::from)?;
-    let value = meta.get(JOURNAL).map_err(redb::Error::from)?;
-    for record in left.since(journal::first_epoch(value.as_ref().map(AccessGuard::value))) {
-        found.records += u64::from(table.get(record.id.0).map_err(redb::Error::from)?.is_none());
-    }
-    Ok(found)
+    Ok(())
 }
 
 const PAGE: usize = 4096;
@@ -197,46 +236,32 @@ mod tests {
         usize::try_from(n).expect("a small file")
     }
 
+    /// Some of the records in a file, some in the journal.
     fn filled(records: usize) -> Place {
         let place = Place::new();
         let store = place.open();
         for number in 0..records {
+            if number == records / 2 {
+                store.tidy().expect("a file");
+            }
             store.commit(record(&store, number)).blocking_recv().expect("an answer").expect("durable");
         }
         store.close();
         place
     }
 
-    #[test]
-    fn a_sound_store_and_nothing_changes() {
-        let place = filled(300);
-        let before = std::fs::read(&place.config.path).expect("the file");
-        assert_eq!(verify(&place.config.path).expect("sound"), Verified { records: 300, unreadable: 0 });
-        assert!(before == std::fs::read(&place.config.path).expect("the file"), "the file was changed");
+    fn files(place: &Place) -> BTreeMap<std::path::PathBuf, Vec<u8>> {
+        let entries = std::fs::read_dir(place.directory()).expect("a directory").map(|entry| entry.expect("an entry").path());
+        entries.map(|path| (path.clone(), std::fs::read(path).expect("a file"))).collect()
     }
 
     #[test]
-    fn what_only_the_journal_has_is_counted_once() {
-        let place = filled(20);
-        let store = place.open_with(super::super::Tuning { settle_after: std::time::Duration::from_secs(3600), ..Default::default() });
-        for number in 20..30 {
-            store.commit(record(&store, number)).blocking_recv().expect("an answer").expect("durable");
-        }
-        // As a kill leaves the files.
-        let copy = |place: &Place| {
-            let copy = Place::new();
-            std::fs::create_dir_all(copy.directory()).expect("it can be made");
-            for name in ["records.redb", "records.redb.journal"] {
-                std::fs::copy(place.directory().join(name), copy.directory().join(name)).expect("a copy");
-            }
-            copy
-        };
-        let behind = copy(&place);
-        assert!(store.record(store.next_id()).expect("a look").is_none(), "now redb has them");
-        let settled = copy(&place);
-        for place in [behind, settled] {
-            assert_eq!(verify(&place.config.path).expect("sound"), Verified { records: 30, unreadable: 0 });
-        }
+    fn a_sound_store_and_nothing_changes() {
+        let place = filled(300);
+        let before = files(&place);
+        assert_eq!(verify(&place.config.path).expect("sound"), Verified { records: 300, unreadable: 0 });
+        assert!(before == files(&place), "a file was changed");
+        assert!(is_there(&place.config.path));
     }
 
     #[test]
@@ -250,24 +275,24 @@ mod tests {
     #[test]
     fn any_changed_octet_of_a_record_is_found() {
         let place = filled(50);
-        let sound = std::fs::read(&place.config.path).expect("the file");
-        let marker = b"@example";
-        let places: Vec<_> = memchr::memmem::find_iter(&sound, marker).collect();
-        assert!(!places.is_empty(), "no record to damage");
-        let mut found = 0;
-        for at in places {
-            let mut damaged = sound.clone();
-            damaged[at] ^= 1;
-            std::fs::write(&place.config.path, &damaged).expect("it can be written");
-            // A page that is not in use any more may hold the marker too.
-            found += usize::from(verify(&place.config.path).map_or(true, |found| found.unreadable > 0));
+        let (mut looked, mut found) = (0, 0);
+        for (path, sound) in files(&place) {
+            for at in memchr::memmem::find_iter(&sound, b"@example").step_by(9) {
+                let mut damaged = sound.clone();
+                damaged[at] ^= 1;
+                std::fs::write(&path, &damaged).expect("it can be written");
+                looked += 1;
+                found += usize::from(verify(&place.config.path).map_or(true, |found| found.unreadable > 0 || found.records < 50));
+            }
+            std::fs::write(&path, &sound).expect("it can be written");
         }
-        assert!(found >= 50, "only {found} damages were found");
+        assert!(looked > 10 && looked == found, "{found} of {looked} damages were found");
     }
 
     #[test]
     fn no_store_at_all() {
         let place = Place::new();
+        assert!(!is_there(&place.config.path));
         assert!(matches!(verify(&place.config.path), Err(StoreError::Io { .. })));
         std::fs::create_dir_all(place.directory()).expect("it can be made");
         std::fs::write(&place.config.path, "this is no store, but it is long enough to be one".repeat(200)).expect("it can be written");

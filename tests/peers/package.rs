@@ -165,7 +165,7 @@ fn life(tree: &Tree, older: &Path, newer: &Path) {
 
     tree.dpkg(&["-r", "mailsluice"]);
     assert!(!tree.at("usr/bin/mailsluice").exists());
-    assert!(configuration.exists() && tree.at("var/lib/mailsluice/records.redb").exists(), "removing keeps the records");
+    assert!(configuration.exists() && tree.at("var/lib/mailsluice/records.redb.id-secret").exists(), "removing keeps the records");
     tree.dpkg(&["-P", "mailsluice"]);
     assert!(!tree.at("etc/mailsluice").exists() && !tree.at("var/lib/mailsluice").exists(), "purging removes them");
 }

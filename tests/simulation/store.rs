@@ -187,7 +187,7 @@ fn work(store: &Store, known: &mut Known, random: &mut Random) -> bool {
         erased = false;
         match random.below(8) {
             0 => erased = store.forget(PERSON).is_ok(),
-            1 => drop(store.rewrite()),
+            1 => drop(store.tidy()),
             _ => {}
         }
     }
@@ -212,19 +212,15 @@ fn a_power_cut_at_any_operation_loses_no_acknowledged_record() {
         let mut known = Known { expired_one_in: if seed % 3 == 0 { 3 } else { 0 }, ..Known::default() };
         let _log = tracing::subscriber::set_default(tracing_subscriber::registry().with(known.log.clone()));
         let mut disk = SimulatedDisk::default();
-        // Every other one makes a checkpoint after each batch, and may be cut in it.
-        let checkpoint_after = if seed % 2 == 0 { Duration::ZERO } else { Tuning::default().checkpoint_after };
         for _ in 0..3 {
             disk.cut_after(random.below(reach * 2));
             let mut erased = false;
             // The power may go while the store is being opened.
-            // Few entries make a segment, so that some are being moved, and the next is full before.
-            let segment = u32::try_from(1 + random.below(200)).unwrap();
-            // A journal that is often full, or has no room at all; and redb gets its records at once, soon or only when it has to.
-            let journal = usize::try_from(random.below(24) * 4096).unwrap();
-            let settle_after = Duration::from_millis([0, 1, 1000][usize::try_from(random.below(3)).unwrap()]);
-            if let Ok(store) = open_with(&disk, Tuning { checkpoint_after, segment, journal, settle_after, ..Tuning::default() }) {
-                // Or while the first checkpoint is made.
+            // Files of few records, so that they are many and are merged; and journals that are often full.
+            let batch = usize::try_from(1 + random.below(40)).unwrap();
+            let journal = usize::try_from((1 + random.below(24)) * 4096).unwrap();
+            let seal_after = Duration::from_millis([0, 1, 1000][usize::try_from(random.below(3)).unwrap()]);
+            if let Ok(store) = open_with(&disk, Tuning { batch, journal, seal_after, ..Tuning::default() }) {
                 known.try_check(&store).unwrap_or_else(|error| assert!(disk.is_cut(), "{error}"));
                 erased = work(&store, &mut known, &mut random);
                 store.close();
@@ -248,8 +244,8 @@ fn a_disk_that_fails_for_a_while_loses_no_acknowledged_record() {
         let mut known = Known::default();
         let _log = tracing::subscriber::set_default(tracing_subscriber::registry().with(known.log.clone()));
         let disk = SimulatedDisk::default();
-        let journal = usize::try_from(random.below(24) * 4096).unwrap();
-        let store = open_with(&disk, Tuning { segment: 1 + u32::try_from(seed).unwrap(), journal, ..Tuning::default() }).unwrap();
+        let journal = usize::try_from((1 + random.below(24)) * 4096).unwrap();
+        let store = open_with(&disk, Tuning { batch: 1 + usize::try_from(seed).unwrap(), journal, ..Tuning::default() }).unwrap();
         known.commit(&store, &mut random, 5);
         disk.fail_after(random.below(120), 1 + random.below(30));
         work(&store, &mut known, &mut random);

@@ -14,7 +14,7 @@ pub(super) fn inspect(config: &Config, every_record: bool) -> Vec<Finding> {
     let path = &config.store.path;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut findings = vec![room(folder, config.store.max_size)];
-    if !path.exists() {
+    if !crate::store::is_there(path) {
         findings.push(Finding::fine(format!("{}: not there yet, made at the start", path.display())));
     } else if every_record {
         findings.push(records(path));

@@ -2,7 +2,7 @@
 
 use super::faults::Faulty;
 use super::*;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
+use std::sync::atomic::AtomicBool;
 
 const PERSON: &str = "Zoe.Marker@Example.ORG";
 
@@ -19,16 +19,6 @@ fn naming(store: &Store, number: usize) -> Record {
         _ => {}
     }
     record
-}
-
-fn copy_of(directory: &Path) -> tempfile::TempDir {
-    let copy = tempfile::tempdir().unwrap();
-    std::fs::create_dir(copy.path().join("data")).unwrap();
-    for entry in std::fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        std::fs::copy(&path, copy.path().join("data").join(path.file_name().unwrap())).unwrap();
-    }
-    copy
 }
 
 #[test]
@@ -80,9 +70,11 @@ fn mail_goes_on_while_an_address_is_erased_and_is_not_lost() {
     let at_step = {
         let (late, handle) = (Arc::clone(&late), Arc::clone(&handle));
         move |step| {
-            // The copy is complete: what comes now must be brought after it, and not name the person.
-            if step == Step::Copied {
-                let store = handle.lock().unwrap().as_ref().unwrap().upgrade().unwrap();
+            // What comes now must not name the person.
+            if step == Step::Built
+                && late.lock().unwrap().is_empty()
+                && let Some(store) = handle.lock().unwrap().as_ref().and_then(std::sync::Weak::upgrade)
+            {
                 for number in [0, 1, 6] {
                     let record = naming(&store, number);
                     late.lock().unwrap().push(record.id);
@@ -92,8 +84,8 @@ fn mail_goes_on_while_an_address_is_erased_and_is_not_lost() {
         }
     };
     let store = place.open_with(Tuning { at_step: Some(Arc::new(at_step)), ..Tuning::default() });
-    *handle.lock().unwrap() = Some(Arc::downgrade(&store));
     commit_all(&store, (0..300).map(|number| naming(&store, number)));
+    *handle.lock().unwrap() = Some(Arc::downgrade(&store));
     assert_eq!(store.forget(PERSON).unwrap(), 258);
     assert_eq!(place.files_with(PERSON), [] as [PathBuf; 0]);
     assert_eq!(place.stats.store.records.get(), 303);
@@ -107,102 +99,68 @@ fn mail_goes_on_while_an_address_is_erased_and_is_not_lost() {
 }
 
 #[test]
-fn several_who_ask_at_once_share_one_rewrite() {
+fn a_kill_at_any_step_leaves_every_record_and_asking_again_erases() {
     let place = Place::new();
-    let rewrites = Arc::new(AtomicUsize::new(0));
-    let (open_gate, gate) = crossbeam_channel::bounded::<()>(1);
+    let copies: Arc<Mutex<Vec<(Step, Place)>>> = Arc::default();
+    let armed = Arc::new(AtomicBool::new(false));
     let at_step = {
-        let rewrites = Arc::clone(&rewrites);
+        let (copies, directory, armed) = (Arc::clone(&copies), place.directory(), Arc::clone(&armed));
         move |step| {
-            if step == Step::Copied && rewrites.fetch_add(1, Ordering::SeqCst) == 0 {
-                gate.recv().unwrap();
+            if armed.load(Ordering::SeqCst) {
+                let copy = Place::new();
+                std::fs::create_dir(copy.directory()).unwrap();
+                for entry in std::fs::read_dir(&directory).unwrap() {
+                    let path = entry.unwrap().path();
+                    drop(std::fs::copy(&path, copy.directory().join(path.file_name().unwrap())));
+                }
+                copies.lock().unwrap().push((step, copy));
             }
         }
     };
     let store = place.open_with(Tuning { at_step: Some(Arc::new(at_step)), ..Tuning::default() });
-    commit_all(&store, (0..10).map(|number| record(&store, number)));
-    let ask = |address: String| {
-        let store = Arc::clone(&store);
-        std::thread::spawn(move || store.forget(&address).unwrap())
-    };
-    let first = ask("sender0@example.org".into());
-    eventually("the first is under way", || rewrites.load(Ordering::SeqCst) == 1);
-    let others: Vec<_> = (1..6).map(|number| ask(format!("sender{number}@example.org"))).collect();
-    eventually("the others stand in line", || store.janitor.len() == 5);
-    open_gate.send(()).unwrap();
-    for thread in std::iter::once(first).chain(others) {
-        assert_eq!(thread.join().unwrap(), 1);
-    }
-    assert_eq!(rewrites.load(Ordering::SeqCst), 2);
-    for number in 0..6 {
-        assert_eq!(place.files_with(&format!("sender{number}@example.org")), [] as [PathBuf; 0]);
-    }
-}
-
-#[test]
-fn a_kill_at_any_step_leaves_the_old_store_or_the_new_one() {
-    let place = Place::new();
-    let copies: Arc<Mutex<Vec<(Step, tempfile::TempDir)>>> = Arc::default();
-    let at_step = {
-        let (copies, directory) = (Arc::clone(&copies), place.directory());
-        move |step| copies.lock().unwrap().push((step, copy_of(&directory)))
-    };
-    let store = place.open_with(Tuning { at_step: Some(Arc::new(at_step)), ..Tuning::default() });
     let records: Vec<_> = (0..300).map(|number| naming(&store, number)).collect();
-    commit_all(&store, records.clone());
+    for part in records.chunks(100) {
+        commit_all(&store, part.iter().cloned());
+        if part[0].id != records[200].id {
+            store.tidy().unwrap();
+        }
+    }
+    armed.store(true, Ordering::SeqCst);
     store.forget(PERSON).unwrap();
+    armed.store(false, Ordering::SeqCst);
 
     let copies = std::mem::take(&mut *copies.lock().unwrap());
-    assert_eq!(copies.iter().map(|(step, _)| *step).collect::<Vec<_>>(), [Step::Copied, Step::Synced, Step::Renamed]);
+    assert!(copies.len() >= 9, "the journal and two files: {}", copies.len());
     for (step, copy) in copies {
-        let config = config::Store { path: copy.path().join("data/records.redb"), ..place.config.clone() };
-        let stats = Stats::new();
-        let store = Store::open(&config, &stats).unwrap();
-        assert_eq!(stats.store.records.get(), 300, "{step:?}");
+        let store = copy.open();
+        assert_eq!(copy.stats.store.records.get(), 300, "{step:?}");
         for record in &records {
             assert!(store.record(record.id).unwrap().is_some(), "{step:?}");
         }
-        assert!(!config.path.with_extension("redb.new").exists(), "{step:?}");
-        let left = files_with(&copy.path().join("data"), PERSON);
-        assert_eq!(left.is_empty(), step == Step::Renamed, "{step:?}: {left:?}");
         store.forget(PERSON).unwrap();
-        assert_eq!(files_with(&copy.path().join("data"), PERSON), [] as [PathBuf; 0]);
+        assert_eq!(copy.files_with(PERSON), [] as [PathBuf; 0]);
+        let unfinished = std::fs::read_dir(copy.directory()).unwrap().map(|entry| entry.unwrap().path());
+        assert_eq!(unfinished.filter(|path| path.extension().is_some_and(|extension| extension == "new")).count(), 0);
     }
 }
 
 #[test]
-fn expired_records_leave_the_file_without_being_asked() {
-    let place = Place::new();
-    let tuning = Tuning { rewrite_after: Duration::ZERO, housekeeping: Duration::from_millis(5), ..Tuning::default() };
-    let store = place.open_with(tuning);
-    let old = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(31 * 24);
+fn expired_records_leave_the_files_without_being_asked() {
+    let mut place = Place::new();
+    place.config.retention = Duration::from_secs(3600);
+    let store = place.open_with(Tuning { housekeeping: Duration::from_millis(5), ..Tuning::default() });
+    let soon = jiff::Timestamp::now() - jiff::SignedDuration::from_secs(3597);
+    commit_all(&store, (0..300).map(|number| Record { date: soon, ..naming(&store, number) }));
+    store.tidy().unwrap();
     let young = record(&store, 600);
-    commit_all(&store, (0..600).map(|number| Record { date: old, ..naming(&store, number) }).chain([young.clone()]));
+    commit_all(&store, (0..300).map(|number| Record { date: soon, ..naming(&store, number) }).chain([young.clone()]));
+    assert!(!place.files_with(PERSON).is_empty());
     eventually("the records are gone", || place.stats.store.records.get() == 1);
     eventually("their octets are gone", || place.files_with(PERSON).is_empty());
     assert_eq!(store.record(young.id).unwrap().unwrap().subject, young.subject);
-    eventually("nothing more is to be done", || store.shared.state().stale_since_ms == 0);
-}
-
-#[test]
-fn octets_of_expired_records_wait_for_their_rewrite_over_a_restart() {
-    let place = Place::new();
-    let store = place.open();
-    let old = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(31 * 24);
-    commit_all(&store, (0..3000).map(|number| Record { date: old, ..naming(&store, number) }));
-    eventually("the records are gone", || place.stats.store.records.get() == 0);
-    assert!(!place.files_with(PERSON).is_empty(), "deleting alone does not erase");
-    assert!(store.shared.state().stale_since_ms > 0);
-    let key = store.shared.files.beside(".index-key");
     drop(store);
-    // Also where the summary that says so has to be made anew.
-    std::fs::remove_file(key).unwrap();
     drop(place.open());
-    assert!(!place.files_with(PERSON).is_empty(), "nothing but a rewrite erases");
-    let quick = Tuning { rewrite_after: Duration::from_millis(1), housekeeping: Duration::from_millis(5), ..Tuning::default() };
-    let store = place.open_with(quick);
-    eventually("their octets are gone", || place.files_with(PERSON).is_empty());
-    drop(store);
+    assert_eq!(place.stats.store.records.get(), 1);
 }
 
 #[test]
@@ -210,15 +168,16 @@ fn too_little_space_is_said_before_anything_changes() {
     let place = Place::new();
     let disk = Faulty::new();
     let store = Store::open_on(disk.clone(), &place.config, &place.stats, Tuning::default()).unwrap();
-    let records: Vec<_> = (0..7000).map(|number| naming(&store, number)).collect();
+    let records: Vec<_> = (0..14_000).map(|number| naming(&store, number)).collect();
     commit_all(&store, records.clone());
+    store.tidy().unwrap();
     disk.free.store(5 << 20, Ordering::SeqCst);
     let refused = store.forget(PERSON).unwrap_err();
     assert!(matches!(refused, StoreError::NoSpace { needed, free } if free == 5 << 20 && needed > free), "{refused}");
     assert!(store.writable());
     assert_eq!(store.record(records[0].id).unwrap().unwrap().sender, records[0].sender);
     disk.free.store(1 << 40, Ordering::SeqCst);
-    assert_eq!(store.forget(PERSON).unwrap(), 6000);
+    assert_eq!(store.forget(PERSON).unwrap(), 12_000);
     assert_eq!(place.files_with(PERSON), [] as [PathBuf; 0]);
 }
 
@@ -234,42 +193,34 @@ fn a_store_that_was_set_aside_goes_with_the_next_erasure() {
 }
 
 #[test]
-fn a_rewrite_that_cannot_be_written_leaves_the_old_store_in_use() {
+fn an_erasure_that_cannot_be_written_is_said_and_mail_goes_on() {
     let place = Place::new();
     let disk = Faulty::new();
-    let at_step = {
-        let disk = Arc::clone(&disk);
-        let times = AtomicU64::new(0);
-        move |step| {
-            if step == Step::Copied && times.fetch_add(1, Ordering::SeqCst) == 0 {
-                disk.break_renames.store(true, Ordering::SeqCst);
-            }
-        }
-    };
-    let store = Store::open_on(disk.clone(), &place.config, &place.stats, Tuning { at_step: Some(Arc::new(at_step)), ..Tuning::default() })
-        .unwrap();
+    let store = Store::open_on(disk.clone(), &place.config, &place.stats, Tuning::default()).unwrap();
     commit_all(&store, (0..70).map(|number| naming(&store, number)));
+    store.tidy().unwrap();
+    disk.break_renames.store(true, Ordering::SeqCst);
     assert!(store.forget(PERSON).is_err());
-    disk.break_renames.store(false, Ordering::SeqCst);
-    eventually("the store is usable", || store.writable());
+    assert!(store.writable());
     commit(&store, record(&store, 71));
+    disk.break_renames.store(false, Ordering::SeqCst);
     assert_eq!(place.stats.store.records.get(), 71);
     store.forget(PERSON).unwrap();
     assert_eq!(place.files_with(PERSON), [] as [PathBuf; 0]);
 }
 
 #[test]
-fn a_store_that_is_closed_while_it_is_rewritten_answers_and_ends() {
+fn a_store_that_is_closed_while_it_erases_answers_and_ends() {
     let place = Place::new();
     for round in 0..20 {
-        let (copied, is_copied) = crossbeam_channel::bounded(1);
+        let (built, is_built) = crossbeam_channel::bounded(1);
         let closing = Arc::new(AtomicBool::new(false));
-        // The rewrite asks the writer for the swap just when that is told to end.
+        let armed = Arc::new(AtomicBool::new(false));
         let at_step = {
-            let closing = Arc::clone(&closing);
+            let (closing, armed) = (Arc::clone(&closing), Arc::clone(&armed));
             move |step| {
-                if step == Step::Copied {
-                    copied.send(()).unwrap();
+                if step == Step::Built && armed.swap(false, Ordering::SeqCst) {
+                    built.send(()).unwrap();
                     while !closing.load(Ordering::SeqCst) {
                         std::thread::yield_now();
                     }
@@ -278,11 +229,13 @@ fn a_store_that_is_closed_while_it_is_rewritten_answers_and_ends() {
             }
         };
         let store = place.open_with(Tuning { at_step: Some(Arc::new(at_step)), ..Tuning::default() });
-        let rewrite = std::thread::spawn({
+        commit(&store, naming(&store, 0));
+        armed.store(true, Ordering::SeqCst);
+        let erasing = std::thread::spawn({
             let store = Arc::clone(&store);
-            move || store.rewrite()
+            move || store.forget(PERSON)
         });
-        is_copied.recv().unwrap();
+        is_built.recv().unwrap();
         let (closed, is_closed) = crossbeam_channel::bounded(1);
         std::thread::spawn(move || {
             closing.store(true, Ordering::SeqCst);
@@ -290,8 +243,8 @@ fn a_store_that_is_closed_while_it_is_rewritten_answers_and_ends() {
             closed.send(()).unwrap();
         });
         is_closed.recv_timeout(Duration::from_secs(30)).expect("it ends");
-        let rewritten = rewrite.join().unwrap();
-        assert!(matches!(rewritten, Ok(()) | Err(StoreError::Closed)), "{rewritten:?}");
+        let erased = erasing.join().unwrap();
+        assert!(matches!(erased, Ok(_) | Err(StoreError::Closed)), "{erased:?}");
     }
 }
 

@@ -1,180 +1,176 @@
-//! What is durable in the journal and not yet in redb: it is read, it outlives a kill, and it goes with what is erased.
+//! What is durable in the journal and in no file yet: it is read, it outlives a kill, damage costs no more than what is damaged, and it
+//! goes with what is erased.
 
-use super::faults::Faulty;
+use super::faults::{Faulty, Lines};
 use super::*;
-use nix::libc;
 
-/// redb gets the records when it must.
-fn slow() -> Tuning {
-    Tuning { settle_after: Duration::from_secs(3600), ..Tuning::default() }
+fn found(store: &Store) -> Vec<RecordId> {
+    let mut ids: Vec<_> = store.query(&Query { limit: 1000, ..Query::default() }).unwrap().records.iter().map(|record| record.id).collect();
+    ids.reverse();
+    ids
 }
 
-/// A copy of a store's files as they lie there now: what a kill leaves.
-fn killed(place: &Place) -> Place {
-    let copy = Place::new();
-    std::fs::create_dir(copy.directory()).unwrap();
-    for entry in std::fs::read_dir(place.directory()).unwrap() {
-        let path = entry.unwrap().path();
-        std::fs::copy(&path, copy.directory().join(path.file_name().unwrap())).unwrap();
-    }
-    copy
+/// Commits in batches of one: each a frame.
+fn one_by_one(store: &Store, number: usize) -> Vec<RecordId> {
+    (0..number)
+        .map(|number| {
+            let record = record(store, number);
+            let id = record.id;
+            commit(store, record);
+            id
+        })
+        .collect()
 }
 
-fn records_in_redb(store: &Store) -> u64 {
-    store.shared.look(|txn| Ok(redb::ReadableTableMetadata::len(&txn.open_table(schema::RECORDS)?)?)).unwrap()
+/// The journal that has something in it.
+fn journal(place: &Place) -> PathBuf {
+    let files = std::fs::read_dir(place.directory()).unwrap().map(|entry| entry.unwrap().path());
+    let mut used = files.filter(|path| path.to_string_lossy().contains(".journal-") && std::fs::read(path).unwrap()[0] != 0);
+    used.next().unwrap()
 }
 
 #[test]
-fn a_record_that_only_the_journal_has_outlives_a_kill() {
-    let place = Place::new();
-    let store = place.open_with(slow());
+fn a_record_that_only_the_journal_has_outlives_kills() {
+    let mut place = Place::new();
+    let store = place.open();
     let records: Vec<_> = (0..30).map(|number| record(&store, number)).collect();
     for part in records.chunks(7) {
         commit_all(&store, part.iter().cloned());
     }
+    let mut expected: Vec<_> = records.iter().map(|record| record.id).collect();
     assert_eq!(place.stats.store.records.get(), 30, "counted at once");
-    assert_eq!(records_in_redb(&store), 0);
-    let copy = killed(&place);
-    // Who asks for it sees it.
-    assert!(store.record(records[29].id).unwrap().is_some());
-    assert_eq!(records_in_redb(&store), 30);
-    // What redb has is not brought in once more.
-    let later = killed(&place);
-    for place in [copy, later] {
-        for _ in 0..2 {
-            let store = place.open_with(slow());
-            assert_eq!(place.stats.store.records.get(), 30);
-            let page = store.query(&Query { limit: 1000, ..Query::default() }).unwrap();
-            assert_eq!(
-                page.records.iter().rev().map(|record| record.id).collect::<Vec<_>>(),
-                records.iter().map(|record| record.id).collect::<Vec<_>>()
-            );
-            assert!(store.next_id() > records[29].id);
-        }
+    assert_eq!(found(&store), expected, "seen at once");
+    assert_eq!(store.in_files(), 0);
+    let mut running = store;
+    // Killed again and again, and some records more each time.
+    for round in 0..12 {
+        let copy = killed(&place);
+        drop(running);
+        running = copy.open();
+        assert_eq!(copy.stats.store.records.get(), expected.len() as u64);
+        assert_eq!(found(&running), expected, "round {round}");
+        assert!(running.next_id() > expected[expected.len() - 1]);
+        expected.extend(one_by_one(&running, 3));
+        place = copy;
     }
+    let numbers: Vec<_> = running.records_after(0, 1000).unwrap().iter().map(|committed| (committed.number, committed.record.id)).collect();
+    assert_eq!(numbers, (1..).zip(expected).collect::<Vec<_>>(), "numbers follow the order of the commits");
 }
 
 #[test]
-fn redb_gets_the_records_when_they_are_many_and_when_none_came_for_a_moment() {
-    let place = Place::new();
-    let store = place.open_with(slow());
-    for _ in 0..10 {
-        commit_all(&store, (0..50).map(|number| record(&store, number)));
-    }
-    let in_redb = records_in_redb(&store);
-    assert!((250..=500).contains(&in_redb), "{in_redb}");
-    drop(store);
-    let store = place.open();
-    assert_eq!(records_in_redb(&store), 500, "closed properly");
-    commit(&store, record(&store, 1));
-    eventually("it is in redb", || records_in_redb(&store) == 501);
-}
-
-#[test]
-fn a_store_that_is_set_aside_leaves_its_journal_to_the_next() {
-    let place = Place::new();
-    let store = place.open_with(slow());
-    let written = record(&store, 1);
-    commit(&store, written.clone());
-    let copy = killed(&place);
-    std::fs::write(&copy.config.path, "no store").unwrap();
-    let store = copy.open();
-    assert!(store.record(written.id).unwrap().is_some());
-}
-
-#[test]
-fn a_closed_or_rewritten_store_leaves_nothing_in_the_journal() {
-    let place = Place::new();
-    let store = place.open_with(slow());
-    commit_all(&store, (0..5).map(|number| record(&store, number)));
-    let journal = place.directory().join("records.redb.journal");
-    let is_empty = || std::fs::read(&journal).unwrap().iter().all(|octet| *octet == 0);
-    assert!(!is_empty());
-    store.rewrite().unwrap();
-    assert!(is_empty());
-    commit(&store, record(&store, 6));
-    assert!(!is_empty());
-    store.close();
-    assert!(is_empty());
-    assert_eq!(std::fs::metadata(&journal).unwrap().len(), 1 << 20);
-}
-
-#[test]
-fn a_journal_that_is_removed_is_noticed_and_made_anew() {
-    let place = Place::new();
-    let store = place.open_with(slow());
-    let before = record(&store, 1);
-    commit(&store, before.clone());
-    let journal = place.directory().join("records.redb.journal");
-    std::fs::remove_file(&journal).unwrap();
-    eventually("there is one again", || journal.exists());
-    eventually("it goes on", || store.writable());
-    assert_eq!(records_in_redb(&store), 1, "the writer still knew it");
-    commit(&store, record(&store, 2));
-    assert!(killed(&place).open().record(before.id).unwrap().is_some());
-}
-
-#[test]
-fn records_that_no_disk_takes_any_more_are_brought_in_when_it_does() {
-    let place = Place::new();
-    let disk = Faulty::new();
-    let store = Store::open_on(disk.clone(), &place.config, &place.stats, slow()).unwrap();
-    let records: Vec<_> = (0..20).map(|number| record(&store, number)).collect();
-    commit_all(&store, records.clone());
-    disk.errno.store(libc::EIO, Ordering::SeqCst);
-    // Asked for, they cannot be brought into redb.
-    assert!(store.record(records[3].id).unwrap().is_none());
-    eventually("it says so", || !store.writable());
-    disk.errno.store(0, Ordering::SeqCst);
-    eventually("it goes on", || store.writable());
-    for record in records {
-        assert!(store.record(record.id).unwrap().is_some());
-    }
-    assert_eq!(place.stats.store.records.get(), 20);
-}
-
-#[test]
-fn records_find_their_place_on_a_full_disk() {
-    let place = Place::new();
-    let disk = Faulty::new();
-    let store = Store::open_on(disk.clone(), &place.config, &place.stats, slow()).unwrap();
-    let ballast = place.directory().join("records.redb.ballast");
-    eventually("the ballast is there", || ballast.exists());
-    let written = record(&store, 1);
-    commit(&store, written.clone());
-    disk.ballast_counts.store(true, Ordering::SeqCst);
-    disk.errno.store(libc::ENOSPC, Ordering::SeqCst);
-    // Nobody else makes space.
-    eventually("it is there", || store.record(written.id).is_ok_and(|record| record.is_some()));
-    eventually("it goes on", || store.writable());
-    assert_eq!(disk.errno.load(Ordering::SeqCst), 0);
-}
-
-#[test]
-fn a_store_without_a_journal_is_taken_over_as_it_is() {
+fn a_damaged_frame_is_told_from_a_torn_one() {
     let place = Place::new();
     let store = place.open();
-    commit_all(&store, (0..50).map(|number| record(&store, number)));
-    drop(store);
-    std::fs::remove_file(place.directory().join("records.redb.journal")).unwrap();
-    let database = redb::Database::open(&place.config.path).unwrap();
-    let txn = database.begin_write().unwrap();
-    {
-        let mut meta = txn.open_table(schema::META).unwrap();
-        meta.insert(schema::FORMAT, schema::WITHOUT_JOURNAL.to_le_bytes().as_slice()).unwrap();
-        meta.remove(schema::JOURNAL).unwrap();
+    let ids = one_by_one(&store, 10);
+    let original = journal(&place);
+    for (broken, left, is_damage) in [(0, 9, true), (4, 9, true), (9, 9, false)] {
+        let copy = killed(&place);
+        let path = copy.directory().join(original.file_name().unwrap());
+        let mut octets = std::fs::read(&path).unwrap();
+        octets[broken * 4096 + 100] ^= 1;
+        std::fs::write(&path, octets).unwrap();
+        let found_by_doctor = verify(&copy.config.path).unwrap();
+        assert_eq!((found_by_doctor.records, found_by_doctor.unreadable), (left, u64::from(is_damage && broken > 0)));
+        let lines = Lines::default();
+        let log = tracing::subscriber::set_default(lines.subscriber());
+        let store = copy.open();
+        drop(log);
+        let expected: Vec<_> = ids.iter().enumerate().filter(|(number, _)| *number != broken).map(|(_, id)| *id).collect();
+        assert_eq!(found(&store), expected);
+        assert_eq!(lines.say("the journal is damaged"), is_damage && broken > 0, "frame {broken}");
     }
-    txn.commit().unwrap();
-    drop(database);
-    let rebuilding = |step| assert_ne!(step, Step::Rebuilding, "its index is as it has to be");
-    let store = place.open_with(Tuning { at_step: Some(Arc::new(rebuilding)), ..slow() });
-    assert_eq!(place.stats.store.records.get(), 50);
-    let version =
-        store.shared.look(|txn| Ok(txn.open_table(schema::META)?.get(schema::FORMAT)?.map(|octets| octets.value().to_vec()))).unwrap();
-    assert_eq!(version, Some(schema::STORE_VERSION.to_le_bytes().to_vec()));
-    commit(&store, record(&store, 50));
+}
+
+#[test]
+fn a_file_is_made_of_what_is_in_the_journal_and_the_journal_is_empty_again() {
+    let place = Place::new();
+    let store = place.open();
+    one_by_one(&store, 5);
+    let used = journal(&place);
+    store.tidy().unwrap();
+    assert_eq!(store.in_files(), 5);
+    assert!(std::fs::read(&used).unwrap().iter().all(|octet| *octet == 0));
+    assert_eq!(place.stats.store.records.get(), 5);
+    let before = one_by_one(&store, 3);
+    let after: Vec<_> = store.records_after(4, 10).unwrap().into_iter().map(|committed| committed.number).collect();
+    assert_eq!(after, [5, 6, 7, 8]);
     let copy = killed(&place);
     let store = copy.open();
-    assert_eq!(copy.stats.store.records.get(), 51);
-    drop(store);
+    assert_eq!(found(&store)[5..], before);
+}
+
+#[test]
+fn journals_take_turns_and_files_become_one() {
+    let place = Place::new();
+    let tuning = Tuning { journal: 256 << 10, housekeeping: Duration::from_millis(20), ..Tuning::default() };
+    let store = place.open_with(tuning);
+    // Each alone in its frame: 64 fill a journal.
+    let ids = one_by_one(&store, 1200);
+    store.tidy().unwrap();
+    assert_eq!(store.in_files(), 1200);
+    let files = store.shared.view().files.len();
+    assert!(files < 12, "{files} files of 18 journals");
+    let journals = std::fs::read_dir(place.directory())
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().path().to_string_lossy().contains(".journal-"));
+    assert!(journals.count() <= 8);
+    let mut left = Vec::new();
+    let mut number = 0;
+    loop {
+        let page = store.records_after(number, 100).unwrap();
+        let Some(last) = page.last() else { break };
+        number = last.number;
+        left.extend(page.into_iter().map(|committed| committed.record.id));
+    }
+    assert_eq!(left, ids);
+}
+
+#[test]
+fn a_file_that_cannot_be_built_delays_nobody_and_is_built_later() {
+    let place = Place::new();
+    let disk = Faulty::new();
+    let store = Store::open_on(disk.clone(), &place.config, &place.stats, small()).unwrap();
+    disk.break_renames.store(true, Ordering::SeqCst);
+    let ids = one_by_one(&store, 100);
+    assert!(store.writable());
+    assert_eq!(found(&store), ids);
+    assert_eq!(store.in_files(), 0);
+    let copy = killed(&place);
+    assert_eq!(found(&copy.open()), ids, "the journals have it");
+    disk.break_renames.store(false, Ordering::SeqCst);
+    eventually("files are made", || store.in_files() >= 80);
+    assert_eq!(found(&store), ids);
+}
+
+#[test]
+fn a_journal_that_is_removed_is_noticed_and_nothing_is_lost() {
+    let place = Place::new();
+    let store = place.open();
+    let mut ids = one_by_one(&store, 1);
+    std::fs::remove_file(journal(&place)).unwrap();
+    eventually("it is noticed", || !store.writable());
+    eventually("it goes on", || store.writable());
+    ids.extend(one_by_one(&store, 1));
+    eventually("the lost one is in a file", || store.in_files() >= 1);
+    assert_eq!(found(&killed(&place).open()), ids);
+}
+
+#[test]
+fn the_copy_of_what_is_undelivered_is_made_again_where_it_is_damaged() {
+    let place = Place::new();
+    let store = place.open_with(small());
+    for number in 0..60 {
+        let outcome = if number % 3 == 0 { Outcome::Deferred } else { Outcome::Delivered };
+        commit(&store, Record { outcome, webhook_id: format!("webhook-{}", number % 30), ..record(&store, number) });
+    }
+    store.tidy().unwrap();
+    assert_eq!(place.stats.messages.undelivered.get(), 10);
+    for octets in [None, Some(Vec::new()), Some(vec![7; 200])] {
+        let copy = killed(&place);
+        let path = copy.directory().join("records.redb.undelivered");
+        assert!(path.exists());
+        octets.map_or_else(|| std::fs::remove_file(&path), |octets| std::fs::write(&path, octets)).unwrap();
+        let store = copy.open();
+        assert_eq!(store.undelivered(None, 100).unwrap().undelivered.iter().map(|message| message.attempts).collect::<Vec<_>>(), [2; 10]);
+    }
 }

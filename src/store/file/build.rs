@@ -1,0 +1,288 @@
+//! The one function that makes files: of what is in memory, of several files one, or of a file itself without what has to go. The file
+//! is written under a name that nothing reads, and bears its own only when it is durable. Logs nothing.
+
+use super::filter::Filter;
+use super::{ABOUT, COMMITS, INDEX, RECORDS, SETTLED, SUMMARY, StoreFile, Summary, split};
+use crate::record::Record;
+use crate::store::Step;
+use crate::store::disk::Backend;
+use crate::store::encoding;
+use crate::store::error::{Fault, guarded};
+use crate::store::folder::{Files, Span};
+use crate::store::index::{Hash, IndexKey, Key, id_of, settled};
+use crate::store::memory::Batch;
+use redb::{Builder, CursorError, Table, Value, WriteTransaction};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BinaryHeap, HashSet};
+use std::ops::Bound;
+use std::sync::Arc;
+
+/// What redb may keep in memory of a file that is being built.
+const CACHE_OCTETS: usize = 4 << 20;
+/// Entries that are inserted at once.
+const SLICE: usize = 512;
+
+/// Where records come from; in the order of their commits.
+#[derive(Clone)]
+pub(in crate::store) enum Part {
+    Memory(Arc<Batch>),
+    File(Arc<StoreFile>),
+}
+
+/// What becomes of a record.
+pub(in crate::store) enum Fate {
+    Stays,
+    Goes,
+    /// The record as it was and as it will be.
+    Becomes(Box<(Record, Record)>),
+}
+
+/// Says what becomes of each record, by its id and its octets.
+pub(in crate::store) type Judge<'a> = &'a mut dyn FnMut(u128, &[u8]) -> Result<Fate, Fault>;
+
+/// What is to be built.
+pub(in crate::store) struct Plan<'a> {
+    pub(in crate::store) files: &'a Files,
+    pub(in crate::store) key: &'a IndexKey,
+    pub(in crate::store) span: Span,
+    pub(in crate::store) newest_id: u128,
+    pub(in crate::store) parts: &'a [Part],
+    pub(in crate::store) at_step: &'a dyn Fn(Step),
+}
+
+/// Builds a file; it stands under its name, durable and open, when this returns `Ok`. Answers with the ids of the records that are not in
+/// it. `fate` is asked for each record, in the order of the ids, and may take its time.
+pub(in crate::store) fn build(plan: &Plan<'_>, fate: Judge<'_>) -> Result<(StoreFile, HashSet<u128>), Fault> {
+    let (files, span) = (plan.files, plan.span);
+    let path = files.unfinished(span);
+    let built = guarded(|| {
+        files.remove_if_there(&path)?;
+        let gone = write(plan, fate)?;
+        (plan.at_step)(Step::Built);
+        files.disk.rename(&path, &files.of(span))?;
+        (plan.at_step)(Step::Renamed);
+        Ok(gone)
+    });
+    let gone = match built {
+        Ok(gone) => gone,
+        Err(fault) => {
+            // Nothing that failed is believed: the next try begins with nothing.
+            files.remove_if_there(&path).unwrap_or(());
+            return Err(fault);
+        }
+    };
+    files.sync()?;
+    (plan.at_step)(Step::Synced);
+    Ok((StoreFile::open(files, span)?, gone))
+}
+
+/// Changes of the index that come of changed records.
+#[derive(Default)]
+struct Changed {
+    gone: HashSet<u128>,
+    removed: HashSet<Key>,
+    added: BTreeMap<Key, u8>,
+}
+
+impl Changed {
+    fn replace(&mut self, key: &IndexKey, old: &Record, new: &Record) {
+        let (before, after) = (key.entries(old), key.entries(new));
+        let outcome = encoding::outcome_code(new.outcome);
+        self.removed.extend(before.iter().filter(|key| !after.contains(key)));
+        self.added.extend(after.into_iter().filter(|key| !before.contains(key)).map(|key| (key, outcome)));
+    }
+}
+
+fn write(plan: &Plan<'_>, fate: Judge<'_>) -> Result<HashSet<u128>, Fault> {
+    let backend = Backend(plan.files.disk.open(&plan.files.unfinished(plan.span))?);
+    let database = Builder::new().set_cache_size(CACHE_OCTETS).create_with_backend(backend);
+    let database = database.map_err(|error| Fault::from(redb::Error::from(error)))?;
+    let txn = database.begin_write().map_err(redb::Error::from)?;
+    let mut summary = Summary::new(plan.span, plan.newest_id, plan.key);
+    let changed = put_records(plan, &txn, &mut summary, fate)?;
+    let messages = put_index(plan, &txn, &changed)?;
+    put_commits(plan, &txn, &changed)?;
+    {
+        let mut about = txn.open_table(ABOUT).map_err(redb::Error::from)?;
+        about.insert(SUMMARY, summary.encode().as_slice()).map_err(redb::Error::from)?;
+        about.insert(SETTLED, Filter::of(&messages).encode().as_slice()).map_err(redb::Error::from)?;
+    }
+    txn.commit().map_err(redb::Error::from)?;
+    // Dropping it would swallow an error.
+    database.close().map_err(|error| Fault::from(redb::Error::from(error)))?;
+    // What closing wrote and cut off has to be durable too.
+    plan.files.disk.open(&plan.files.unfinished(plan.span))?.sync_data()?;
+    Ok(changed.gone)
+}
+
+fn put_records(plan: &Plan<'_>, txn: &WriteTransaction, summary: &mut Summary, fate: Judge<'_>) -> Result<Changed, Fault> {
+    let mut table = txn.open_table(RECORDS).map_err(redb::Error::from)?;
+    let sources = plan.parts.iter().map(records_of).collect::<Result<Vec<_>, _>>()?;
+    let mut changed = Changed::default();
+    let mut slice: Vec<(u128, Vec<u8>)> = Vec::with_capacity(SLICE);
+    for item in Merge::new(sources)? {
+        let (id, mut value) = item?;
+        let octets = split(&value).map_or(&[][..], |(_, octets)| octets);
+        match fate(id, octets)? {
+            Fate::Stays => {}
+            Fate::Goes => {
+                changed.gone.insert(id);
+                continue;
+            }
+            Fate::Becomes(records) => {
+                let (old, new) = *records;
+                changed.replace(plan.key, &old, &new);
+                value.truncate(8);
+                encoding::encode_into(&mut value, &new, 0);
+            }
+        }
+        let date_us = split(&value).and_then(|(_, octets)| encoding::date_us(octets)).unwrap_or(0);
+        summary.take(id, date_us);
+        slice.push((id, value));
+        if slice.len() >= SLICE {
+            append(&mut table, slice.iter().map(|(id, value)| (*id, value.as_slice())))?;
+            slice.clear();
+        }
+    }
+    append(&mut table, slice.iter().map(|(id, value)| (*id, value.as_slice())))?;
+    Ok(changed)
+}
+
+/// Answers with the messages that the records have settled.
+fn put_index(plan: &Plan<'_>, txn: &WriteTransaction, changed: &Changed) -> Result<Vec<Hash>, Fault> {
+    let mut table = txn.open_table(INDEX).map_err(redb::Error::from)?;
+    let mut sources = plan.parts.iter().map(index_of).collect::<Result<Vec<_>, _>>()?;
+    sources.push(Box::new(changed.added.iter().map(|(key, outcome)| Ok((*key, *outcome)))));
+    let mut messages = Vec::new();
+    let mut slice: Vec<(Key, u8)> = Vec::with_capacity(SLICE);
+    for item in Merge::new(sources)? {
+        let (key, outcome) = item?;
+        if changed.removed.contains(&key) || changed.gone.contains(&id_of(&key)) {
+            continue;
+        }
+        messages.extend(settled(&key, outcome));
+        slice.push((key, outcome));
+        if slice.len() >= SLICE {
+            append(&mut table, slice.iter().map(|(key, outcome)| (key, *outcome)))?;
+            slice.clear();
+        }
+    }
+    append(&mut table, slice.iter().map(|(key, outcome)| (key, *outcome)))?;
+    Ok(messages)
+}
+
+fn put_commits(plan: &Plan<'_>, txn: &WriteTransaction, changed: &Changed) -> Result<(), Fault> {
+    let mut table = txn.open_table(COMMITS).map_err(redb::Error::from)?;
+    for part in plan.parts {
+        let mut from = 0;
+        loop {
+            // Slices: a file may be large.
+            let page = match part {
+                Part::Memory(batch) => batch.commits.iter().filter(|(number, _)| *number >= from).take(SLICE).copied().collect(),
+                Part::File(file) => file.commits(from, SLICE)?,
+            };
+            let Some((last, _)) = page.last() else { break };
+            from = last.saturating_add(1);
+            append(&mut table, page.into_iter().filter(|(_, id)| !changed.gone.contains(id)))?;
+        }
+    }
+    Ok(())
+}
+
+type Source<'a, K, V> = Box<dyn Iterator<Item = Result<(K, V), Fault>> + 'a>;
+
+fn records_of(part: &Part) -> Result<Source<'_, u128, Vec<u8>>, Fault> {
+    Ok(match part {
+        Part::Memory(batch) => Box::new(batch.records.iter().map(|(id, (commit, octets))| {
+            // Number and octets have to stand side by side in redb: a copy.
+            Ok((*id, [&commit.to_le_bytes(), &**octets].concat()))
+        })),
+        Part::File(file) => {
+            let range = file.read(|txn| Ok(txn.open_table(RECORDS)?.range::<u128>(..)?))?;
+            Box::new(range.map(|item| {
+                let (id, value) = item.map_err(redb::Error::from)?;
+                Ok((id.value(), value.value().to_vec()))
+            }))
+        }
+    })
+}
+
+fn index_of(part: &Part) -> Result<Source<'_, Key, u8>, Fault> {
+    Ok(match part {
+        Part::Memory(batch) => Box::new(batch.index.iter().map(|(key, outcome)| Ok((*key, *outcome)))),
+        Part::File(file) => {
+            let range = file.read(|txn| Ok(txn.open_table(INDEX)?.range::<&Key>(..)?))?;
+            Box::new(range.map(|item| {
+                let (key, outcome) = item.map_err(redb::Error::from)?;
+                Ok((*key.value(), outcome.value()))
+            }))
+        }
+    })
+}
+
+/// Several rising sequences as one; of what stands in two the later one counts.
+struct Merge<'a, K, V> {
+    sources: Vec<Source<'a, K, V>>,
+    heads: BinaryHeap<Reverse<(K, usize)>>,
+    values: Vec<Option<V>>,
+    last: Option<K>,
+}
+
+impl<'a, K: Ord + Copy, V> Merge<'a, K, V> {
+    fn new(mut sources: Vec<Source<'a, K, V>>) -> Result<Self, Fault> {
+        sources.reverse();
+        let values = sources.iter().map(|_| None).collect();
+        let mut merge = Self { heads: BinaryHeap::new(), values, last: None, sources };
+        for number in 0..merge.sources.len() {
+            merge.advance(number)?;
+        }
+        Ok(merge)
+    }
+
+    fn advance(&mut self, number: usize) -> Result<(), Fault> {
+        if let Some((key, value)) = self.sources.get_mut(number).and_then(Iterator::next).transpose()? {
+            self.heads.push(Reverse((key, number)));
+            if let Some(place) = self.values.get_mut(number) {
+                *place = Some(value);
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<K: Ord + Copy, V> Iterator for Merge<'_, K, V> {
+    type Item = Result<(K, V), Fault>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            let Reverse((key, number)) = self.heads.pop()?;
+            let value = self.values.get_mut(number).and_then(Option::take);
+            if let Err(fault) = self.advance(number) {
+                return Some(Err(fault));
+            }
+            // Sources stand in reverse, so the later one comes first.
+            if self.last != Some(key) {
+                self.last = Some(key);
+                return value.map(|value| Ok((key, value)));
+            }
+        }
+    }
+}
+
+/// Inserts behind all that is there: pages are built once, and full.
+fn append<'a, K: redb::Key + 'static, V: Value + 'static>(
+    table: &mut Table<'_, K, V>,
+    entries: impl Iterator<Item = (K::SelfType<'a>, V::SelfType<'a>)>,
+) -> Result<(), Fault> {
+    let mut entries = entries.peekable();
+    let Some((key, _)) = entries.peek() else { return Ok(()) };
+    let mut cursor = table.upper_bound_mut(Bound::Included(key)).map_err(redb::Error::from)?;
+    for (key, value) in entries {
+        cursor.insert_before(key, value).map_err(|error| match error {
+            CursorError::UnorderedKey => Fault::Damaged("keys that do not rise".to_owned()),
+            error @ (CursorError::Storage(_) | _) => Fault::from(redb::Error::from(error)),
+        })?;
+    }
+    cursor.close().map_err(redb::Error::from)?;
+    Ok(())
+}

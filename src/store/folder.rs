@@ -1,0 +1,185 @@
+//! The names of a store's files, and the disk they are on.
+//!
+//! | file | what |
+//! |---|---|
+//! | `records.redb` (as configured) | only a name; a store of before 0.2 stands under it until it has been taken over |
+//! | `….<first>-<last>` | the records with these commit numbers; never written again |
+//! | `….<first>-<last>.new` | one that is being built; removed at the next start if it was cut off |
+//! | `….journal-<n>` | the last records, before a file has them |
+//! | `….undelivered` | what is derived of the records: messages that no endpoint has taken or refused |
+//! | `….lock` | held while the daemon runs |
+//! | `….id-secret`, `….index-key` | 32 random octets each, made once |
+//! | `….ballast` | zeros, given up on a full disk so that the last records find their place |
+//! | `….unreadable-<time>` | a file that could not be read; removed by `forget` or after `retention` |
+//!
+//! Logs the ballast's going, and a file that was set aside.
+
+use super::disk::{Disk, Lock, directory_of};
+use super::error::Fault;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Commit numbers of a file's records: the first and the last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Span {
+    pub(super) first: u64,
+    pub(super) last: u64,
+}
+
+impl Span {
+    pub(super) fn holds(&self, other: &Self) -> bool {
+        self.first <= other.first && other.last <= self.last
+    }
+}
+
+#[derive(Clone)]
+pub(super) struct Files {
+    pub(super) disk: Arc<dyn Disk>,
+    pub(super) path: PathBuf,
+}
+
+/// What lies in a store's directory.
+#[derive(Default)]
+pub(super) struct Listing {
+    pub(super) spans: Vec<Span>,
+    pub(super) journals: Vec<u32>,
+    pub(super) unfinished: Vec<PathBuf>,
+    pub(super) aside: Vec<PathBuf>,
+}
+
+impl Files {
+    pub(super) fn beside(&self, suffix: &str) -> PathBuf {
+        let mut name = self.path.as_os_str().to_owned();
+        name.push(suffix);
+        PathBuf::from(name)
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        directory_of(&self.path)
+    }
+
+    pub(super) fn of(&self, span: Span) -> PathBuf {
+        self.beside(&format!(".{}-{}", span.first, span.last))
+    }
+
+    pub(super) fn unfinished(&self, span: Span) -> PathBuf {
+        self.beside(&format!(".{}-{}.new", span.first, span.last))
+    }
+
+    pub(super) fn journal(&self, slot: u32) -> PathBuf {
+        self.beside(&format!(".journal-{slot}"))
+    }
+
+    pub(super) fn undelivered(&self) -> PathBuf {
+        self.beside(".undelivered")
+    }
+
+    pub(super) fn ballast(&self) -> PathBuf {
+        self.beside(".ballast")
+    }
+
+    pub(super) fn lock(&self) -> Result<Lock, Fault> {
+        self.disk.create_directory(self.directory())?;
+        self.disk.lock(&self.beside(".lock"))?.ok_or(Fault::Locked)
+    }
+
+    pub(super) fn remove_if_there(&self, path: &Path) -> io::Result<()> {
+        match self.disk.remove(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.disk.sync_directory(self.directory())
+    }
+
+    pub(super) fn list(&self) -> io::Result<Listing> {
+        let mut found = Listing::default();
+        let name = self.path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        for path in self.disk.list(self.directory())? {
+            let file = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            let Some(rest) = file.strip_prefix(&name).and_then(|rest| rest.strip_prefix('.')) else { continue };
+            let span = |text: &str| {
+                let (first, last) = text.split_once('-')?;
+                let span = Span { first: first.parse().ok()?, last: last.parse().ok()? };
+                (span.first <= span.last).then_some(span)
+            };
+            if let Some(slot) = rest.strip_prefix("journal-") {
+                found.journals.extend(slot.parse::<u32>());
+            } else if rest.ends_with(".new") || rest.ends_with(".part") || rest == "new" {
+                found.unfinished.push(self.beside(&format!(".{rest}")));
+            } else if rest.starts_with("unreadable-") {
+                found.aside.push(self.beside(&format!(".{rest}")));
+            } else {
+                found.spans.extend(span(rest));
+            }
+        }
+        found.spans.sort_unstable();
+        found.journals.sort_unstable();
+        Ok(found)
+    }
+
+    /// Renames a file that cannot be read; loudly, since its records are out of reach from now on.
+    pub(super) fn set_aside(&self, path: &Path, what: &str) -> Result<(), Fault> {
+        let now = jiff::Timestamp::now();
+        let aside = self.beside(&format!(".unreadable-{}", now.strftime("%Y%m%dT%H%M%S.%6fZ")));
+        self.disk.rename(path, &aside)?;
+        self.sync()?;
+        tracing::error!(
+            file = %path.display(), set_aside = %aside.display(), reason = what,
+            "a file of the record store cannot be read: it was set aside. It still holds records: copy it away if you want to look into \
+             it, since the next `forget` removes it, and the end of `retention` as well"
+        );
+        Ok(())
+    }
+
+    /// Whether there was any.
+    pub(super) fn give_up_ballast(&self, why: &str) -> io::Result<bool> {
+        let ballast = self.ballast();
+        match self.disk.remove(&ballast) {
+            Ok(()) => {
+                tracing::warn!(file = %ballast.display(), "the store's disk is full: its ballast was given up {why}");
+                Ok(true)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// A secret of 32 octets, made at its first use; and whether it was there.
+    pub(super) fn secret(&self, suffix: &str) -> Result<([u8; 32], bool), Fault> {
+        let path = self.beside(suffix);
+        match self.disk.read(&path) {
+            Ok(octets) => {
+                let text =
+                    format!("{} does not hold 32 octets; put it back from a backup or remove it, and another one is made", path.display());
+                Ok((octets.try_into().map_err(|_| Fault::Io(text))?, true))
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let secret = random()?;
+                self.disk.write(&path, &secret)?;
+                Ok((secret, false))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Puts a secret back that was removed under a running daemon.
+    pub(super) fn keep_secret(&self, suffix: &str, secret: &[u8; 32]) -> io::Result<()> {
+        let path = self.beside(suffix);
+        match self.disk.stat(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.disk.write(&path, secret),
+            Ok(_) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// 32 octets that nobody can guess.
+pub(super) fn random() -> Result<[u8; 32], Fault> {
+    let mut octets = [0; 32];
+    aws_lc_rs::rand::fill(&mut octets).map_err(|_| Fault::Io("no random octets from the system".to_owned()))?;
+    Ok(octets)
+}

@@ -1,0 +1,102 @@
+//! Erasing: an address is in no file of the store when this is done. Cut off, it begins again.
+
+use super::work::Work;
+use crate::store::encoding;
+use crate::store::error::Fault;
+use crate::store::file::StoreFile;
+use crate::store::redact::Address;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// A reader that still has an old file open holds its octets on the disk: a page takes two seconds at the most.
+const READERS: Duration = Duration::from_secs(30);
+const LOOK: Duration = Duration::from_millis(2);
+
+/// How many records named each address. `seal` has the writer hand on what it has: what comes behind it names none of them.
+pub(super) fn forget(work: &mut Work, addresses: &[Address], seal: impl FnOnce() -> Result<(), Fault>) -> Result<Vec<u64>, Fault> {
+    let mut counts = vec![0; addresses.len()];
+    check_space(work)?;
+    work.shared.set_erasing(addresses.to_vec());
+    let result = seal().and_then(|()| {
+        count_in_memory(work, addresses, &mut counts);
+        // Journals are wiped when they are free, so they hold none of it either.
+        work.serve()?;
+        for file in work.files() {
+            erase(work, &file, addresses, &mut counts)?;
+        }
+        remove_set_aside(work)
+    });
+    work.shared.set_erasing(Vec::new());
+    result.map(|()| counts)
+}
+
+/// The new file stands beside the old one, for one file at a time.
+fn check_space(work: &Work) -> Result<(), Fault> {
+    let files = &work.shared.files;
+    let in_memory = work.shared.view().batches().map(|batch| batch.octets as u64 * 2).max().unwrap_or(0);
+    let needed = work.files().iter().map(|file| file.octets).fold(in_memory, u64::max).saturating_add(1 << 20);
+    let free = files.disk.free_space(files.directory())?;
+    if free < needed { Err(Fault::NoSpace { needed, free }) } else { Ok(()) }
+}
+
+fn count(addresses: &[Address], counts: &mut [u64], id: u128, octets: &[u8]) -> bool {
+    let Ok(record) = encoding::decode(id, octets) else { return true };
+    let mut is_named = false;
+    for (address, count) in addresses.iter().zip(counts) {
+        if address.is_named_by(&record) {
+            is_named = true;
+            *count += 1;
+        }
+    }
+    is_named
+}
+
+fn count_in_memory(work: &Work, addresses: &[Address], counts: &mut [u64]) {
+    let sealed = work.shared.view().sealed.clone();
+    for (id, (_, octets)) in sealed.iter().flat_map(|batch| &batch.records) {
+        count(addresses, counts, *id, octets);
+    }
+}
+
+fn erase(work: &mut Work, file: &Arc<StoreFile>, addresses: &[Address], counts: &mut [u64]) -> Result<(), Fault> {
+    let needles: Option<Vec<_>> = addresses.iter().map(Address::needle).collect();
+    let may_be_in = |octets: &[u8]| needles.as_ref().is_none_or(|needles| needles.iter().any(|needle| needle.may_be_in(octets)));
+    let mut is_named = false;
+    let searched = work.search(file, |id, octets| {
+        // One that is damaged may name anybody.
+        if may_be_in(octets) || !encoding::is_whole(id, octets) {
+            is_named |= count(addresses, counts, id, octets);
+        }
+    });
+    let result = searched.and_then(|()| {
+        if is_named {
+            work.rebuild(std::slice::from_ref(file), addresses)?;
+            wait_for_readers(file);
+        }
+        Ok(())
+    });
+    match result {
+        Err(Fault::Damaged(what)) => work.give_up(file, &what),
+        other => other,
+    }
+}
+
+/// A file that was replaced is on the disk until nobody reads it any more.
+fn wait_for_readers(file: &Arc<StoreFile>) {
+    let until = Instant::now() + READERS;
+    // The caller's list and its own hold it too.
+    while Arc::strong_count(file) > 1 && Instant::now() < until {
+        std::thread::park_timeout(LOOK);
+    }
+}
+
+/// Files that were set aside cannot be searched: they go as a whole.
+fn remove_set_aside(work: &Work) -> Result<(), Fault> {
+    let files = &work.shared.files;
+    for path in files.list()?.aside {
+        files.disk.remove(&path)?;
+        files.sync()?;
+        tracing::warn!(file = %path.display(), "a file that was set aside as unreadable was removed, as its records may not be kept");
+    }
+    Ok(())
+}

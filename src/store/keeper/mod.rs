@@ -1,0 +1,317 @@
+//! The keeper: a thread that makes files of what the journal has, merges them, lets them go by age and by size, and erases; one after
+//! the other, so that nothing races. Nobody waits for it but who asks it. Logs what it did and, as a warning, what it could not do.
+
+mod forget;
+mod merge;
+mod work;
+
+use super::error::{Fault, StoreError};
+use super::journal::{Journal, Message, Sealed};
+use super::redact::Address;
+use super::shared::Shared;
+use crossbeam_channel::{Receiver, Sender, select};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+use work::Work;
+
+const DAY: Duration = Duration::from_secs(86_400);
+const BALLAST_OCTETS: u64 = 8 << 20;
+
+pub(super) enum Errand {
+    Forget {
+        address: Address,
+        done: Sender<Result<u64, StoreError>>,
+    },
+    /// Makes files of all that is in memory, and merges what is to be merged.
+    Tidy {
+        done: Sender<Result<(), StoreError>>,
+    },
+    Close,
+}
+
+pub(super) struct Keeper {
+    work: Work,
+    sealed: Receiver<Sealed>,
+    errands: Receiver<Errand>,
+    writer: Sender<Message>,
+    next_look: Instant,
+    /// What was sealed cannot be built before.
+    not_before: Instant,
+    wait: Duration,
+    next_report: Instant,
+}
+
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+const RETRY_MOST: Duration = Duration::from_secs(10);
+
+impl Keeper {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        sealed: Receiver<Sealed>,
+        (free, empty): (Sender<Journal>, Receiver<Journal>),
+        errands: Receiver<Errand>,
+        writer: Sender<Message>,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            work: Work::new(shared, sealed.clone(), free, empty),
+            sealed,
+            errands,
+            writer,
+            next_look: now,
+            not_before: now,
+            wait: RETRY_FIRST,
+            next_report: now + DAY,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        loop {
+            let due = if self.work.sealed_wait() > 0 { self.not_before } else { self.next_look };
+            // A look, not a receipt: `serve` takes it.
+            let arrived = if self.sealed.is_empty() || Instant::now() < self.not_before {
+                select! {
+                    recv(self.errands) -> errand => Some(errand.unwrap_or(Errand::Close)),
+                    recv(self.sealed) -> sealed => {
+                        match sealed {
+                            Ok(sealed) => self.work.put(sealed),
+                            // The writer has ended.
+                            Err(_) => return,
+                        }
+                        None
+                    }
+                    default(due.min(self.next_look).saturating_duration_since(Instant::now())) => None,
+                }
+            } else {
+                self.errands.try_recv().ok()
+            };
+            if self.work.shared.is_stopping() {
+                return;
+            }
+            if Instant::now() >= self.not_before {
+                self.serve();
+            }
+            if let Some(errand) = arrived
+                && !self.together(errand)
+            {
+                return;
+            }
+            if Instant::now() >= self.next_look {
+                self.next_look = Instant::now() + self.work.shared.tuning.housekeeping;
+                self.keep_house();
+            }
+        }
+    }
+
+    fn serve(&mut self) {
+        if self.work.sealed_wait() > 0 && self.work.is_low() {
+            self.work.shared.files.give_up_ballast("to make a file of the last records").unwrap_or(false);
+        }
+        let before = self.work.files().len();
+        match self.work.serve() {
+            Ok(()) => {
+                self.wait = RETRY_FIRST;
+                if self.work.files().len() != before {
+                    self.merge().unwrap_or_else(|fault| self.warn(&fault, "the store's files could not be merged"));
+                    self.save().unwrap_or_else(|fault| self.warn(&fault, "what is undelivered could not be kept"));
+                    self.count();
+                }
+            }
+            Err(fault) => {
+                self.warn(&fault, "no file could be made of the newest records: they stay in the journal");
+                if matches!(fault, Fault::Full(_)) {
+                    self.work.shared.files.give_up_ballast("to make a file of the last records").unwrap_or(false);
+                }
+                self.not_before = Instant::now() + self.wait;
+                self.wait = (self.wait * 2).min(RETRY_MOST);
+            }
+        }
+    }
+
+    fn warn(&self, fault: &Fault, what: &str) {
+        if !matches!(fault, Fault::Closing) {
+            tracing::warn!(reason = %fault, "{what}");
+        }
+    }
+
+    fn merge(&mut self) -> Result<(), Fault> {
+        loop {
+            let settings = self.work.shared.settings.load();
+            let bounds = merge::Bounds::new(settings.max_size, settings.retention);
+            let files = self.work.files();
+            let Some(run) = merge::choose(&files, bounds).and_then(|run| files.get(run)) else { return Ok(()) };
+            let octets: u64 = run.iter().map(|file| file.octets).sum();
+            self.work.make_room(octets)?;
+            if run.iter().any(|file| !self.work.files().iter().any(|there| Arc::ptr_eq(there, file))) {
+                continue;
+            }
+            match self.work.rebuild(run, &[]) {
+                Err(Fault::Damaged(_)) => self.find_damage(run)?,
+                other => _ = other?,
+            }
+        }
+    }
+
+    fn find_damage(&mut self, files: &[Arc<super::file::StoreFile>]) -> Result<(), Fault> {
+        for file in files {
+            if let Err(Fault::Damaged(what)) = self.work.rebuild(std::slice::from_ref(file), &[]) {
+                self.work.give_up(file, &what)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The copy of what is undelivered.
+    fn save(&self) -> Result<(), Fault> {
+        let shared = &self.work.shared;
+        shared.resolve_doubts()?;
+        let copy = {
+            let mut undelivered = shared.undelivered();
+            let copy = if undelivered.is_dirty { undelivered.encode(&shared.index_key) } else { None };
+            undelivered.is_dirty &= copy.is_none();
+            copy
+        };
+        if let Some(copy) = copy {
+            let written = shared.files.disk.write(&shared.files.undelivered(), &copy);
+            written.inspect_err(|_| shared.undelivered().is_dirty = true)?;
+        }
+        Ok(())
+    }
+
+    fn count(&self) {
+        self.work.shared.count();
+        self.work.shared.stats.store.file_bytes.set(self.work.usage());
+    }
+
+    /// All that stand in line share one search. False at the end.
+    fn together(&mut self, first: Errand) -> bool {
+        let (mut addresses, mut waiting, mut tidied) = (Vec::new(), Vec::new(), Vec::new());
+        let line: Vec<_> = std::iter::once(first).chain(self.errands.try_iter()).collect();
+        for errand in line {
+            match errand {
+                Errand::Forget { address, done } => {
+                    addresses.push(address);
+                    waiting.push(done);
+                }
+                Errand::Tidy { done } => tidied.push(done),
+                Errand::Close => return false,
+            }
+        }
+        if !tidied.is_empty() {
+            let result = self.seal().and_then(|()| self.work.serve()).and_then(|()| self.merge()).and_then(|()| self.save());
+            self.count();
+            let result = result.map_err(|fault| self.work.shared.error(fault));
+            for done in tidied {
+                done.send(result.as_ref().copied().map_err(StoreError::copy)).unwrap_or(());
+            }
+        }
+        if !addresses.is_empty() {
+            let writer = self.writer.clone();
+            let result = forget::forget(&mut self.work, &addresses, || seal(&writer));
+            self.count();
+            let result = result.map_err(|fault| self.work.shared.error(fault)).inspect_err(|error| {
+                tracing::warn!(%error, "erasing from the store failed");
+            });
+            for (number, done) in waiting.into_iter().enumerate() {
+                let answer = result.as_ref().map(|counts| counts.get(number).copied().unwrap_or(0)).map_err(StoreError::copy);
+                done.send(answer).unwrap_or(());
+            }
+        }
+        true
+    }
+
+    fn seal(&self) -> Result<(), Fault> {
+        seal(&self.writer)
+    }
+
+    fn keep_house(&mut self) {
+        let kept = [
+            self.work.lay_in_journals(),
+            self.expire(),
+            self.look_at_suspects(),
+            self.work.make_room(0),
+            self.save(),
+            self.remove_set_aside(),
+        ];
+        for fault in kept.into_iter().filter_map(Result::err) {
+            self.warn(&fault, "the store's files could not be looked after");
+        }
+        self.keep_ballast();
+        self.count();
+        self.report();
+    }
+
+    /// Files whose last record has expired go; one behind which others remain leaves an empty one, so that no number is missing.
+    fn expire(&mut self) -> Result<(), Fault> {
+        let cutoff_us = self.work.shared.cutoff_us();
+        let is_due = |file: &super::file::StoreFile| file.summary.newest_us < cutoff_us;
+        while let [oldest, _, ..] = self.work.files().as_slice()
+            && is_due(oldest)
+        {
+            self.work.expired += self.work.drop_oldest()?;
+        }
+        for file in self.work.files() {
+            if file.summary.records > 0 && is_due(&file) {
+                self.work.empty(&file)?;
+                self.work.expired += file.summary.records;
+            }
+        }
+        self.work.shared.undelivered().expire(cutoff_us);
+        Ok(())
+    }
+
+    /// Files in which a reader met damage.
+    fn look_at_suspects(&mut self) -> Result<(), Fault> {
+        let suspects = self.work.shared.take_suspects();
+        for file in self.work.files().into_iter().filter(|file| suspects.contains(&file.span())) {
+            self.find_damage(&[file])?;
+        }
+        Ok(())
+    }
+
+    fn remove_set_aside(&self) -> Result<(), Fault> {
+        let files = &self.work.shared.files;
+        let retention = self.work.shared.settings.load().retention;
+        let too_old = |modified: SystemTime| modified.elapsed().is_ok_and(|age| age > retention);
+        for path in files.list()?.aside {
+            if too_old(files.disk.stat(&path)?.modified) {
+                files.disk.remove(&path)?;
+                files.sync()?;
+                tracing::warn!(file = %path.display(), "a file that was set aside as unreadable was removed, as its records may not be kept");
+            }
+        }
+        Ok(())
+    }
+
+    /// Puts the ballast back when there is plenty of space.
+    fn keep_ballast(&self) {
+        let files = &self.work.shared.files;
+        let missing = files.disk.stat(&files.ballast()).is_err();
+        let free = files.disk.free_space(files.directory()).unwrap_or(0);
+        if missing && free >= 4 * BALLAST_OCTETS {
+            match files.disk.reserve(&files.ballast(), BALLAST_OCTETS) {
+                Ok(()) => tracing::info!(file = %files.ballast().display(), octets = BALLAST_OCTETS, "ballast laid in"),
+                Err(error) => tracing::warn!(file = %files.ballast().display(), %error, "no ballast could be laid in"),
+            }
+        }
+    }
+
+    /// One line a day.
+    fn report(&mut self) {
+        if Instant::now() < self.next_report {
+            return;
+        }
+        self.next_report = Instant::now() + DAY;
+        let (expired, displaced) = (std::mem::take(&mut self.work.expired), std::mem::take(&mut self.work.displaced));
+        if expired + displaced > 0 {
+            tracing::info!(by_age = expired, by_size = displaced, "records left the store in the last day");
+        }
+    }
+}
+
+/// Has the writer hand on what it has.
+fn seal(writer: &Sender<Message>) -> Result<(), Fault> {
+    let (done, answer) = crossbeam_channel::bounded(1);
+    writer.send(Message::Seal(done)).map_err(|_| Fault::Closing)?;
+    answer.recv().map_err(|_| Fault::Closing)?
+}

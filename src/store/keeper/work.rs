@@ -1,0 +1,284 @@
+//! What the keeper does with files: it builds them, puts them in the place of others, and lets them go. Nothing that fails here is
+//! trusted: it is thrown away, and made again of what is durable. Logs what was set aside.
+
+use crate::store::error::Fault;
+use crate::store::file::{Fate, Judge, Part, Plan, StoreFile, build};
+use crate::store::folder::Span;
+use crate::store::journal::{Journal, Sealed};
+use crate::store::redact::Address;
+use crate::store::shared::Shared;
+use crate::store::{Step, encoding};
+use crossbeam_channel::{Receiver, Sender};
+use std::collections::{HashSet, VecDeque};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Empty journals that lie ready.
+const SPARE: usize = 2;
+/// Records between looks at whether a full journal waits.
+const STEP: u32 = 1000;
+/// What an empty file takes.
+const EMPTY_OCTETS: u64 = 128 << 10;
+
+pub(super) struct Work {
+    pub(super) shared: Arc<Shared>,
+    sealed: Receiver<Sealed>,
+    free: Sender<Journal>,
+    /// The other end: to take back those of another length than is wanted now.
+    empty: Receiver<Journal>,
+    /// What could not be built yet, oldest first.
+    backlog: VecDeque<Sealed>,
+    /// Records that went by age and by size.
+    pub(super) expired: u64,
+    pub(super) displaced: u64,
+}
+
+impl Work {
+    pub(super) fn new(shared: Arc<Shared>, sealed: Receiver<Sealed>, free: Sender<Journal>, empty: Receiver<Journal>) -> Self {
+        Self { shared, sealed, free, empty, backlog: VecDeque::new(), expired: 0, displaced: 0 }
+    }
+
+    pub(super) fn files(&self) -> Vec<Arc<StoreFile>> {
+        self.shared.view().files.clone()
+    }
+
+    /// Makes files of all that is sealed.
+    pub(super) fn serve(&mut self) -> Result<(), Fault> {
+        loop {
+            self.backlog.extend(self.sealed.try_iter());
+            let Some(sealed) = self.backlog.pop_front() else { return Ok(()) };
+            match self.build_sealed(&sealed) {
+                Ok(()) => sealed.journals.into_iter().for_each(|journal| self.free_journal(journal)),
+                Err(fault) => {
+                    self.backlog.push_front(sealed);
+                    return Err(fault);
+                }
+            }
+        }
+    }
+
+    /// Inside of a long work: the daemon may end, and a full journal is served first.
+    pub(super) fn pause(&mut self) -> Result<(), Fault> {
+        if self.shared.is_stopping() {
+            return Err(Fault::Closing);
+        }
+        if let Err(fault) = self.serve() {
+            tracing::warn!(reason = %fault, "the newest records stay in the journal");
+        }
+        Ok(())
+    }
+
+    fn build_sealed(&mut self, sealed: &Sealed) -> Result<(), Fault> {
+        let batch = &sealed.batch;
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let shared = Arc::clone(&self.shared);
+        self.make_room(batch.octets as u64 * 2 + EMPTY_OCTETS)?;
+        let (erasing, cutoff_us) = (shared.erasing(), shared.cutoff_us());
+        let span = Span { first: batch.after + 1, last: batch.through };
+        let parts = [Part::Memory(Arc::clone(batch))];
+        let (file, gone) = self.build(span, batch.newest_id, &parts, &mut |id, octets| {
+            if shared.is_stopping() { Err(Fault::Closing) } else { Ok(fate(id, octets, cutoff_us, &erasing)) }
+        })?;
+        self.expired += gone.len() as u64;
+        let mut view = shared.view_mut();
+        view.files.push(Arc::new(file));
+        view.sealed.retain(|other| !Arc::ptr_eq(other, batch));
+        drop(view);
+        self.let_go(&gone);
+        Ok(())
+    }
+
+    fn build(&self, span: Span, newest_id: u128, parts: &[Part], fate: Judge<'_>) -> Result<(StoreFile, HashSet<u128>), Fault> {
+        let shared = &self.shared;
+        let at_step = |step: Step| shared.tuning.reach(step);
+        build(&Plan { files: &shared.files, key: &shared.index_key, span, newest_id, parts, at_step: &at_step }, fate)
+    }
+
+    /// Builds one file in the place of neighbours, without what has expired and without addresses; how many records changed or went.
+    pub(super) fn rebuild(&mut self, old: &[Arc<StoreFile>], erase: &[Address]) -> Result<u64, Fault> {
+        let cutoff_us = self.shared.cutoff_us();
+        let mut changed = 0;
+        let parts: Vec<_> = old.iter().map(|file| Part::File(Arc::clone(file))).collect();
+        self.replace(old, &parts, &mut |id, octets| {
+            let fate = fate(id, octets, cutoff_us, erase);
+            changed += u64::from(!matches!(fate, Fate::Stays));
+            fate
+        })?;
+        Ok(changed)
+    }
+
+    /// An empty file in the place of one: its numbers stay accounted for.
+    pub(super) fn empty(&mut self, file: &Arc<StoreFile>) -> Result<(), Fault> {
+        self.drop_undelivered(file);
+        self.replace(std::slice::from_ref(file), &[], &mut |_, _| Fate::Goes)
+    }
+
+    fn replace(&mut self, old: &[Arc<StoreFile>], parts: &[Part], fate: &mut dyn FnMut(u128, &[u8]) -> Fate) -> Result<(), Fault> {
+        let (Some(first), Some(last)) = (old.first(), old.last()) else { return Ok(()) };
+        let span = Span { first: first.span().first, last: last.span().last };
+        let newest_id = old.iter().map(|file| file.summary.newest_id).max().unwrap_or(0);
+        let shared = Arc::clone(&self.shared);
+        let plan =
+            Plan { files: &shared.files, key: &shared.index_key, span, newest_id, parts, at_step: &|step| shared.tuning.reach(step) };
+        let mut seen = 0u32;
+        let (file, gone) = build(&plan, &mut |id, octets| {
+            seen = seen.wrapping_add(1);
+            if seen.is_multiple_of(STEP) {
+                self.pause()?;
+            }
+            Ok(fate(id, octets))
+        })?;
+        let file = Arc::new(file);
+        {
+            let mut view = shared.view_mut();
+            let at = view.files.iter().position(|other| Arc::ptr_eq(other, first)).unwrap_or(view.files.len());
+            view.files.retain(|other| !old.iter().any(|old| Arc::ptr_eq(old, other)));
+            let at = at.min(view.files.len());
+            view.files.insert(at, file);
+        }
+        self.let_go(&gone);
+        // One that was built anew under its own name is gone already.
+        for old in old.iter().filter(|old| old.span() != span) {
+            shared.files.remove_if_there(&shared.files.of(old.span()))?;
+        }
+        Ok(shared.files.sync()?)
+    }
+
+    fn let_go(&self, gone: &HashSet<u128>) {
+        let mut undelivered = self.shared.undelivered();
+        gone.iter().for_each(|id| undelivered.drop_record(*id));
+    }
+
+    /// Messages whose last attempt is in a file that goes.
+    fn drop_undelivered(&self, file: &StoreFile) {
+        let ids = self.shared.undelivered().ids(&(file.summary.least..file.summary.greatest.saturating_add(1).max(file.summary.least)));
+        let gone: HashSet<_> = ids.into_iter().filter(|id| !matches!(file.get(*id), Ok(None))).collect();
+        self.let_go(&gone);
+    }
+
+    /// Lets the oldest file go: the newest one of all leaves an empty one.
+    pub(super) fn drop_oldest(&mut self) -> Result<u64, Fault> {
+        let files = self.files();
+        let [oldest, _, ..] = files.as_slice() else {
+            return match files.first() {
+                Some(only) if only.summary.records > 0 => self.empty(only).map(|()| only.summary.records),
+                Some(_) | None => Ok(0),
+            };
+        };
+        self.drop_undelivered(oldest);
+        self.shared.view_mut().files.retain(|file| !Arc::ptr_eq(file, oldest));
+        self.shared.files.remove_if_there(&self.shared.files.of(oldest.span()))?;
+        self.shared.files.sync()?;
+        Ok(oldest.summary.records)
+    }
+
+    /// Hardly a file finds its place.
+    pub(super) fn is_low(&self) -> bool {
+        const LOW_OCTETS: u64 = 4 << 20;
+        let files = &self.shared.files;
+        files.disk.free_space(files.directory()).is_ok_and(|free| free < LOW_OCTETS)
+    }
+
+    /// Octets of all files of the store, the ballast apart.
+    pub(super) fn usage(&self) -> u64 {
+        let files = &self.shared.files;
+        let taken = |path: PathBuf| files.disk.stat(&path).map_or(0, |stat| stat.backed);
+        let journals = files.list().map_or_else(|_| Vec::new(), |listing| listing.journals);
+        let journals: u64 = journals.into_iter().map(|slot| taken(files.journal(slot))).sum();
+        self.files().iter().map(|file| file.octets).sum::<u64>() + journals + taken(files.undelivered())
+    }
+
+    /// The oldest files go until a build finds its place below `max_size`.
+    pub(super) fn make_room(&mut self, needed: u64) -> Result<(), Fault> {
+        let max_size = self.shared.settings.load().max_size;
+        while self.usage().saturating_add(needed) > max_size {
+            let gone = self.drop_oldest()?;
+            self.displaced += gone;
+            if gone == 0 && self.files().len() <= 1 {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// A file that cannot be read costs its own records, and no others.
+    pub(super) fn give_up(&mut self, file: &Arc<StoreFile>, what: &str) -> Result<(), Fault> {
+        let files = self.shared.files.clone();
+        files.set_aside(&files.of(file.span()), what)?;
+        self.shared.unreadable.fetch_add(file.summary.records, Ordering::Relaxed);
+        self.empty(file)
+    }
+
+    /// Reads all of a file.
+    pub(super) fn search(&mut self, file: &StoreFile, mut work: impl FnMut(u128, &[u8])) -> Result<(), Fault> {
+        let mut seen = 0u32;
+        let mut paused = Ok(());
+        file.each(|id, _, octets| {
+            seen = seen.wrapping_add(1);
+            if seen.is_multiple_of(STEP) {
+                paused = self.pause();
+            }
+            work(id, octets);
+            paused.is_ok()
+        })?;
+        paused
+    }
+
+    /// Empty again, and ready for the writer; or removed if it failed or there are enough.
+    fn free_journal(&mut self, mut journal: Journal) {
+        let is_wanted = !journal.failed && self.free.len() < SPARE && journal.length() == self.shared.journal_length();
+        if is_wanted && journal.wipe().is_ok() && self.free.len() < SPARE {
+            return self.free.send(journal).unwrap_or(());
+        }
+        self.shared.journals.fetch_sub(1, Ordering::AcqRel);
+        if let Err(error) = journal.remove(&self.shared.files) {
+            tracing::warn!(%error, "a journal that is not needed any more could not be removed");
+        }
+    }
+
+    /// Lays empty journals ready.
+    pub(super) fn lay_in_journals(&mut self) -> Result<(), Fault> {
+        let lying: Vec<_> = self.empty.try_iter().collect();
+        lying.into_iter().for_each(|journal| self.free_journal(journal));
+        let shared = &self.shared;
+        while self.free.len() < SPARE && !shared.is_stopping() {
+            let slot = shared.next_slot.fetch_add(1, Ordering::AcqRel);
+            let journal = Journal::open(&shared.files, slot, shared.journal_length())?;
+            shared.journals.fetch_add(1, Ordering::AcqRel);
+            self.free.send(journal).unwrap_or(());
+        }
+        Ok(())
+    }
+
+    pub(super) fn put(&mut self, sealed: Sealed) {
+        self.backlog.push_back(sealed);
+    }
+
+    pub(super) fn sealed_wait(&self) -> usize {
+        self.sealed.len() + self.backlog.len()
+    }
+}
+
+/// What becomes of a record: what has expired goes, and what cannot be read goes with an erasure, since nobody can tell what it names.
+fn fate(id: u128, octets: &[u8], cutoff_us: i64, erase: &[Address]) -> Fate {
+    if encoding::date_us(octets).is_some_and(|date| date < cutoff_us) {
+        return Fate::Goes;
+    }
+    if erase.is_empty() {
+        return Fate::Stays;
+    }
+    let Ok(record) = encoding::decode(id, octets) else {
+        tracing::error!(record = %crate::record::RecordId(id), "a damaged record was removed: what it names cannot be told");
+        return Fate::Goes;
+    };
+    let mut erased = record.clone();
+    // Every address has its turn: no short cut.
+    if erase.iter().fold(false, |any, address| address.erase(&mut erased) | any) {
+        Fate::Becomes(Box::new((record, erased)))
+    } else {
+        Fate::Stays
+    }
+}

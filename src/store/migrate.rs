@@ -1,0 +1,238 @@
+//! A store of before 0.2, one redb file and one journal, taken over: its records become files, slice by slice, and the old file goes
+//! last. Cut off, it begins again. Logs that it happens.
+
+use super::disk::Backend;
+use super::encoding::{self, Reader, Unreadable};
+use super::error::{Fault, guarded};
+use super::file::{Fate, Part, Plan, build};
+use super::folder::{Files, Listing, Span};
+use super::index::IndexKey;
+use super::memory::{Batch, Entry};
+use super::{Step, Tuning};
+use crate::record::Record;
+use redb::{Builder, Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
+use std::io;
+use std::sync::Arc;
+
+const RECORDS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("records");
+const META: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("meta");
+/// The last version of one file; to 2 there was no journal.
+const VERSION: u32 = 4;
+const MAGIC: [u8; 8] = *b"msjrnl01";
+const PAGE: usize = 4096;
+const HEAD: usize = 8 + 8 + 4 + 4 + 16;
+const CACHE_OCTETS: usize = 64 << 20;
+const MARGIN: u64 = 1 << 20;
+
+/// Takes over what stands under the store's own name, if anything does.
+pub(super) fn migrate(files: &Files, key: &IndexKey, tuning: &Tuning, listing: &Listing) -> Result<(), Fault> {
+    let length = match files.disk.stat(&files.path) {
+        Ok(stat) => stat.length,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error.into()),
+    };
+    if length == 0 {
+        return files.set_aside(&files.path, "it is empty");
+    }
+    if !listing.journals.is_empty() {
+        // The present store is complete: what stands under its name was put there.
+        return match guarded(|| open(files).and_then(|database| about(&database)).map(drop)) {
+            Err(Fault::Damaged(what)) => files.set_aside(&files.path, &what),
+            Err(fault @ Fault::Newer(_)) => Err(fault),
+            Ok(()) | Err(_) => Err(Fault::Io(format!(
+                "{} is a store of an older version, and beside it stands the present one: move one of the two away",
+                files.path.display()
+            ))),
+        };
+    }
+    match guarded(|| take_over(files, key, tuning, listing)) {
+        Err(Fault::Damaged(what)) => {
+            files.set_aside(&files.path, &what)?;
+            files.remove_if_there(&files.beside(".journal"))?;
+        }
+        other => other?,
+    }
+    Ok(files.sync()?)
+}
+
+/// What the old file says of itself.
+struct About {
+    newest_id: u128,
+    /// The first epoch of the journal that is not in it.
+    epoch: u64,
+    /// Octets of its records.
+    stored: u64,
+}
+
+fn take_over(files: &Files, key: &IndexKey, tuning: &Tuning, listing: &Listing) -> Result<(), Fault> {
+    let database = open(files)?;
+    let about = about(&database)?;
+    // Records and their index; as the new files take them.
+    let needed = about.stored.saturating_mul(2).saturating_add(MARGIN);
+    let free = files.disk.free_space(files.directory())?;
+    if free < needed {
+        return Err(Fault::NoSpace { needed, free });
+    }
+    for span in &listing.spans {
+        files.remove_if_there(&files.of(*span))?;
+    }
+    tracing::warn!(store = %files.path.display(), "taking over a store of an older version; mail waits until this is done");
+    let from_journal = journal(files, about.epoch);
+    let newest_id = from_journal.iter().map(|record| record.id.0).max().unwrap_or(0).max(about.newest_id);
+    let txn = database.begin_read().map_err(redb::Error::from)?;
+    let table = txn.open_table(RECORDS).map_err(redb::Error::from)?;
+    let mut slices = Slices { files, key, tuning, newest_id, batch: Batch::new(0) };
+    for item in table.iter().map_err(redb::Error::from)? {
+        let (id, octets) = item.map_err(redb::Error::from)?;
+        match encoding::decode(id.value(), octets.value()) {
+            Ok(record) => slices.put(&record)?,
+            Err(Unreadable) => tracing::error!(record = %crate::record::RecordId(id.value()), "a damaged record was left behind"),
+        }
+    }
+    for record in &from_journal {
+        if table.get(record.id.0).map_err(redb::Error::from)?.is_none() {
+            slices.put(record)?;
+        }
+    }
+    slices.finish()?;
+    drop((table, txn, database));
+    files.remove_if_there(&files.beside(".journal"))?;
+    files.disk.remove(&files.path)?;
+    Ok(())
+}
+
+fn open(files: &Files) -> Result<Database, Fault> {
+    let name = files.path.clone();
+    let told = std::cell::Cell::new(-1i64);
+    Builder::new()
+        .set_cache_size(CACHE_OCTETS)
+        .set_repair_callback(move |session| {
+            #[expect(clippy::cast_possible_truncation, reason = "a float between 0 and 10")]
+            let tenths = (session.progress() * 10.0) as i64;
+            if tenths > told.replace(tenths) {
+                tracing::warn!(store = %name.display(), percent = tenths * 10, "the store was not closed: checking it");
+            }
+            extend_start();
+        })
+        .create_with_backend(Backend(files.disk.open(&files.path)?))
+        .map_err(|error| Fault::from(redb::Error::from(error)))
+}
+
+fn about(database: &Database) -> Result<About, Fault> {
+    let txn = database.begin_read().map_err(redb::Error::from)?;
+    // A table that does not exist is damage.
+    let missing = |error: redb::TableError| Fault::from(redb::Error::from(error));
+    let meta = txn.open_table(META).map_err(missing)?;
+    let value = |name| Ok::<_, Fault>(meta.get(name).map_err(redb::Error::from)?.map(|octets| octets.value().to_vec()));
+    let version = value("format")?.and_then(|octets| octets.try_into().ok()).map(u32::from_le_bytes);
+    match version {
+        None => return Err(Fault::Damaged("records without a version".to_owned())),
+        Some(version) if version > VERSION => return Err(Fault::Newer(version)),
+        Some(_) => {}
+    }
+    let newest_id = value("state")?.and_then(|state| state.first_chunk().copied()).map_or(0, u128::from_le_bytes);
+    let epoch = value("journal")?.and_then(|octets| octets.try_into().ok()).map_or(0, u64::from_le_bytes);
+    let table = txn.open_table(RECORDS).map_err(missing)?;
+    let stats = redb::ReadableTableMetadata::stats(&table).map_err(redb::Error::from)?;
+    let last = table.last().map_err(redb::Error::from)?.map_or(0, |(id, _)| id.value());
+    Ok(About { newest_id: newest_id.max(last), epoch, stored: stats.stored_bytes() })
+}
+
+/// Records on their way into files.
+struct Slices<'a> {
+    files: &'a Files,
+    key: &'a IndexKey,
+    tuning: &'a Tuning,
+    newest_id: u128,
+    batch: Batch,
+}
+
+impl Slices<'_> {
+    fn put(&mut self, record: &Record) -> Result<(), Fault> {
+        let commit = self.batch.through + 1;
+        self.batch.take(Entry { id: record.id.0, commit, octets: encoding::encode(record).into() }, record, self.key);
+        if self.batch.records.len() >= self.tuning.batch { self.build() } else { Ok(()) }
+    }
+
+    fn build(&mut self) -> Result<(), Fault> {
+        let batch = Arc::new(std::mem::replace(&mut self.batch, Batch::new(0)));
+        // An empty store leaves a number too: so it is known what the greatest id was.
+        let span = Span { first: batch.after + 1, last: batch.through.max(batch.after + 1) };
+        self.batch = Batch::new(span.last);
+        let parts = [Part::Memory(batch)];
+        let (files, key) = (self.files, self.key);
+        let plan = Plan { files, key, span, newest_id: self.newest_id, parts: &parts, at_step: &|_| {} };
+        build(&plan, &mut |_, _| Ok(Fate::Stays))?;
+        self.tuning.reach(Step::Rebuilding);
+        extend_start();
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<(), Fault> {
+        if self.batch.is_empty() && self.batch.after > 0 { Ok(()) } else { self.build() }
+    }
+}
+
+/// Asks systemd for patience with a start that has a whole store to read.
+fn extend_start() {
+    const MICROSECONDS: u32 = 60_000_000;
+    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(MICROSECONDS)]) {
+        tracing::debug!(%error, "systemd could not be asked for more time");
+    }
+}
+
+/// What a kill left in the old journal, from an epoch on.
+fn journal(files: &Files, first_epoch: u64) -> Vec<Record> {
+    const MOST: u64 = 64 << 20;
+    let read = || {
+        let file = files.disk.open_to_read(&files.beside(".journal")).ok()?;
+        let mut octets = vec![0; usize::try_from(file.len().ok()?.min(MOST)).ok()?];
+        file.read(0, &mut octets).ok()?;
+        Some(octets)
+    };
+    let octets = read().unwrap_or_default();
+    let (mut rest, mut number, mut epoch, mut found) = (octets.as_slice(), 0, 0, Vec::new());
+    while let Ok(frame) = read_frame(rest) {
+        if frame.number != number || (number > 0 && frame.epoch != epoch) {
+            break;
+        }
+        epoch = frame.epoch;
+        found.extend(frame.records);
+        number += 1;
+        rest = rest.get(frame.octets..).unwrap_or_default();
+    }
+    if epoch >= first_epoch { found } else { Vec::new() }
+}
+
+/// One of the old journal's.
+struct Frame {
+    epoch: u64,
+    number: u32,
+    records: Vec<Record>,
+    /// That it takes in the file.
+    octets: usize,
+}
+
+fn read_frame(octets: &[u8]) -> Result<Frame, Unreadable> {
+    let mut head = Reader(octets);
+    if head.array()? != MAGIC {
+        return Err(Unreadable);
+    }
+    let (epoch, number) = (u64::from_le_bytes(head.array()?), u32::from_le_bytes(head.array()?));
+    let length = usize::try_from(u32::from_le_bytes(head.array()?)).map_err(|_| Unreadable)?;
+    let end = HEAD.checked_add(length).ok_or(Unreadable)?;
+    let (head, rest) = octets.split_at_checked(HEAD).ok_or(Unreadable)?;
+    let (mut body, rest) = rest.split_at_checked(length).map(|(body, rest)| (Reader(body), rest)).ok_or(Unreadable)?;
+    let (mut records, mut sums) = (Vec::new(), Vec::new());
+    while !body.0.is_empty() {
+        let id = u128::from_le_bytes(body.array()?);
+        let length = usize::try_from(u32::from_le_bytes(body.array()?)).map_err(|_| Unreadable)?;
+        let record = body.octets(length)?;
+        sums.extend_from_slice(record.last_chunk::<8>().ok_or(Unreadable)?);
+        records.push(encoding::decode(id, record)?);
+    }
+    if rest.first_chunk::<8>() != Some(&encoding::checksum(0, &[head, &sums].concat())) {
+        return Err(Unreadable);
+    }
+    Ok(Frame { epoch, number, records, octets: (end + 8).next_multiple_of(PAGE) })
+}
