@@ -168,3 +168,29 @@ fn with_mandatory_tls() {
     assert!(postfix.log().contains("TLSv1.3"), "{}", postfix.log());
     assert!(daemon.admin.records("")[0]["tls"].as_str().unwrap().starts_with("TLSv1.3 "));
 }
+
+/// Connections that are kept for the next message meet the limit of messages in between, and nothing is put off for it.
+/// `MAILSLUICE_TEST_FULL=1`: 1 500 messages against the default limit.
+#[test]
+fn a_cached_connection_at_its_limit_defers_nothing() {
+    let full = std::env::var_os("MAILSLUICE_TEST_FULL").is_some();
+    let (messages, limit) = if full { (1500, 1000) } else { (60, 20) };
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(Config::to(&endpoint).set("smtp.max_messages_per_connection", limit));
+    let relay = daemon.smtp();
+    let cache = format!("smtp_connection_cache_destinations = [{}]:{}\nsmtp_destination_concurrency_limit = 1", relay.ip(), relay.port());
+    let postfix = Postfix::start(relay, &cache);
+    for n in 0..messages {
+        postfix.submit(&format!("message {n}"));
+    }
+    let sent = || postfix.log().matches("status=sent").count();
+    let mut before = 0;
+    while sent() < messages {
+        // As long as it goes on, it may take its time.
+        before = eventually("the next message", || Some(sent()).filter(|now| *now > before));
+    }
+    let log = postfix.log();
+    assert!(!log.contains("status=deferred"), "{log}");
+    assert!(log.contains("conn_use="), "no connection was used again:\n{log}");
+    assert_eq!(endpoint.count(), messages);
+}
