@@ -16,6 +16,7 @@ use super::tls::Tls;
 use crate::config::{BareNewline, Smtp};
 use crate::delivery::{Content, Destination, Received};
 use crate::envelope::Peer;
+use crate::message::{Lease, OverBudget};
 use crate::ring::{self, Conn};
 use crate::smtp::{Need, Reply, Session, TURN_OCTETS, reply};
 use crate::stats::Stage;
@@ -30,6 +31,8 @@ use std::time::{Duration, Instant};
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The TLS handshake, start to end.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
+/// Octets of recipients beyond which they are counted in the budget: twice, as they are written and as they are compared.
+const RECIPIENTS_FREE: usize = 4 * 1024;
 /// So many needs of the session end a turn.
 const TURN_NEEDS: usize = 64;
 
@@ -52,6 +55,8 @@ pub(super) struct Connection {
     out: Vec<u8>,
     /// Set by the first accepted recipient of a transaction.
     destination: Option<Box<Destination>>,
+    /// For more recipients than a connection has room for.
+    envelope: Option<Box<Lease>>,
     /// A message whose data have begun, between two chunks.
     message: Option<Box<Message>>,
     /// The reply to an end of data has been written, and nothing has come from the peer since.
@@ -78,6 +83,7 @@ impl Connection {
             input: Input::new(input),
             out: Vec::new(),
             destination: None,
+            envelope: None,
             message: None,
             unheard: false,
             began: now,
@@ -177,6 +183,9 @@ impl Connection {
             if self.message.is_some() {
                 Box::pin(self.settle(false)).await;
             }
+            if !self.session.has_recipients() {
+                self.envelope = None;
+            }
             match need {
                 Need::Input => return self.rest().await,
                 Need::Turn => needs = TURN_NEEDS,
@@ -249,6 +258,12 @@ impl Connection {
         if first {
             self.destination = None;
         }
+        let octets = self.session.recipients_octets() + mailbox.len();
+        if octets > RECIPIENTS_FREE && self.hold_envelope(2 * octets).is_err() {
+            self.shared().stats.messages.refused_memory.add(1);
+            self.session.recipient(Err(reply::OUT_OF_MEMORY), &mut self.out);
+            return Ok(());
+        }
         let delivery = Arc::clone(&self.shared().delivery);
         let mut destination = self.destination.take().map(|destination| *destination);
         let verdict = {
@@ -266,6 +281,11 @@ impl Connection {
         self.lay_out();
         self.session.recipient(verdict, &mut self.out);
         Ok(())
+    }
+
+    fn hold_envelope(&mut self, octets: usize) -> Result<(), OverBudget> {
+        let lease = || Box::new(self.ring.shared.budget.lease(self.admission.share()));
+        self.envelope.get_or_insert_with(lease).resize(octets as u64)
     }
 
     /// May the message come? Opens it.

@@ -279,6 +279,11 @@ impl Session {
         self.transaction.as_ref().is_some_and(|transaction| !transaction.recipients.is_empty())
     }
 
+    /// Octets of the recipients accepted so far.
+    pub fn recipients_octets(&self) -> usize {
+        self.transaction.as_ref().map_or(0, |transaction| transaction.octets)
+    }
+
     /// The driver ends the connection with these words.
     pub fn cut_off(&mut self, words: &Reply, out: &mut Vec<u8>) {
         self.answer(words, out);

@@ -13,6 +13,8 @@ use std::collections::HashSet;
 pub(super) struct Transaction {
     pub(super) reverse_path: String,
     pub(super) recipients: Vec<String>,
+    /// Of all of them.
+    pub(super) octets: usize,
     /// The same, each as the one text of its mailbox.
     named: HashSet<Box<str>>,
     pub(super) declared_size: Option<u64>,
@@ -38,6 +40,7 @@ impl Transaction {
         Ok(Self {
             reverse_path: path.mailbox,
             recipients: Vec::new(),
+            octets: 0,
             named: HashSet::new(),
             declared_size: parameters.size,
             smtputf8: parameters.smtputf8,
@@ -71,6 +74,7 @@ impl Transaction {
 
     pub(super) fn accept(&mut self, mailbox: String) {
         self.named.insert(canonical(&mailbox).into());
+        self.octets += mailbox.len();
         self.recipients.push(mailbox);
     }
 

@@ -227,6 +227,24 @@ fn sizes_that_are_only_declared_hold_nothing() {
 }
 
 #[test]
+fn recipients_are_counted_too() {
+    let endpoint = Endpoint::ok();
+    let config = one_ring(&endpoint).of_route("format", "json").set("memory.body_budget", "128KiB").set("memory.per_ip_share", 1.0);
+    let daemon = Daemon::start(config);
+    let mut client = Client::connect(daemon.smtp());
+    client.ehlo();
+    client.expect("MAIL FROM:<a@sender.test>", "250 ");
+    let refused =
+        (0..100).map(|n| client.command(&format!("RCPT TO:<{n}{}@example.test>", "x".repeat(900)))).find(|reply| reply.code != 250);
+    refused.expect("a bound").starts("452 4.3.1 ");
+    assert!(daemon.admin.stat("memory.body_bytes") > 100 * 1024);
+    client.expect("RSET", "250 ");
+    daemon.admin.wait_for_stat("memory.body_bytes", 0);
+    client.transaction("a@sender.test", &["b@example.test"]);
+    client.data(&messages::simple("x", "text")).starts("250 ");
+}
+
+#[test]
 fn more_replies_than_a_record_layer_holds() {
     let endpoint = Endpoint::ok();
     let dir = Arc::new(tempfile::tempdir().unwrap());
