@@ -187,7 +187,9 @@ impl Work {
         let files = &self.shared.files;
         let taken = |path: PathBuf| files.disk.stat(&path).map_or(0, |stat| stat.backed);
         let journals = files.list().map_or_else(|_| Vec::new(), |listing| listing.journals);
-        let journals: u64 = journals.into_iter().map(|slot| taken(files.journal(slot))).sum();
+        // One that is longer than it should be now is about to go: no record has to go for it.
+        let wanted = self.shared.journal_length() as u64;
+        let journals: u64 = journals.into_iter().map(|slot| taken(files.journal(slot)).min(wanted)).sum();
         self.files().iter().map(|file| file.octets).sum::<u64>() + journals + taken(files.undelivered())
     }
 
