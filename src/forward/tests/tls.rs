@@ -164,7 +164,7 @@ fn octets_behind_a_close_notify_hold_nothing_up() {
 fn a_second_answer_in_a_record_of_its_own_ends_the_connection() {
     let authority = Authority::new();
     let endpoint = endpoint(authority.server("127.0.0.1"), |stream, seen| {
-        if let Some(request) = Request::whole(stream) {
+        while let Some(request) = Request::whole(stream) {
             seen.lock().unwrap().push(request);
             let StreamOwned { conn, sock } = stream.get_mut();
             let mut octets = Vec::new();
