@@ -229,12 +229,28 @@ fn endpoint(section: &mut Section<'_>, key: &str, found: &Found<String>) -> Resu
     if url.set_username("").is_err() || url.set_password(None).is_err() {
         return Err(found.invalid("has no host", mend));
     }
-    let shown = match (&userinfo, url.as_str().split_once("://")) {
-        (Some(_), Some((scheme, rest))) => format!("{scheme}://(secret)@{rest}"),
-        _ => url.to_string(),
-    };
-    section.show(key, quoted(&shown));
+    section.show(key, quoted(&shown(&url, userinfo.is_some())));
     Ok(Endpoint { url, socket: None, authorization: userinfo })
+}
+
+/// What `check` prints: the names of a query's values, but neither these nor the userinfo, which are where tokens stand.
+fn shown(url: &Url, has_userinfo: bool) -> String {
+    let (before, query) = url.as_str().split_once('?').unwrap_or((url.as_str(), ""));
+    let hidden = |pair: &str| match pair.split_once('=') {
+        Some((name, value)) if !value.is_empty() => format!("{name}=(secret)"),
+        None if !pair.is_empty() => "(secret)".to_owned(),
+        Some(_) | None => pair.to_owned(),
+    };
+    let query: Vec<_> = query.split('&').map(hidden).collect();
+    let mut shown = match before.split_once("://") {
+        Some((scheme, rest)) if has_userinfo => format!("{scheme}://(secret)@{rest}"),
+        Some(_) | None => before.to_owned(),
+    };
+    if url.query().is_some() {
+        shown.push('?');
+        shown.push_str(&query.join("&"));
+    }
+    shown
 }
 
 /// RFC 3986 2.1; a `%` without two digits behind it stands for itself.

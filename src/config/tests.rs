@@ -175,6 +175,7 @@ token_file = "{key}"
     assert_eq!((rest.name.as_str(), config.forward.breaker.failures), ("route-2", 0));
     assert_eq!(config.dns.servers, ["9.9.9.9:53".parse().expect("an address"), "[::1]:5353".parse().expect("an address")]);
     assert_eq!(config.admin.token.as_ref().map(Secret::expose), Some("k3y-of-all"));
+    assert!(config.effective_text().contains("app.example.com/in?x=(secret)\""), "{}", config.effective_text());
     let everything = format!("{config:?}\n{}", config.effective_text());
     for secret in ["k3y", "se%40cret", "se@cret", "dXM/", "YXNr", "ask:me", "MfKQ9", "C2FVs"] {
         assert!(!everything.contains(secret), "{secret} shows in {everything}");
@@ -344,5 +345,22 @@ proptest! {
         if let Err(error) = parse(&text) {
             prop_assert!(!error.to_string().contains('\n'), "{}", error);
         }
+    }
+}
+
+#[test]
+fn no_value_of_a_query_is_shown() {
+    for (query, shown) in [
+        ("?token=k3y", "?token=(secret)"),
+        ("?k3y", "?(secret)"),
+        ("?a=k3y&b=k3y=&c=&d", "?a=(secret)&b=(secret)&c=&(secret)"),
+        ("?", "?"),
+        ("", ""),
+    ] {
+        let text = ROUTE.replace("url = \"https://app.example.com/in\"", &format!("url = \"https://app.example.com/in{query}\""));
+        let config = parse(&text).expect("good");
+        let effective = config.effective_text();
+        assert!(effective.contains(&format!("\"https://app.example.com/in{shown}\"")), "{query}: {effective}");
+        parse(&effective).expect("it reads back");
     }
 }

@@ -61,6 +61,8 @@ impl Daemon {
             ("store.path", old.store.path == new.store.path),
             ("forward.id_secret", old.forward.id_secret == new.forward.id_secret),
             ("dns.servers", old.dns.servers == new.dns.servers),
+            ("dns.timeout", old.dns.timeout == new.dns.timeout),
+            ("log.format", old.log.format == new.log.format),
         ];
         for (key, same) in pinned {
             if !same {

@@ -14,7 +14,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -214,9 +214,16 @@ fn bind(socket: &Socket, address: &SockAddr) -> io::Result<()> {
 
 fn unix(path: &Path) -> Result<UnixListener, Error> {
     let open = || -> io::Result<UnixListener> {
-        // A socket file that nobody answers on is left from a crash.
-        if path.exists() && std::os::unix::net::UnixStream::connect(path).is_err() {
-            std::fs::remove_file(path)?;
+        match std::fs::symlink_metadata(path) {
+            // A socket that nobody answers on is left from a crash.
+            Ok(there) if there.file_type().is_socket() => {
+                let asked = std::os::unix::net::UnixStream::connect(path);
+                if asked.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+                    std::fs::remove_file(path)?;
+                }
+            }
+            Ok(_) => return Err(io::Error::new(io::ErrorKind::AlreadyExists, "there is something else there, which was left alone")),
+            Err(_) => {}
         }
         let socket = UnixListener::bind(path)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
@@ -276,5 +283,25 @@ mod tests {
         assert!(kept.accept().is_ok());
         assert_ne!(address(new), stale_address);
         assert!(TcpStream::connect(stale_address).is_err());
+    }
+
+    #[test]
+    fn only_a_socket_that_nobody_answers_on_is_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("admin.sock");
+        drop(unix(&path).unwrap());
+        let serving = unix(&path).unwrap();
+        assert!(unix(&path).is_err());
+        drop(serving);
+        std::fs::write(folder.path().join("file"), "precious").unwrap();
+        std::fs::create_dir(folder.path().join("folder")).unwrap();
+        std::os::unix::fs::symlink("/dev/null", folder.path().join("link")).unwrap();
+        for name in ["file", "folder", "link"] {
+            let path = folder.path().join(name);
+            let error = unix(&path).unwrap_err().to_string();
+            assert!(error.contains("left alone"), "{error}");
+            assert!(std::fs::symlink_metadata(&path).is_ok());
+        }
+        assert_eq!(std::fs::read_to_string(folder.path().join("file")).unwrap(), "precious");
     }
 }

@@ -24,6 +24,7 @@ mod memory;
 mod mention;
 mod migrate;
 mod open;
+mod place;
 mod query;
 mod redact;
 mod shared;
@@ -181,7 +182,10 @@ pub struct Store {
 impl Store {
     /// Opens or creates; a file that cannot be read is set aside. `Err` is an operator's line and an exit code in the caller.
     pub fn open(config: &config::Store, stats: &Arc<Stats>) -> Result<Arc<Self>, StoreError> {
-        Self::open_on(Arc::new(FileSystem), config, stats, Tuning::default())
+        // Where links lead now is where the store stays, and where whoever comes by another link finds its lock.
+        let path = place::resolved(&config.path).map_err(|source| StoreError::Io { path: config.path.clone(), source })?;
+        place::close_to_others(&path);
+        Self::open_on(Arc::new(FileSystem), &config::Store { path, ..config.clone() }, stats, Tuning::default())
     }
 
     /// `open` on another disk, or at another pace.
@@ -241,9 +245,6 @@ impl Store {
 
     /// Takes over what may change at run time; the path is what it was at the start.
     pub fn reload(&self, config: &config::Store) {
-        if config.path != self.shared.files.path {
-            tracing::warn!(path = %config.path.display(), "store.path takes effect at the next start");
-        }
         self.shared.settings.store(Arc::new(config.clone()));
     }
 

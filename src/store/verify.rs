@@ -38,6 +38,7 @@ pub fn is_there(path: &Path) -> bool {
 /// It is in use or cannot be read.
 pub fn verify(path: &Path) -> Result<Verified, StoreError> {
     let unreadable = |source| StoreError::Io { path: path.to_owned(), source };
+    let path = &*super::place::resolved(path).map_err(unreadable)?;
     let files = Files { disk: Arc::new(FileSystem), path: path.to_owned() };
     let _lock = lock(&files).map_err(unreadable)?.ok_or_else(|| StoreError::Locked(path.to_owned()))?;
     let listing = files.list().map_err(unreadable)?;

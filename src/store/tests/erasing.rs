@@ -292,3 +292,21 @@ fn an_address_is_forgotten_however_it_is_spelled() {
         }
     }
 }
+
+#[test]
+fn a_store_behind_a_symbolic_link_is_where_the_link_leads() {
+    let place = Place::new();
+    std::fs::create_dir_all(place.directory()).unwrap();
+    let link = place.directory().parent().unwrap().join("linked.redb");
+    std::os::unix::fs::symlink(&place.config.path, &link).unwrap();
+    let config = config::Store { path: link.clone(), ..place.config.clone() };
+    let store = Store::open(&config, &place.stats).unwrap();
+    commit_all(&store, (0..70).map(|number| naming(&store, number)));
+    assert!(matches!(Store::open(&place.config, &place.stats), Err(StoreError::Locked(_))), "one lock, by whatever name");
+    store.forget(PERSON).unwrap();
+    assert_eq!(place.files_with(PERSON), [] as [PathBuf; 0]);
+    assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+    drop(store);
+    drop(place.open());
+    assert_eq!(place.stats.store.records.get(), 70);
+}
