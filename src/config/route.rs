@@ -195,7 +195,7 @@ fn on_socket(section: &mut Section<'_>, key: &str, found: &Found<String>, rest: 
     if url.fragment().is_some() {
         return Err(found.invalid("has a fragment, which is never sent", "leave out the part from # on"));
     }
-    section.show(key, quoted(&found.value));
+    section.show(key, quoted(&shown(&found.value, false)));
     Ok(Endpoint { url, socket: Some(PathBuf::from(path)), authorization: None })
 }
 
@@ -229,13 +229,13 @@ fn endpoint(section: &mut Section<'_>, key: &str, found: &Found<String>) -> Resu
     if url.set_username("").is_err() || url.set_password(None).is_err() {
         return Err(found.invalid("has no host", mend));
     }
-    section.show(key, quoted(&shown(&url, userinfo.is_some())));
+    section.show(key, quoted(&shown(url.as_str(), userinfo.is_some())));
     Ok(Endpoint { url, socket: None, authorization: userinfo })
 }
 
 /// What `check` prints: the names of a query's values, but neither these nor the userinfo, which are where tokens stand.
-fn shown(url: &Url, has_userinfo: bool) -> String {
-    let (before, query) = url.as_str().split_once('?').unwrap_or((url.as_str(), ""));
+fn shown(url: &str, has_userinfo: bool) -> String {
+    let (before, query) = url.split_once('?').unwrap_or((url, ""));
     let hidden = |pair: &str| match pair.split_once('=') {
         Some((name, value)) if !value.is_empty() => format!("{name}=(secret)"),
         None if !pair.is_empty() => "(secret)".to_owned(),
@@ -246,7 +246,7 @@ fn shown(url: &Url, has_userinfo: bool) -> String {
         Some((scheme, rest)) if has_userinfo => format!("{scheme}://(secret)@{rest}"),
         Some(_) | None => before.to_owned(),
     };
-    if url.query().is_some() {
+    if url.contains('?') {
         shown.push('?');
         shown.push_str(&query.join("&"));
     }
