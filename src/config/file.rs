@@ -209,6 +209,18 @@ impl<'d> Section<'d> {
         Ok(octets)
     }
 
+    /// A size; an empty text is as good as none.
+    pub(super) fn size_if_given(&mut self, key: &'static str, bound: Bound<u64>) -> Result<Option<u64>, ConfigError> {
+        match self.read_text(key)? {
+            None => Ok(None),
+            Some((found, origin)) if found.value.is_empty() => {
+                self.note(key, quoted(""), origin);
+                Ok(None)
+            }
+            Some(_) => self.size(key, bound).map(Some),
+        }
+    }
+
     pub(super) fn duration(&mut self, key: &'static str, bound: Bound<Duration>) -> Result<Duration, ConfigError> {
         let found = self.text(key, &unit::show_duration(bound.default))?;
         let Some(duration) = unit::parse_duration(&found.value) else {

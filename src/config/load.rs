@@ -149,6 +149,10 @@ impl Config {
             ));
         }
         for route in &self.routes {
+            if route.max_message_size.is_some_and(|octets| octets > self.smtp.max_message_size) {
+                self.warnings
+                    .push(format!("route {} has a max_message_size above smtp.max_message_size, which ends first; raise that", route.name));
+            }
             if route.max_concurrency > most {
                 self.warnings.push(format!(
                     "route {} may hold {} forwarders, but it gets {most} at most ({} of forward.workers {}); raise forward.workers",

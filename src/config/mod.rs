@@ -141,6 +141,8 @@ pub struct Route {
     pub ca_certificate: Option<PathBuf>,
     /// What we show of ourselves to the origin of `url`.
     pub identity: Option<Identity>,
+    /// Octets; where it is less than `smtp.max_message_size`.
+    pub max_message_size: Option<u64>,
 }
 
 /// A client's certificate and its key.

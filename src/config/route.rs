@@ -24,6 +24,7 @@ pub(super) const KEYS: Keys = Keys {
         "ca_certificate",
         "client_certificate",
         "client_key",
+        "max_message_size",
     ],
     others: &["max_concurrency", "adaptive", "defer_statuses", "headers"],
 };
@@ -110,6 +111,7 @@ fn read(section: &mut Section<'_>, name: String, warnings: &mut Vec<String>) -> 
         None => None,
     };
     let identity = identity(section)?;
+    let max_message_size = section.size_if_given("max_message_size", limits::MAX_MESSAGE_SIZE)?;
     Ok(Route {
         name,
         recipients,
@@ -130,6 +132,7 @@ fn read(section: &mut Section<'_>, name: String, warnings: &mut Vec<String>) -> 
         verify,
         ca_certificate,
         identity,
+        max_message_size,
     })
 }
 

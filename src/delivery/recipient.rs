@@ -76,6 +76,10 @@ impl Delivery {
         if route.format == Format::Rfc822 && !first && !rfc822::takes_another(&envelope().recipients, mailbox) {
             return Err(reply::TOO_MANY_RECIPIENTS);
         }
+        // Later, its data end it.
+        if route.max_message_size.is_some_and(|octets| envelope().declared_size.is_some_and(|declared| declared > octets)) {
+            return Err(reply::MESSAGE_TOO_LARGE);
+        }
         let mut candidate = destination.take().unwrap_or_else(|| Destination {
             spf: if route.verify.spf || route.verify.dmarc {
                 let envelope = envelope();

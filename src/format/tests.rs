@@ -33,6 +33,7 @@ fn route(format: Format) -> Route {
         verify: Verify::default(),
         ca_certificate: None,
         identity: None,
+        max_message_size: None,
     }
 }
 

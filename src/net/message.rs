@@ -91,7 +91,9 @@ impl Message {
         limits: &Smtp,
         normalize: bool,
     ) -> Result<Self, OverBudget> {
-        lease.check(envelope.declared_size.unwrap_or(0).min(limits.max_message_size))?;
+        let of_route = destination.as_ref().and_then(|destination| destination.route.max_message_size);
+        let size_max = of_route.unwrap_or(u64::MAX).min(limits.max_message_size);
+        lease.check(envelope.declared_size.unwrap_or(0).min(size_max))?;
         let mut body = Body::new(lease);
         body.reserve(FIRST_ROOM)?;
         let identity = Identity { envelope, destination, key: *key, hasher: None, hashed: 0 };
@@ -104,7 +106,7 @@ impl Message {
         Self {
             began: now,
             pace: Pace::new(limits, now),
-            incoming: Incoming::new(normalize, limits.max_message_size),
+            incoming: Incoming::new(normalize, size_max),
             scan: Scan::default(),
             identity: None,
             octets: Octets::Swallowing(Vec::new()),

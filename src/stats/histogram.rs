@@ -5,6 +5,7 @@
 //! ring of six 10-second slots (the window `1m`) and to the histogram since the start (`total`).
 //! Durations beyond an hour count as an hour. Nothing here logs.
 
+use super::ROUTES_MAX;
 use hdrhistogram::{Counter as Count, Histogram};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -304,7 +305,10 @@ impl Collected {
             }
         }
         for (route, durations) in &interval.routes {
-            let windows = self.routes.entry(route.clone()).or_insert_with(|| Windows::new(ROUTE_DIGITS));
+            // Those beyond the bound share one, under no name.
+            let known = self.routes.len() < ROUTES_MAX || self.routes.contains_key(route);
+            let route = if known { route.clone() } else { Box::default() };
+            let windows = self.routes.entry(route).or_insert_with(|| Windows::new(ROUTE_DIGITS));
             windows.add(slot, durations);
         }
     }

@@ -28,6 +28,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
+/// Routes that have series and histograms of their own; the rest have one together.
+const ROUTES_MAX: usize = 1000;
+
 /// Everything that is counted, for one daemon.
 pub struct Stats {
     pub started: Instant,

@@ -1,7 +1,7 @@
 //! The text of `/metrics` in OpenMetrics 1.0: counters, gauges, and histograms whose buckets are computed from the HDR
 //! histograms since the start. Nothing here fails or logs.
 
-use super::{BreakerState, Durations, Stage, Stats, Window};
+use super::{BreakerState, Durations, ROUTES_MAX, RouteStats, Stage, Stats, Window};
 use std::fmt::Display;
 
 /// The content type of this text.
@@ -145,26 +145,37 @@ impl Stats {
 
     fn per_route(&self, text: &mut Text) {
         let routes = self.routes();
+        let (own, rest) = routes.split_at_checked(ROUTES_MAX).unwrap_or((&routes, &[]));
+        let each = |text: &mut Text, write: &mut Write<'_>| {
+            for (name, route) in own {
+                write(text, name, &|of| of(route));
+            }
+            if !rest.is_empty() {
+                write(text, "", &|of| rest.iter().map(|(_, route)| of(route)).sum());
+            }
+        };
         text.family("mailsluice_route_messages", "counter", "", "Messages answered, by route and outcome.");
-        for (name, route) in &routes {
-            for (outcome, n) in [("delivered", &route.delivered), ("rejected", &route.rejected), ("deferred", &route.deferred)] {
-                text.line("mailsluice_route_messages_total", &[("route", name), ("outcome", outcome)], n.get());
+        each(text, &mut |text, name, sum| {
+            let outcomes: [(&str, &dyn Fn(&RouteStats) -> u64); 3] = [
+                ("delivered", &|route| route.delivered.get()),
+                ("rejected", &|route| route.rejected.get()),
+                ("deferred", &|route| route.deferred.get()),
+            ];
+            for (outcome, of) in outcomes {
+                text.line("mailsluice_route_messages_total", &[("route", name), ("outcome", outcome)], sum(of));
             }
-        }
+        });
         text.family("mailsluice_route_busy", "gauge", "", "Forwarders a route holds.");
-        for (name, route) in &routes {
-            text.line("mailsluice_route_busy", &[("route", name)], route.busy.get());
-        }
+        each(text, &mut |text, name, sum| text.line("mailsluice_route_busy", &[("route", name)], sum(&|route| route.busy.get())));
         text.family("mailsluice_route_queued", "gauge", "", "Messages waiting in a route's queue.");
-        for (name, route) in &routes {
-            text.line("mailsluice_route_queued", &[("route", name)], route.queued.get());
-        }
+        each(text, &mut |text, name, sum| text.line("mailsluice_route_queued", &[("route", name)], sum(&|route| route.queued.get())));
         text.family("mailsluice_route_breaker", "gauge", "", "1 for the state a route's breaker is in.");
-        for (name, route) in &routes {
+        each(text, &mut |text, name, sum| {
             for state in BreakerState::ALL {
-                text.line("mailsluice_route_breaker", &[("route", name), ("state", state.name())], u8::from(route.breaker() == state));
+                let labels = [("route", name), ("state", state.name())];
+                text.line("mailsluice_route_breaker", &labels, sum(&|route| u64::from(route.breaker() == state)));
             }
-        }
+        });
     }
 
     fn durations(&self, text: &mut Text) {
@@ -174,9 +185,11 @@ impl Stats {
             text.histogram("mailsluice_stage_duration_seconds", ("stage", stage.name()), &durations);
         }
         text.family("mailsluice_route_forward_duration_seconds", "histogram", "seconds", "Time an endpoint took, by route.");
-        for (name, _) in self.routes() {
-            let durations = self.latency.route(&name, Window::Total);
-            text.histogram("mailsluice_route_forward_duration_seconds", ("route", &name), &durations);
+        let routes = self.routes();
+        let rest = (routes.len() > ROUTES_MAX).then_some("");
+        for name in routes.iter().take(ROUTES_MAX).map(|(name, _)| name.as_str()).chain(rest) {
+            let durations = self.latency.route(name, Window::Total);
+            text.histogram("mailsluice_route_forward_duration_seconds", ("route", name), &durations);
         }
     }
 }
@@ -253,6 +266,9 @@ impl Text {
         self.line(&format!("{name}_sum"), &[label], format_args!("{seconds}.{us:06}"));
     }
 }
+
+/// Writes the series of one name, given the way to sum a figure over what is behind it.
+type Write<'a> = dyn FnMut(&mut Text, &str, &dyn Fn(&dyn Fn(&RouteStats) -> u64) -> u64) + 'a;
 
 /// A label's value: backslash, quote and line end escaped.
 fn escaped(text: &str) -> String {

@@ -386,3 +386,24 @@ fn odd_requests() {
     let stats: Value = daemon.admin.json("/stats");
     assert!(stats["version"].is_string());
 }
+
+/// Beyond 1 000 routes the rest is one series.
+#[test]
+fn many_routes_are_a_bounded_number_of_series() {
+    let endpoint = Endpoint::ok();
+    let mut config = Config::without_routes();
+    for n in 0..1010 {
+        config = config.route(&format!("r{n:04}"), &[&format!("*@r{n:04}.test")], &endpoint.url("/"));
+    }
+    let daemon = Daemon::start(config);
+    for to in ["x@r0001.test", "x@r1005.test", "x@r1007.test"] {
+        deliver(daemon.smtp(), "a@sender.test", &[to], &messages::simple("x", "text")).starts("250 ");
+    }
+    let metrics = daemon.admin.get("/metrics").text();
+    let value = |series: &str| metrics.lines().find_map(|line| line.strip_prefix(series).map(|value| value.trim().to_owned()));
+    assert_eq!(value("mailsluice_route_messages_total{route=\"r0001\",outcome=\"delivered\"}").as_deref(), Some("1"));
+    assert_eq!(value("mailsluice_route_messages_total{route=\"\",outcome=\"delivered\"}").as_deref(), Some("2"));
+    assert_eq!(value("mailsluice_route_breaker{route=\"\",state=\"closed\"}").as_deref(), Some("10"));
+    assert!(value("mailsluice_route_forward_duration_seconds_count{route=\"\"}").is_some());
+    assert!(!metrics.contains("r1005") && metrics.contains("r0999"));
+}

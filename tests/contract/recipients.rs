@@ -274,3 +274,33 @@ fn the_recipients_of_rfc822_fit_into_one_field() {
     assert_eq!(fields, [taken.join(",")]);
     assert!(fields[0].len() <= 6 * 1024);
 }
+
+/// Told at RCPT where the size was declared, else at the end of the data, by DATA and by BDAT; other routes take as much as ever.
+#[test]
+fn a_route_takes_messages_up_to_its_own_size() {
+    let endpoint = Endpoint::ok();
+    let config = Config::without_routes()
+        .route("small", &["*@small.test"], &endpoint.url("/small"))
+        .of_route("max_message_size", "2KiB")
+        .route("rest", &["*"], &endpoint.url("/rest"));
+    let daemon = Daemon::start(config);
+    let mut client = Client::connect(daemon.smtp());
+    client.ehlo();
+    client.expect("MAIL FROM:<a@sender.test> SIZE=2049", "250 ");
+    client.expect("RCPT TO:<x@small.test>", "552 5.3.4 ");
+    client.expect("RCPT TO:<x@large.test>", "250 ");
+    let message = |octets: usize| [b"Subject: x\r\n\r\n".to_vec(), vec![b'x'; octets - 16], b"\r\n".to_vec()].concat();
+    client.data(&message(4096)).starts("250 ");
+    for (octets, reply) in [(2048, "250 "), (2049, "552 5.3.4 "), (100_000, "552 5.3.4 ")] {
+        client.transaction("a@sender.test", &["x@small.test"]);
+        client.data(&message(octets)).starts(reply);
+        client.transaction("a@sender.test", &["x@small.test"]);
+        client.bdat(&message(octets), true).starts(reply);
+    }
+    client.transaction("a@sender.test", &["x@large.test"]);
+    client.data(&message(100_000)).starts("250 ");
+    assert_eq!(endpoint.count(), 4);
+    assert_eq!(daemon.admin.stat("messages.refused.size"), 4);
+    let small = daemon.admin.records("route=small").iter().filter(|record| record["outcome"] == "rejected").count();
+    assert_eq!(small, 4, "each has its record");
+}

@@ -88,6 +88,7 @@ fn route(format: Format, attachments: Attachments) -> Route {
         verify: Verify::default(),
         ca_certificate: None,
         identity: None,
+        max_message_size: None,
     }
 }
 
