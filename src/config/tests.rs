@@ -245,7 +245,7 @@ fn the_packaged_file_says_what_the_defaults_are() {
             continue;
         }
         let written = toml::from_str::<toml::Table>(bare).expect("a line of TOML").remove(&key);
-        let table = section.split('.').try_fold(&defaults, |table, name| {
+        let table = section.split('.').filter(|name| !name.is_empty()).try_fold(&defaults, |table, name| {
             let value = table.get(name)?;
             value.as_array().map_or(Some(value), |routes| routes.first())?.as_table()
         });

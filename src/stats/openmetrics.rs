@@ -156,7 +156,7 @@ impl Stats {
         };
         text.family("mailsluice_route_messages", "counter", "", "Messages answered, by route and outcome.");
         each(text, &mut |text, name, sum| {
-            let outcomes: [(&str, &dyn Fn(&RouteStats) -> u64); 3] = [
+            let outcomes: [(&str, &Figure<'_>); 3] = [
                 ("delivered", &|route| route.delivered.get()),
                 ("rejected", &|route| route.rejected.get()),
                 ("deferred", &|route| route.deferred.get()),
@@ -267,8 +267,10 @@ impl Text {
     }
 }
 
+/// What is read of a route.
+type Figure<'a> = dyn Fn(&RouteStats) -> u64 + 'a;
 /// Writes the series of one name, given the way to sum a figure over what is behind it.
-type Write<'a> = dyn FnMut(&mut Text, &str, &dyn Fn(&dyn Fn(&RouteStats) -> u64) -> u64) + 'a;
+type Write<'a> = dyn FnMut(&mut Text, &str, &dyn Fn(&Figure<'_>) -> u64) + 'a;
 
 /// A label's value: backslash, quote and line end escaped.
 fn escaped(text: &str) -> String {

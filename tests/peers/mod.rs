@@ -13,6 +13,7 @@ mod postfix;
 mod prometheus;
 mod python;
 mod rails;
+mod senders;
 mod swaks;
 mod systemd;
 mod terminal;
