@@ -97,7 +97,8 @@ impl Message {
         let mut body = Body::new(lease);
         body.reserve(FIRST_ROOM)?;
         let identity = Identity { envelope, destination, key: *key, hasher: None, hashed: 0 };
-        Ok(Self { identity: Some(identity), octets: Octets::Keeping(body), ..Self::swallowing(limits, normalize) })
+        let incoming = Incoming::new(normalize, size_max);
+        Ok(Self { identity: Some(identity), octets: Octets::Keeping(body), incoming, ..Self::swallowing(limits, normalize) })
     }
 
     /// Chunks out of order or refused.
@@ -106,7 +107,7 @@ impl Message {
         Self {
             began: now,
             pace: Pace::new(limits, now),
-            incoming: Incoming::new(normalize, size_max),
+            incoming: Incoming::new(normalize, limits.max_message_size),
             scan: Scan::default(),
             identity: None,
             octets: Octets::Swallowing(Vec::new()),
