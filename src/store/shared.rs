@@ -1,4 +1,4 @@
-//! What the threads and the readers of one store share. Logs nothing.
+//! What the threads and the readers of one store share. Logs a clock that is in doubt.
 
 use super::error::{Fault, StoreError};
 use super::file::StoreFile;
@@ -21,6 +21,12 @@ use tokio::sync::{broadcast, watch};
 /// While the oldest record has been waiting for the disk for longer, nothing new is taken.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// A store whose newest record is so old was found by a clock that may be wrong: nothing expires for so long after the start.
+const LONG_AGO: Duration = Duration::from_secs(86_400);
+const DOUBT: Duration = Duration::from_secs(3600);
+/// A clock that runs ahead of the machine's own count by more has jumped.
+const JUMP_US: i64 = 60_000_000;
+
 /// Where every record is: a reader that looks at it under the lock misses none and sees none twice.
 pub(super) struct View {
     /// In the order of their numbers.
@@ -38,6 +44,12 @@ impl View {
     pub(super) fn records(&self) -> u64 {
         let in_memory: usize = self.batches().map(|batch| batch.records.len()).sum();
         self.files.iter().map(|file| file.summary.records).sum::<u64>() + in_memory as u64
+    }
+
+    fn newest_us(&self) -> Option<i64> {
+        let in_files = self.files.iter().filter(|file| file.summary.records > 0).map(|file| file.summary.newest_us);
+        let in_memory = self.batches().flat_map(|batch| batch.records.values()).filter_map(|(_, octets)| super::encoding::date_us(octets));
+        in_files.chain(in_memory).max()
     }
 
     /// Whether an endpoint has taken or refused a message, as far as it can be told without reading.
@@ -78,6 +90,9 @@ pub(super) struct Shared {
     erasing: Mutex<Vec<Address>>,
     /// Files in which a reader met damage: the keeper looks.
     suspects: Mutex<BTreeSet<Span>>,
+    /// Until then nothing expires.
+    doubts_until: Option<Instant>,
+    began_us: i64,
     /// Since when the oldest record waits for the disk, in microseconds after `began`; 0: none does.
     waiting_since: AtomicU64,
     began: Instant,
@@ -99,7 +114,16 @@ impl Shared {
     ) -> Self {
         /// Records that a slow reader of the live view may lag behind before it misses some.
         const LIVE: usize = 1024;
+        let (began, began_us) = (Instant::now(), jiff::Timestamp::now().as_microsecond());
+        let newest_us = view.newest_us();
+        let is_doubtful =
+            newest_us.is_some_and(|newest| began_us.saturating_sub(newest) > i64::try_from(LONG_AGO.as_micros()).unwrap_or(i64::MAX));
+        if is_doubtful {
+            tracing::warn!("the newest record is more than a day old, or the clock is wrong: nothing expires for an hour");
+        }
         Self {
+            doubts_until: is_doubtful.then(|| began + DOUBT),
+            began_us,
             files,
             index_key,
             id_secret,
@@ -120,7 +144,7 @@ impl Shared {
             erasing: Mutex::default(),
             suspects: Mutex::default(),
             waiting_since: AtomicU64::new(0),
-            began: Instant::now(),
+            began,
         }
     }
 
@@ -222,10 +246,15 @@ impl Shared {
         std::mem::take(&mut lock(&self.suspects))
     }
 
-    /// What is older is not shown and has to go.
+    /// What is older is not shown and has to go: by a clock that is believed, since a wrong one would empty the store.
     pub(super) fn cutoff_us(&self) -> i64 {
+        if self.doubts_until.is_some_and(|until| Instant::now() < until) {
+            return i64::MIN;
+        }
+        let counted = self.began_us.saturating_add(i64::try_from(self.began.elapsed().as_micros()).unwrap_or(i64::MAX));
+        let now = jiff::Timestamp::now().as_microsecond().min(counted.saturating_add(JUMP_US));
         let retention_us = i64::try_from(self.settings.load().retention.as_micros()).unwrap_or(i64::MAX);
-        jiff::Timestamp::now().as_microsecond().saturating_sub(retention_us)
+        now.saturating_sub(retention_us)
     }
 
     pub(super) fn is_stopping(&self) -> bool {

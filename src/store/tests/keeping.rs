@@ -386,3 +386,21 @@ fn a_property_is_found_wherever_its_entries_are() {
     assert!(store.undelivered(None, 10).unwrap().undelivered.is_empty());
     assert_eq!(place.files_with("sender3@example.org"), [] as [PathBuf; 0]);
 }
+
+#[test]
+fn a_clock_that_may_be_wrong_expires_nothing() {
+    let mut place = Place::new();
+    let store = place.open();
+    let old = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(48);
+    commit_all(&store, (0..10).map(|number| Record { date: old, ..record(&store, number) }));
+    store.tidy().unwrap();
+    drop(store);
+    // As it looks to a start whose clock is far ahead.
+    place.config.retention = Duration::from_secs(3600);
+    let store = place.open_with(small());
+    store.tidy().unwrap();
+    assert_eq!(store.query(&Query::default()).unwrap().records.len(), 10);
+    commit(&store, record(&store, 11));
+    store.tidy().unwrap();
+    assert_eq!(place.stats.store.records.get(), 11);
+}
