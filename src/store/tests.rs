@@ -61,14 +61,25 @@ pub(super) fn usage(place: &Place) -> u64 {
     files.filter_map(|path| std::fs::metadata(path).ok()).map(|metadata| metadata.blocks() * 512).sum()
 }
 
-/// A copy of a store's files as they lie there now: what a kill leaves.
+/// A copy of a store's files as they lie there at one moment: what a kill leaves. Files that come and go while they are copied make it another
+/// moment for each, which no kill does: then it is done again.
 pub(super) fn killed(place: &Place) -> Place {
+    let listing = || {
+        let entries = std::fs::read_dir(place.directory()).unwrap().map(|entry| entry.unwrap().path());
+        entries.map(|path| (path.clone(), std::fs::read(path).ok())).collect::<std::collections::BTreeMap<_, _>>()
+    };
+    let mut before = listing();
+    loop {
+        let after = listing();
+        if before == after {
+            break;
+        }
+        before = after;
+    }
     let copy = Place::new();
     std::fs::create_dir(copy.directory()).unwrap();
-    for entry in std::fs::read_dir(place.directory()).unwrap() {
-        let path = entry.unwrap().path();
-        // One may go meanwhile.
-        drop(std::fs::copy(&path, copy.directory().join(path.file_name().unwrap())));
+    for (path, octets) in before {
+        std::fs::write(copy.directory().join(path.file_name().unwrap()), octets.unwrap()).unwrap();
     }
     copy
 }
