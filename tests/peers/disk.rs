@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// What a store makes octets durable with, whichever way it does.
-const SYNCS: &str = "fsync,fdatasync,pwritev2,sync_file_range";
+const SYNCS: &str = "fsync,fdatasync,pwrite64,pwritev2,sync_file_range";
 
 /// Something done to system calls of a running daemon, until it is dropped.
 struct Injected(Child);

@@ -4,7 +4,6 @@
 //! all tests; `packaging/build-deb.sh` and `packaging/test-deb.sh` do the same by hand with the release.
 
 use crate::support::Client;
-use crate::support::admin::Admin;
 use crate::support::client::deliver;
 use crate::support::process::{Process, enter_a_network_of_its_own, run};
 use crate::support::{Answer, Endpoint, PATIENCE, eventually, messages, turn};
@@ -185,7 +184,8 @@ fn receive_one(tree: &Tree, records: usize) {
     let smtp = "127.0.0.1:25".parse().unwrap();
     eventually("port 25", || Client::try_connect(smtp).ok()?.try_reply().ok());
     deliver(smtp, "a@sender.test", &["b@example.test"], &messages::simple(&format!("n{records}"), "text")).starts("250 2.0.0 Ok: ");
-    assert_eq!(Admin::new("127.0.0.1:8025").records("").len(), records);
+    let listed = ["mailsluice", "records", "--json", "--limit", "0", "--config", "/etc/mailsluice/mailsluice.toml"];
+    assert_eq!(run(&mut tree.command(&listed), PATIENCE).ok().lines().count(), records);
     daemon.signal(Signal::SIGTERM);
     assert_eq!(daemon.wait(PATIENCE).code(), Some(0), "{}", daemon.lines.text());
 }

@@ -282,8 +282,8 @@ fn hgrm_lies_between_the_times_of_the_endpoint_and_of_the_sender() {
         })
         .start()
     };
-    let daemon = Daemon::start(Config::to(&endpoint));
-    // As many as there are forwarders: none waits in the queue.
+    // As many as there are forwarders, and all of them at once: none waits in the queue.
+    let daemon = Daemon::start(Config::to(&endpoint).of_route("adaptive", false).of_route("max_concurrency", 60));
     let outcome = load::run(&Load { senders: 60, ..Load::new(daemon.smtp(), 120) }, &AtomicBool::new(false));
     assert_eq!(outcome.count(Some(250)), 120);
     let held = held.lock().unwrap();

@@ -89,6 +89,17 @@ impl Limit {
         level.clamp(1, self.most)
     }
 
+    /// How many answers come in so long a time, at so many a second now: while it still finds out what the endpoint can do, each round of
+    /// them is half as large again as the one before.
+    pub(super) fn answers_within(&self, per_second: f64, time: Duration) -> f64 {
+        let steady = per_second * time.as_secs_f64();
+        if !self.adaptive || !self.quick || self.get() >= self.most {
+            return steady;
+        }
+        let rounds = steady / self.level;
+        (2.0 * self.level * (1.5_f64.powf(rounds) - 1.0)).clamp(steady, rounds * self.most as f64)
+    }
+
     /// `in_flight`: with this one.
     pub(super) fn begin(&self, in_flight: usize) -> Begun {
         Begun { epoch: self.epoch, beside_few: in_flight <= FEW }

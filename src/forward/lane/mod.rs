@@ -277,7 +277,7 @@ impl<W> Lane<W> {
         let timeout = self.settings.timeout;
         let time = timeout.saturating_sub(self.need.need(now, octets, self.limit.get(), timeout));
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates; never negative")]
-        let waiting = (rate * time.as_secs_f64() / 2.0) as usize;
+        let waiting = (self.limit.answers_within(rate, time) / 2.0) as usize;
         waiting.max(1)
     }
 
