@@ -24,9 +24,17 @@ async function loadRequests() {
 function requestItem(request) {
   const button = element("button", { type: "button", "data-number": request.number, "aria-current": request.number === inspector.shown && "true", onclick: () => showRequest(request.number) },
     element("span", {}, clock(request.date)),
-    element("span", {}, shown((request.content_type ?? "no type").split(";")[0])),
+    element("span", { class: "what" }, request.subject === null || request.subject === undefined ? shown((request.content_type ?? "no type").split(";")[0]) : shown(request.subject), ...(request.recipient ? [" to ", shown(request.recipient)] : [])),
     element("span", { class: "status" }, `${request.status}  ${octets(request.size)}`));
   return element("li", {}, button);
+}
+
+// What the next messages are answered: a status, or a pause before the 200.
+async function answerNext(event) {
+  const [status, delay] = event.target.value.split(" after ");
+  const response = await fetch("/inspector/next", { method: "POST", headers: { "Content-Type": "application/json" }, credentials: "omit", body: JSON.stringify({ status: Number(status), delay_ms: Number(delay ?? 0) }) });
+  if (!response.ok) throw new Refused(response.status, "The answer could not be set.");
+  announce(`The next messages are answered ${event.target.selectedOptions[0].textContent}`);
 }
 
 async function showRequest(wanted) {

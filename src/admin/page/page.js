@@ -276,6 +276,7 @@ function listen() {
     start();
     followAddress();
   });
+  byId("next-answer").addEventListener("change", (event) => run(() => answerNext(event)));
   byId("sign-out").addEventListener("click", () => {
     session.token = null;
     signIn();

@@ -67,5 +67,13 @@ fn inspect() {
     browser.eval("document.querySelector('#requests [data-number=\"1\"]').click()");
     eventually("the choice", || (browser.eval("document.querySelector('#requests [aria-current]').dataset.number") == "1").then_some(()));
     assert_eq!(browser.eval("window.hit === undefined"), true);
+    // The next messages are answered as it is set there.
+    browser.eval("void (document.querySelector('#next-answer').value = '422', document.querySelector('#next-answer').dispatchEvent(new Event('change')))");
+    eventually("the setting", || (admin.json("/inspector/next")["status"] == 422).then_some(()));
+    deliver("127.0.0.1:2525".parse().unwrap(), "a@sender.test", &["b@anywhere.test"], b"Subject: refuse-me\r\n\r\n").starts("554 ");
+    eventually("its row", || {
+        let rows = browser.eval("document.querySelector('#requests').innerText");
+        rows.as_str().is_some_and(|rows| rows.contains("refuse-me to b@anywhere.test") && rows.contains("422")).then_some(())
+    });
     clean(&browser, origin);
 }
