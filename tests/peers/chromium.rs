@@ -112,7 +112,8 @@ fn what_is_wrong_comes_first() {
         deliver(daemon.smtp(), "a@sender.test", &["x@away.test"], &messages::simple("late", "text")).starts("45");
     }
     browser.wait_for_text("1 of 2 routes not answering");
-    browser.wait_for_text("refused");
+    let strip = || browser.eval("document.querySelector('#trouble').innerText").as_str().unwrap_or_default().to_owned();
+    eventually("the reason", || strip().contains("refused").then_some(()));
     eventually("the title", || title().starts_with("◐ 1 of 2 routes").then_some(()));
     assert_ne!(browser.eval("document.querySelector('link[rel=icon]').href"), icon);
     // In the first screen, with the way to its records, on a desk and on a phone.

@@ -25,6 +25,7 @@ async function showState(routes) {
   else if (away.length) tellState("part", `${away.length} of ${all} ${all === 1 ? "route" : "routes"} not answering`);
   else if (trouble.notices.length) tellState("part", "Taking mail, but look below");
   else tellState("ready", "Taking mail");
+  showTrouble(away);
   // Reasons are asked for while there is something to say, and now and then to learn of it.
   if (Date.now() - trouble.asked > (away.length ? 5_000 : 20_000) || away.some(([name]) => !trouble.samples.has(name))) {
     trouble.asked = Date.now();
