@@ -85,19 +85,39 @@ async fn accept_all(
     number: usize,
     shared: Arc<Shared>,
     sockets: Vec<TcpListener>,
-    mut inbox: mpsc::UnboundedReceiver<Command>,
+    inbox: mpsc::UnboundedReceiver<Command>,
     ready: SyncSender<()>,
 ) {
     let pulse = shared.stats.pulses.begin(format!("ring-{number}"));
-    let mut beat = tokio::time::interval(BEAT_EVERY);
     let ring = Rc::new(RingState::new(shared));
     let listeners: Vec<_> = sockets.into_iter().map(|socket| Rc::new(Listener::new(socket))).collect();
     // Only a daemon that has given up waiting is not there any more.
     ready.send(()).ok();
+    let take: Rc<dyn Fn(Conn, SocketAddr)> = Rc::new({
+        let ring = Rc::clone(&ring);
+        move |conn, address| take(&ring, conn, address)
+    });
+    listen(&listeners, inbox, &take, || pulse.beat()).await;
+    ring.drain();
+    while !ring.is_empty() || listeners.iter().any(|listener| Rc::strong_count(listener) > 1) {
+        pulse.beat();
+        let tick = Instant::now() + Duration::from_millis(100);
+        ring::timeout_at(tick, ring.empty.notified()).await;
+    }
+}
+
+/// Listens until it is told to drain, whatever becomes of what is taken.
+async fn listen(
+    listeners: &[Rc<Listener>],
+    mut inbox: mpsc::UnboundedReceiver<Command>,
+    take: &Rc<dyn Fn(Conn, SocketAddr)>,
+    on_beat: impl Fn(),
+) {
+    let mut beat = tokio::time::interval(BEAT_EVERY);
     let (stopped, mut stops) = mpsc::unbounded_channel();
     let accept_on = |number: usize| {
         if let Some(listener) = listeners.get(number) {
-            ring::spawn(accept(Rc::clone(&ring), Rc::clone(listener), Stopped { number, to: stopped.clone() }));
+            ring::spawn(accept(Rc::clone(listener), Rc::clone(take), Stopped { number, to: stopped.clone() }));
         }
     };
     loop {
@@ -109,16 +129,10 @@ async fn accept_all(
             },
             // A panic has ended the task (and is logged), never the listening.
             Some(number) = stops.recv() => accept_on(number),
-            _ = beat.tick() => pulse.beat(),
+            _ = beat.tick() => on_beat(),
         }
     }
     listeners.iter().for_each(|listener| listener.stop());
-    ring.drain();
-    while !ring.is_empty() || listeners.iter().any(|listener| Rc::strong_count(listener) > 1) {
-        pulse.beat();
-        let tick = Instant::now() + Duration::from_millis(100);
-        ring::timeout_at(tick, ring.empty.notified()).await;
-    }
 }
 
 /// Tells that a listener's task has ended, in whatever way.
@@ -135,20 +149,24 @@ impl Drop for Stopped {
 }
 
 /// Accepts until the listener is stopped; never dropped in between (the kernel would go on accepting for nobody).
-async fn accept(ring: Rc<RingState>, listener: Rc<Listener>, _stopped: Stopped) {
+async fn accept(listener: Rc<Listener>, take: Rc<dyn Fn(Conn, SocketAddr)>, _stopped: Stopped) {
     while let Some(accepted) = listener.accept().await {
         match accepted {
-            Ok((conn, address)) if conn.on_spare() => {
-                tracing::warn!("out of descriptors, a connection was told to come later: raise LimitNOFILE or lower smtp.max_connections");
-                refuse(&ring, conn, address.ip().to_canonical());
-            }
-            Ok((conn, address)) => admit(&ring, conn, address),
+            Ok((conn, address)) => take(conn, address),
             Err(error) => {
                 tracing::warn!(%error, "cannot accept");
                 ring::sleep_until(Instant::now() + BACK_OFF).await;
             }
         }
     }
+}
+
+fn take(ring: &Rc<RingState>, conn: Conn, address: SocketAddr) {
+    if conn.on_spare() {
+        tracing::warn!("out of descriptors, a connection was told to come later: raise LimitNOFILE or lower smtp.max_connections");
+        return refuse(ring, conn, address.ip().to_canonical());
+    }
+    admit(ring, conn, address);
 }
 
 fn admit(ring: &Rc<RingState>, conn: Conn, address: SocketAddr) {
@@ -215,5 +233,50 @@ async fn say_and_close(conn: Conn, mut out: Vec<u8>, _guest: Guest) {
     let deadline = Instant::now() + REFUSAL_TIMEOUT;
     if stream.write_last(&mut out, deadline).await.is_ok() {
         stream.close(deadline).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Command, listen};
+    use crate::ring::{self, Conn, Listener};
+    use std::cell::Cell;
+    use std::io::Read;
+    use std::net::{SocketAddr, TcpListener, TcpStream};
+    use std::rc::Rc;
+    use tokio::sync::mpsc;
+
+    #[test]
+    fn a_panic_ends_one_connection_and_never_the_listening() {
+        let sockets: Vec<_> = (0..2).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let addresses: Vec<_> = sockets.iter().map(|socket| socket.local_addr().unwrap()).collect();
+        let (commands, inbox) = mpsc::unbounded_channel();
+        commands.send(Command::Accept).unwrap();
+        let clients = std::thread::spawn(move || {
+            let mut greeted = Vec::new();
+            for n in 0..12 {
+                let mut client = TcpStream::connect(addresses[n % 2]).unwrap();
+                let mut text = String::new();
+                // A reset is an end as well.
+                client.read_to_string(&mut text).ok();
+                greeted.push(text);
+            }
+            commands.send(Command::Drain).unwrap();
+            greeted
+        });
+        ring::run(async {
+            let listeners: Vec<_> = sockets.into_iter().map(|socket| Rc::new(Listener::new(socket))).collect();
+            let taken = Cell::new(0);
+            let take: Rc<dyn Fn(Conn, SocketAddr)> = Rc::new(move |conn, _| {
+                taken.set(taken.get() + 1);
+                assert!(taken.get() % 3 != 0, "every third connection");
+                conn.send_now(&[std::io::IoSlice::new(b"hello")]).unwrap();
+            });
+            listen(&listeners, inbox, &take, || {}).await;
+        })
+        .unwrap();
+        let greeted = clients.join().unwrap();
+        let expected: Vec<_> = (1..=12).map(|n| if n % 3 == 0 { "" } else { "hello" }).collect();
+        assert_eq!(greeted, expected);
     }
 }
