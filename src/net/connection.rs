@@ -35,6 +35,8 @@ const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 const RECIPIENTS_FREE: usize = 4 * 1024;
 /// So many needs of the session end a turn.
 const TURN_NEEDS: usize = 64;
+/// Chunks that were pipelined behind one that failed are part of its message; who says nothing for so long sends no more of them.
+const LATE_CHUNKS: Duration = Duration::from_secs(2);
 
 /// Why a connection that waited has something to do.
 enum Woken {
@@ -135,16 +137,26 @@ impl Connection {
         let limits = &live.config.smtp;
         let command = self.command_began + limits.command_timeout;
         command.min(match &self.message {
+            Some(message) if message.has_failed() => message.pace.pause_deadline().min(self.command_began + LATE_CHUNKS),
             Some(message) => message.pace.pause_deadline(),
             None => self.transaction_began + limits.transaction_timeout,
         })
     }
 
-    /// A deadline has passed; true if it was only the end of a window in which enough of a message came.
-    fn still_good(&mut self) -> bool {
+    /// A deadline has passed: of a message's remaining chunks, of a window in which enough of it came, or of our patience with the peer.
+    async fn late(&mut self) -> Result<bool, Ended> {
         let now = Instant::now();
+        if self.failed_alone(now) {
+            Box::pin(self.settle(true)).await;
+            return self.rest().await;
+        }
         let good = self.message.as_mut().is_some_and(|message| message.pace.goes_on(now));
-        good && now < self.deadline()
+        if good && now < self.deadline() { self.rest().await } else { self.last_words(reply::TIMEOUT).await }
+    }
+
+    /// A message failed with a chunk, and no other has come since.
+    fn failed_alone(&self, now: Instant) -> bool {
+        self.message.as_ref().is_some_and(|message| message.has_failed()) && self.command_began + LATE_CHUNKS <= now
     }
 
     /// Does what there is to do, until the peer has to say something. False: the connection is over, and the peer has been told.
@@ -160,13 +172,11 @@ impl Connection {
                 self.input.put(into);
                 match result {
                     Ok(()) => self.unheard = false,
-                    Err(Ended::TimedOut) if self.still_good() => return self.rest().await,
-                    Err(Ended::TimedOut) => return self.last_words(reply::TIMEOUT).await,
+                    Err(Ended::TimedOut) => return self.late().await,
                     Err(ended) => return Err(ended),
                 }
             }
-            Woken::Late if self.still_good() => return Ok(true),
-            Woken::Late => return self.last_words(reply::TIMEOUT).await,
+            Woken::Late => return self.late().await,
         }
         self.work().await
     }
@@ -325,7 +335,7 @@ impl Connection {
             return Box::pin(self.finish(message)).await;
         }
         if wanted {
-            self.session.chunk_done(message.fails(), &mut self.out);
+            self.session.chunk_done(message.fails(&self.ring.shared.stats), &mut self.out);
             if message.has_failed() {
                 self.transaction_began = Instant::now();
             }

@@ -307,12 +307,13 @@ impl Message {
 
     /// A chunk has come: the message may fail with it, though it is not the last (RFC 3030 section 2). Other refusals wait for the end, so
     /// that the message is known by all of its octets.
-    pub(super) fn fails(&mut self) -> Option<&Reply> {
-        self.told = match self.incoming.refusal()? {
-            Refusal::Size => Some(reply::MESSAGE_TOO_LARGE),
-            Refusal::BareNewline => Some(reply::BARE_NEWLINE),
+    pub(super) fn fails(&mut self, stats: &Stats) -> Option<&Reply> {
+        let words = match self.incoming.refusal()? {
+            Refusal::Size => reply::MESSAGE_TOO_LARGE,
+            Refusal::BareNewline => reply::BARE_NEWLINE,
         };
-        self.told.as_ref()
+        count_refusal(&words, stats);
+        Some(self.told.insert(words))
     }
 
     /// It has failed with a chunk, and its sender knows.
@@ -329,7 +330,9 @@ impl Message {
         self.scan.end();
         let mut identity = self.identity.take()?;
         let verdict = self.verdict();
-        self.count_refusal(verdict.as_ref(), stats);
+        if let (None, Some(words)) = (&self.told, &verdict) {
+            count_refusal(words, stats);
+        }
         let octets = match &self.octets {
             Octets::Keeping(body) => body.octets(),
             Octets::Dropped(_) | Octets::Swallowing(_) => &[],
@@ -354,19 +357,18 @@ impl Message {
             refusal,
         })
     }
+}
 
-    fn count_refusal(&self, verdict: Option<&Reply>, stats: &Stats) {
-        let messages = &stats.messages;
-        let Some(verdict) = verdict else { return };
-        if *verdict == reply::OUT_OF_MEMORY {
-            messages.refused_memory.add(1);
-        } else if *verdict == reply::BARE_NEWLINE {
-            messages.refused_bare_newline.add(1);
-        } else if *verdict == reply::MAIL_LOOP {
-            messages.refused_loop.add(1);
-        } else {
-            messages.refused_size.add(1);
-        }
+fn count_refusal(words: &Reply, stats: &Stats) {
+    let messages = &stats.messages;
+    if *words == reply::OUT_OF_MEMORY {
+        messages.refused_memory.add(1);
+    } else if *words == reply::BARE_NEWLINE {
+        messages.refused_bare_newline.add(1);
+    } else if *words == reply::MAIL_LOOP {
+        messages.refused_loop.add(1);
+    } else {
+        messages.refused_size.add(1);
     }
 }
 

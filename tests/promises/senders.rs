@@ -186,6 +186,50 @@ fn chunks_have_the_clocks_of_a_message() {
     client.closed();
 }
 
+/// RFC 3030 lets a sender pipeline its chunks, so those behind a failed one are the message's as well; but most send no more.
+#[test]
+fn a_chunk_that_is_too_large_has_its_record() {
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(one_ring(&endpoint).set("smtp.max_message_size", "64KiB"));
+    let message = messages::of_size("too large", 100_000);
+    let (first, rest) = message.split_at(70_000);
+    // All of it, at once and in any way; and then only a part, by a sender that keeps its connection and says nothing.
+    let mut all = Client::connect(daemon.smtp());
+    all.envelope("a@sender.test", &["b@example.test"]);
+    all.send([format!("BDAT {}\r\n", first.len()).as_bytes(), first, format!("BDAT {} LAST\r\n", rest.len()).as_bytes(), rest].concat());
+    all.reply().starts("552 5.3.4 ");
+    all.reply().starts("552 5.3.4 ");
+    let whole = recorded(&daemon, 1);
+    let mut data = Client::connect(daemon.smtp());
+    data.envelope("a@sender.test", &["b@example.test"]);
+    data.data(&message).starts("552 5.3.4 ");
+    let mut part = Client::connect(daemon.smtp());
+    part.envelope("a@sender.test", &["b@example.test"]);
+    part.bdat(first, false).starts("552 5.3.4 ");
+    assert_eq!(daemon.admin.stat("messages.refused.size"), 3, "counted with the reply");
+    let records = recorded(&daemon, 3);
+    for record in &records {
+        assert_eq!((&record["subject"], &record["route"], &record["outcome"]), (&records[0]["subject"], &records[0]["route"], &"rejected".into()));
+        assert!(record["reply"].as_str().unwrap().starts_with("552 5.3.4 "));
+        assert_eq!(record["message_id"], records[0]["message_id"]);
+    }
+    let alike = |record: &&serde_json::Value| record["webhook_id"] == whole[0]["webhook_id"] && record["size"] == whole[0]["size"];
+    assert_eq!(records.iter().filter(alike).count(), 2, "{records:?}");
+    // What comes of it later is swallowed, and is no message of its own.
+    part.bdat(rest, true).starts("552 5.3.4 ");
+    part.transaction("a@sender.test", &["b@example.test"]);
+    part.data(&messages::simple("x", "text")).starts("250 ");
+    assert_eq!(recorded(&daemon, 4).len(), 4);
+}
+
+/// The records, once there are so many.
+fn recorded(daemon: &Daemon, count: usize) -> Vec<serde_json::Value> {
+    eventually("the records", || {
+        let records = daemon.admin.records("");
+        (records.len() >= count).then_some(records)
+    })
+}
+
 #[test]
 fn a_connection_that_only_talks_ends() {
     let endpoint = Endpoint::ok();

@@ -82,7 +82,7 @@ impl Way<'_> {
                         done = end;
                     }
                     assert!(done || chunk.is_empty() && open.take(b"BDAT", &mut flow, &stats) == (0, true));
-                    open.fails();
+                    open.fails(&stats);
                 }
             }
         }
