@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Tries the package in a clean Debian 12 with a running systemd: install, refuse to start without a route, take mail on port 25 in the
-# unit's sandbox, reload, restart without refusing a connection, kills, addresses that come late or not at all, upgrades with a live store,
+# unit's sandbox, reload, restart without refusing a connection, kills, a ring that stands, addresses that come late or not at all, upgrades with a live store,
 # with a configuration that the new program refuses and with systemd's own socket, remove, purge. Each step's files and answers are
 # compared with what is promised. KILLS=20 kills it so often; the default is 6.
 #
@@ -154,6 +154,37 @@ for _ in $(seq "${KILLS:-6}"); do
     until_true "the daemon after a kill" another
 done
 until_true "mail after the kills" takes_mail
+
+step "a ring that stands: noticed, not ready, restarted by the watchdog"
+inside mkdir -p /etc/systemd/system/mailsluice.service.d
+printf '[Service]\nWatchdogSec=8\n' >"$root/etc/systemd/system/mailsluice.service.d/watchdog.conf"
+inside systemctl daemon-reload
+inside systemctl restart mailsluice || fail "restart with a shorter watchdog"
+standing="$(main_pid)"
+ring="$(inside sh -c "grep -lx ring-0 /proc/$standing/task/*/comm" | cut -d/ -f5)"
+# As a debugger stops one thread (PTRACE_SEIZE, PTRACE_INTERRUPT), and keeps it until it is dead.
+cat >"$root/root/hold.pl" <<'PERL'
+my $thread = 0 + shift;
+syscall(101, $_, $thread, 0, 0) == 0 or die "ptrace: $!\n" for 0x4206, 0x4207;
+1 while waitpid($thread, 0x40000000) == $thread;
+PERL
+inside perl /root/hold.pl "$ring" &
+holding=$!
+status_of() {
+    inside perl -MIO::Socket::INET -e 'my $s = IO::Socket::INET->new(PeerAddr => "127.0.0.1:8025", Timeout => 5) or exit 1;
+        print $s "GET $ARGV[0] HTTP/1.0\r\nHost: 127.0.0.1:8025\r\n\r\n"; print +(split " ", <$s>)[1], "\n"; print <$s>' "$1"
+}
+unhealthy() { status_of /healthz | head -n 1 | grep -qx 503; }
+until_true "a standing ring's 503" unhealthy
+status_of /readyz | grep -q 'ring-0 stands' || fail "/readyz does not name the ring"
+restarted() { local now; now="$(main_pid)" && [ "$now" != 0 ] && [ "$now" != "$standing" ]; }
+until_true "the restart by the watchdog" restarted
+wait "$holding" || fail "the ring could not be held"
+is "how the old one ended" "$(inside journalctl -u mailsluice -o cat --no-pager | grep -c 'Failed with result .watchdog')" 1
+until_true "mail after the watchdog" takes_mail
+rm -r "$root/etc/systemd/system/mailsluice.service.d"
+inside systemctl daemon-reload
+inside systemctl restart mailsluice || fail "restart with the unit's own watchdog"
 
 step "an address that comes late"
 sed -i 's/^#listen = \["\[::\]:25"\]/listen = ["[::]:25", "192.0.2.50:2525"]/' "$root$configuration"
