@@ -6,6 +6,7 @@
 use icu_casemap::CaseMapper;
 use icu_normalizer::{ComposingNormalizer, DecomposingNormalizer};
 use std::borrow::Cow;
+use std::fmt::Write as _;
 use std::net::Ipv6Addr;
 
 /// Local part and domain; no domain where there is no `@`, as in `postmaster`.
@@ -95,8 +96,22 @@ pub fn unquoted(local: &str) -> Cow<'_, str> {
     format!("\"{}\"", content.replace('\\', "\\\\").replace('"', "\\\"")).into()
 }
 
+/// Printable ASCII as it is; `%`, the comma that separates, blanks and all other octets as `%XX`: nothing in it can end a header line.
+#[must_use]
+pub fn in_header(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for octet in text.bytes() {
+        match octet {
+            b'%' | b',' | ..=b' ' | 0x7f.. => _ = write!(out, "%{octet:02X}"),
+            _ => out.push(char::from(octet)),
+        }
+    }
+    out
+}
+
 /// What a quoted string says; `None` for what is none.
-fn content(local: &str) -> Option<String> {
+#[must_use]
+pub fn content(local: &str) -> Option<String> {
     let mut inside = local.strip_prefix('"')?.strip_suffix('"').filter(|_| local.len() > 1)?.chars();
     let mut content = String::new();
     while let Some(c) = inside.next() {
@@ -168,6 +183,22 @@ mod tests {
             ("a%40b@example.com", "\"a@b\"@example.com"),
         ] {
             assert_ne!(canonical(one), canonical(other));
+        }
+    }
+
+    #[test]
+    fn header_values_are_printable_ascii() {
+        let table = [
+            ("a@b", "a@b"),
+            ("100%@b", "100%25@b"),
+            ("\"a b\"@c", "\"a%20b\"@c"),
+            ("\"a,b\"@c", "\"a%2Cb\"@c"),
+            ("é@b", "%C3%A9@b"),
+            ("a\r\nX: y\0\u{7f}@b", "a%0D%0AX:%20y%00%7F@b"),
+            ("", ""),
+        ];
+        for (text, expected) in table {
+            assert_eq!(in_header(text), expected);
         }
     }
 

@@ -18,6 +18,8 @@ pub(super) struct Value {
     pub(super) key: &'static str,
     pub(super) text: String,
     pub(super) origin: Origin,
+    /// What a template becomes.
+    pub(super) example: Option<String>,
 }
 
 /// A table of the file.
@@ -47,12 +49,13 @@ impl Block {
     }
 
     fn write(&self, text: &mut String) {
-        let lines: Vec<_> = self.values.iter().map(|value| (format!("{} = {}", value.key, value.text), &value.origin)).collect();
+        let line = |value: &'_ Value| format!("{} = {}", value.key, value.text);
+        let lines: Vec<_> = self.values.iter().map(|value| (line(value), &value.origin, &value.example)).collect();
         // Longer lines than this push their origin out by themselves.
-        let width = lines.iter().map(|(line, _)| line.chars().count()).filter(|&width| width <= 60).max().unwrap_or(0);
+        let width = lines.iter().map(|(line, ..)| line.chars().count()).filter(|&width| width <= 60).max().unwrap_or(0);
         // Writing to a String cannot fail. The root has no header.
         _ = if self.header.is_empty() { writeln!(text) } else { writeln!(text, "\n{}", self.header) };
-        for (line, origin) in lines {
+        for (line, origin, example) in lines {
             _ = match origin {
                 Origin::Default => writeln!(text, "{line:width$}  # default"),
                 Origin::Line(number) => writeln!(text, "{line:width$}  # line {number}"),
@@ -60,6 +63,9 @@ impl Block {
                     writeln!(text, "{line:width$}  # from {}, line {number}", path.display())
                 }
             };
+            if let Some(example) = example {
+                _ = writeln!(text, "#   {example}");
+            }
         }
     }
 }

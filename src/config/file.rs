@@ -373,6 +373,13 @@ impl<'d> Section<'d> {
         }
     }
 
+    /// What a template becomes, for `check` to show behind it.
+    pub(super) fn show_example(&mut self, key: &str, recipient: &str, text: &str) {
+        if let Some(value) = self.values.iter_mut().rev().find(|value| value.key == key) {
+            value.example = Some(format!("for {recipient}: {text}"));
+        }
+    }
+
     /// The error of a key that must be there.
     pub(super) fn missing(&self, key: &str, example: &str) -> ConfigError {
         self.place(key, self.line).invalid("is missing", format!("write {key} = {example}"))
@@ -386,7 +393,7 @@ impl<'d> Section<'d> {
         if self.brief && origin == Origin::Default {
             return;
         }
-        self.values.push(Value { key, text, origin });
+        self.values.push(Value { key, text, origin, example: None });
     }
 
     fn dotted(&self, key: &str) -> String {

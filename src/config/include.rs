@@ -308,7 +308,7 @@ mod tests {
         folder.write("secret", "https://app.example.com/2\n");
         let (again, _) = folder.again(&config);
         assert!(!same(&config, &again, 0) && same(&config, &again, 1));
-        assert_eq!((names(&again), again.routes[2].url.path()), (vec!["z", "b", "c"], "/2"));
+        assert_eq!((names(&again), again.routes[2].target.url.path()), (vec!["z", "b", "c"], "/2"));
         assert_eq!(Path::new("routes.d/1.toml"), again.route_files[0].path.strip_prefix(folder.0.path()).unwrap());
     }
 }

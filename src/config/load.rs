@@ -162,8 +162,9 @@ impl Config {
                     self.forward.workers
                 ));
             }
-            let plain = route.url.scheme() == "http" && !is_this_machine(&route.url);
-            if plain && (route.authorization.is_some() || !route.headers.is_empty()) {
+            let url = &route.target.url;
+            let plain = url.scheme() == "http" && route.socket.is_none() && !is_this_machine(url);
+            if plain && (route.authorization.is_some() || !route.target.headers.is_empty()) {
                 self.warnings.push(format!("route {} sends credentials over http, where others can read them; use https", route.name));
             }
         }

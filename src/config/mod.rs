@@ -16,6 +16,7 @@ mod other;
 mod route;
 mod secret;
 mod smtp;
+mod template;
 #[cfg(test)]
 mod tests;
 pub mod unit;
@@ -25,6 +26,7 @@ pub use error::{ConfigError, Place};
 pub use files::{FileError, certificates, certified_key};
 pub use include::RouteFile;
 pub use secret::Secret;
+pub use template::Templates;
 
 use ipnet::IpNet;
 use std::net::SocketAddr;
@@ -115,9 +117,10 @@ pub struct Route {
     pub name: String,
     /// Globs with `*`, as written.
     pub recipients: Vec<String>,
-    /// Without userinfo.
-    pub url: url::Url,
-    /// The socket of a `unix:` endpoint; `url` is what is asked of it.
+    /// Of every recipient, or with templates of an example.
+    pub target: Arc<Target>,
+    pub templates: Option<Box<Templates>>,
+    /// The socket of a `unix:` endpoint; the target's URL is what is asked of it.
     pub socket: Option<PathBuf>,
     /// The whole `Authorization` value made of the URL's percent-decoded userinfo.
     pub authorization: Option<Secret>,
@@ -129,7 +132,6 @@ pub struct Route {
     /// How many of them it uses follows what the endpoint can do.
     pub adaptive: bool,
     pub defer_statuses: Vec<u16>,
-    pub headers: Vec<(String, Secret)>,
     /// As written, `whsec_` and base64.
     pub signing_secrets: Vec<Secret>,
     /// Without userinfo.
@@ -139,10 +141,30 @@ pub struct Route {
     pub authorize_authorization: Option<Secret>,
     pub verify: Verify,
     pub ca_certificate: Option<PathBuf>,
-    /// What we show of ourselves to the origin of `url`.
+    /// What we show of ourselves to the origin of the target.
     pub identity: Option<Identity>,
     /// Octets; where it is less than `smtp.max_message_size`.
     pub max_message_size: Option<u64>,
+}
+
+/// Where a message goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Without userinfo.
+    pub url: url::Url,
+    /// The route's own.
+    pub headers: Vec<(String, Secret)>,
+}
+
+impl Route {
+    /// Where mail for this recipient goes. `None`: the URL's path has no place for it.
+    #[must_use]
+    pub fn target_of(&self, recipient: &str) -> Option<Arc<Target>> {
+        match &self.templates {
+            None => Some(Arc::clone(&self.target)),
+            Some(templates) => templates.fill(&self.target, recipient).map(Arc::new),
+        }
+    }
 }
 
 /// A client's certificate and its key.

@@ -2,7 +2,8 @@
 
 use super::error::{ConfigError, Place};
 use super::file::{Found, Keys, Section, quoted, unknown_word};
-use super::{Attachments, Format, Identity, Route, Secret, Verify, limits, smtp};
+use super::template::{self, Marked, Template, UrlTemplate};
+use super::{Attachments, Format, Identity, Route, Secret, Target, Templates, Verify, limits, smtp};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use std::collections::HashSet;
@@ -28,6 +29,9 @@ pub(super) const KEYS: Keys = Keys {
     ],
     others: &["max_concurrency", "adaptive", "defer_statuses", "headers"],
 };
+
+/// How a template is mended.
+const PLACEHOLDERS: &str = "write {recipient}, {local}, {tag} or {domain}, in the path and the query only; a brace itself is {{ or }}";
 
 /// Request headers that the daemon or HTTP itself sets.
 const OUR_HEADERS: &[&str] = &[
@@ -75,10 +79,11 @@ pub(super) fn name_taken(place: &Place, name: &str) -> ConfigError {
 
 fn read(section: &mut Section<'_>, name: String, warnings: &mut Vec<String>) -> Result<Route, ConfigError> {
     let recipients = recipients(section)?;
+    let example = recipients.first().map(|glob| template::example(glob)).unwrap_or_default();
     let Some(written) = section.secret("url")? else {
         return Err(section.missing("url", "\"https://app.example.com/inbound\""));
     };
-    let Endpoint { url, socket, authorization } = endpoint(section, "url", &written)?;
+    let (Endpoint { url, socket, authorization, .. }, url_template) = templated(section, &written, &example)?;
     let format = section.choice(
         "format",
         &[
@@ -96,11 +101,13 @@ fn read(section: &mut Section<'_>, name: String, warnings: &mut Vec<String>) -> 
     let max_concurrency = section.count("max_concurrency", limits::MAX_CONCURRENCY)?;
     let adaptive = section.flag("adaptive", true)?;
     let defer_statuses = section.numbers("defer_statuses", limits::DEFER_STATUSES, limits::DEFER_STATUSES_DEFAULT)?;
-    let headers = headers(section, authorization.is_some())?;
+    let (headers, header_templates) = headers(section, authorization.is_some(), &example)?;
+    let templates = (url_template.is_some() || header_templates.iter().any(Template::has_placeholders))
+        .then(|| Box::new(Templates { url: url_template, headers: header_templates }));
     let signing_secrets = signing_secrets(section, &name, warnings)?;
     let (authorize_url, authorize_socket, authorize_authorization) = match section.secret("authorize_url")? {
         Some(written) => {
-            let Endpoint { url, socket, authorization } = endpoint(section, "authorize_url", &written)?;
+            let Endpoint { url, socket, authorization, .. } = fixed(section, "authorize_url", &written)?;
             (Some(url), socket, authorization)
         }
         None => (None, None, None),
@@ -112,10 +119,13 @@ fn read(section: &mut Section<'_>, name: String, warnings: &mut Vec<String>) -> 
     };
     let identity = identity(section)?;
     let max_message_size = section.size_if_given("max_message_size", limits::MAX_MESSAGE_SIZE)?;
+    let written = Target { url, headers };
+    let target = templates.as_deref().and_then(|templates: &Templates| templates.fill(&written, &example)).unwrap_or(written);
     Ok(Route {
         name,
         recipients,
-        url,
+        target: Arc::new(target),
+        templates,
         socket,
         authorization,
         format,
@@ -124,7 +134,6 @@ fn read(section: &mut Section<'_>, name: String, warnings: &mut Vec<String>) -> 
         max_concurrency,
         adaptive,
         defer_statuses,
-        headers,
         signing_secrets,
         authorize_url,
         authorize_socket,
@@ -181,10 +190,41 @@ struct Endpoint {
     socket: Option<PathBuf>,
     /// The `Authorization` value made of the userinfo.
     authorization: Option<Secret>,
+    /// As it would be written, without its userinfo.
+    written: String,
+}
+
+/// The route's `url`, whose path and query may have placeholders.
+fn templated(section: &mut Section<'_>, written: &Found<String>, example: &str) -> Result<(Endpoint, Option<UrlTemplate>), ConfigError> {
+    let text = written.value.as_str();
+    let behind = if text.starts_with("unix:") {
+        text.rfind(":/").map(|at| at + 1)
+    } else {
+        text.find("://").and_then(|at| Some(at + 3 + text.get(at + 3..)?.find(['/', '\\', '?', '#'])?))
+    };
+    let (before, behind) = behind.and_then(|at| text.split_at_checked(at)).unwrap_or((text, ""));
+    let marked = Marked::of(before, behind).map_err(|what| written.invalid(what, PLACEHOLDERS))?;
+    let found = Found { value: marked.text.clone(), place: written.place.clone() };
+    let endpoint = endpoint(&found)?;
+    let show = |url: &str| shown(url, endpoint.authorization.is_some(), |value| marked.is_placeholder(value));
+    let as_written = show(&endpoint.written);
+    section.show("url", quoted(&marked.unmarked(&as_written)));
+    let template = marked.url(&endpoint.url);
+    if template.is_some() {
+        section.show_example("url", example, &marked.filled(&as_written, example));
+    }
+    Ok((endpoint, template))
+}
+
+/// A URL without placeholders.
+fn fixed(section: &mut Section<'_>, key: &'static str, written: &Found<String>) -> Result<Endpoint, ConfigError> {
+    let endpoint = endpoint(written)?;
+    section.show(key, quoted(&shown(&endpoint.written, endpoint.authorization.is_some(), |_| false)));
+    Ok(endpoint)
 }
 
 /// `unix:PATH:/…`: the path of the socket ends at the last `:/`.
-fn on_socket(section: &mut Section<'_>, key: &str, found: &Found<String>, rest: &str) -> Result<Endpoint, ConfigError> {
+fn on_socket(found: &Found<String>, rest: &str) -> Result<Endpoint, ConfigError> {
     let mend = "write unix:/run/app.sock:/inbound";
     let (path, target) = rest.rfind(":/").and_then(|at| rest.split_at_checked(at)).unwrap_or((rest, ":/"));
     if !path.starts_with('/') {
@@ -198,13 +238,12 @@ fn on_socket(section: &mut Section<'_>, key: &str, found: &Found<String>, rest: 
     if url.fragment().is_some() {
         return Err(found.invalid("has a fragment, which is never sent", "leave out the part from # on"));
     }
-    section.show(key, quoted(&shown(&found.value, false)));
-    Ok(Endpoint { url, socket: Some(PathBuf::from(path)), authorization: None })
+    Ok(Endpoint { url, socket: Some(PathBuf::from(path)), authorization: None, written: found.value.clone() })
 }
 
-fn endpoint(section: &mut Section<'_>, key: &str, found: &Found<String>) -> Result<Endpoint, ConfigError> {
+fn endpoint(found: &Found<String>) -> Result<Endpoint, ConfigError> {
     if let Some(rest) = found.value.strip_prefix("unix:") {
-        return on_socket(section, key, found, rest);
+        return on_socket(found, rest);
     }
     // The text may hold a password, so no error shows it.
     let mend = "write https://host/path";
@@ -232,16 +271,16 @@ fn endpoint(section: &mut Section<'_>, key: &str, found: &Found<String>) -> Resu
     if url.set_username("").is_err() || url.set_password(None).is_err() {
         return Err(found.invalid("has no host", mend));
     }
-    section.show(key, quoted(&shown(url.as_str(), userinfo.is_some())));
-    Ok(Endpoint { url, socket: None, authorization: userinfo })
+    let written = url.as_str().to_owned();
+    Ok(Endpoint { url, socket: None, authorization: userinfo, written })
 }
 
 /// What `check` prints: the names of a query's values, but neither these nor the userinfo, which are where tokens stand.
-fn shown(url: &str, has_userinfo: bool) -> String {
+fn shown(url: &str, has_userinfo: bool, is_open: impl Fn(&str) -> bool) -> String {
     let (before, query) = url.split_once('?').unwrap_or((url, ""));
     let hidden = |pair: &str| match pair.split_once('=') {
-        Some((name, value)) if !value.is_empty() => format!("{name}=(secret)"),
-        None if !pair.is_empty() => "(secret)".to_owned(),
+        Some((name, value)) if !value.is_empty() && !is_open(value) => format!("{name}=(secret)"),
+        None if !pair.is_empty() && !is_open(pair) => "(secret)".to_owned(),
         Some(_) | None => pair.to_owned(),
     };
     let query: Vec<_> = query.split('&').map(hidden).collect();
@@ -279,8 +318,12 @@ fn percent_decoded(text: &str) -> Vec<u8> {
     octets
 }
 
-fn headers(section: &mut Section<'_>, has_userinfo: bool) -> Result<Vec<(String, Secret)>, ConfigError> {
+type Headers = (Vec<(String, Secret)>, Vec<Template>);
+
+fn headers(section: &mut Section<'_>, has_userinfo: bool, example: &str) -> Result<Headers, ConfigError> {
     let mut headers: Vec<(String, Secret)> = Vec::new();
+    let mut templates = Vec::new();
+    let mut examples = Vec::new();
     for (name, value) in section.free_texts("headers")? {
         let lower = name.to_ascii_lowercase();
         // RFC 9110 5.6.2: a token.
@@ -304,9 +347,17 @@ fn headers(section: &mut Section<'_>, has_userinfo: bool) -> Result<Vec<(String,
                 "write printable ASCII on one line, without space at its ends",
             ));
         }
-        headers.push((name, Secret::new(value.value)));
+        let template = Template::parse(&value.value).map_err(|what| value.invalid(what, PLACEHOLDERS))?;
+        if template.has_placeholders() {
+            examples.push(format!("{name}: {}", template.shown(example)));
+        }
+        headers.push((name, Secret::new(template.literal())));
+        templates.push(template);
     }
-    Ok(headers)
+    if !examples.is_empty() {
+        section.show_example("headers", example, &examples.join(", "));
+    }
+    Ok((headers, templates))
 }
 
 fn signing_secrets(section: &mut Section<'_>, route: &str, warnings: &mut Vec<String>) -> Result<Vec<Secret>, ConfigError> {

@@ -60,7 +60,7 @@ fn the_development_configuration() {
     assert_eq!(config.store.path, Path::new("./mailsluice-data/records.redb"));
     assert_eq!(config.warnings, Vec::<String>::new());
     let [route] = config.routes.as_slice() else { panic!("one route") };
-    assert_eq!((route.name.as_str(), route.url.as_str()), ("inspector", "http://127.0.0.1:8025/inspector"));
+    assert_eq!((route.name.as_str(), route.target.url.as_str()), ("inspector", "http://127.0.0.1:8025/inspector"));
     assert_eq!((route.recipients.as_slice(), route.format), (["*".to_owned()].as_slice(), Format::Json));
 }
 
@@ -82,7 +82,7 @@ fn the_defaults() {
     assert_eq!((route.name.as_str(), route.timeout, route.max_concurrency), ("route-1", seconds(30), 0));
     assert_eq!((route.format, route.attachments), (Format::Json, Attachments::Embed));
     assert_eq!(route.defer_statuses, [401, 407, 408, 421, 425, 429, 431]);
-    assert!(route.headers.is_empty() && route.signing_secrets.is_empty() && route.authorize_url.is_none());
+    assert!(route.target.headers.is_empty() && route.signing_secrets.is_empty() && route.authorize_url.is_none());
     assert!(route.authorization.is_none() && route.ca_certificate.is_none() && route.verify == Verify::default());
     assert_eq!((config.forward.workers, config.forward.queue), (512, 8192));
     assert_eq!(config.forward.breaker, Breaker { failures: 20, cooldown: seconds(10) });
@@ -163,13 +163,13 @@ token_file = "{key}"
     assert_eq!(config.smtp.proxy_protocol_from, ["10.0.0.0/8".parse().expect("a network"), "fd00::1/128".parse().expect("a network")]);
     let [tickets, rest] = config.routes.as_slice() else { panic!("two routes") };
     assert_eq!(tickets.recipients, ["*@a.example", "b@b.example"]);
-    assert_eq!(tickets.url.as_str(), "https://app.example.com/in?x=1");
+    assert_eq!(tickets.target.url.as_str(), "https://app.example.com/in?x=1");
     assert_eq!(tickets.authorization.as_ref().map(Secret::expose), Some("Basic dXM/ZXI6c2VAY3JldA=="));
     assert_eq!(tickets.authorize_url.as_ref().map(url::Url::as_str), Some("https://app.example.com/authorize.json"));
     assert_eq!(tickets.authorize_authorization.as_ref().map(Secret::expose), Some("Basic YXNrOm1l"));
     assert_eq!(tickets.verify, Verify { spf: true, dkim: false, dmarc: true });
     assert_eq!(tickets.signing_secrets.len(), 2);
-    assert_eq!(tickets.headers, [("X-Tenant".to_owned(), Secret::new("42")), ("X-Key".to_owned(), Secret::new("k3y-of-all"))]);
+    assert_eq!(tickets.target.headers, [("X-Tenant".to_owned(), Secret::new("42")), ("X-Key".to_owned(), Secret::new("k3y-of-all"))]);
     assert!(tickets.defer_statuses.is_empty());
     assert_eq!((tickets.max_concurrency, rest.max_concurrency), (0, 7));
     assert_eq!((rest.name.as_str(), config.forward.breaker.failures), ("route-2", 0));

@@ -8,7 +8,7 @@ mod verdict;
 pub use crate::forward::webhook::WebhookIdHasher;
 pub use recipient::{Destination, Spf};
 
-use crate::config::{Config, Route};
+use crate::config::{Config, Route, Target};
 use crate::envelope::Envelope;
 use crate::forward::{Forwarders, Job};
 use crate::message::Body;
@@ -64,6 +64,7 @@ pub struct Received {
 pub struct Content {
     pub body: Body,
     pub header_len: usize,
+    pub target: Arc<Target>,
     pub spf: Spf,
 }
 
@@ -138,6 +139,7 @@ impl Delivery {
         let id = self.store.next_id();
         let job = Job {
             route: Arc::clone(&received.route),
+            target: content.target,
             envelope: Arc::clone(&received.envelope),
             body: content.body,
             header_len: content.header_len,

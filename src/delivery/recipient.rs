@@ -1,7 +1,7 @@
 //! One recipient: does a route take it, is it the transaction's route, does the user's application want it?
 
 use super::Delivery;
-use crate::config::{Format, Route};
+use crate::config::{Format, Route, Target};
 use crate::envelope::Envelope;
 use crate::format::rfc822;
 use crate::forward::{Authorization, Authorized};
@@ -51,6 +51,7 @@ impl Spf {
 /// What a transaction has settled on: set by its first accepted recipient.
 pub struct Destination {
     pub route: Arc<Route>,
+    pub target: Arc<Target>,
     pub spf: Spf,
 }
 
@@ -69,7 +70,11 @@ impl Delivery {
             recipients.refused_no_route.add(1);
             return Err(reply::NO_ROUTE);
         };
-        if destination.as_ref().is_some_and(|settled| settled.route.name != route.name) {
+        let Some(target) = route.target_of(mailbox) else {
+            recipients.refused_no_route.add(1);
+            return Err(reply::NO_ROUTE);
+        };
+        if destination.as_ref().is_some_and(|settled| settled.route.name != route.name || settled.target != target) {
             recipients.refused_other_route.add(1);
             return Err(reply::OTHER_ROUTE);
         }
@@ -88,6 +93,7 @@ impl Delivery {
                 Spf::NotAsked
             },
             route,
+            target,
         });
         let verdict = if candidate.route.authorize_url.is_some() {
             Box::pin(self.authorize(mailbox, &envelope(), &mut candidate)).await
@@ -115,7 +121,7 @@ impl Delivery {
             helo_domain: envelope.helo.clone(),
             spf,
         };
-        match self.forwarders.authorize(&destination.route, question).await {
+        match self.forwarders.authorize(&destination.route, &destination.target, question).await {
             Authorized::Yes => Ok(()),
             Authorized::No(text) => Err(Reply::with_text(
                 550,

@@ -1,13 +1,14 @@
 //! The shape of every format, field by field, on the messages of `tests/messages`; and what must hold of any octets.
 
 use super::{Rendered, render};
-use crate::config::{Attachments, Format, Route, Verify};
+use crate::config::{Attachments, Format, Route, Target, Verify};
 use crate::envelope::{Envelope, Peer};
 use crate::message::OverBudget;
 use crate::verify::{SpfResult, Verification};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 const ALL: [Format; 5] = [Format::Json, Format::Multipart, Format::Raw, Format::Rfc822, Format::Rails];
@@ -16,7 +17,8 @@ fn route(format: Format) -> Route {
     Route {
         name: "test".to_owned(),
         recipients: vec!["*".to_owned()],
-        url: "http://endpoint.example/".parse().unwrap(),
+        target: Arc::new(Target { url: "http://endpoint.example/".parse().unwrap(), headers: Vec::new() }),
+        templates: None,
         socket: None,
         authorization: None,
         format,
@@ -25,7 +27,6 @@ fn route(format: Format) -> Route {
         max_concurrency: 1,
         adaptive: true,
         defer_statuses: Vec::new(),
-        headers: Vec::new(),
         signing_secrets: Vec::new(),
         authorize_url: None,
         authorize_socket: None,

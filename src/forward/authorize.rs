@@ -3,7 +3,7 @@
 
 use super::line::Line;
 use super::question::{Authorization, Authorized};
-use crate::config::Route;
+use crate::config::{Route, Target};
 use crate::http::{Request, same_origin};
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -28,15 +28,15 @@ impl Question {
     }
 
     /// Asks the route's `authorize_url`.
-    pub(super) async fn ask(self, route: &Route, question: Authorization) -> Authorized {
+    pub(super) async fn ask(self, route: &Route, target: &Target, question: Authorization) -> Authorized {
         let Some(url) = &route.authorize_url else { return Authorized::Yes };
         let json = url.path().ends_with(".json");
         let body = if json { question.json() } else { question.form() };
         let content_type = if json { "application/json" } else { "application/x-www-form-urlencoded" };
         let mut headers = vec![("content-type", content_type)];
-        let at_home = same_origin(&route.url, url) && route.socket == route.authorize_socket;
+        let at_home = same_origin(&target.url, url) && route.socket == route.authorize_socket;
         if at_home {
-            headers.extend(route.headers.iter().map(|(name, value)| (name.as_str(), value.expose())));
+            headers.extend(target.headers.iter().map(|(name, value)| (name.as_str(), value.expose())));
         }
         if let Some(authorization) = &route.authorize_authorization {
             headers.push(("authorization", authorization.expose()));

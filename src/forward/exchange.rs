@@ -4,7 +4,7 @@
 
 use super::job::NoAnswer;
 use super::prepare::Prepared;
-use crate::config::Route;
+use crate::config::{Route, Target};
 use crate::http::{self, Client, Request, Response};
 use std::time::{Duration, Instant};
 use url::Url;
@@ -16,6 +16,7 @@ use url::Url;
 pub(super) async fn ask(
     client: &Client,
     route: &Route,
+    target: &Target,
     prepared: Prepared,
     webhook_id: &str,
     deadline: Instant,
@@ -27,14 +28,14 @@ pub(super) async fn ask(
     common.extend(rendered.headers.iter().map(|(name, value)| (*name, value.as_str())));
     let of_all = common.len();
     // These three kinds go to the route's own origin only.
-    common.extend(route.headers.iter().map(|(name, value)| (name.as_str(), value.expose())));
+    common.extend(target.headers.iter().map(|(name, value)| (name.as_str(), value.expose())));
     common.extend(route.authorization.as_ref().map(|authorization| ("authorization", authorization.expose())));
     common.extend(prepared.signature.as_deref().map(|signature| ("webhook-signature", signature)));
     let body = prepared.slices();
     let mut at_home = true;
-    let answer = http::follow(&route.url, route.socket.is_some(), async |url: &Url, only_public| {
+    let answer = http::follow(&target.url, route.socket.is_some(), async |url: &Url, only_public| {
         // Once elsewhere, always elsewhere: another origin must not choose where they go in ours.
-        at_home &= std::ptr::eq(&raw const route.url, url) || http::same_origin(&route.url, url);
+        at_home &= std::ptr::eq(&raw const target.url, url) || http::same_origin(&target.url, url);
         let socket = route.socket.as_deref();
         let headers = if at_home { common.as_slice() } else { common.get(..of_all).unwrap_or_default() };
         let request =

@@ -12,7 +12,7 @@ use super::prepare::{self, Unprepared};
 use super::question::{Authorization, Authorized};
 use super::refused::Refused;
 use super::retry_after;
-use crate::config::{Config, Route};
+use crate::config::{Config, Route, Target};
 use crate::http::Response;
 use crate::stats::Stats;
 use crate::verify::Verifier;
@@ -143,7 +143,7 @@ impl Forwarders {
             Place::Queue(queued) => queued.permit(deadline).await?,
         };
         let granted = Instant::now();
-        let (route, webhook_id) = (Arc::clone(&job.route), job.webhook_id.clone());
+        let (route, target, webhook_id) = (Arc::clone(&job.route), Arc::clone(&job.target), job.webhook_id.clone());
         let envelope = Arc::clone(&job.envelope);
         let prepared = match prepare::prepare(job, &envelope, &self.verifier, &self.pool).await {
             Ok(prepared) => prepared,
@@ -158,16 +158,16 @@ impl Forwarders {
         let asked = Instant::now();
         let mut waited = Duration::ZERO;
         // Boxed, as the call in it is.
-        let answer = Box::pin(exchange::ask(&client, &route, prepared, &webhook_id, deadline, &mut waited)).await;
+        let answer = Box::pin(exchange::ask(&client, &route, &target, prepared, &webhook_id, deadline, &mut waited)).await;
         permit.came(came(&answer, asked, waited, deadline), answer.as_ref().err());
         Ok(answer)
     }
 
     /// Asks the route's `authorize_url`; takes no forwarder. With too many questions open the answer is not known.
-    pub async fn authorize(&self, route: &Route, question: Authorization) -> Authorized {
+    pub async fn authorize(&self, route: &Route, target: &Target, question: Authorization) -> Authorized {
         let open = self.lines.load().get(&route.name).and_then(Question::open);
         let Some(open) = open else { return Authorized::Unknown };
-        open.ask(route, question).await
+        open.ask(route, target, question).await
     }
 
     /// No new job from now on (`Refused::Draining`).

@@ -1,6 +1,6 @@
 //! A message on its way to its endpoint, and what came of it. Plain values.
 
-use crate::config::Route;
+use crate::config::{Route, Target};
 use crate::envelope::Envelope;
 use crate::http::{self, Response};
 use crate::message::Body;
@@ -12,6 +12,7 @@ use tokio::sync::oneshot;
 /// One message on its way to its endpoint. Owns the body: it is freed as soon as the answer is there.
 pub struct Job {
     pub route: Arc<Route>,
+    pub target: Arc<Target>,
     pub envelope: Arc<Envelope>,
     pub body: Body,
     /// Octets of the header block.

@@ -19,5 +19,6 @@ mod report;
 mod shutdown;
 mod smuggling;
 mod systemd;
+mod templates;
 mod tls;
 pub(crate) mod transcripts;

@@ -209,7 +209,10 @@ fn a_chunk_that_is_too_large_has_its_record() {
     assert_eq!(daemon.admin.stat("messages.refused.size"), 3, "counted with the reply");
     let records = recorded(&daemon, 3);
     for record in &records {
-        assert_eq!((&record["subject"], &record["route"], &record["outcome"]), (&records[0]["subject"], &records[0]["route"], &"rejected".into()));
+        assert_eq!(
+            (&record["subject"], &record["route"], &record["outcome"]),
+            (&records[0]["subject"], &records[0]["route"], &"rejected".into())
+        );
         assert!(record["reply"].as_str().unwrap().starts_with("552 5.3.4 "));
         assert_eq!(record["message_id"], records[0]["message_id"]);
     }

@@ -197,7 +197,8 @@ fn absolute(name: &str) -> String {
 pub(super) fn endpoints(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     for route in &config.routes {
-        let urls = [("url", Some(&route.url), &route.socket), ("authorize_url", route.authorize_url.as_ref(), &route.authorize_socket)];
+        let urls =
+            [("url", Some(&route.target.url), &route.socket), ("authorize_url", route.authorize_url.as_ref(), &route.authorize_socket)];
         for (key, url, socket) in urls {
             findings.extend(url.map(|url| match socket {
                 Some(path) => on_socket(route, key, path),
@@ -292,7 +293,7 @@ fn probe(route: &Route, url: &url::Url, host: &str, stream: TcpStream) -> Result
         };
     }
     let asks = Arc::new(AsksForCertificate::default());
-    let mut connection = session(route, same_origin(url, &route.url), host, &asks).map_err(Trouble::Tls)?;
+    let mut connection = session(route, same_origin(url, &route.target.url), host, &asks).map_err(Trouble::Tls)?;
     let mut stream = stream;
     while connection.is_handshaking() {
         if let Err(error) = connection.complete_io(&mut stream) {

@@ -26,7 +26,7 @@ fn ask(rig: &Rig) -> Authorized {
 
 fn open(rig: &Rig) -> oneshot::Receiver<Authorized> {
     let (forwarders, route) = (Arc::clone(&rig.forwarders), rig.route("r"));
-    rig.run(move || async move { forwarders.authorize(&route, question()).await })
+    rig.run(move || async move { forwarders.authorize(&route, &route.target, question()).await })
 }
 
 #[test]

@@ -223,7 +223,17 @@ impl Rig {
     fn job(&self, route: Arc<Route>, message: &[u8]) -> Job {
         let mut body = Body::new(self.budget.lease(&self.budget.share()));
         body.extend(message).unwrap();
-        Job { route, envelope: Arc::new(envelope()), body, header_len: 0, webhook_id: "msg_1".into(), received: Instant::now(), spf: None }
+        let target = Arc::clone(&route.target);
+        Job {
+            route,
+            target,
+            envelope: Arc::new(envelope()),
+            body,
+            header_len: 0,
+            webhook_id: "msg_1".into(),
+            received: Instant::now(),
+            spf: None,
+        }
     }
 
     fn submit(&self, route: &str, message: &[u8]) -> Result<oneshot::Receiver<Result<Completed, Refused>>, Refused> {

@@ -4,11 +4,12 @@
 //! The first octet: attachments, envelope.
 
 use super::choices;
-use mailsluice::config::{Attachments, Format, Route, Verify};
+use mailsluice::config::{Attachments, Format, Route, Target, Verify};
 use mailsluice::envelope::{Envelope, Peer};
 use mailsluice::format::{Piece, Rendered, render};
 use mailsluice::verify::{SpfResult, Verification};
 use serde_json::Value;
+use std::sync::Arc;
 use std::time::Duration;
 
 const FIELDS: [&str; 6] = ["headers", "envelope", "plain", "html", "reply_plain", "attachments"];
@@ -71,7 +72,8 @@ fn route(format: Format, attachments: Attachments) -> Route {
     Route {
         name: "test".to_owned(),
         recipients: vec!["*".to_owned()],
-        url: "http://endpoint.example/".parse().expect("a URL"),
+        target: Arc::new(Target { url: "http://endpoint.example/".parse().expect("a URL"), headers: Vec::new() }),
+        templates: None,
         socket: None,
         authorization: None,
         format,
@@ -80,7 +82,6 @@ fn route(format: Format, attachments: Attachments) -> Route {
         max_concurrency: 1,
         adaptive: true,
         defer_statuses: Vec::new(),
-        headers: Vec::new(),
         signing_secrets: Vec::new(),
         authorize_url: None,
         authorize_socket: None,
