@@ -18,8 +18,6 @@ use std::time::Instant;
 const READ_MAX: usize = 64 * 1024;
 /// Room for the first read: most messages are small.
 const FIRST_ROOM: usize = 8 * 1024;
-/// A message up to here is hashed when all of it has come: in one go that takes half of the time.
-const HASHED_AT_END: usize = 16 * 1024;
 
 /// What the next octets are.
 pub(super) enum Flow {
@@ -61,7 +59,7 @@ struct Identity {
     envelope: Envelope,
     destination: Option<Box<Destination>>,
     key: [u8; 32],
-    /// Of a message that is longer than [`HASHED_AT_END`], or not kept. Boxed: its 2 KiB of state would else be moved with every read.
+    /// Of a long message, or one that is not kept: a small one is hashed in one go when all of it has come. Boxed: its 2 KiB of state would else be moved with every read.
     hasher: Option<Box<WebhookIdHasher>>,
     /// So many octets are in the hash.
     hashed: usize,
@@ -223,8 +221,8 @@ impl Message {
         self.clean = pass.clean;
         let clean = body.octets().get(..pass.clean).unwrap_or_default();
         self.scan.feed(clean.get(before..).unwrap_or_default());
-        if let Some(identity) = self.identity.as_mut().filter(|_| clean.len() > HASHED_AT_END) {
-            identity.hash(clean);
+        if let Some(identity) = &mut self.identity {
+            identity.hash_on(clean);
         }
         if cramped {
             // Normalising may double what has come; there is no memory for it.
@@ -403,14 +401,24 @@ impl Flow {
 }
 
 impl Identity {
+    /// More of a message that is kept: as much of it as is cheap to hash now.
+    fn hash_on(&mut self, clean: &[u8]) {
+        let waiting = clean.get(self.hashed..).unwrap_or_default();
+        if waiting.len() >= WebhookIdHasher::STEP {
+            self.hashed += self.hasher().update_steps(waiting);
+        }
+    }
+
     /// The message so far.
     fn hash(&mut self, clean: &[u8]) {
-        let Envelope { reverse_path, recipients, .. } = &self.envelope;
-        match &mut self.hasher {
-            Some(hasher) => hasher.update(clean.get(self.hashed..).unwrap_or_default()),
-            None => self.hasher = Some(Box::new(WebhookIdHasher::new(&self.key, reverse_path, recipients, clean))),
-        }
+        let waiting = clean.get(self.hashed..).unwrap_or_default();
+        self.hasher().update(waiting);
         self.hashed = clean.len();
+    }
+
+    fn hasher(&mut self) -> &mut WebhookIdHasher {
+        let Envelope { reverse_path, recipients, .. } = &self.envelope;
+        self.hasher.get_or_insert_with(|| Box::new(WebhookIdHasher::new(&self.key, reverse_path, recipients)))
     }
 
     /// Of the whole message: all that is kept of it is in `octets`.
