@@ -253,7 +253,8 @@ fn the_file_stays_below_its_maximum_and_keeps_the_newest() {
     for round in 0..60 {
         last = (0..200).map(|number| record(&store, round * 200 + number)).collect();
         commit_all(&store, last.clone());
-        assert!(usage(&place) <= place.config.max_size, "{}", usage(&place));
+        // The keeper's thread gets its turn when the processor is free for it.
+        eventually("the files are within their maximum", || usage(&place) <= place.config.max_size);
     }
     assert!(place.stats.store.records.get() < 12_000);
     let newest = store.query(&Query { limit: 200, ..Query::default() }).unwrap();
