@@ -51,6 +51,21 @@ if ! cmp -s <(echo "$modules") "$venv/installed" && /usr/bin/python3 -c 'import 
     fi
 fi
 
+# Modules of Node, each with what it needs; what a package would run while it is installed stays off.
+packages=$(wanted npm)
+if ! cmp -s <(echo "$packages") "$peers/npm/installed"; then
+    # Debian has it apart from Node, others do not.
+    command -v npm >/dev/null || apt_install npm || true
+fi
+if ! cmp -s <(echo "$packages") "$peers/npm/installed" && command -v npm >/dev/null; then
+    echo "tests: installing" $packages
+    rm -rf "$peers/npm" && mkdir "$peers/npm" && echo '{ "private": true }' >"$peers/npm/package.json"
+    get=(npm install --prefix "$peers/npm" --no-audit --no-fund --ignore-scripts)
+    "${get[@]}" $packages </dev/null >>"$log" 2>&1 ||
+        for package in $packages; do "${get[@]}" "$package" </dev/null >>"$log" 2>&1 || true; done
+    echo "$packages" >"$peers/npm/installed"
+fi
+
 # Programs of crates, built here.
 for crate in $(wanted cargo); do
     if [ ! -x "$peers/cargo/bin/${crate%%@*}" ]; then
@@ -67,12 +82,13 @@ while read -r kind name group; do
     case $kind in
     apt) installed "$name" && continue ;;
     pip) grep -qxF -- "$(tr 'A-Z_' 'a-z-' <<<"$name")" <<<"$modules_there" && continue ;;
+    npm) grep -qsF "\"version\": \"${name##*@}\"" "$peers/npm/node_modules/${name%@*}/package.json" && continue ;;
     cargo) [ -x "$peers/cargo/bin/${name%%@*}" ] && continue ;;
     file) [ -f "$name" ] && continue ;;
     *) continue ;;
     esac
     absent+=("$kind $name")
-    [ "$group" = - ] || skip+=(--skip "peers::$group::")
+    [ "$group" = - ] || skip+=(--skip "peers::$group")
 done <tests/peers.list
 if [ "$(id -u)" != 0 ]; then
     echo "tests: NOT ROOT: tests with small file systems, other users, Postfix and the package are skipped" >&2

@@ -95,18 +95,47 @@ impl<'h> Form<'h> {
     }
 
     /// Within quotes, as browsers have it: what would end the quotes is percent-encoded. Names hold no controls and no backslash, which strict
-    /// servers refuse or take for an escape; if one did, it would be encoded too.
+    /// servers refuse or take for an escape; if one did, it would be encoded too. So is what careless servers find within quotes, and what
+    /// others would make of an escape.
     fn quoted(&mut self, text: &str) -> Result<(), OverBudget> {
-        let special = |c: char| c == '"' || c == '\\' || c.is_control();
-        for piece in text.split_inclusive(special) {
-            let plain = piece.trim_end_matches(special);
-            self.out.push(plain.as_bytes())?;
-            for octet in piece.get(plain.len()..).unwrap_or_default().bytes() {
-                self.out.push(format!("%{octet:02X}").as_bytes())?;
+        let mut plain = 0;
+        for (at, c) in text.char_indices() {
+            let (before, rest) = text.split_at_checked(at).unwrap_or_default();
+            let special = match c {
+                '"' | '\\' => true,
+                '=' | ':' => is_misread(before, c),
+                '%' => is_escape(rest.as_bytes()),
+                c => c.is_control(),
+            };
+            if special {
+                self.out.push(before.get(plain..).unwrap_or_default().as_bytes())?;
+                for octet in c.encode_utf8(&mut [0; 4]).bytes() {
+                    self.out.push(format!("%{octet:02X}").as_bytes())?;
+                }
+                plain = at + c.len_utf8();
             }
         }
-        Ok(())
+        self.out.push(text.get(plain..).unwrap_or_default().as_bytes())
     }
+}
+
+/// What is searched for by pattern in a part's head, as if quotes were not there: a parameter's name, a field's name.
+fn is_misread(before: &str, sign: char) -> bool {
+    let before = before.trim_end();
+    let (before, names): (_, &[&str]) = match sign {
+        '=' => (before.strip_suffix('*').unwrap_or(before), &["name"]),
+        _ => (before, &["content-type", "content-disposition", "content-id"]),
+    };
+    let ends_with = |name: &&str| {
+        before.len().checked_sub(name.len()).and_then(|at| before.get(at..)).is_some_and(|end| end.eq_ignore_ascii_case(name))
+    };
+    names.iter().any(ends_with)
+}
+
+/// An escape for what no name holds: a control, a quote, a separator.
+fn is_escape(text: &[u8]) -> bool {
+    let [b'%', high, low, ..] = text else { return false };
+    matches!((high, low.to_ascii_lowercase()), (b'0' | b'1', b'0'..=b'9' | b'a'..=b'f') | (b'2', b'2' | b'f') | (b'5', b'c') | (b'7', b'f'))
 }
 
 /// With LF line ends and without NUL.
@@ -136,4 +165,33 @@ pub(super) fn push_text(out: &mut Out<'_>, text: &str) -> Result<(), OverBudget>
 fn boundary() -> String {
     let octets = |salt: u8| RandomState::new().hash_one(salt);
     format!("mailsluice-{:016x}{:016x}", octets(0), octets(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Piece;
+    use super::Form;
+
+    #[test]
+    fn what_stands_in_quotes_stays_there() {
+        for (name, written) in [
+            ("a b.pdf", "a b.pdf"),
+            ("na\u{ef}ve=1:2;3.pdf", "na\u{ef}ve=1:2;3.pdf"),
+            ("a\"b\\c\r\nd", "a%22b%5Cc%0D%0Ad"),
+            ("a; name=plain", "a; name%3Dplain"),
+            ("a; FileName* =x", "a; FileName* %3Dx"),
+            ("rename=1", "rename%3D1"),
+            ("a Content-Type: b", "a Content-Type%3A b"),
+            ("note: b", "note: b"),
+            ("100%.pdf", "100%.pdf"),
+            ("a%20b%2e", "a%20b%2e"),
+            ("a%0d%0A%22%2f%5C%7f%", "a%250d%250A%2522%252f%255C%257f%"),
+        ] {
+            let mut free = |_| Ok(());
+            let mut form = Form::new(&mut free);
+            form.quoted(name).unwrap();
+            let [Piece::Octets(octets)] = &form.out.finish().unwrap()[..] else { panic!("one piece expected") };
+            assert_eq!(String::from_utf8_lossy(octets), written);
+        }
+    }
 }

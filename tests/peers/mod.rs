@@ -13,6 +13,7 @@ mod postfix;
 mod prometheus;
 mod python;
 mod rails;
+mod receivers;
 mod senders;
 mod swaks;
 mod systemd;
