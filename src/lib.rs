@@ -14,6 +14,7 @@ pub mod config;
 pub mod daemon;
 pub mod delivery;
 pub mod envelope;
+pub mod fleet;
 pub mod format;
 pub mod forward;
 pub mod http;

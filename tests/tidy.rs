@@ -21,16 +21,18 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("forward", &["ring", "http", "format", "message", "envelope", "config", "stats", "verify", "log"]),
     ("delivery", &["forward", "format", "store", "route", "verify", "smtp", "message", "envelope", "record", "stats", "config", "log"]),
     ("net", &["ring", "smtp", "envelope", "message", "delivery", "stats", "config", "log"]),
+    // Of `http` only whom we trust.
+    ("fleet", &["store", "stats", "record", "mailbox", "config", "log", "http"]),
     // Of `message` only the budget's gauge.
-    ("admin", &["store", "stats", "record", "config", "log", "message"]),
+    ("admin", &["fleet", "store", "stats", "record", "config", "log", "message"]),
     (
         "daemon",
         &[
-            "net", "admin", "delivery", "ring", "forward", "http", "format", "store", "route", "verify", "smtp", "message", "envelope",
-            "record", "stats", "config", "log",
+            "net", "admin", "fleet", "delivery", "ring", "forward", "http", "format", "store", "route", "verify", "smtp", "message",
+            "envelope", "record", "stats", "config", "log",
         ],
     ),
-    ("cli", &["daemon", "http", "config", "record", "stats", "log", "store", "ring", "verify"]),
+    ("cli", &["daemon", "fleet", "http", "config", "record", "stats", "log", "store", "ring", "verify"]),
 ];
 
 fn root() -> PathBuf {

@@ -4,6 +4,7 @@
 
 use super::App;
 use super::answer::Problem;
+use super::fleet;
 use crate::record::RecordId;
 use axum::body::{Body, Bytes};
 use axum::extract::{Query, State};
@@ -16,6 +17,7 @@ use tokio::sync::oneshot;
 #[derive(Deserialize)]
 pub(super) struct Wanted {
     address: Option<String>,
+    fleet: Option<String>,
 }
 
 /// Where the next page starts.
@@ -25,6 +27,9 @@ enum Next {
 }
 
 pub(super) async fn export(State(app): State<Arc<App>>, Query(wanted): Query<Wanted>) -> Result<Response, Problem> {
+    if fleet::is_asked(&mut wanted.fleet.into_iter().map(|value| ("fleet".to_owned(), value)).collect())? {
+        return fleet::export(&app, &wanted.address.unwrap_or_default()).await;
+    }
     let address: Arc<str> = wanted.address.unwrap_or_default().into();
     // The first page is read before the status line goes out, so that a store that cannot be read is a 500.
     let (first, next) = lines(&app, &address, None).await?;

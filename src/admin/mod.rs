@@ -5,6 +5,7 @@
 mod answer;
 mod curl;
 mod export;
+mod fleet;
 mod guard;
 mod health;
 mod inspector;
@@ -21,10 +22,11 @@ mod report;
 pub use answer::Problem;
 
 use crate::config::{Config, Origin};
+use crate::fleet::Fleet;
 use crate::message::Budget;
 use crate::stats::{Ready, Stats};
 use crate::store::{Store, StoreError};
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::DefaultBodyLimit;
@@ -56,6 +58,7 @@ pub struct Deps {
     pub store: Arc<Store>,
     pub ready: Arc<Ready>,
     pub budget: Arc<Budget>,
+    pub fleet: Arc<ArcSwapOption<Fleet>>,
 }
 
 /// A bound, listening socket.
@@ -220,6 +223,9 @@ fn router(app: &Arc<App>) -> Router {
         .route("/undelivered", get(records::undelivered))
         .route("/export", get(export::export))
         .route("/forget", post(records::forget))
+        .route("/fleet", get(fleet::boxes))
+        .route("/fleet/remove", post(fleet::remove))
+        .route("/fleet/erasures/{id}", get(fleet::erasure))
         .route("/inspector", post(inspector::take).get(inspector::to_page))
         .route("/inspector/next", get(inspector::next).post(inspector::set_next))
         .route("/inspector/{status}", post(inspector::take_with_status))

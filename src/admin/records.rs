@@ -3,6 +3,7 @@
 
 use super::App;
 use super::answer::{self, Problem};
+use super::fleet;
 use super::query::{self, Among, Wanted};
 use crate::record::{Outcome, Record};
 use crate::store::{Filter, Page, StoreError};
@@ -33,15 +34,22 @@ fn render(value: &impl Serialize) -> String {
     serde_json::to_string(value).unwrap_or_default() + "\n"
 }
 
-pub(super) async fn list(State(app): State<Arc<App>>, Query(pairs): Query<Vec<(String, String)>>) -> Result<Response, Problem> {
+pub(super) async fn list(State(app): State<Arc<App>>, Query(mut pairs): Query<Vec<(String, String)>>) -> Result<Response, Problem> {
+    if fleet::is_asked(&mut pairs)? {
+        return fleet::records(&app, pairs).await;
+    }
     answer_query(&app, pairs).await
 }
 
 /// Messages that no endpoint has taken or refused, with the number of attempts and the latest of them. Takes `limit` and
 /// `cursor`; for more filters there is `/records?undelivered=true`.
-pub(super) async fn undelivered(State(app): State<Arc<App>>, Query(pairs): Query<Vec<(String, String)>>) -> Result<Response, Problem> {
+pub(super) async fn undelivered(State(app): State<Arc<App>>, Query(mut pairs): Query<Vec<(String, String)>>) -> Result<Response, Problem> {
+    let of_fleet = fleet::is_asked(&mut pairs)?;
     if let Some((key, _)) = pairs.iter().find(|(key, _)| key != "limit" && key != "cursor") {
         return Err(Problem::bad_request(format!("/undelivered takes limit and cursor, not {key:?}")));
+    }
+    if of_fleet {
+        return fleet::undelivered(&app, pairs).await;
     }
     let Wanted { query, .. } = query::parse(pairs, jiff::Timestamp::now())?;
     let text = app.records(move |store| store.undelivered(query.cursor, query.limit).map(|page| render(&page))).await?;
@@ -76,13 +84,27 @@ fn attempts_of(store: &crate::store::Store, webhook_id: &str) -> Result<String, 
     store.attempts(webhook_id).map(|records| rendered(&Page { records, cursor: None }))
 }
 
-pub(super) async fn one(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, Problem> {
+pub(super) async fn one(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    Query(mut pairs): Query<Vec<(String, String)>>,
+) -> Result<Response, Problem> {
+    if fleet::is_asked(&mut pairs)? {
+        return fleet::record(&app, &id).await;
+    }
     let id = query::id(&id)?;
     found(app.records(move |store| Ok(store.record(id)?.map(|record| render(&record)).unwrap_or_default())).await?)
 }
 
 /// Every attempt at the message of this record, oldest first.
-pub(super) async fn attempts(State(app): State<Arc<App>>, Path(id): Path<String>) -> Result<Response, Problem> {
+pub(super) async fn attempts(
+    State(app): State<Arc<App>>,
+    Path(id): Path<String>,
+    Query(mut pairs): Query<Vec<(String, String)>>,
+) -> Result<Response, Problem> {
+    if fleet::is_asked(&mut pairs)? {
+        return fleet::attempts(&app, &id).await;
+    }
     let id = query::id(&id)?;
     let text = app
         .records(move |store| match store.record(id)? {
@@ -106,13 +128,20 @@ fn no_record() -> Problem {
 #[serde(deny_unknown_fields)]
 struct Forget {
     address: String,
+    /// On all boxes.
+    #[serde(default)]
+    fleet: bool,
 }
 
 pub(super) async fn forget(State(app): State<Arc<App>>, request: Request) -> Result<Response, Problem> {
     let body = tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, &())).await;
     let body = body.map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "the request's body did not come in time"))?;
     let body = body.map_err(|rejection| Problem::new(rejection.status(), rejection.body_text()))?;
-    let Forget { address } = serde_json::from_slice(&body).map_err(|_| Problem::bad_request("send {\"address\": \"a@example.com\"}"))?;
+    let Forget { address, fleet } =
+        serde_json::from_slice(&body).map_err(|_| Problem::bad_request("send {\"address\": \"a@example.com\"}"))?;
+    if fleet {
+        return fleet::forget(&app, &address).await;
+    }
     let forgotten = address.clone();
     let (records, _) = app.call(&app.erasures, move |store| store.forget(&address)).await?;
     app.deps.stats.refusals.forget(&forgotten);

@@ -3,7 +3,8 @@
 
 use super::App;
 use super::answer::{self, Problem};
-use super::query;
+use super::{fleet, query};
+use crate::fleet::Fleet;
 use crate::record::{Outcome, Record};
 use crate::store::{Query as StoreQuery, Store, StoreError};
 use axum::extract::{Query, State};
@@ -93,13 +94,22 @@ impl Causes {
     }
 }
 
-pub(super) async fn report(State(app): State<Arc<App>>, Query(pairs): Query<Vec<(String, String)>>) -> Result<Response, Problem> {
+pub(super) async fn report(State(app): State<Arc<App>>, Query(mut pairs): Query<Vec<(String, String)>>) -> Result<Response, Problem> {
+    let of_fleet = fleet::is_asked(&mut pairs)?;
     if let Some((key, _)) = pairs.iter().find(|(key, _)| key != "since") {
         return Err(Problem::bad_request(format!("/report takes since, not {key:?}")));
     }
     let now = Timestamp::now();
     let asked = query::parse(pairs, now)?.query.since;
     let since = asked.or_else(|| now.checked_sub(DAY).ok()).unwrap_or(now);
+    if of_fleet {
+        let fleet = app.fleet()?;
+        let (causes, complete) = of_fleet_records(&fleet, since, now).await?;
+        let (left_out, boxes) = (causes.left_out, fleet.boxes().await?);
+        let causes = causes.sorted();
+        let report = json!({ "since": since, "causes": causes, "left_out": left_out, "complete": complete, "rule": RULE, "slow": [], "boxes": boxes });
+        return Ok(answer::json(&report));
+    }
     let ((mut causes, complete), _turn) = app.call(&app.store_calls, move |store| of_records(store, since, now)).await?;
     for row in app.deps.stats.refusals.rows_after(0).into_iter().filter(|row| row.refusal.time >= since) {
         let (cause, time) = (row.refusal.reply.clone(), row.refusal.time);
@@ -115,6 +125,38 @@ pub(super) async fn report(State(app): State<Arc<App>>, Query(pairs): Query<Vec<
         "rule": RULE,
         "slow": app.deps.stats.slowest_routes(),
     })))
+}
+
+/// As [`of_records`], over all boxes.
+async fn of_fleet_records(fleet: &Fleet, since: Timestamp, now: Timestamp) -> Result<(Causes, bool), Problem> {
+    let begun = Instant::now();
+    let mut causes = Causes::default();
+    let mut cursor = None;
+    loop {
+        let page = fleet.undelivered(cursor, 1000).await?;
+        for message in page.rows.iter().filter(|message| message.last_seen >= since) {
+            let given_up = Some(now.duration_since(message.last_seen) > GIVEN_UP_AFTER);
+            add(&mut causes, &message.record.record, message.first_seen, message.last_seen, given_up);
+        }
+        cursor = page.cursor;
+        if begun.elapsed() > PATIENCE {
+            return Ok((causes, cursor.is_none()));
+        }
+        if cursor.is_none() {
+            break;
+        }
+    }
+    let mut query = StoreQuery { since: Some(since), outcome: Some(Outcome::Rejected), limit: 1000, ..StoreQuery::default() };
+    loop {
+        let page = fleet.records(query.clone()).await?;
+        for row in &page.rows {
+            add(&mut causes, &row.record, row.record.date, row.record.date, None);
+        }
+        query.cursor = page.cursor;
+        if query.cursor.is_none() || begun.elapsed() > PATIENCE {
+            return Ok((causes, query.cursor.is_none()));
+        }
+    }
 }
 
 /// The causes, and whether all records were looked at.

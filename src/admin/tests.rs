@@ -71,6 +71,7 @@ impl Admin {
             store: Arc::clone(&store),
             ready: Arc::clone(&stats.ready),
             budget: Arc::clone(&budget),
+            fleet: Arc::default(),
         };
         let handle = Some(start(deps, socket).unwrap());
         Self { address, socket: unix.then_some(path), config, stats, store, budget, handle, _dir: dir }

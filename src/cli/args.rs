@@ -57,6 +57,10 @@ pub(super) enum Command {
     ///
     /// Answers when the address is absent from every file of the store.
     Forget(Forget),
+    /// The boxes of the fleet: seen when, how far behind, what was lost
+    ///
+    /// Exits with 69 where a box is an hour behind.
+    Fleet(Fleet),
     /// Write the manual page or the completions of a shell
     #[command(hide = true)]
     Generate { what: Generated },
@@ -83,6 +87,41 @@ pub(super) struct Send {
     /// Messages to send, "-" for standard input (default: a sample message)
     #[arg(value_name = "FILE.eml")]
     pub(super) files: Vec<PathBuf>,
+}
+
+#[derive(Group)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(super) struct Fleet {
+    #[command(subcommand)]
+    pub(super) command: Option<FleetCommand>,
+    /// Print the JSON as the daemon gives it
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) admin: Admin,
+}
+
+#[derive(Subcommand)]
+pub(super) enum FleetCommand {
+    /// Prepare the fleet's database: roles, tables, partitions, views
+    ///
+    /// Run once, with the rights of the database's owner or of an administrator; again after an upgrade that says so.
+    Init {
+        /// Print the SQL and run nothing
+        #[arg(long)]
+        print: bool,
+        /// A file with a connection string of the owner's (default: fleet.postgres of the configuration)
+        #[arg(long, value_name = "FILE")]
+        postgres_file: Option<PathBuf>,
+    },
+    /// Strike out a box that will not come back: nobody waits for it any more
+    Remove {
+        /// Its name or its id
+        #[arg(value_name = "BOX")]
+        name: String,
+        #[command(flatten)]
+        admin: Admin,
+    },
 }
 
 /// How to reach the running daemon.
@@ -158,6 +197,9 @@ pub(super) struct Records {
     /// One JSON object a line
     #[arg(long)]
     pub(super) json: bool,
+    /// Of all boxes of the fleet
+    #[arg(long, conflicts_with = "follow")]
+    pub(super) fleet: bool,
     #[command(flatten)]
     pub(super) admin: Admin,
 }
@@ -170,6 +212,9 @@ pub(super) struct Report {
     /// Print the JSON as the daemon gives it
     #[arg(long)]
     pub(super) json: bool,
+    /// Of all boxes of the fleet
+    #[arg(long)]
+    pub(super) fleet: bool,
     #[command(flatten)]
     pub(super) admin: Admin,
 }
@@ -209,6 +254,9 @@ pub(super) struct Export {
     /// The address: as a sender or among the recipients
     #[arg(long, value_name = "A")]
     pub(super) address: String,
+    /// Of all boxes of the fleet
+    #[arg(long)]
+    pub(super) fleet: bool,
     #[command(flatten)]
     pub(super) admin: Admin,
 }
@@ -218,6 +266,11 @@ pub(super) struct Forget {
     /// The address to erase
     #[arg(long, value_name = "A")]
     pub(super) address: String,
+    /// In all boxes of the fleet and in its database
+    ///
+    /// Waits a minute for boxes that are silent, then names them and ends with 69; the erasure goes on by itself when they are back.
+    #[arg(long)]
+    pub(super) fleet: bool,
     #[command(flatten)]
     pub(super) admin: Admin,
 }

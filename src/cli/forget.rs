@@ -1,16 +1,57 @@
-//! `mailsluice forget`: erases an address from every record; says from how many.
+//! `mailsluice forget`: erases an address from every record; says from how many. With `--fleet` on all boxes and in their database.
 
 use super::args::Forget;
 use super::choice::Choice;
 use super::client::Client;
-use super::{Failure, print};
+use super::{Exit, Failure, print};
+use serde_json::{Value, json};
+use std::time::{Duration, Instant};
+
+/// For boxes that are silent.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(300);
 
 pub(super) fn run(config: &Choice, options: &Forget) -> Result<(), Failure> {
     let client = Client::new(config, &options.admin)?;
-    let answer = client.post("/forget", &serde_json::json!({ "address": options.address }))?;
-    let answer: serde_json::Value = serde_json::from_str(&answer).map_err(|error| client.broken(error))?;
-    let Some(records) = answer.get("records").and_then(serde_json::Value::as_u64) else {
-        return Err(client.broken("it names no number of records"));
-    };
+    if options.fleet {
+        return of_fleet(&client, &options.address);
+    }
+    let answer = client.post("/forget", &json!({ "address": options.address }))?;
+    let records = number(&client, &answer, "records")?;
     print(&format!("erased from {records} {}\n", if records == 1 { "record" } else { "records" }))
+}
+
+fn number(client: &Client, answer: &str, name: &str) -> Result<u64, Failure> {
+    let answer: Value = serde_json::from_str(answer).map_err(|error| client.broken(error))?;
+    answer.get(name).and_then(Value::as_u64).ok_or_else(|| client.broken(format_args!("it names no {name}")))
+}
+
+/// Returns when the address is in no file of any box and of no table.
+fn of_fleet(client: &Client, address: &str) -> Result<(), Failure> {
+    let id = number(client, &client.post("/forget", &json!({ "address": address, "fleet": true }))?, "erasure")?;
+    let begun = Instant::now();
+    loop {
+        let state: Value = serde_json::from_str(&client.get(&format!("/fleet/erasures/{id}"))?).map_err(|error| client.broken(error))?;
+        if state.get("done") == Some(&Value::Bool(true)) {
+            return print("erased on every box and from the fleet's database; what this does not reach stands in SECURITY.md\n");
+        }
+        if let Some(trouble) = state.get("trouble").and_then(Value::as_str) {
+            let line = format!("erasure {id} is not done: {trouble}; it is tried again until it is");
+            return Err(Failure::new(Exit::Unavailable, line));
+        }
+        let waiting = || state.get("waiting").and_then(Value::as_array).into_iter().flatten();
+        let silent: Vec<_> = waiting()
+            .filter(|one| one.get("silent") == Some(&Value::Bool(true)))
+            .filter_map(|one| one.get("box").and_then(Value::as_str))
+            .collect();
+        if begun.elapsed() >= PATIENCE && !silent.is_empty() {
+            let line = format!(
+                "erasure {id} is not done: nothing is heard of {}; it goes on by itself when they are back, or strike them out with: mailsluice fleet remove",
+                silent.join(", ")
+            );
+            return Err(Failure::new(Exit::Unavailable, line));
+        }
+        #[expect(clippy::disallowed_methods, reason = "a look now and then at something that takes its time on other machines")]
+        std::thread::sleep(LOOK);
+    }
 }

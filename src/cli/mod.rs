@@ -8,6 +8,7 @@ mod client;
 mod doctor;
 mod exit;
 mod export;
+mod fleet;
 mod forget;
 mod generate;
 mod records;
@@ -78,6 +79,7 @@ fn run(args: Args) -> Result<(), Failure> {
         Command::Report(report) => report::run(config, &report),
         Command::Refusals(refusals) => refusals::run(config, &refusals),
         Command::Export(export) => export::run(config, &export),
+        Command::Fleet(fleet) => fleet::run(config, &fleet),
         Command::Forget(forget) => forget::run(config, &forget),
         Command::Generate { what } => generate::run(what),
     }

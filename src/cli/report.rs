@@ -14,11 +14,14 @@ pub(super) fn run(config: &Choice, options: &Report) -> Result<(), Failure> {
     let client = Client::new(config, &options.admin)?;
     let zone = Zone::of_this_machine();
     let since = zone.moment("--since", &options.since, Timestamp::now())?.to_string();
-    let answer = client.get(&with_query("/report", &[("since", &since)]))?;
+    let mut query = vec![("since", since.as_str())];
+    query.extend(options.fleet.then_some(("fleet", "true")));
+    let answer = client.get(&with_query("/report", &query))?;
     if options.json {
         return print(&format!("{}\n", answer.trim_end()));
     }
     let report: Value = serde_json::from_str(&answer).map_err(|error| client.broken(error))?;
+    super::fleet::complain_of(report.get("boxes"));
     print(&text(&report, &zone))
 }
 

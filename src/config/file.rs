@@ -380,6 +380,14 @@ impl<'d> Section<'d> {
         }
     }
 
+    /// The file that a text was read from.
+    pub(super) fn named_file(&self, key: &str) -> Option<PathBuf> {
+        match &self.values.iter().rev().find(|value| value.key == key)?.origin {
+            Origin::NamedFile { path, .. } => Some(path.clone()),
+            Origin::Default | Origin::Line(_) => None,
+        }
+    }
+
     /// The error of a key that must be there.
     pub(super) fn missing(&self, key: &str, example: &str) -> ConfigError {
         self.place(key, self.line).invalid("is missing", format!("write {key} = {example}"))

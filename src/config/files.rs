@@ -92,6 +92,12 @@ impl Config {
         if let Some(tls) = &self.smtp.tls {
             certified_key(tls).map_err(|error| error.at(self, "[smtp.tls]", 0))?;
         }
+        if let Some(path) = &self.fleet.ca_certificate {
+            certificates(path, "ca_certificate").map_err(|error| error.at(self, "[fleet]", 0))?;
+        }
+        if let Some(identity) = &self.fleet.identity {
+            client_key(identity).map_err(|error| error.at(self, "[fleet]", 0))?;
+        }
         let mut checked = HashSet::new();
         for (index, route) in self.routes.iter().enumerate() {
             if let Some(path) = route.ca_certificate.as_ref().filter(|path| checked.insert(*path)) {

@@ -102,6 +102,10 @@ pub const RETENTION: Bound<Duration> = time(s(30 * DAY), s(1), s(36_525 * DAY));
 /// Below this an empty store would already be over its limit.
 pub const STORE_MAX_SIZE: Bound<u64> = bound(4 * GIB, 4 * MIB, 16 * TIB);
 
+// --- [fleet]
+
+pub const FLEET_RETENTION: Bound<Duration> = time(s(90 * DAY), s(HOUR), s(36_525 * DAY));
+
 // --- [dns], [shutdown]
 
 pub const DNS_TIMEOUT: Bound<Duration> = time(s(5), TENTH, s(60));
@@ -144,6 +148,7 @@ mod tests {
             ROUTE_TIMEOUT,
             BREAKER_COOLDOWN,
             RETENTION,
+            FLEET_RETENTION,
             DNS_TIMEOUT,
             GRACE,
         ];

@@ -6,7 +6,7 @@ use super::effective::Values;
 use super::error::{ConfigError, Place};
 use super::file::{Keys, Section, Source};
 use super::include::{self, Included, RouteFile};
-use super::{Config, Origin, development, other, route, smtp, unit};
+use super::{Config, Origin, development, fleet, other, route, smtp, unit};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 const SHOWN_WHOLE: usize = 1000;
 
 const KEYS: Keys =
-    Keys { texts: &["include"], others: &["smtp", "route", "forward", "memory", "store", "dns", "admin", "log", "shutdown"] };
+    Keys { texts: &["include"], others: &["smtp", "route", "forward", "memory", "store", "dns", "admin", "log", "fleet", "shutdown"] };
 
 impl Config {
     /// The configuration of a file, or the development configuration.
@@ -61,6 +61,7 @@ impl Config {
         let mut dns_section = root.table("dns", &other::DNS_KEYS)?;
         let mut admin_section = root.table("admin", &other::ADMIN_KEYS)?;
         let mut log_section = root.table("log", &other::LOG_KEYS)?;
+        let mut fleet_section = root.table("fleet", &fleet::KEYS)?;
         let mut shutdown_section = root.table("shutdown", &other::SHUTDOWN_KEYS)?;
 
         let mut warnings = Vec::new();
@@ -92,14 +93,16 @@ impl Config {
         let dns = other::dns(&mut dns_section)?;
         let admin = other::admin(&mut admin_section)?;
         let log = other::log(&mut log_section)?;
+        let fleet = fleet::fleet(&mut fleet_section)?;
         let shutdown = other::shutdown(&mut shutdown_section)?;
 
         let mut sections = vec![root, smtp_section, tls_section];
         sections.extend(route_sections);
         sections.extend([forward_section, breaker_section, memory_section, store_section, dns_section]);
-        sections.extend([admin_section, log_section, shutdown_section]);
+        sections.extend([admin_section, log_section, fleet_section, shutdown_section]);
         let values = Values(sections.into_iter().map(Section::into_block).collect());
-        let mut config = Self { origin, smtp, routes, route_files, forward, memory, store, dns, admin, log, shutdown, warnings, values };
+        let mut config =
+            Self { origin, smtp, routes, route_files, forward, memory, store, dns, admin, log, fleet, shutdown, warnings, values };
         config.weigh();
         Ok((config, broken))
     }

@@ -8,6 +8,7 @@ mod effective;
 mod error;
 mod file;
 pub mod files;
+mod fleet;
 pub mod hostname;
 mod include;
 pub mod limits;
@@ -55,6 +56,7 @@ pub struct Config {
     pub dns: Dns,
     pub admin: Admin,
     pub log: Log,
+    pub fleet: Fleet,
     pub shutdown: Shutdown,
     /// What is allowed but can hardly be meant; one line each, for `check` and the log.
     pub warnings: Vec<String>,
@@ -298,6 +300,31 @@ pub enum LogFormat {
     Journald,
     Text,
     Json,
+}
+
+/// `[fleet]`: nothing of it is there by default.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fleet {
+    pub postgres: Option<Postgres>,
+    /// This box's name for people.
+    pub name: String,
+    pub ca_certificate: Option<PathBuf>,
+    pub identity: Option<Identity>,
+    pub retention: Duration,
+    pub redact: Redact,
+    pub otlp: Option<url::Url>,
+    pub otlp_headers: Vec<(String, Secret)>,
+}
+
+/// How the fleet's database is reached.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Postgres {
+    pub client: tokio_postgres::Config,
+    /// Encrypted, and the server's certificate verified with its name.
+    pub tls: bool,
+    /// Where `text` came from.
+    pub file: Option<PathBuf>,
+    pub text: Secret,
 }
 
 #[derive(Clone, Debug)]

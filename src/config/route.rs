@@ -172,7 +172,7 @@ fn recipients(section: &mut Section<'_>) -> Result<Vec<String>, ConfigError> {
 }
 
 /// Both or neither.
-fn identity(section: &mut Section<'_>) -> Result<Option<Identity>, ConfigError> {
+pub(super) fn identity(section: &mut Section<'_>) -> Result<Option<Identity>, ConfigError> {
     let certificate = section.text_if_present("client_certificate")?.filter(|found| !found.value.is_empty());
     let key = section.text_if_present("client_key")?.filter(|found| !found.value.is_empty());
     match (certificate, key) {
@@ -324,7 +324,28 @@ fn headers(section: &mut Section<'_>, has_userinfo: bool, example: &str) -> Resu
     let mut headers: Vec<(String, Secret)> = Vec::new();
     let mut templates = Vec::new();
     let mut examples = Vec::new();
-    for (name, value) in section.free_texts("headers")? {
+    for (name, value) in header_fields(section, "headers", has_userinfo)? {
+        let template = Template::parse(&value.value).map_err(|what| value.invalid(what, PLACEHOLDERS))?;
+        if template.has_placeholders() {
+            examples.push(format!("{name}: {}", template.shown(example)));
+        }
+        headers.push((name, Secret::new(template.literal())));
+        templates.push(template);
+    }
+    if !examples.is_empty() {
+        section.show_example("headers", example, &examples.join(", "));
+    }
+    Ok((headers, templates))
+}
+
+/// Fields that a request may have beside ours.
+pub(super) fn header_fields(
+    section: &mut Section<'_>,
+    key: &'static str,
+    has_userinfo: bool,
+) -> Result<Vec<(String, Found<String>)>, ConfigError> {
+    let mut headers: Vec<(String, Found<String>)> = Vec::new();
+    for (name, value) in section.free_texts(key)? {
         let lower = name.to_ascii_lowercase();
         // RFC 9110 5.6.2: a token.
         let token = |octet: u8| octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&octet);
@@ -347,17 +368,9 @@ fn headers(section: &mut Section<'_>, has_userinfo: bool, example: &str) -> Resu
                 "write printable ASCII on one line, without space at its ends",
             ));
         }
-        let template = Template::parse(&value.value).map_err(|what| value.invalid(what, PLACEHOLDERS))?;
-        if template.has_placeholders() {
-            examples.push(format!("{name}: {}", template.shown(example)));
-        }
-        headers.push((name, Secret::new(template.literal())));
-        templates.push(template);
+        headers.push((name, value));
     }
-    if !examples.is_empty() {
-        section.show_example("headers", example, &examples.join(", "));
-    }
-    Ok((headers, templates))
+    Ok(headers)
 }
 
 fn signing_secrets(section: &mut Section<'_>, route: &str, warnings: &mut Vec<String>) -> Result<Vec<Secret>, ConfigError> {

@@ -30,11 +30,18 @@ impl Daemon {
             self.rings_end_before(end.max(Instant::now() + LAST_REPLIES), signals, log).await;
         }
         self.forwarders.drain();
+        let fleet = self.fleet.swap(None);
+        if let Some(fleet) = &fleet {
+            fleet.begin_to_end();
+        }
         if !self.store_closes_before(end.max(Instant::now() + LAST_WRITES), signals, log).await {
             tracing::error!("the disk does not answer: ended without it; what was acknowledged is in the store's journal or in this log");
             end_process(0, log);
         }
         self.admin.stop();
+        if let Some(fleet) = fleet {
+            fleet.stop();
+        }
         tracing::info!("stopped");
     }
 

@@ -12,13 +12,14 @@ mod standing;
 use crate::admin::{self, AdminSocket};
 use crate::config::{Config, ConfigError, Origin};
 use crate::delivery::Delivery;
+use crate::fleet::Fleet;
 use crate::forward::Forwarders;
 use crate::message::Budget;
 use crate::net::{self, Live, Shared};
 use crate::stats::{Readiness, Ready, Stats};
 use crate::store::{Store, StoreError};
 use crate::verify::Verifier;
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use sockets::Sockets;
 use std::io;
 use std::sync::Arc;
@@ -53,6 +54,7 @@ struct Daemon {
     rings: Vec<net::Ring>,
     ready: Arc<Ready>,
     admin: admin::Handle,
+    fleet: Arc<ArcSwapOption<Fleet>>,
 }
 
 /// Runs the daemon until a signal ends it.
@@ -113,6 +115,9 @@ impl Daemon {
         } else {
             crate::forward::webhook::id_key(config.forward.id_secret.expose())
         };
+        let fleet =
+            Fleet::start(&config, &store, &stats, &id_key).map_err(|error| Error::Start(format!("cannot start the fleet: {error}")))?;
+        let fleet = Arc::new(ArcSwapOption::new(fleet));
         let config = Arc::new(config);
         let shared = Arc::new(Shared {
             live: ArcSwap::from_pointee(Live::of(Arc::clone(&config), delivery.postmaster(&config.smtp.hostname))),
@@ -127,13 +132,20 @@ impl Daemon {
         log_listeners(&sockets);
         let rings = start_rings(config.smtp.threads, &shared, &sockets.smtp)?;
         let ready = Arc::clone(&stats.ready);
-        let deps = admin::Deps { config: Arc::clone(&live_config), stats, store: Arc::clone(&store), ready: Arc::clone(&ready), budget };
+        let deps = admin::Deps {
+            config: Arc::clone(&live_config),
+            stats,
+            store: Arc::clone(&store),
+            ready: Arc::clone(&ready),
+            budget,
+            fleet: Arc::clone(&fleet),
+        };
         let admin = admin::start(deps, sockets.admin).map_err(|error| Error::Start(format!("cannot start the admin listener: {error}")))?;
         for ring in &rings {
             ring.accept();
         }
         ready.set(Readiness::Ready);
-        Ok(Self { config: live_config, shared, store, forwarders, rings, ready, admin })
+        Ok(Self { config: live_config, shared, store, forwarders, rings, ready, admin, fleet })
     }
 
     /// Says on the terminal what to do next (development), and tells systemd.

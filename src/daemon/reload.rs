@@ -2,6 +2,7 @@
 
 use super::{Daemon, notify};
 use crate::config::{Config, Origin};
+use crate::fleet::Fleet;
 use crate::net::Live;
 use std::sync::Arc;
 
@@ -39,6 +40,7 @@ impl Daemon {
             return;
         }
         self.warn_about_restarts(&config);
+        self.reload_fleet(&config);
         log.set_level(config.log.level);
         self.store.reload(&config.store);
         self.shared.budget.set_limits(config.memory.body_budget, config.memory.per_ip_share);
@@ -49,6 +51,22 @@ impl Daemon {
         self.shared.live.store(Arc::new(Live::of(Arc::clone(&config), postmaster)));
         tracing::info!(routes = config.routes.len(), "configuration reloaded");
         self.config.store(config);
+    }
+
+    /// Sinks that changed are begun anew. The old ones end by themselves, a second later at the most.
+    fn reload_fleet(&self, config: &Config) {
+        let old = self.fleet.load_full();
+        let has_none = config.fleet.postgres.is_none() && config.fleet.otlp.is_none();
+        if old.as_ref().map_or(has_none, |old| old.is_of(&config.fleet)) {
+            return;
+        }
+        if let Some(old) = old {
+            old.stop();
+        }
+        match Fleet::start(config, &self.store, &self.shared.stats, &self.shared.id_key) {
+            Ok(fleet) => self.fleet.store(fleet),
+            Err(error) => tracing::error!(%error, "the fleet could not be started again"),
+        }
     }
 
     /// Keys that need a restart are named, so that nobody waits for them.

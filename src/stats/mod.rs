@@ -3,6 +3,7 @@
 
 mod certificates;
 mod counters;
+mod fleet;
 mod hdr_text;
 mod histogram;
 mod notices;
@@ -17,6 +18,7 @@ pub use certificates::Certificates;
 pub use counters::{
     BreakerState, Connections, Counter, ForwarderGauges, Gauge, Messages, Recipients, RouteStats, StoreGauges, TlsFailure, TlsFailures,
 };
+pub use fleet::{Sink, Sinks};
 pub use histogram::{Durations, Recorder, Stage, Window};
 pub use notices::Notices;
 pub use openmetrics::{CONTENT_TYPE as OPENMETRICS, Process};
@@ -42,6 +44,7 @@ pub struct Stats {
     pub bytes_received: Counter,
     pub forwarders: ForwarderGauges,
     pub store: StoreGauges,
+    pub fleet: Sinks,
     /// Set by `admin` from the budget, on reading.
     pub body_bytes: Gauge,
     pub body_budget_bytes: Gauge,
@@ -72,6 +75,7 @@ impl Stats {
             bytes_received: Counter::default(),
             forwarders: ForwarderGauges::default(),
             store: StoreGauges::default(),
+            fleet: Sinks::default(),
             body_bytes: Gauge::default(),
             body_budget_bytes: Gauge::default(),
             log_lines_lost: Gauge::default(),

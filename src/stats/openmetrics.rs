@@ -57,6 +57,7 @@ impl Stats {
         );
         self.traffic(&mut text);
         self.capacity(&mut text);
+        self.fleet(&mut text);
         self.per_route(&mut text);
         self.durations(&mut text);
         process.write(&mut text);
@@ -141,6 +142,26 @@ impl Stats {
             "1 while mail is taken.",
             u8::from(self.ready.state().reason().is_none() && self.store.degraded.get() == 0),
         );
+    }
+
+    /// Only of a box that has a fleet.
+    fn fleet(&self, text: &mut Text) {
+        let sinks = self.fleet.all();
+        if sinks.is_empty() {
+            return;
+        }
+        let behind = sinks.iter().map(|(_, sink)| sink.behind).max().unwrap_or(0);
+        text.gauge("mailsluice_fleet_behind_records", "", "Records that the sink which is furthest behind has not got yet.", behind);
+        text.family("mailsluice_fleet_lost", "counter", "", "Records that went before a sink had them.");
+        text.line("mailsluice_fleet_lost_total", &[], sinks.iter().map(|(_, sink)| sink.lost).sum::<u64>());
+        text.family("mailsluice_fleet_up", "gauge", "", "1 while a sink takes records.");
+        for (name, sink) in &sinks {
+            text.line("mailsluice_fleet_up", &[("sink", name)], u8::from(sink.up));
+        }
+        if let Some(undelivered) = self.fleet.undelivered() {
+            let help = "Messages without a final answer of any box; the same on all of them.";
+            text.gauge("mailsluice_fleet_messages_undelivered", "", help, undelivered);
+        }
     }
 
     fn per_route(&self, text: &mut Text) {

@@ -37,6 +37,7 @@ pub use disk::{Disk, DurableFile, FileStat, FileSystem, Lock};
 pub use error::{CommitFailed, StoreError};
 pub use filter::Filter;
 pub use journal::Commit;
+pub use redact::{Address, configured as redact, fold as folded, trimmed};
 /// What a simulated disk implements for one file.
 pub use redb::StorageBackend;
 pub use verify::{Verified, is_there, verify};
@@ -51,7 +52,6 @@ use folder::Files;
 use index::IndexKey;
 use journal::{Message, Pending, Writer};
 use keeper::{Errand, Keeper};
-use redact::Address;
 use shared::{Shared, now_ms};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -337,6 +337,12 @@ impl Store {
     #[must_use]
     pub fn in_files(&self) -> u64 {
         self.shared.view().files.last().map_or(0, |file| file.span().last)
+    }
+
+    /// The last number that was given.
+    #[must_use]
+    pub fn newest(&self) -> u64 {
+        self.shared.view().filling.through
     }
 
     /// Erases the address; returns when it is absent from every file of the store. Blocking.

@@ -8,7 +8,7 @@ use crate::{config, mailbox};
 pub(super) const ERASED: &str = "[erased]";
 
 /// Takes out what the configuration says is never to be written, neither to the store nor to a log line.
-pub(super) fn configured(record: &mut Record, redact: config::Redact) {
+pub fn configured(record: &mut Record, redact: config::Redact) {
     if redact.subject {
         record.subject = None;
     }
@@ -32,14 +32,15 @@ fn codes(reply: &str) -> String {
 
 /// A mailbox to look for, however it is spelled.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Address {
+pub struct Address {
     canonical: String,
     mention: Mention,
 }
 
 impl Address {
     /// Angle brackets and white space around it do not count; `None` for what is not a whole mailbox.
-    pub(super) fn new(text: &str) -> Option<Self> {
+    #[must_use]
+    pub fn new(text: &str) -> Option<Self> {
         let text = trimmed(text);
         mailbox::is_whole(text).then(|| {
             let canonical = mailbox::canonical(text);
@@ -47,12 +48,19 @@ impl Address {
         })
     }
 
+    /// The spelling that stands for all.
+    #[must_use]
+    pub fn canonical(&self) -> &str {
+        &self.canonical
+    }
+
     pub(super) fn needle(&self) -> Option<Needle> {
         Needle::new(&self.canonical).filter(|_| !self.canonical.contains("xn--")).map(|needle| Needle { encoded: true, ..needle })
     }
 
     /// Whether a record names it, as sender or recipient or anywhere in a text.
-    pub(super) fn is_named_by(&self, record: &Record) -> bool {
+    #[must_use]
+    pub fn is_named_by(&self, record: &Record) -> bool {
         self.is(&record.sender)
             || record.recipients.iter().any(|recipient| self.is(recipient))
             || texts(record).any(|text| self.mention.find(text).is_some())
@@ -64,7 +72,7 @@ impl Address {
 
     /// Takes it out of a record; whether anything changed. Another address that only ends or starts like it
     /// (`not-ann@…` for `ann@…`) stays a sender or recipient; in a text every occurrence goes.
-    pub(super) fn erase(&self, record: &mut Record) -> bool {
+    pub fn erase(&self, record: &mut Record) -> bool {
         let mut changed = false;
         for address in std::iter::once(&mut record.sender).chain(&mut record.recipients) {
             if self.is(address) {
@@ -95,13 +103,15 @@ fn texts(record: &Record) -> impl Iterator<Item = &str> {
 }
 
 /// Without the white space and angle brackets around an address or a Message-ID.
-pub(super) fn trimmed(text: &str) -> &str {
+#[must_use]
+pub fn trimmed(text: &str) -> &str {
     let text = text.trim();
     text.strip_prefix('<').and_then(|inner| inner.strip_suffix('>')).unwrap_or(text).trim()
 }
 
 /// Letter case taken away.
-pub(super) fn fold(text: &str) -> String {
+#[must_use]
+pub fn fold(text: &str) -> String {
     if text.is_ascii() { text.to_ascii_lowercase() } else { text.chars().flat_map(char::to_lowercase).collect() }
 }
 

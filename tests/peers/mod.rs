@@ -10,6 +10,7 @@ mod haproxy;
 mod machine;
 mod package;
 mod postfix;
+mod postgres;
 mod prometheus;
 mod python;
 mod rails;

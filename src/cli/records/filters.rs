@@ -37,6 +37,9 @@ impl Filters {
         if let Some((name, _)) = pairs.iter().find(|(name, value)| value.trim().is_empty() && *name != "sender") {
             return Err(Failure::new(Exit::Usage, format!("--{} is empty; leave it out for all", name.replace('_', "-"))));
         }
+        if options.fleet {
+            pairs.push(("fleet", "true".to_owned()));
+        }
         if options.undelivered {
             pairs.push(("undelivered", "true".to_owned()));
         }

@@ -10,7 +10,7 @@ use super::args::Records;
 use super::choice::Choice;
 use super::client::{Client, with_query};
 use super::time::Zone;
-use super::{Failure, complain};
+use super::{Failure, complain, fleet};
 use filters::Filters;
 use jiff::Timestamp;
 use serde_json::Value;
@@ -22,7 +22,7 @@ const PAGE: u64 = 1000;
 pub(super) fn run(config: &Choice, options: &Records) -> Result<(), Failure> {
     let client = Client::new(config, &options.admin)?;
     if !options.id.is_empty() {
-        return one::run(&client, &options.id, options.json);
+        return one::run(&client, &options.id, options.json, options.fleet);
     }
     let zone = Zone::of_this_machine();
     let filters = Filters::new(options, &zone, Timestamp::now())?;
@@ -32,7 +32,11 @@ pub(super) fn run(config: &Choice, options: &Records) -> Result<(), Failure> {
         return follow::run(&client, &filters, limit, &mut output);
     }
     let show = |records: Vec<Value>| output.print(&records).map(|()| true);
-    let more = if options.undelivered { undelivered(&client, &filters, limit, show)? } else { pages(&client, &filters, limit, show)? };
+    let more = if options.undelivered {
+        undelivered(&client, &filters, limit, options.fleet, show)?
+    } else {
+        pages(&client, &filters, limit, show)?
+    };
     if more {
         complain(&format!("these are the newest {limit}, there may be more: --limit 0 shows all"));
     }
@@ -66,12 +70,14 @@ fn undelivered(
     client: &Client,
     filters: &Filters,
     limit: u64,
+    of_fleet: bool,
     mut take: impl FnMut(Vec<Value>) -> Result<bool, Failure>,
 ) -> Result<bool, Failure> {
     let mut left = usize::try_from(limit).unwrap_or(usize::MAX);
     let mut cursor: Option<String> = None;
     loop {
         let mut query = vec![("limit", "1000")];
+        query.extend(of_fleet.then_some(("fleet", "true")));
         query.extend(cursor.iter().map(|cursor| ("cursor", cursor.as_str())));
         let (messages, next) = page(client, &with_query("/undelivered", &query), "undelivered")?;
         let mut records: Vec<_> = messages.into_iter().filter_map(with_attempts).filter(|record| filters.takes(record)).collect();
@@ -100,6 +106,7 @@ fn with_attempts(mut message: Value) -> Option<Value> {
 fn page(client: &Client, path: &str, name: &str) -> Result<(Vec<Value>, Option<String>), Failure> {
     let answer: Value = serde_json::from_str(&client.get(path)?).map_err(|error| client.broken(error))?;
     let Value::Object(mut answer) = answer else { return Err(client.broken("it is no page of records")) };
+    fleet::complain_of(answer.get("boxes"));
     let Some(Value::Array(list)) = answer.remove(name) else { return Err(client.broken("it is no page of records")) };
     match answer.remove("cursor") {
         Some(Value::String(next)) => Ok((list, Some(next))),
@@ -126,6 +133,7 @@ mod tests {
             ip: None,
             text: None,
             undelivered: false,
+            fleet: false,
             limit: 50,
             follow: false,
             json: false,

@@ -7,7 +7,7 @@ use super::super::{Exit, Failure, print};
 use crate::record::RecordId;
 use serde_json::Value;
 
-pub(super) fn run(client: &Client, words: &[String], json: bool) -> Result<(), Failure> {
+pub(super) fn run(client: &Client, words: &[String], json: bool, of_fleet: bool) -> Result<(), Failure> {
     let given = words.join(" ");
     let word = given.trim().rsplit([' ', ':']).next().unwrap_or_default();
     let id = Some(word).filter(|word| word.len() == 26).and_then(|word| word.parse::<RecordId>().ok());
@@ -15,7 +15,8 @@ pub(super) fn run(client: &Client, words: &[String], json: bool) -> Result<(), F
         let line = format!("{given:?} is no record's id (26 letters and digits); look for other texts with --text");
         return Err(Failure::new(Exit::Data, line));
     };
-    let record = client.get(&format!("/records/{id}")).map_err(|failure| {
+    let fleet = if of_fleet { "?fleet=true" } else { "" };
+    let record = client.get(&format!("/records/{id}{fleet}")).map_err(|failure| {
         if failure.exit != Exit::Data {
             return failure;
         }
@@ -24,7 +25,7 @@ pub(super) fn run(client: &Client, words: &[String], json: bool) -> Result<(), F
     if json {
         return print(&format!("{}\n", record.trim_end()));
     }
-    let attempts = client.get(&format!("/records/{id}/attempts"))?;
+    let attempts = client.get(&format!("/records/{id}/attempts{fleet}"))?;
     let parse = |text: &str| serde_json::from_str::<Value>(text).map_err(|error| client.broken(error));
     print(&text(&parse(&record)?, &parse(&attempts)?, &Zone::of_this_machine(), Paint::of_stdout()))
 }

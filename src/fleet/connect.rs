@@ -1,0 +1,93 @@
+//! One connection to the fleet's database. Files are read anew for each: a renewed certificate or password needs no signal. Logs nothing.
+
+use crate::config::{self, files};
+use crate::http::Tls;
+use rustls::client::ResolvesClientCert;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_postgres::{Client, NoTls};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// A handshake, and whatever else an answer takes.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Why the database could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum Trouble {
+    #[error("{0}")]
+    Files(String),
+    #[error("{}", said(.0))]
+    Postgres(#[from] tokio_postgres::Error),
+    #[error("no answer within {} s", PATIENCE.as_secs())]
+    Silent,
+    /// It answers, but not to us.
+    #[error("{0}")]
+    Refused(String),
+    #[error("{0}")]
+    Store(#[from] crate::store::StoreError),
+    #[error("the fleet has been stopped")]
+    Stopped,
+}
+
+/// What the server said, in one line; what the driver says of itself hides its cause.
+fn said(error: &tokio_postgres::Error) -> String {
+    if let Some(db) = error.as_db_error() {
+        return format!("{} ({})", db.message(), db.code().code());
+    }
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        text = format!("{text}: {inner}");
+        cause = inner.source();
+    }
+    text
+}
+
+impl Trouble {
+    /// The server took it for bad data, and would again.
+    pub(super) fn is_data(&self) -> bool {
+        let Self::Postgres(error) = self else { return false };
+        // Classes of SQLSTATE: data exception, program limit exceeded, integrity constraint.
+        error.code().is_some_and(|code| ["22", "54", "23"].contains(&code.code().get(..2).unwrap_or_default()))
+    }
+}
+
+/// The connection lives in a task of its own, which ends with the client.
+pub(super) async fn connect(fleet: &config::Fleet) -> Result<Client, Trouble> {
+    let postgres = fleet.postgres.as_ref().ok_or(Trouble::Stopped)?.fresh();
+    with_clock(async {
+        if postgres.tls {
+            let tls = MakeRustlsConnect::new(tls(fleet)?);
+            let (client, connection) = postgres.client.connect(tls).await?;
+            tokio::spawn(connection);
+            Ok(client)
+        } else {
+            let (client, connection) = postgres.client.connect(NoTls).await?;
+            tokio::spawn(connection);
+            Ok(client)
+        }
+    })
+    .await
+}
+
+/// Nothing waits without a clock.
+pub(super) async fn with_clock<T>(work: impl Future<Output = Result<T, Trouble>>) -> Result<T, Trouble> {
+    tokio::time::timeout(PATIENCE, work).await.unwrap_or(Err(Trouble::Silent))
+}
+
+/// Trusts what `fleet.ca_certificate` names, else the system's roots.
+pub(super) fn tls(fleet: &config::Fleet) -> Result<rustls::ClientConfig, Trouble> {
+    let files_error = |error: files::FileError| Trouble::Files(error.to_string());
+    let trusted = match &fleet.ca_certificate {
+        Some(path) => files::certificates(path, "ca_certificate").map_err(files_error)?,
+        None => rustls_native_certs::load_native_certs().certs,
+    };
+    let identity = fleet.identity.as_ref().map(files::client_key).transpose().map_err(files_error)?;
+    let identity = identity.map(|key: CertifiedKey| Arc::new(SingleCertAndKey::from(key)) as Arc<dyn ResolvesClientCert>);
+    let tls = Tls::new(trusted, identity).map_err(Trouble::Files)?;
+    let mut config = rustls::ClientConfig::clone(&tls.config());
+    // This is no HTTP.
+    config.alpn_protocols.clear();
+    Ok(config)
+}

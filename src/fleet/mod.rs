@@ -1,0 +1,168 @@
+//! Records of many boxes in one place: each record that the store has is brought to PostgreSQL, and to an OpenTelemetry collector, behind the
+//! store and never on a message's way. The store is the buffer: what is away for a day delays nothing and is caught up with.
+//!
+//! - `shipper.rs` says what is brought next, without I/O;
+//! - `session.rs` brings it to PostgreSQL, `postgres.rs` goes on whatever becomes of a connection, `otlp.rs` does so to a collector;
+//! - `query.rs` asks for records of all boxes, `erasure.rs` erases in all of them, `latency.rs` has their histograms.
+//!
+//! One thread with a runtime of its own; it looks at the store twice a second, so a commit tells nobody and costs what it did.
+
+mod connect;
+mod erasure;
+mod init;
+mod place;
+mod postgres;
+mod query;
+mod row;
+mod schema;
+mod session;
+mod shipper;
+
+pub use connect::Trouble;
+pub use erasure::{Erasure, Waiting};
+pub use init::{init, script};
+pub use query::{BoxStanding, FleetPage, FleetRecord, FleetUndelivered};
+
+use crate::config;
+use crate::stats::Stats;
+use crate::store::Store;
+use nix::libc;
+use place::Place;
+use schema::uuid;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Behind the rings and forwarders when all want the processor.
+const NICENESS: i32 = 10;
+/// The end of the daemon does not wait longer for a database.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What the sinks and whoever asks have in common.
+struct Shared {
+    config: config::Fleet,
+    store_retention: Duration,
+    store: Arc<Store>,
+    stats: Arc<Stats>,
+    place: Place,
+    /// This box, as the database writes it.
+    box_id: String,
+    /// This daemon among those that ever spoke for the box.
+    token: String,
+    id_secret_check: String,
+    stop: watch::Receiver<bool>,
+}
+
+impl Shared {
+    fn store_retention(&self) -> Duration {
+        self.store_retention
+    }
+
+    fn is_stopping(&self) -> bool {
+        *self.stop.borrow()
+    }
+
+    /// Waits, or ends early because all ends.
+    async fn pause(&self, time: Duration) {
+        let mut stop = self.stop.clone();
+        drop(tokio::time::timeout(time, stop.wait_for(|stop| *stop)).await);
+    }
+}
+
+/// The running sinks.
+pub struct Fleet {
+    shared: Arc<Shared>,
+    reader: Arc<query::Reader>,
+    runtime: tokio::runtime::Handle,
+    stop: watch::Sender<bool>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Fleet {
+    /// Begins to bring records. `None`: there is no fleet; a list of changes that was kept for one is not any more.
+    ///
+    /// # Errors
+    /// The box has no identity, or the thread cannot be started.
+    pub fn start(config: &config::Config, store: &Arc<Store>, stats: &Arc<Stats>, id_key: &[u8; 32]) -> io::Result<Option<Arc<Self>>> {
+        let fleet = config.fleet.clone();
+        stats.fleet.clear();
+        if fleet.postgres.is_none() && fleet.otlp.is_none() {
+            stats.notices.set("fleet", None);
+            return Ok(None);
+        }
+        let place = Place::beside(&config.store.path);
+        let (stop, stopped) = watch::channel(false);
+        let shared = Arc::new(Shared {
+            store_retention: config.store.retention,
+            store: Arc::clone(store),
+            stats: Arc::clone(stats),
+            box_id: uuid(place.identity()?),
+            token: session::fresh_token()?,
+            // Says whether two keys are one, and nothing else of them.
+            id_secret_check: blake3::derive_key("mailsluice 2026-11 fleet: which id_secret", id_key)
+                .iter()
+                .take(16)
+                .map(|octet| format!("{octet:02x}"))
+                .collect(),
+            place,
+            stop: stopped,
+            config: fleet,
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(2).build()?;
+        let (handle, kept) = (runtime.handle().clone(), Arc::clone(&shared));
+        let thread = std::thread::Builder::new().name("fleet".to_owned()).spawn(move || {
+            yield_to_mail();
+            let end = async {
+                let mut stop = shared.stop.clone();
+                drop(stop.wait_for(|stop| *stop).await);
+                tokio::time::sleep(LAST_WORDS).await;
+            };
+            runtime.block_on(async {
+                tokio::select! {
+                    () = sinks(&shared) => {}
+                    () = end => {}
+                }
+            });
+            runtime.shutdown_timeout(LAST_WORDS);
+        })?;
+        Ok(Some(Arc::new(Self { shared: kept, reader: Arc::default(), runtime: handle, stop, thread: Mutex::new(Some(thread)) })))
+    }
+
+    /// Whether these are the settings it runs with.
+    #[must_use]
+    pub fn is_of(&self, settings: &config::Fleet) -> bool {
+        self.shared.config == *settings
+    }
+
+    /// It ends soon, whatever the database does.
+    pub fn begin_to_end(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// Returns when it has ended.
+    pub fn stop(&self) {
+        self.begin_to_end();
+        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the fleet's thread ended with a panic");
+        }
+    }
+}
+
+async fn sinks(shared: &Arc<Shared>) {
+    if shared.config.postgres.is_some() {
+        postgres::run(shared).await;
+    }
+}
+
+/// Lowers this thread's priority; it runs as well without.
+fn yield_to_mail() {
+    // SAFETY: takes three integers; on Linux `who` 0 is the calling thread.
+    #[expect(unsafe_code, reason = "no safe wrapper has setpriority for one thread")]
+    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICENESS) };
+    if result != 0 {
+        tracing::debug!("the fleet's thread keeps its priority");
+    }
+}

@@ -1,0 +1,148 @@
+//! A PostgreSQL of Debian's package, with a cluster of its own for a test; asked by its own `psql`.
+
+use crate::support::daemon::command;
+use crate::support::process::{Finished, Process, run};
+use crate::support::{Config, PATIENCE, eventually_within, port};
+use nix::sys::signal::Signal;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::time::Duration;
+
+const BOOT: Duration = Duration::from_secs(60);
+/// What all boxes of a test have in common.
+pub(super) const ID_SECRET: &str = "the same on all boxes of the fleet";
+
+pub(super) struct Server {
+    dir: tempfile::TempDir,
+    pub(super) port: u16,
+    process: Mutex<Option<Process>>,
+}
+
+fn program(name: &str) -> PathBuf {
+    let versions =
+        std::fs::read_dir("/usr/lib/postgresql").expect("PostgreSQL is not installed: tests/test.sh installs what the tests need");
+    let newest = versions
+        .map(|entry| entry.unwrap().path())
+        .max_by_key(|path| path.file_name().unwrap().to_str().unwrap().parse::<u32>().unwrap_or(0));
+    newest.unwrap().join("bin").join(name)
+}
+
+/// The server runs as nobody's root.
+fn as_postgres(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    if nix::unistd::geteuid().is_root() {
+        let user = nix::unistd::User::from_name("postgres").unwrap().expect("the package's user");
+        command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+    }
+    command
+}
+
+impl Server {
+    /// A server that trusts whoever comes.
+    pub(super) fn start() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        if nix::unistd::geteuid().is_root() {
+            let user = nix::unistd::User::from_name("postgres").unwrap().expect("the package's user");
+            nix::unistd::chown(dir.path(), Some(user.uid), Some(user.gid)).unwrap();
+        }
+        let data = dir.path().join("data");
+        let mut initdb = as_postgres(&program("initdb"));
+        initdb.current_dir(dir.path()).arg("-D").arg(&data).args([
+            "-U",
+            "postgres",
+            "-A",
+            "trust",
+            "-E",
+            "UTF8",
+            "--locale=C",
+            "--no-sync",
+        ]);
+        run(&mut initdb, BOOT).ok();
+        let server = Self { port: port::free(), process: Mutex::default(), dir };
+        server.set(&[
+            ("port", &server.port.to_string()),
+            ("unix_socket_directories", &format!("'{}'", server.dir.path().display())),
+            ("listen_addresses", "'127.0.0.1'"),
+            ("shared_buffers", "'32MB'"),
+            ("max_connections", "60"),
+            ("fsync", "off"),
+        ]);
+        server.begin();
+        server
+    }
+
+    /// Settings, read at the next start or by `psql -c "SELECT pg_reload_conf()"`.
+    pub(super) fn set(&self, settings: &[(&str, &str)]) {
+        use std::io::Write as _;
+        let mut file = std::fs::OpenOptions::new().append(true).open(self.data().join("postgresql.conf")).unwrap();
+        for (name, value) in settings {
+            writeln!(file, "{name} = {value}").unwrap();
+        }
+    }
+
+    pub(super) fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    pub(super) fn socket(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub(super) fn begin(&self) {
+        let mut postgres = as_postgres(&program("postgres"));
+        postgres.current_dir(self.dir.path()).arg("-D").arg(self.data());
+        *self.process.lock().unwrap() = Some(Process::start(&mut postgres));
+        let ready = || (self.try_sql("postgres", "SELECT 1").code == Some(0)).then_some(());
+        eventually_within(BOOT, "the server to answer", ready);
+    }
+
+    /// `pg_ctl stop -m immediate`: no checkpoint, no farewell.
+    pub(super) fn stop_at_once(&self) {
+        let mut process = self.process.lock().unwrap().take().unwrap();
+        process.signal(Signal::SIGQUIT);
+        process.wait(BOOT);
+    }
+
+    pub(super) fn try_sql(&self, database: &str, sql: &str) -> Finished {
+        let mut psql = Command::new(program("psql"));
+        psql.arg("-h").arg(self.socket()).args(["-p", &self.port.to_string(), "-U", "postgres", "-d", database, "-AtXq", "-c", sql]);
+        run(&mut psql, PATIENCE * 2)
+    }
+
+    #[track_caller]
+    pub(super) fn sql(&self, database: &str, sql: &str) -> String {
+        self.try_sql(database, sql).ok().trim_end().to_owned()
+    }
+
+    #[track_caller]
+    pub(super) fn number(&self, database: &str, sql: &str) -> u64 {
+        self.sql(database, sql).parse().unwrap()
+    }
+
+    /// A database that `mailsluice fleet init` has prepared.
+    pub(super) fn fleet(&self, name: &str) -> String {
+        self.sql("postgres", &format!("CREATE DATABASE {name}"));
+        let dir = tempfile::tempdir().unwrap();
+        let (config, owner) = (dir.path().join("mailsluice.toml"), dir.path().join("owner"));
+        let text = self.boxed(Config::without_routes().route("all", &["*"], "http://127.0.0.1:9/"), name, "init").text();
+        std::fs::write(&config, text).unwrap();
+        std::fs::write(&owner, format!("host={} port={} user=postgres dbname={name}\n", self.socket().display(), self.port)).unwrap();
+        let mut init = command();
+        init.args(["fleet", "init", "--config", config.to_str().unwrap(), "--postgres-file", owner.to_str().unwrap()]);
+        let said = run(&mut init, PATIENCE).ok();
+        assert!(said.contains("mailsluice may write"), "{said}");
+        name.to_owned()
+    }
+
+    /// A box of the fleet in this database.
+    pub(super) fn boxed(&self, config: Config, database: &str, name: &str) -> Config {
+        self.boxed_by(config, &format!("host=127.0.0.1 port={} user=mailsluice dbname={database} sslmode=disable", self.port), name)
+    }
+
+    #[expect(clippy::unused_self, reason = "a box is a box of a server")]
+    pub(super) fn boxed_by(&self, config: Config, connection: &str, name: &str) -> Config {
+        config.set("fleet.postgres", connection).set("fleet.box", name).set("forward.id_secret", ID_SECRET)
+    }
+}
