@@ -8,7 +8,7 @@ use crate::fleet::{BoxStanding, Fleet, FleetPage, FleetRecord, Trouble};
 use crate::record::RecordId;
 use crate::store::{Address, Filter};
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, State};
+use axum::extract::{Path, Query, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -113,6 +113,19 @@ pub(super) async fn export(app: &Arc<App>, address: &str) -> Result<Response, Pr
 pub(super) async fn boxes(State(app): State<Arc<App>>) -> Result<Response, Problem> {
     let boxes = app.fleet()?.boxes().await?;
     Ok(answer::json(&json!({ "boxes": boxes, "undelivered": app.deps.stats.fleet.undelivered() })))
+}
+
+/// The latency of all boxes since a moment; the last hour by default.
+pub(super) async fn latency(State(app): State<Arc<App>>, Query(pairs): Query<Vec<(String, String)>>) -> Result<Response, Problem> {
+    if let Some((key, _)) = pairs.iter().find(|(key, _)| key != "since") {
+        return Err(Problem::bad_request(format!("/fleet/latency takes since, not {key:?}")));
+    }
+    let now = jiff::Timestamp::now();
+    let hour_ago = now.checked_sub(jiff::SignedDuration::from_hours(1)).unwrap_or(now);
+    let since = query::parse(pairs, now)?.query.since.unwrap_or(hour_ago);
+    let fleet = app.fleet()?;
+    let latency = crate::fleet::summary(&fleet.latency(since).await?);
+    Ok(answer::json(&json!({ "since": since, "latency": latency, "boxes": fleet.boxes().await? })))
 }
 
 #[derive(serde::Deserialize)]

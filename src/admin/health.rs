@@ -59,7 +59,7 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
     ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response()
 }
 
-/// `window` is `1m` (the default) or `total`, `format` is `json` (the default) or `hgrm`. `counts=false` leaves out what the page
+/// `window` is `1m` (the default) or `total`, `format` is `json` (the default), `hgrm` or `hdr`. `counts=false` leaves out what the page
 /// does not draw.
 pub(super) async fn histogram(
     State(app): State<Arc<App>>,
@@ -78,8 +78,9 @@ pub(super) async fn histogram(
             }
             Ok(answer::json(&value))
         }
+        "hdr" => Ok(answer::plain(app.deps.stats.histogram_hdr(stage, window) + "\n")),
         "hgrm" => Ok(answer::plain(app.deps.stats.histogram_text(stage, window))),
-        _ => Err(Problem::bad_request("format is json or hgrm")),
+        _ => Err(Problem::bad_request("format is json, hgrm or hdr")),
     }
 }
 

@@ -224,6 +224,7 @@ fn router(app: &Arc<App>) -> Router {
         .route("/export", get(export::export))
         .route("/forget", post(records::forget))
         .route("/fleet", get(fleet::boxes))
+        .route("/fleet/latency", get(fleet::latency))
         .route("/fleet/remove", post(fleet::remove))
         .route("/fleet/erasures/{id}", get(fleet::erasure))
         .route("/inspector", post(inspector::take).get(inspector::to_page))

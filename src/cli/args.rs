@@ -143,6 +143,15 @@ pub(super) struct Stats {
     /// Refresh every second
     #[arg(long)]
     pub(super) watch: bool,
+    /// Latency added up over several: files of /histograms/{stage}?format=hdr, or admin addresses of daemons (http://HOST:PORT, unix:/PATH)
+    #[arg(long, value_name = "FILE|URL", num_args = 1.., conflicts_with_all = ["watch", "fleet"])]
+    pub(super) merge: Vec<String>,
+    /// Latency of all boxes of the fleet
+    #[arg(long, conflicts_with = "watch")]
+    pub(super) fleet: bool,
+    /// With --fleet: not older than this
+    #[arg(long, value_name = "T", default_value = "1h", requires = "fleet")]
+    pub(super) since: String,
     #[command(flatten)]
     pub(super) admin: Admin,
 }

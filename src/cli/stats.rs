@@ -1,6 +1,7 @@
 //! `mailsluice stats`: the daemon's counters, gauges and latency percentiles to read, or its JSON; with `--watch` once a
 //! second, with the rate of messages over the last minute.
 
+mod merge;
 mod watch;
 
 use super::args::Stats;
@@ -26,7 +27,13 @@ const PLOT_COLUMNS: usize = 42;
 const STAGES: [&str; 7] = ["total", "receive", "queue", "forward", "store", "tls_handshake", "session"];
 
 pub(super) fn run(config: &Choice, options: &Stats) -> Result<(), Failure> {
+    if !options.merge.is_empty() {
+        return merge::of_several(config, options);
+    }
     let client = Client::new(config, &options.admin)?;
+    if options.fleet {
+        return merge::of_fleet(&client, options);
+    }
     let terminal = std::io::stdout().is_terminal();
     let paint = Paint::of_stdout();
     if options.watch && terminal && !options.json {

@@ -10,6 +10,8 @@
 mod connect;
 mod erasure;
 mod init;
+mod latency;
+mod otlp;
 mod place;
 mod postgres;
 mod query;
@@ -21,6 +23,7 @@ mod shipper;
 pub use connect::Trouble;
 pub use erasure::{Erasure, Waiting};
 pub use init::{init, script};
+pub use latency::{StageLatency, summary};
 pub use query::{BoxStanding, FleetPage, FleetRecord, FleetUndelivered};
 
 use crate::config;
@@ -88,8 +91,10 @@ impl Fleet {
     pub fn start(config: &config::Config, store: &Arc<Store>, stats: &Arc<Stats>, id_key: &[u8; 32]) -> io::Result<Option<Arc<Self>>> {
         let fleet = config.fleet.clone();
         stats.fleet.clear();
+        stats.minutes.clear();
         if fleet.postgres.is_none() && fleet.otlp.is_none() {
             stats.notices.set("fleet", None);
+            stats.notices.set("collector", None);
             return Ok(None);
         }
         let place = Place::beside(&config.store.path);
@@ -152,9 +157,17 @@ impl Fleet {
 }
 
 async fn sinks(shared: &Arc<Shared>) {
-    if shared.config.postgres.is_some() {
-        postgres::run(shared).await;
-    }
+    let postgres = async {
+        if shared.config.postgres.is_some() {
+            postgres::run(shared).await;
+        }
+    };
+    let otlp = async {
+        if shared.config.otlp.is_some() {
+            otlp::run(shared).await;
+        }
+    };
+    tokio::join!(postgres, otlp);
 }
 
 /// Lowers this thread's priority; it runs as well without.

@@ -3,7 +3,7 @@
 use super::connect::{Trouble, with_clock};
 use super::session::{Session, Standing};
 use super::shipper::{Answer, Batch, News, Shipper};
-use super::{Shared, erasure, query};
+use super::{Shared, erasure, latency, query};
 use crate::stats::Sink;
 use crate::store::StoreError;
 use std::sync::Arc;
@@ -16,6 +16,8 @@ const BEAT: Duration = Duration::from_secs(3);
 const KEEP_CURSOR: Duration = Duration::from_secs(1);
 /// The undelivered messages of all boxes are counted so often.
 const COUNT: Duration = Duration::from_secs(20);
+/// Of one stage, in one statement.
+const MINUTES: usize = 500;
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
 /// A record that is so far ahead of the server's clock is kept apart from its day.
 const CLOCK_AHEAD: Duration = Duration::from_secs(60);
@@ -47,6 +49,7 @@ pub(super) async fn run(shared: &Arc<Shared>) {
     let mut shipper = Shipper::new(cursor, seed);
     (shipper.lost, shipper.mended) = kept.map_or((0, 0), |(_, lost, mended)| (lost, mended));
     let update_through = if kept.is_some() && cursor.is_none() { newest } else { 0 };
+    shared.stats.minutes.want(NAME);
     let said_lost = shipper.lost;
     let mut this = Postgres {
         shared,
@@ -94,6 +97,7 @@ impl Postgres<'_> {
             }
             let is_idle = !self.bring(&mut session).await?;
             if is_idle {
+                self.bring_minutes(&session).await?;
                 if beat.elapsed() >= BEAT {
                     session.beat(shared, self.standing(None)).await?;
                     beat = Instant::now();
@@ -123,6 +127,15 @@ impl Postgres<'_> {
             Err(trouble) => return Err(trouble),
         }
         Ok(true)
+    }
+
+    async fn bring_minutes(&self, session: &Session) -> Result<(), Trouble> {
+        let minutes = self.shared.stats.minutes.next(NAME, MINUTES);
+        if !minutes.is_empty() {
+            with_clock(latency::bring(&session.client, &self.shared.box_id, &minutes)).await?;
+            self.shared.stats.minutes.taken(NAME, minutes.len());
+        }
+        Ok(())
     }
 
     fn heard(&mut self, batch: &Batch, answer: Answer) {

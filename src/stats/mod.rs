@@ -4,6 +4,7 @@
 mod certificates;
 mod counters;
 mod fleet;
+pub mod hdr;
 mod hdr_text;
 mod histogram;
 mod notices;
@@ -19,6 +20,7 @@ pub use counters::{
     BreakerState, Connections, Counter, ForwarderGauges, Gauge, Messages, Recipients, RouteStats, StoreGauges, TlsFailure, TlsFailures,
 };
 pub use fleet::{Sink, Sinks};
+pub use hdr::{Minute, Minutes};
 pub use histogram::{Durations, Recorder, Stage, Window};
 pub use notices::Notices;
 pub use openmetrics::{CONTENT_TYPE as OPENMETRICS, Process};
@@ -45,6 +47,8 @@ pub struct Stats {
     pub forwarders: ForwarderGauges,
     pub store: StoreGauges,
     pub fleet: Sinks,
+    /// Latency that waits to be brought to the fleet.
+    pub minutes: Minutes,
     /// Set by `admin` from the budget, on reading.
     pub body_bytes: Gauge,
     pub body_budget_bytes: Gauge,
@@ -76,6 +80,7 @@ impl Stats {
             forwarders: ForwarderGauges::default(),
             store: StoreGauges::default(),
             fleet: Sinks::default(),
+            minutes: Minutes::default(),
             body_bytes: Gauge::default(),
             body_budget_bytes: Gauge::default(),
             log_lines_lost: Gauge::default(),
@@ -114,6 +119,11 @@ impl Stats {
     fn collect_at(&self, now: Instant) {
         self.latency.collect(now, |minute, stages| {
             self.series.lock().unwrap_or_else(PoisonError::into_inner).minute(minute, self, stages);
+            let now = jiff::Timestamp::now();
+            let end = jiff::Timestamp::from_second(now.as_second().div_euclid(60) * 60).unwrap_or(now);
+            for (stage, durations) in Stage::ALL.into_iter().zip(stages) {
+                self.minutes.push(end, stage.name(), durations);
+            }
         });
     }
 
@@ -128,6 +138,12 @@ impl Stats {
     #[must_use]
     pub fn histogram_text(&self, stage: Stage, window: Window) -> String {
         hdr_text::hgrm(&self.histogram(stage, window).histogram)
+    }
+
+    /// `GET /histograms/{stage}?format=hdr`: HdrHistogram's V2 encoding in base64, to be added to that of other boxes.
+    #[must_use]
+    pub fn histogram_hdr(&self, stage: Stage, window: Window) -> String {
+        hdr::encode(&self.histogram(stage, window).histogram)
     }
 
     /// The last hour, a point per minute.

@@ -3,6 +3,7 @@
 mod acme;
 mod answers;
 mod chromium;
+mod collector;
 mod disk;
 mod dns;
 mod fail2ban;

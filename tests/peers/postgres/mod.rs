@@ -1,5 +1,6 @@
 //! The fleet against a real PostgreSQL: what each box recorded is there once, whatever fails in between; and what is asked of all boxes.
 
+mod erasing;
 mod failures;
 mod server;
 
@@ -84,7 +85,7 @@ fn three_boxes_and_every_field_of_every_record() {
     // No breaker: each message has a record. Answers of all kinds, one of them with a letter that PostgreSQL has no text for.
     let endpoint = Endpoint::with(|request| match load::id_of(request) % 5 {
         0 => Answer::text(422, "no such ticket: \u{1f99d}\n\"quoted\" \\u0041 \t"),
-        1 => Answer::text(503, "later").field("Retry-After", "120"),
+        1 => Answer::text(503, "later").field("Retry-After", "Wed, 21 Oct 2015 07:28:00 GMT"),
         _ => Answer::status(200),
     })
     .start();
@@ -206,4 +207,51 @@ fn a_dead_box_is_said_and_struck_out() {
     alive.cli(&["fleet", "remove", "mx2"]).ok();
     assert!(!alive.cli(&["fleet"]).ok().contains("mx2"));
     assert_eq!(alive.cli(&["fleet", "remove", "mx2"]).code, Some(65));
+}
+
+/// Histograms of several daemons add up to what each of their messages took, by files, by addresses, and by another implementation.
+#[test]
+fn latency_adds_up_over_boxes() {
+    let endpoint = Endpoint::ok();
+    let boxes = [Daemon::start(Config::to(&endpoint)), Daemon::start(Config::to(&endpoint))];
+    boxes.iter().for_each(|daemon| send(daemon, 30));
+    let dir = tempfile::tempdir().unwrap();
+    let files: Vec<_> = ["one-forward.hdr", "other-forward.hdr"].iter().map(|name| dir.path().join(name)).collect();
+    for (daemon, file) in boxes.iter().zip(&files) {
+        std::fs::write(file, daemon.admin.get("/histograms/forward?window=total&format=hdr").body).unwrap();
+    }
+    let merged = |places: &[String]| {
+        let mut words = vec!["stats", "--json", "--merge"];
+        words.extend(places.iter().map(String::as_str));
+        let answer: Value = serde_json::from_str(&boxes[0].cli(&words).ok()).unwrap();
+        answer["latency"]["forward"]["total"].clone()
+    };
+    let by_files = merged(&files.iter().map(|file| file.to_str().unwrap().to_owned()).collect::<Vec<_>>());
+    assert_eq!(by_files, merged(&boxes.iter().map(Daemon::admin_url).collect::<Vec<_>>()));
+    let times: Vec<u64> =
+        boxes.iter().flat_map(|daemon| records_of(daemon).into_values().map(|record| record["forward_us"].as_u64().unwrap())).collect();
+    let longest = times.iter().copied().max().unwrap();
+    assert_eq!(by_files["count"], 60);
+    assert!(by_files["max_us"].as_u64().unwrap().abs_diff(longest) <= longest / 500, "{by_files}, {longest}");
+    let wrong = boxes[0].cli(&["stats", "--merge", file!()]);
+    assert_eq!(wrong.code, Some(65), "{}", wrong.err);
+}
+
+/// Each whole minute's histograms are in the database, of all boxes.
+#[test]
+fn minutes_are_brought() {
+    // A minute ends when it ends.
+    if !is_full() {
+        return;
+    }
+    let server = Server::start();
+    let database = server.fleet("minutes");
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(server.boxed(Config::to(&endpoint), &database, "mx1"));
+    send(&daemon, 20);
+    let stages = || (server.number(&database, "SELECT count(DISTINCT stage) FROM mailsluice.latency") >= 5).then_some(());
+    eventually_within(Duration::from_secs(100), "the first minute", stages);
+    let answer: Value = serde_json::from_str(&daemon.cli(&["stats", "--fleet", "--since", "5m", "--json"]).ok()).unwrap();
+    assert_eq!(answer["latency"]["total"]["total"]["count"], 20, "{answer}");
+    assert!(daemon.cli(&["stats", "--fleet"]).ok().contains("forward"));
 }

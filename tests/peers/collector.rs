@@ -1,0 +1,142 @@
+//! The fleet's other sink: rotel, an OpenTelemetry collector, takes records and latency and hands them on to an endpoint of ours. What a
+//! collector may answer besides is answered by that endpoint itself.
+
+use super::python;
+use crate::support::load::{self, Load};
+use crate::support::process::{Process, run};
+use crate::support::{Answer, Config, Daemon, Endpoint, PATIENCE, eventually_within, port};
+use serde_json::Value;
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+const CATCH_UP: Duration = Duration::from_secs(90);
+
+fn send(daemon: &Daemon, messages: u64) {
+    let outcome = load::run(&Load { senders: 4, ..Load::new(daemon.smtp(), messages) }, &AtomicBool::new(false));
+    assert_eq!(outcome.count(Some(250)) as u64, messages);
+}
+
+/// The ids of all records that a collector was sent and took.
+fn ids(requests: &[Value]) -> Vec<String> {
+    let records = requests.iter().flat_map(|body| body["resourceLogs"][0]["scopeLogs"][0]["logRecords"].as_array().into_iter().flatten());
+    let id = |record: &Value| {
+        let id = record["attributes"].as_array().unwrap().iter().find(|one| one["key"] == "mailsluice.id").unwrap();
+        id["value"]["stringValue"].as_str().unwrap().to_owned()
+    };
+    records.map(id).collect()
+}
+
+/// The collector itself, which its Python package brings along.
+#[track_caller]
+fn agent() -> PathBuf {
+    let mut python = Command::new(python::interpreter());
+    python.args(["-c", "import os, rotel; print(os.path.dirname(rotel.__file__))"]);
+    Path::new(run(&mut python, PATIENCE).ok().trim()).join("rotel-agent")
+}
+
+/// Rotel takes what it is sent, over a restart of its own, and says each record's id in its debug log.
+#[test]
+fn rotel_takes_records_over_its_own_restart() {
+    let port = port::free();
+    let agent = agent();
+    let dir = tempfile::tempdir().unwrap();
+    let start = || {
+        let mut command = Command::new(&agent);
+        command.args(["start", "--debug-log", "logs", "--debug-log-verbosity", "detailed", "--exporter", "blackhole"]);
+        command
+            .arg("--otlp-http-endpoint")
+            .arg(format!("127.0.0.1:{port}"))
+            .arg("--otlp-grpc-endpoint")
+            .arg(format!("127.0.0.1:{}", port::free()));
+        command.arg("--pid-file").arg(dir.path().join("pid")).arg("--log-file").arg(dir.path().join("log")).current_dir(dir.path());
+        Process::start(&mut command)
+    };
+    let said = |rotel: &Process, daemon: &Daemon, from: usize| {
+        eventually_within(CATCH_UP, "rotel to have all records", || {
+            let text = rotel.lines.text();
+            let missing =
+                daemon.admin.records("").into_iter().skip(from).filter(|record| !text.contains(record["id"].as_str().unwrap())).count();
+            (missing == 0).then_some(())
+        });
+    };
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(Config::to(&endpoint).set("fleet.otlp", format!("http://127.0.0.1:{port}")));
+    let rotel = start();
+    send(&daemon, 20);
+    said(&rotel, &daemon, 0);
+    drop(rotel);
+    send(&daemon, 20);
+    let down = || daemon.admin.get("/metrics").text().contains("mailsluice_fleet_up{sink=\"otlp\"} 0").then_some(());
+    eventually_within(CATCH_UP, "the daemon to see it", down);
+    let rotel = start();
+    eventually_within(CATCH_UP, "what came meanwhile", || {
+        let text = rotel.lines.text();
+        let found = daemon.admin.records("").iter().filter(|record| text.contains(record["id"].as_str().unwrap())).count();
+        (found >= 20).then_some(())
+    });
+    let level = || daemon.admin.get("/metrics").text().contains("mailsluice_fleet_behind_records 0").then_some(());
+    eventually_within(CATCH_UP, "all to be brought", level);
+}
+
+/// Later, a part refused, all refused: each with what the protocol says of it.
+#[test]
+fn what_a_collector_may_answer() {
+    let turn = Arc::new(AtomicU64::new(0));
+    let taken = Arc::new(std::sync::Mutex::new(Vec::<Value>::new()));
+    let collector = {
+        let (turn, taken) = (Arc::clone(&turn), Arc::clone(&taken));
+        Endpoint::with(move |request| {
+            assert_eq!(
+                (request.target.as_str(), request.field("content-type"), request.field("x-tenant")),
+                ("/otel/v1/logs", "application/json", "t")
+            );
+            let body = request.json();
+            match turn.fetch_add(1, Ordering::Relaxed) {
+                0 => Answer::status(503).field("Retry-After", "1"),
+                1 => Answer::Octets(b"HTTP/1.1 200 OK\r\nContent-Le".to_vec()),
+                // Too much at once, until there are few.
+                _ if ids(std::slice::from_ref(&body)).len() > 8 => Answer::status(413),
+                3.. if turn.load(Ordering::Relaxed) % 5 == 0 => Answer::status(429).field("Retry-After", "0"),
+                _ => {
+                    taken.lock().unwrap().push(body);
+                    Answer::Respond {
+                        status: 200,
+                        fields: vec![("Content-Type".into(), "application/json".into())],
+                        body: b"{\"partialSuccess\":{}}".to_vec(),
+                    }
+                }
+            }
+        })
+        .start()
+    };
+    let endpoint = Endpoint::ok();
+    let config =
+        Config::to(&endpoint).set("fleet.otlp", collector.url("/otel/")).set("fleet.otlp_headers.X-Tenant", "t").set("fleet.box", "mx1");
+    let daemon = Daemon::start(config.clone());
+    send(&daemon, 40);
+    let expected = || daemon.admin.records("").iter().map(|record| record["id"].as_str().unwrap().to_owned()).collect::<BTreeSet<_>>();
+    eventually_within(CATCH_UP, "all records at the collector", || {
+        (ids(&taken.lock().unwrap()).into_iter().collect::<BTreeSet<_>>() == expected()).then_some(())
+    });
+    assert_eq!(ids(&taken.lock().unwrap()).len(), 40, "none twice");
+    let one = taken.lock().unwrap()[0].clone();
+    let resource = one["resourceLogs"][0]["resource"]["attributes"].to_string();
+    assert!(resource.contains("\"mailsluice\"") && resource.contains("\"mx1\""), "{resource}");
+    assert!(daemon.log().contains("the collector cannot be used") && daemon.log().contains("the collector is back"));
+    // A part that is refused is lost and counted, not brought again.
+    let refusing = Endpoint::always(Answer::Respond {
+        status: 200,
+        fields: vec![("Content-Type".into(), "application/json".into())],
+        body: br#"{"partialSuccess":{"rejectedLogRecords":"2","errorMessage":"too old"}}"#.to_vec(),
+    });
+    let mut daemon = daemon;
+    daemon.reload(config.set("fleet.otlp", refusing.url("/otel/")));
+    eventually_within(CATCH_UP, "the new collector", || daemon.log().contains("configuration reloaded").then_some(()));
+    send(&daemon, 1);
+    let lost = || daemon.admin.get("/metrics").text().contains("mailsluice_fleet_lost_total 2").then_some(());
+    eventually_within(CATCH_UP, "the count", lost);
+}

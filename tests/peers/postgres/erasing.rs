@@ -1,0 +1,131 @@
+//! `forget --fleet`: an address is in no file of any box and of none of the server's, also where a box was down, and never said to be where it is
+//! not so.
+
+use super::server::Server;
+use super::{CATCH_UP, all_arrived, records_of_all};
+use crate::support::client::deliver;
+use crate::support::{Answer, Config, Daemon, Endpoint, eventually_within};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+const LOCAL: &str = "marker-5d1f";
+const ADDRESS: &str = "marker-5d1f@example.test";
+
+/// Files below a folder in which the marker stands, in any letter case.
+fn naming(dir: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(naming(&path));
+        } else if let Ok(octets) = std::fs::read(&path)
+            && octets.to_ascii_lowercase().windows(LOCAL.len()).any(|window| window == LOCAL.as_bytes())
+        {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[track_caller]
+fn forget(daemon: &Daemon) -> u64 {
+    let body = format!("{{\"address\": \"{ADDRESS}\", \"fleet\": true}}");
+    let head = format!(
+        "POST /forget HTTP/1.1\r\nHost: {}\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        daemon.admin.host(),
+        body.len()
+    );
+    daemon.admin.request(&head, body.as_bytes()).unwrap().json()["erasure"].as_u64().unwrap()
+}
+
+fn state(daemon: &Daemon, id: u64) -> Value {
+    daemon.admin.get(&format!("/fleet/erasures/{id}")).json()
+}
+
+fn is_done(daemon: &Daemon, id: u64) -> Option<()> {
+    (state(daemon, id)["done"] == true).then_some(())
+}
+
+/// Mail that names the address in every way, to each of these.
+fn send_to(daemon: &Daemon) {
+    let message = format!("From: x@y.test\r\nMessage-ID: <{LOCAL}@example.test>\r\nSubject: for {ADDRESS}\r\n\r\ntext\r\n");
+    deliver(daemon.smtp(), "a@sender.test", &["b@example.test", ADDRESS], message.as_bytes());
+    deliver(daemon.smtp(), &ADDRESS.to_uppercase(), &["b@example.test"], message.as_bytes());
+    deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], b"Subject: another\r\n\r\ntext\r\n");
+}
+
+#[test]
+fn with_a_box_that_is_down_and_comes_back() {
+    let server = Server::start();
+    server.set(&[("wal_recycle", "off")]);
+    server.stop_at_once();
+    server.begin();
+    let database = server.fleet("erasing");
+    let endpoint = Endpoint::always(Answer::text(422, "no mailbox marker-5d1f%40example.test, nor \"Marker-5d1f\\u0040example.test\""));
+    let config = |name| server.boxed(Config::to(&endpoint), &database, name);
+    let (first, second) = (Daemon::start(config("mx1")), Daemon::start(config("mx2")));
+    send_to(&first);
+    send_to(&second);
+    all_arrived(&[("mx1", &first), ("mx2", &second)]);
+    // Statistics must not keep a copy, nor a transaction that was cut off.
+    server.sql(&database, "ANALYZE");
+    let second = second.kill();
+    send_to(&first);
+
+    let id = forget(&first);
+    let waiting = eventually_within(CATCH_UP, "the first box to sign", || {
+        let state = state(&first, id);
+        let waiting: Vec<_> = state["waiting"].as_array().unwrap().iter().map(|one| one["box"].as_str().unwrap().to_owned()).collect();
+        (waiting.len() == 1).then_some((waiting, state["done"].clone()))
+    });
+    assert_eq!(waiting, (vec!["mx2".to_owned()], Value::Bool(false)));
+    let second = second.restart();
+    eventually_within(CATCH_UP, "the erasure to be done", || is_done(&first, id));
+    server.sql("postgres", "CHECKPOINT");
+    server.sql("postgres", "SELECT pg_switch_wal()");
+    server.sql("postgres", "CHECKPOINT");
+
+    let nowhere: Vec<PathBuf> = Vec::new();
+    for place in ["base", "pg_wal", "pg_stat", "global"] {
+        assert_eq!(naming(&server.data().join(place)), nowhere);
+    }
+    for daemon in [&first, &second] {
+        assert_eq!(
+            naming(daemon.dir()).into_iter().filter(|path| path.file_name().unwrap() != "mailsluice.toml").collect::<Vec<_>>(),
+            nowhere
+        );
+    }
+    let records = records_of_all(&first);
+    assert_eq!(records.len(), 9);
+    let erased = records.values().filter(|record| record.to_string().contains("[erased]")).count();
+    assert_eq!(erased, 9, "each answer named it");
+    assert_eq!(first.cli(&["export", "--fleet", "--address", ADDRESS]).ok(), "");
+    // By the command line, in the end: nobody is missing.
+    send_to(&second);
+    all_arrived(&[("mx1", &first), ("mx2", &second)]);
+    assert!(first.cli(&["forget", "--fleet", "--address", ADDRESS]).ok().starts_with("erased on every box"));
+    assert_eq!(first.cli(&["export", "--fleet", "--address", ADDRESS]).ok(), "");
+}
+
+#[test]
+fn without_the_owners_rights_nothing_is_said_to_be_done() {
+    let server = Server::start();
+    let database = server.fleet("no_owner");
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(server.boxed(Config::to(&endpoint), &database, "mx1"));
+    send_to(&daemon);
+    all_arrived(&[("mx1", &daemon)]);
+    server.sql(&database, "REVOKE mailsluice_owner FROM mailsluice_writer");
+    let failed = daemon.cli(&["forget", "--fleet", "--address", ADDRESS]);
+    assert_eq!(failed.code, Some(69), "{}{}", failed.out, failed.err);
+    assert!(failed.err.contains("is not done") && failed.err.contains("mailsluice_owner"), "{}", failed.err);
+    server.sql(&database, "GRANT mailsluice_owner TO mailsluice_writer");
+    let done = || {
+        (server
+            .number(&database, "SELECT count(*) FROM mailsluice.erasures WHERE done IS NOT NULL AND address IS NULL AND trouble IS NULL")
+            == 1)
+            .then_some(())
+    };
+    eventually_within(CATCH_UP, "the erasure to go on by itself", done);
+    assert_eq!(daemon.cli(&["export", "--fleet", "--address", ADDRESS]).ok(), "");
+}
