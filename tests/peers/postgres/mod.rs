@@ -90,8 +90,15 @@ fn three_boxes_and_every_field_of_every_record() {
     })
     .start();
     let names = ["mx1", "mx2", "mx3"];
-    let boxes: Vec<_> =
-        names.map(|name| Daemon::start(server.boxed(Config::to(&endpoint).set("forward.breaker.failures", 0), &database, name))).into();
+    let boxes: Vec<_> = names
+        .map(|name| {
+            Daemon::start(server.boxed(
+                Config::to(&endpoint).set("forward.breaker.failures", 0).of_route("adaptive", false),
+                &database,
+                name,
+            ))
+        })
+        .into();
     std::thread::scope(|scope| boxes.iter().for_each(|daemon| drop(scope.spawn(move || send(daemon, each)))));
     let named: Vec<_> = names.into_iter().zip(&boxes).collect();
     all_arrived(&named);
@@ -119,7 +126,9 @@ fn three_boxes_and_every_field_of_every_record() {
     let report = boxes[1].cli(&["report", "--fleet"]).ok();
     assert!(report.contains("the endpoint answered 422: no such ticket"), "{report}");
     let exported = boxes[1].cli(&["export", "--fleet", "--address", "bob@example.test"]).ok();
-    assert_eq!(exported.lines().count() as u64, each * 3);
+    // What a lane puts off before it asks has no record.
+    let all: usize = boxes.iter().map(|daemon| records_of(daemon).len()).sum();
+    assert!(all > 100 && exported.lines().count() == all, "{all}");
     let open: usize = undelivered_of_all(&boxes[0]).len().min(100);
     assert!(open > 10 && boxes[0].cli(&["records", "--fleet", "--undelivered", "--json"]).ok().lines().count() >= open.min(50));
     let metrics = boxes[0].admin.get("/metrics").text();
