@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 /// Only the daemon's user reads records and secrets.
 const FILE_MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
+const READ_MOST: u64 = 1 << 30;
 
 /// What is known of a file without opening it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,9 +50,9 @@ pub trait Disk: Send + Sync + 'static {
     /// Whether an existing file can be opened for writing: false on a file system that went read-only.
     fn can_write(&self, path: &Path) -> io::Result<()>;
     fn stat(&self, path: &Path) -> io::Result<FileStat>;
-    /// A small file, whole.
+    /// A file, whole: none of those that are read so is large.
     fn read(&self, path: &Path) -> io::Result<Vec<u8>>;
-    /// A small file, whole and durable or not at all.
+    /// A file, whole and durable or not at all.
     fn write(&self, path: &Path, octets: &[u8]) -> io::Result<()>;
     /// A file of zeros that has all its place on the disk.
     fn reserve(&self, path: &Path, length: u64) -> io::Result<()>;
@@ -112,7 +113,7 @@ impl Disk for FileSystem {
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         let mut octets = Vec::new();
-        File::open(path)?.take(64 * 1024).read_to_end(&mut octets)?;
+        File::open(path)?.take(READ_MOST).read_to_end(&mut octets)?;
         Ok(octets)
     }
 

@@ -12,7 +12,7 @@ use crate::record::{Outcome, Record, RecordId, ServerResponse};
 /// What is written now. Version 1 had no `retry_after`; version 2 named a segment of the index behind the version.
 pub(super) const VERSION: u8 = 3;
 const OLDEST: u8 = 1;
-const CHECKSUM: usize = 8;
+pub(super) const CHECKSUM: usize = 8;
 
 /// The octets are not what was written, or of a version that is not known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,11 +69,7 @@ pub(super) fn date_us(octets: &[u8]) -> Option<i64> {
 }
 
 pub(super) fn decode(id: u128, octets: &[u8]) -> Result<Record, Unreadable> {
-    let (body, sum) = octets.len().checked_sub(CHECKSUM).and_then(|at| octets.split_at_checked(at)).ok_or(Unreadable)?;
-    if checksum(id, body) != sum {
-        return Err(Unreadable);
-    }
-    let mut rest = Reader(body);
+    let mut rest = Reader(checked(id, octets)?);
     let version = rest.octet()?;
     if !(OLDEST..=VERSION).contains(&version) {
         return Err(Unreadable);
@@ -87,8 +83,7 @@ pub(super) fn decode(id: u128, octets: &[u8]) -> Result<Record, Unreadable> {
 
 /// Whether the octets are what was written.
 pub(super) fn is_whole(id: u128, octets: &[u8]) -> bool {
-    let parts = octets.len().checked_sub(CHECKSUM).and_then(|at| octets.split_at_checked(at));
-    parts.is_some_and(|(body, sum)| checksum(id, body) == sum)
+    checked(id, octets).is_ok()
 }
 
 pub(super) fn outcome_code(outcome: Outcome) -> u8 {
@@ -105,6 +100,12 @@ pub(super) fn checksum(id: u128, body: &[u8]) -> [u8; CHECKSUM] {
     hasher.update(&id.to_be_bytes());
     hasher.update(body);
     hasher.finalize().as_bytes().first_chunk().copied().unwrap_or_default()
+}
+
+/// What stands before its checksum.
+pub(super) fn checked(id: u128, octets: &[u8]) -> Result<&[u8], Unreadable> {
+    let (body, sum) = octets.split_last_chunk().ok_or(Unreadable)?;
+    if checksum(id, body) == *sum { Ok(body) } else { Err(Unreadable) }
 }
 
 pub(super) fn put_number(out: &mut Vec<u8>, mut number: u64) {

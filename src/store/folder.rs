@@ -7,18 +7,23 @@
 //! | `….<first>-<last>.new` | one that is being built; removed at the next start if it was cut off |
 //! | `….journal-<n>` | the last records, before a file has them |
 //! | `….undelivered` | what is derived of the records: messages that no endpoint has taken or refused |
+//! | `….changes` | changes.rs; only while records are brought elsewhere |
 //! | `….lock` | held while the daemon runs |
-//! | `….id-secret`, `….index-key` | 32 random octets each, made once |
+//! | `….id-secret`, `….index-key` | 32 random octets each, made once; twice, each with its checksum |
 //! | `….ballast` | zeros, given up on a full disk so that the last records find their place |
 //! | `….unreadable-<time>` | a file that could not be read; removed by `forget` or after `retention` |
 //!
 //! Logs the ballast's going, and a file that was set aside.
 
 use super::disk::{Disk, Lock, directory_of};
+use super::encoding;
 use super::error::Fault;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+pub(super) const SECRET: usize = 32;
+const SECRET_KEY: u128 = 5;
 
 /// Commit numbers of a file's records: the first and the last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -73,6 +78,10 @@ impl Files {
 
     pub(super) fn undelivered(&self) -> PathBuf {
         self.beside(".undelivered")
+    }
+
+    pub(super) fn changes(&self) -> PathBuf {
+        self.beside(".changes")
     }
 
     pub(super) fn ballast(&self) -> PathBuf {
@@ -149,37 +158,61 @@ impl Files {
     }
 
     /// A secret of 32 octets, made at its first use; and whether it was there.
-    pub(super) fn secret(&self, suffix: &str) -> Result<([u8; 32], bool), Fault> {
+    pub(super) fn secret(&self, suffix: &str) -> Result<([u8; SECRET], bool), Fault> {
         let path = self.beside(suffix);
-        match self.disk.read(&path) {
-            Ok(octets) => {
-                let text =
-                    format!("{} does not hold 32 octets; put it back from a backup or remove it, and another one is made", path.display());
-                Ok((octets.try_into().map_err(|_| Fault::Io(text))?, true))
-            }
+        let octets = match self.disk.read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let secret = random()?;
-                self.disk.write(&path, &secret)?;
-                Ok((secret, false))
+                self.disk.write(&path, &twice(&secret))?;
+                return Ok((secret, false));
             }
-            Err(error) => Err(error.into()),
+            octets => octets?,
+        };
+        let (secret, is_whole) = secret_of(&octets).ok_or_else(|| {
+            Fault::Io(format!("{} is damaged; put it back from a backup, or remove it and another one is made", path.display()))
+        })?;
+        if !is_whole {
+            tracing::error!(
+                file = %path.display(), "one of two copies of a secret is damaged: it is written anew. Look at the disk (smartctl -a, dmesg)"
+            );
         }
+        if octets != twice(&secret) {
+            self.disk.write(&path, &twice(&secret))?;
+        }
+        Ok((secret, true))
     }
 
     /// Puts a secret back that was removed under a running daemon.
-    pub(super) fn keep_secret(&self, suffix: &str, secret: &[u8; 32]) -> io::Result<()> {
+    pub(super) fn keep_secret(&self, suffix: &str, secret: &[u8; SECRET]) -> io::Result<()> {
         let path = self.beside(suffix);
         match self.disk.stat(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => self.disk.write(&path, secret),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.disk.write(&path, &twice(secret)),
             Ok(_) => Ok(()),
             Err(error) => Err(error),
         }
     }
 }
 
+/// A secret as its file has it.
+fn twice(secret: &[u8; SECRET]) -> Vec<u8> {
+    let copy = [&secret[..], &encoding::checksum(SECRET_KEY, secret)].concat();
+    [&copy[..], &copy].concat()
+}
+
+/// The secret that a file holds, and whether both copies of it are whole.
+pub(super) fn secret_of(octets: &[u8]) -> Option<([u8; SECRET], bool)> {
+    // As version 0.1 has it: bare.
+    if let Ok(bare) = octets.try_into() {
+        return Some((bare, true));
+    }
+    let mut copies = octets.chunks(SECRET + encoding::CHECKSUM).flat_map(|copy| encoding::checked(SECRET_KEY, copy));
+    let secret = copies.find_map(|copy| copy.try_into().ok())?;
+    Some((secret, octets == twice(&secret)))
+}
+
 /// 32 octets that nobody can guess.
-pub(super) fn random() -> Result<[u8; 32], Fault> {
-    let mut octets = [0; 32];
+pub(super) fn random() -> Result<[u8; SECRET], Fault> {
+    let mut octets = [0; SECRET];
     aws_lc_rs::rand::fill(&mut octets).map_err(|_| Fault::Io("no random octets from the system".to_owned()))?;
     Ok(octets)
 }

@@ -10,6 +10,7 @@
 //! for ever: while nothing can be recorded, `writable` is false, and a record that could not be made durable is a log line (promise 3).
 //! Only the fields of a `Record` can get here (promise 2).
 
+mod changes;
 mod disk;
 mod encoding;
 mod error;
@@ -46,6 +47,7 @@ use crate::config;
 use crate::record::{Outcome, Record, RecordId};
 use crate::stats::Stats;
 use arc_swap::ArcSwapOption;
+use changes::Changes;
 use crossbeam_channel::{Sender, TrySendError};
 use error::Fault;
 use folder::Files;
@@ -126,6 +128,16 @@ pub struct UndeliveredPage {
 pub struct Committed {
     pub number: u64,
     pub record: Record,
+}
+
+/// A record that `forget` changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Among all changes; rising.
+    pub position: u64,
+    pub number: u64,
+    /// As it is now; `None` where it is gone.
+    pub record: Option<Record>,
 }
 
 /// A point in the store's long works, for tests that look at the files there.
@@ -211,8 +223,11 @@ impl Store {
         }
         let (id_secret, has_secrets) = files.secret(".id-secret").map_err(failed)?;
         let index_key = IndexKey(files.secret(".index-key").map_err(failed)?.0);
+        if has_secrets {
+            say_what_is_missing(&files, &listing);
+        }
         let opened = migrate::migrate(&files, &index_key, &tuning, &listing)
-            .and_then(|()| open::open(&files, index_key, &tuning, has_secrets))
+            .and_then(|()| open::open(&files, index_key, &tuning))
             .map_err(failed)?;
         let ids = id::Ids::new(opened.newest_id, now_ms(), folder::random().map_err(failed)?);
         let shared = Arc::new(Shared::new(
@@ -345,6 +360,30 @@ impl Store {
         self.shared.view().filling.through
     }
 
+    /// The least number of which the store knows what became of it: what was below has gone.
+    #[must_use]
+    pub fn oldest(&self) -> u64 {
+        self.shared.view().oldest()
+    }
+
+    /// Whether `forget` keeps a list of what it changes, for whoever brings records elsewhere; says whether it was kept before. Where it was
+    /// not, changes may have been missed: whoever wants them begins with the oldest record. Blocking.
+    pub fn keep_changes(&self, is_wanted: bool) -> Result<bool, StoreError> {
+        Changes::keep(&mut self.shared.changes(), &self.shared.files, is_wanted).map_err(|error| self.shared.error(error.into()))
+    }
+
+    /// What `forget` changed, in the order in which it did, behind a position; at most 1000. What was taken may come again after a kill.
+    pub fn changes_after(&self, position: u64, limit: usize) -> Result<Vec<Change>, StoreError> {
+        query::changes(self.opened()?, position, limit)
+    }
+
+    /// What stands up to this position has been taken by all who want it.
+    pub fn changes_taken(&self, position: u64) {
+        if let Some(changes) = self.shared.changes().as_mut() {
+            changes.taken(position);
+        }
+    }
+
     /// Erases the address; returns when it is absent from every file of the store. Blocking.
     pub fn forget(&self, address: &str) -> Result<u64, StoreError> {
         let address = Address::new(address).ok_or_else(|| StoreError::NotAnAddress(address.to_owned()))?;
@@ -398,6 +437,19 @@ impl Store {
 impl Drop for Store {
     fn drop(&mut self) {
         self.close();
+    }
+}
+
+/// A store that was opened before has a journal, or it is one of an older version.
+fn say_what_is_missing(files: &Files, listing: &folder::Listing) {
+    if files.disk.stat(&files.path).is_ok() || !listing.journals.is_empty() {
+        return;
+    }
+    let store = files.path.display();
+    if listing.spans.is_empty() {
+        tracing::error!(%store, "there are the secrets of a store, but none of its records: a new one is begun");
+    } else {
+        tracing::error!(%store, "the store's journals are missing: the last records that were acknowledged may be, too");
     }
 }
 

@@ -4,10 +4,10 @@
 use super::Tuning;
 use super::encoding::{self, Unreadable};
 use super::error::Fault;
-use super::file::{Fate, Part, Plan, StoreFile, build};
+use super::file::{Fate, Part, Plan, StoreFile, build, salvage};
 use super::folder::{Files, Listing, Span};
 use super::index::{IndexKey, Property};
-use super::journal::{Journal, Sealed, read_all};
+use super::journal::{End, Found, Frame, Journal, Sealed, in_order, read_all};
 use super::memory::{Batch, Entry};
 use super::shared::View;
 use super::undelivered::Undelivered;
@@ -26,33 +26,16 @@ pub(super) struct Opened {
     pub(super) next_slot: u32,
 }
 
-pub(super) fn open(files: &Files, key: IndexKey, tuning: &Tuning, has_secrets: bool) -> Result<Opened, Fault> {
+pub(super) fn open(files: &Files, key: IndexKey, tuning: &Tuning) -> Result<Opened, Fault> {
     let listing = files.list()?;
-    if has_secrets && listing.spans.is_empty() && listing.journals.is_empty() {
-        tracing::error!(store = %files.path.display(), "there are the secrets of a store, but none of its records: a new one is begun");
-    }
     let files_found = open_files(files, &key, tuning, &listing)?;
-    let mut last = files_found.last().map(|file| file.span().last);
+    let last = files_found.last().map_or(0, |file| file.span().last);
     let mut newest_id = files_found.iter().map(|file| file.summary.newest_id).max().unwrap_or(0);
-    let (journals, mut frames) = open_journals(files, &listing)?;
-    frames.sort_by_key(|frame| frame.first);
-    let mut batch = Batch::new(last.or_else(|| frames.first().map(|frame| frame.after)).unwrap_or(0));
-    let mut lost = 0;
-    for frame in frames {
-        newest_id = newest_id.max(frame.newest_id);
-        let end = frame.records.last().map_or(frame.after, |entry| entry.commit);
-        let known = batch.through.max(last.unwrap_or(0));
-        if end <= known {
-            continue;
-        }
-        if last.is_some() && frame.after > known {
-            lost += frame.after - known;
-        }
-        last = Some(end);
-        for entry in frame.records {
-            take(&mut batch, entry, &key);
-        }
-    }
+    let (journals, frames) = open_journals(files, &listing)?;
+    newest_id = frames.iter().map(|frame| frame.newest_id).fold(newest_id, u128::max);
+    let mut batch = Batch::new(last);
+    let (frames, lost) = in_order(frames, last);
+    frames.into_iter().flat_map(|frame| frame.records).for_each(|entry| take(&mut batch, entry, &key));
     if lost > 0 {
         tracing::error!(
             records = lost, store = %files.path.display(),
@@ -115,25 +98,21 @@ fn open_files(files: &Files, key: &IndexKey, tuning: &Tuning, listing: &Listing)
 fn index_anew(files: &Files, key: &IndexKey, tuning: &Tuning, old: StoreFile) -> Result<StoreFile, Fault> {
     let span = old.span();
     tracing::warn!(file = %files.of(span).display(), records = old.summary.records, "its index key is another one: its index is made anew");
-    let mut batch = Batch::new(span.first.saturating_sub(1));
-    let mut entries = Vec::new();
-    old.each(|id, commit, octets| {
-        entries.push(Entry { id, commit, octets: octets.into() });
-        true
-    })?;
-    entries.sort_unstable_by_key(|entry| entry.commit);
-    entries.into_iter().for_each(|entry| take(&mut batch, entry, key));
-    let parts = [Part::Memory(Arc::new(batch))];
+    let parts = [Part::Memory(salvage(&old, key)?)];
     let plan = Plan { files, key, span, newest_id: old.summary.newest_id, parts: &parts, at_step: &|step| tuning.reach(step) };
     Ok(build(&plan, &mut |_, _| Ok(Fate::Stays))?.0)
 }
 
-fn open_journals(files: &Files, listing: &Listing) -> Result<(Vec<Journal>, Vec<super::journal::Frame>), Fault> {
+fn open_journals(files: &Files, listing: &Listing) -> Result<(Vec<Journal>, Vec<Frame>), Fault> {
     let (mut journals, mut frames) = (Vec::new(), Vec::new());
     for slot in &listing.journals {
         let mut journal = Journal::open(files, *slot, 0)?;
         match journal.octets() {
-            Ok(octets) => frames.extend(read_all(&octets)),
+            Ok(octets) => {
+                let Found { frames: whole, end } = read_all(&octets);
+                frames.extend(whole);
+                say(end, &files.journal(*slot));
+            }
             Err(fault) => {
                 tracing::error!(journal = %files.journal(*slot).display(), reason = %fault, "a journal cannot be read");
                 journal.failed = true;
@@ -144,10 +123,20 @@ fn open_journals(files: &Files, listing: &Listing) -> Result<(Vec<Journal>, Vec<
     Ok((journals, frames))
 }
 
+fn say(end: End, journal: &std::path::Path) {
+    let journal = journal.display();
+    match end {
+        End::Zeros => {}
+        End::Torn => tracing::warn!(%journal, "the last write was cut off: nobody was told that what was in it is kept"),
+        End::Damaged => tracing::error!(
+            %journal, "the journal is damaged: what was written last cannot be read, and was acknowledged. Look at the disk (smartctl -a, dmesg)"
+        ),
+    }
+}
+
 /// What is undelivered: the copy, and over it the records since; all of them where there is none.
 fn derive(files: &Files, key: &IndexKey, view: &View, durable: u64) -> Result<Undelivered, Fault> {
-    let copy = read_copy(files).and_then(|octets| Undelivered::decode(&octets, key).ok());
-    let mut state = copy.filter(|state| state.through <= durable).unwrap_or_default();
+    let mut state = copy_of_undelivered(files, key).filter(|state| state.through <= durable).unwrap_or_default();
     let through = state.through;
     let mut see = |commit: u64, record: &Record| {
         let message = key.hash(Property::Webhook, &record.webhook_id);
@@ -184,11 +173,11 @@ fn derive(files: &Files, key: &IndexKey, view: &View, durable: u64) -> Result<Un
     Ok(state)
 }
 
-fn read_copy(files: &Files) -> Option<Vec<u8>> {
-    const MOST: u64 = 1 << 30;
-    let file = files.disk.open_to_read(&files.undelivered()).ok()?;
-    let length = file.len().ok().filter(|length| *length <= MOST)?;
-    let mut octets = vec![0; usize::try_from(length).ok()?];
-    file.read(0, &mut octets).ok()?;
-    Some(octets)
+fn copy_of_undelivered(files: &Files, key: &IndexKey) -> Option<Undelivered> {
+    let octets = files.disk.read(&files.undelivered()).ok()?;
+    let copy = Undelivered::decode(&octets, key);
+    if copy.is_err() {
+        tracing::error!(file = %files.undelivered().display(), "the list of undelivered messages is damaged: it is made again of the records");
+    }
+    copy.ok()
 }

@@ -8,7 +8,7 @@ use super::id::first_of;
 use super::index::{Hash, IndexKey, Property};
 use super::redact::{Address, Needle};
 use super::shared::Shared;
-use super::{Committed, Page, Query, Undelivered, UndeliveredPage};
+use super::{Change, Committed, Page, Query, Undelivered, UndeliveredPage};
 use crate::record::{Record, RecordId};
 use std::collections::BinaryHeap;
 use std::ops::Range;
@@ -177,9 +177,9 @@ impl<'a> Walk<'a> {
     fn look_into(&mut self, file: &Arc<StoreFile>) {
         let ids = ids_of(self.query, file.summary.lead_ms, file.summary.lag_ms);
         let stream: Result<Stream, Fault> = match self.source {
-            Source::All => {
-                file.newest(&ids).map(|records| -> Stream { Box::new(records.map(|r| r.map(|(id, octets)| (id, Octets::Read(octets))))) })
-            }
+            Source::All => file
+                .newest(&ids)
+                .map(|records| -> Stream { Box::new(records.map(|r| r.map(|(id, _, octets)| (id, Octets::Read(octets))))) }),
             Source::Index(property, hash) => {
                 let file = Arc::clone(file);
                 file.ids(property, hash, &ids)
@@ -375,6 +375,15 @@ pub(super) fn undelivered(shared: &Shared, cursor: Option<RecordId>, limit: usiz
         }
     }
     Ok(UndeliveredPage { undelivered: found, cursor: last.filter(|_| !is_last) })
+}
+
+pub(super) fn changes(shared: &Shared, position: u64, limit: usize) -> Result<Vec<Change>, StoreError> {
+    let found = shared.changes().as_ref().map(|changes| changes.after(position, limit_of(limit))).unwrap_or_default();
+    let now = |(position, number): (u64, u64)| {
+        let record = after(shared, number.saturating_sub(1), 1)?.pop().filter(|found| found.number == number);
+        Ok(Change { position, number, record: record.map(|found| found.record) })
+    };
+    found.into_iter().map(now).collect()
 }
 
 /// Records behind a commit number, in the order of the numbers.

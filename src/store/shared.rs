@@ -1,5 +1,6 @@
 //! What the threads and the readers of one store share. Logs a clock that is in doubt.
 
+use super::changes::Changes;
 use super::error::{Fault, StoreError};
 use super::file::StoreFile;
 use super::folder::{Files, Span};
@@ -46,6 +47,12 @@ impl View {
         self.files.iter().map(|file| file.summary.records).sum::<u64>() + in_memory as u64
     }
 
+    /// The least number of which it is known what became of it.
+    pub(super) fn oldest(&self) -> u64 {
+        let in_files = self.files.first().map(|file| file.span().first);
+        in_files.or_else(|| self.batches().next().map(|batch| batch.after.saturating_add(1))).unwrap_or(1)
+    }
+
     fn newest_us(&self) -> Option<i64> {
         let in_files = self.files.iter().filter(|file| file.summary.records > 0).map(|file| file.summary.newest_us);
         let in_memory = self.batches().flat_map(|batch| batch.records.values()).filter_map(|(_, octets)| super::encoding::date_us(octets));
@@ -85,6 +92,7 @@ pub(super) struct Shared {
     view: RwLock<View>,
     /// Taken behind the view, where both are.
     undelivered: Mutex<Undelivered>,
+    changes: Mutex<Option<Changes>>,
     writable: AtomicBool,
     trouble: Mutex<String>,
     erasing: Mutex<Vec<Address>>,
@@ -95,7 +103,7 @@ pub(super) struct Shared {
     began_us: i64,
     /// Since when the oldest record waits for the disk, in microseconds after `began`; 0: none does.
     waiting_since: AtomicU64,
-    began: Instant,
+    pub(super) began: Instant,
 }
 
 impl Shared {
@@ -114,6 +122,7 @@ impl Shared {
     ) -> Self {
         /// Records that a slow reader of the live view may lag behind before it misses some.
         const LIVE: usize = 1024;
+        let changes = Changes::read(&files);
         let (began, began_us) = (Instant::now(), jiff::Timestamp::now().as_microsecond());
         let newest_us = view.newest_us();
         let is_doubtful =
@@ -122,9 +131,9 @@ impl Shared {
             tracing::warn!("the newest record is more than a day old, or the clock is wrong: nothing expires for an hour");
         }
         Self {
+            files,
             doubts_until: is_doubtful.then(|| began + DOUBT),
             began_us,
-            files,
             index_key,
             id_secret,
             ids,
@@ -139,6 +148,7 @@ impl Shared {
             next_slot: AtomicU32::new(next_slot),
             view: RwLock::new(view),
             undelivered: Mutex::new(undelivered),
+            changes: Mutex::new(changes),
             writable: AtomicBool::new(true),
             trouble: Mutex::default(),
             erasing: Mutex::default(),
@@ -158,6 +168,18 @@ impl Shared {
 
     pub(super) fn undelivered(&self) -> MutexGuard<'_, Undelivered> {
         lock(&self.undelivered)
+    }
+
+    pub(super) fn changes(&self) -> MutexGuard<'_, Option<Changes>> {
+        lock(&self.changes)
+    }
+
+    /// Before records are changed: whoever brings them elsewhere is to hear of it.
+    pub(super) fn note_changes(&self, numbers: &[u64]) -> Result<(), Fault> {
+        match self.changes().as_mut() {
+            Some(changes) if !numbers.is_empty() => changes.note(&self.files, numbers),
+            Some(_) | None => Ok(()),
+        }
     }
 
     /// Looks where a filter could only say perhaps. Blocking: never in the writer.

@@ -157,9 +157,8 @@ impl Undelivered {
     }
 
     pub(super) fn decode(octets: &[u8], key: &IndexKey) -> Result<Self, Unreadable> {
-        let (body, sum) = octets.len().checked_sub(8).and_then(|at| octets.split_at_checked(at)).ok_or(Unreadable)?;
-        let mut rest = Reader(body);
-        if encoding::checksum(2, body) != sum || rest.array()? != MAGIC || rest.array()? != key.check() {
+        let mut rest = Reader(encoding::checked(2, octets)?);
+        if rest.array()? != MAGIC || rest.array()? != key.check() {
             return Err(Unreadable);
         }
         let mut state = Self { through: u64::from_le_bytes(rest.array()?), ..Self::default() };

@@ -1,28 +1,33 @@
 //! Reads a whole store and changes nothing: `doctor --store`. Every page's checksum (redb's) and every record's (ours) is
 //! compared. What redb would write on the way stays in memory. Logs nothing.
 
-use super::disk::FileSystem;
+use super::changes::Changes;
+use super::disk::{Disk, FileSystem};
 use super::encoding;
 use super::error::{Fault, StoreError, guarded};
 use super::file::{RECORDS, split};
-use super::folder::Files;
-use super::journal::{Frame, read_all};
+use super::folder::{Files, SECRET, secret_of};
+use super::index::IndexKey;
+use super::journal::{End, in_order, read_all};
+use super::undelivered::Undelivered;
 use redb::{Builder, ReadableDatabase as _, ReadableTable as _, StorageBackend};
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::io;
-use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-const CACHE_OCTETS: usize = 64 << 20;
+const CACHE_OCTETS: usize = 8 << 20;
 
 /// What was found.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verified {
     /// Records that are as they were written.
     pub records: u64,
+    /// Records that are not, or are missing.
     pub unreadable: u64,
+    /// Files that are not as they were written, whatever that costs.
+    pub damaged: Vec<PathBuf>,
 }
 
 /// Whether there is a store at a path, or one of an older version.
@@ -42,10 +47,10 @@ pub fn verify(path: &Path) -> Result<Verified, StoreError> {
     let files = Files { disk: Arc::new(FileSystem), path: path.to_owned() };
     let _lock = lock(&files).map_err(unreadable)?.ok_or_else(|| StoreError::Locked(path.to_owned()))?;
     let listing = files.list().map_err(unreadable)?;
-    let mut found = Verified { records: 0, unreadable: 0 };
+    let mut found = Verified::default();
     if path.exists() {
         // Of an older version: the next start takes it over.
-        count(&mut found, path, false)?;
+        found.count(path, false, u64::MAX)?;
     }
     let is_within = |span| listing.spans.iter().any(|other| *other != span && other.holds(&span));
     let mut through = 0;
@@ -54,32 +59,59 @@ pub fn verify(path: &Path) -> Result<Verified, StoreError> {
             found.unreadable += span.first - through - 1;
         }
         through = span.last;
-        count(&mut found, &files.of(span), true)?;
+        found.count(&files.of(span), true, span.last - span.first + 1)?;
     }
-    let mut frames: Vec<Frame> = Vec::new();
-    for slot in &listing.journals {
-        frames.extend(read_all(&std::fs::read(files.journal(*slot)).map_err(unreadable)?));
-    }
-    frames.sort_by_key(|frame| frame.first);
-    for frame in frames {
-        let end = frame.records.last().map_or(frame.after, |entry| entry.commit);
-        if end <= through {
-            continue;
+    let mut frames = Vec::new();
+    for path in listing.journals.iter().map(|slot| files.journal(*slot)) {
+        let journal = read_all(&std::fs::read(&path).map_err(unreadable)?);
+        frames.extend(journal.frames);
+        if journal.end == End::Damaged {
+            // One at least: how many there were cannot be told.
+            found.unreadable += 1;
+            found.damaged.push(path);
         }
-        // Whole frames behind one that is not prove that it was damaged.
-        if through > 0 {
-            found.unreadable += frame.after.saturating_sub(through);
-        }
-        found.records += frame.records.len() as u64;
-        through = end;
     }
+    let (frames, lost) = in_order(frames, through);
+    found.unreadable += lost;
+    found.records += frames.iter().map(|frame| frame.records.len() as u64).sum::<u64>();
+    found.look_beside(&files);
     Ok(found)
 }
 
-/// A file that cannot be read at all counts as one that is damaged.
-fn count(found: &mut Verified, path: &Path, has_numbers: bool) -> Result<(), StoreError> {
-    let file = File::open(path).and_then(View::new).map_err(|source| StoreError::Io { path: path.to_owned(), source })?;
-    guarded(|| records(found, file, has_numbers)).map_err(|fault| StoreError::Failed { path: path.to_owned(), what: fault.to_string() })
+impl Verified {
+    /// A file that cannot be read at all counts as one that is damaged.
+    fn count(&mut self, path: &Path, is_present: bool, most: u64) -> Result<(), StoreError> {
+        let failed = |source| StoreError::Io { path: path.to_owned(), source };
+        let file = FileSystem.open_to_read(path).map_err(failed)?;
+        match guarded(|| records(View::new(file)?, is_present)) {
+            Ok((whole, damaged)) => {
+                self.records += whole;
+                self.unreadable += damaged;
+            }
+            Err(Fault::Damaged(_)) if is_present => {
+                self.unreadable += most;
+                self.damaged.push(path.to_owned());
+            }
+            Err(fault) => return Err(StoreError::Failed { path: path.to_owned(), what: fault.to_string() }),
+        }
+        Ok(())
+    }
+
+    /// Small files, each of which says of itself whether it is as it was written.
+    fn look_beside(&mut self, files: &Files) {
+        let mut look = |path: PathBuf, is_whole: &dyn Fn(&[u8]) -> bool| match files.disk.read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            octets if octets.as_ref().is_ok_and(|octets| is_whole(octets)) => {}
+            Ok(_) | Err(_) => self.damaged.push(path),
+        };
+        for suffix in [".id-secret", ".index-key"] {
+            look(files.beside(suffix), &|octets| secret_of(octets).is_some_and(|(_, is_whole)| is_whole));
+        }
+        let key = files.disk.read(&files.beside(".index-key")).ok();
+        let key = key.and_then(|octets| secret_of(&octets)).map_or(IndexKey([0; SECRET]), |(key, _)| IndexKey(key));
+        look(files.undelivered(), &|octets| Undelivered::decode(octets, &key).is_ok());
+        look(files.changes(), &|octets| Changes::decode(octets).is_ok());
+    }
 }
 
 /// Keeps the daemon from starting meanwhile; `None` if it runs. Without its lock file it never ran.
@@ -96,7 +128,16 @@ fn lock(files: &Files) -> io::Result<Option<Option<File>>> {
     }
 }
 
-fn records(found: &mut Verified, view: View, has_numbers: bool) -> Result<(), Fault> {
+/// Whether each page of a file, and each record, is as it was written.
+pub(super) fn look_through(disk: &dyn Disk, path: &Path) -> Result<(), Fault> {
+    match guarded(|| records(View::new(disk.open_to_read(path)?)?, true))? {
+        (_, 0) => Ok(()),
+        (_, damaged) => Err(Fault::Damaged(format!("{damaged} records are not as they were written"))),
+    }
+}
+
+/// How many records of a file are as they were written, and how many are not.
+fn records(view: View, has_numbers: bool) -> Result<(u64, u64), Fault> {
     let opened = Builder::new().set_cache_size(CACHE_OCTETS).create_with_backend(view);
     let mut database = opened.map_err(|error| Fault::from(redb::Error::from(error)))?;
     if !database.check_integrity().map_err(|error| Fault::from(redb::Error::from(error)))? {
@@ -105,19 +146,20 @@ fn records(found: &mut Verified, view: View, has_numbers: bool) -> Result<(), Fa
     let txn = database.begin_read().map_err(redb::Error::from)?;
     let table = match txn.open_table(RECORDS) {
         Ok(table) => table,
-        Err(redb::TableError::TableDoesNotExist(_)) => return Ok(()),
+        Err(redb::TableError::TableDoesNotExist(_)) if !has_numbers => return Ok((0, 0)),
         Err(error) => return Err(redb::Error::from(error).into()),
     };
+    let (mut whole, mut damaged) = (0, 0);
     for item in table.iter().map_err(redb::Error::from)? {
         let (id, value) = item.map_err(redb::Error::from)?;
         let octets = if has_numbers { split(value.value()).map_or(&[][..], |(_, octets)| octets) } else { value.value() };
         if encoding::is_whole(id.value(), octets) {
-            found.records += 1;
+            whole += 1;
         } else {
-            found.unreadable += 1;
+            damaged += 1;
         }
     }
-    Ok(())
+    Ok((whole, damaged))
 }
 
 const PAGE: usize = 4096;
@@ -125,7 +167,7 @@ const PAGE: usize = 4096;
 /// A file as it is, and over it what has been written since, in memory.
 #[derive(Debug)]
 struct View {
-    file: File,
+    file: Box<dyn StorageBackend>,
     written: Mutex<Written>,
 }
 
@@ -138,8 +180,8 @@ struct Written {
 }
 
 impl View {
-    fn new(file: File) -> io::Result<Self> {
-        let length = file.metadata()?.len();
+    fn new(file: Box<dyn StorageBackend>) -> io::Result<Self> {
+        let length = file.len()?;
         Ok(Self { file, written: Mutex::new(Written { length, from_file: length, pages: BTreeMap::new() }) })
     }
 
@@ -155,7 +197,7 @@ impl View {
         let mut page = [0; PAGE];
         let start = number.saturating_mul(PAGE as u64);
         let there = usize::try_from(written.from_file.saturating_sub(start)).unwrap_or(PAGE).min(PAGE);
-        self.file.read_exact_at(page.get_mut(..there).unwrap_or_default(), start)?;
+        self.file.read(start, page.get_mut(..there).unwrap_or_default())?;
         Ok(page)
     }
 
@@ -251,7 +293,7 @@ mod tests {
         place
     }
 
-    fn files(place: &Place) -> BTreeMap<std::path::PathBuf, Vec<u8>> {
+    fn files(place: &Place) -> BTreeMap<PathBuf, Vec<u8>> {
         let entries = std::fs::read_dir(place.directory()).expect("a directory").map(|entry| entry.expect("an entry").path());
         entries.map(|path| (path.clone(), std::fs::read(path).expect("a file"))).collect()
     }
@@ -260,7 +302,7 @@ mod tests {
     fn a_sound_store_and_nothing_changes() {
         let place = filled(300);
         let before = files(&place);
-        assert_eq!(verify(&place.config.path).expect("sound"), Verified { records: 300, unreadable: 0 });
+        assert_eq!(verify(&place.config.path).expect("sound"), Verified { records: 300, ..Verified::default() });
         assert!(before == files(&place), "a file was changed");
         assert!(is_there(&place.config.path));
     }
@@ -310,7 +352,7 @@ mod tests {
             let folder = tempfile::tempdir().expect("a directory");
             let path = folder.path().join("file");
             std::fs::write(&path, &original).expect("it can be written");
-            let view = View::new(File::open(&path).expect("a file")).expect("its length");
+            let view = View::new(FileSystem.open_to_read(&path).expect("a file")).expect("its length");
             let mut model = original.clone();
             for (cut, at, data) in steps {
                 if cut {

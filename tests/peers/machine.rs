@@ -2,7 +2,7 @@
 
 use crate::promises::files_with;
 use crate::support::client::deliver;
-use crate::support::load::{self, Load};
+use crate::support::load::{self, Load, recorded};
 use crate::support::process::run;
 use crate::support::{Answer, Config, Daemon, Endpoint, PATIENCE, eventually, messages, turn};
 use std::collections::BTreeSet;
@@ -53,18 +53,6 @@ impl Drop for SmallDisk {
 fn mount(arguments: &[&str], at: &Path) {
     let done = run(Command::new("mount").args(arguments).arg(at), PATIENCE);
     assert_eq!(done.code, Some(0), "{done:?}");
-}
-
-/// The subjects of all records, whether in the store or, as promise 3 allows, in the log.
-fn recorded(daemon: &Daemon) -> BTreeSet<u64> {
-    let id = |subject: &str| subject.strip_prefix("load-").and_then(|id| id.parse().ok());
-    let mut ids: BTreeSet<u64> = daemon.admin.records("").iter().filter_map(|record| id(record["subject"].as_str()?)).collect();
-    for line in daemon.log().lines() {
-        for part in line.split("load-").skip(1) {
-            ids.extend(part.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse::<u64>());
-        }
-    }
-    ids
 }
 
 #[test]

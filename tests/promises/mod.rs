@@ -2,6 +2,7 @@
 
 mod bounded;
 mod confidential;
+mod damaged;
 mod delivered;
 mod recorded;
 mod senders;

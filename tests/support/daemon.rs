@@ -17,7 +17,12 @@ pub(crate) const BINARY: &str = env!("CARGO_BIN_EXE_mailsluice");
 
 /// A command of the binary, with nothing of our environment that it would read.
 pub(crate) fn command() -> Command {
-    let mut command = Command::new(BINARY);
+    command_of(BINARY.as_ref())
+}
+
+fn command_of(program: &Path) -> Command {
+    // Another build, to see what it would do.
+    let mut command = Command::new(std::env::var_os("MAILSLUICE_TEST_BINARY").map_or_else(|| program.to_owned(), PathBuf::from));
     for name in ["MAILSLUICE_CONFIG", "NOTIFY_SOCKET", "LISTEN_FDS", "LISTEN_PID", "JOURNAL_STREAM", "CREDENTIALS_DIRECTORY"] {
         command.env_remove(name);
     }
@@ -57,12 +62,18 @@ impl Daemon {
     /// Starts the process, changed by `change` before, and returns as soon as it listens.
     #[track_caller]
     pub(crate) fn spawn(dir: Arc<TempDir>, config: Config, change: impl FnOnce(&mut Command)) -> Self {
+        Self::spawn_program(BINARY.as_ref(), dir, config, change)
+    }
+
+    /// The same of another build.
+    #[track_caller]
+    pub(crate) fn spawn_program(program: &Path, dir: Arc<TempDir>, config: Config, change: impl FnOnce(&mut Command)) -> Self {
         let turn = turn::shared();
         let file = dir.path().join("mailsluice.toml");
         let config =
             if config.is_set("store.path") { config } else { config.set("store.path", dir.path().join("records.redb").to_str().unwrap()) };
         std::fs::write(&file, config.text()).unwrap();
-        let mut command = command();
+        let mut command = command_of(program);
         command.arg("serve").arg("--config").arg(&file).current_dir(dir.path());
         change(&mut command);
         let process = Process::start(&mut command);

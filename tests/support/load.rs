@@ -1,8 +1,9 @@
 //! Senders in a closed loop: each message with an id and a checksum of its own, each reply kept.
 
 use super::client::Client;
+use super::daemon::Daemon;
 use super::endpoint::Request;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -77,6 +78,19 @@ pub(crate) fn id_of(request: &Request) -> u64 {
     let value = |name: &str| head.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name}: {head}"));
     assert_eq!(value("X-Load-Sum: "), blake3::hash(text).to_string(), "the message's text changed on its way");
     value("X-Load-Id: ").parse().unwrap()
+}
+
+/// The ids of all messages that have a record, whether in the store or, as promise 3 allows, in the log.
+pub(crate) fn recorded(daemon: &Daemon) -> BTreeSet<u64> {
+    let stored = daemon.admin.records("");
+    let id = |record: &serde_json::Value| record["subject"].as_str()?.strip_prefix("load-")?.parse().ok();
+    stored.iter().filter_map(id).chain(logged(&daemon.log())).collect()
+}
+
+/// The ids that a log speaks of.
+pub(crate) fn logged(log: &str) -> BTreeSet<u64> {
+    let ids = log.split("load-").skip(1).map(|part| part.split(|c: char| !c.is_ascii_digit()).next().unwrap().parse());
+    ids.flatten().collect()
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);

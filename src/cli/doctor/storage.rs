@@ -53,11 +53,17 @@ fn room(folder: &Path, max_size: u64) -> Finding {
 
 fn records(path: &Path) -> Finding {
     match crate::store::verify(path) {
-        Ok(found) if found.unreadable == 0 => {
+        Ok(found) if found.unreadable == 0 && found.damaged.is_empty() => {
             Finding::fine(format!("{}: {} records, each as it was written", path.display(), found.records))
         }
         Ok(found) => Finding::problem(
-            format!("{}: {} of {} records are damaged", path.display(), found.unreadable, found.records + found.unreadable),
+            format!(
+                "{}: {} of {} records are damaged{}",
+                path.display(),
+                found.unreadable,
+                found.records + found.unreadable,
+                found.damaged.iter().map(|file| format!("; {} is not as it was written", file.display())).collect::<String>()
+            ),
             "look at the disk (smartctl -a, dmesg); put the store back from a backup, or let the damaged records expire",
         ),
         Err(error) => Finding::problem(

@@ -33,10 +33,7 @@ impl Filter {
 
     /// A damaged one is empty.
     pub(super) fn decode(octets: &[u8]) -> Self {
-        match octets.len().checked_sub(8).and_then(|at| octets.split_at_checked(at)) {
-            Some((body, sum)) if encoding::checksum(3, body) == sum => Self(body.to_vec()),
-            Some(_) | None => Self::default(),
-        }
+        Self(encoding::checked(3, octets).unwrap_or_default().to_vec())
     }
 
     pub(super) fn may_hold(&self, message: Hash) -> bool {

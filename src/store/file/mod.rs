@@ -9,8 +9,10 @@
 
 mod build;
 mod filter;
+mod salvage;
 
 pub(super) use build::{Fate, Judge, Part, Plan, build};
+pub(super) use salvage::salvage;
 
 use super::disk::Backend;
 use super::encoding::{self, Reader, Unreadable};
@@ -100,11 +102,7 @@ impl Summary {
 
     fn decode(octets: &[u8]) -> Result<Self, Fault> {
         let damaged = |Unreadable| Fault::Damaged("what a file says of itself".to_owned());
-        let (body, sum) = octets.len().checked_sub(8).and_then(|at| octets.split_at_checked(at)).ok_or_else(|| damaged(Unreadable))?;
-        if encoding::checksum(1, body) != sum {
-            return Err(damaged(Unreadable));
-        }
-        let mut rest = Reader(body);
+        let mut rest = Reader(encoding::checked(1, octets).map_err(damaged)?);
         let version = rest.array().map(u32::from_le_bytes).map_err(damaged)?;
         if version > VERSION {
             return Err(Fault::Newer(version));
@@ -226,12 +224,15 @@ impl StoreFile {
         })
     }
 
-    /// Octets of records in a range, newest first, each when it is asked for.
-    pub(super) fn newest(&self, ids: &Range<u128>) -> Result<impl Iterator<Item = Result<(u128, Vec<u8>), Fault>> + use<>, Fault> {
+    /// Records in a range, newest first, each when it is asked for: id, commit number and octets.
+    pub(super) fn newest(&self, ids: &Range<u128>) -> Result<impl Iterator<Item = Result<(u128, u64, Vec<u8>), Fault>> + use<>, Fault> {
         let mut records = self.read(|txn| Ok(txn.open_table(RECORDS)?.range(ids.clone())?))?;
         Ok(std::iter::from_fn(move || {
             let next = guarded(|| records.next_back().transpose().map_err(|error| Fault::from(redb::Error::from(error)))).transpose()?;
-            Some(next.map(|(id, value)| (id.value(), split(value.value()).map_or_else(Vec::new, |(_, octets)| octets.to_vec()))))
+            Some(next.map(|(id, value)| {
+                let (commit, octets) = split(value.value()).unwrap_or((0, &[]));
+                (id.value(), commit, octets.to_vec())
+            }))
         }))
     }
 

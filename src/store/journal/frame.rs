@@ -55,21 +55,70 @@ pub(super) fn put(out: &mut Vec<u8>, after: u64, newest_id: u128, records: &[Ent
     out.resize(out.len().next_multiple_of(PAGE), 0);
 }
 
+/// What a journal holds.
+#[derive(Debug, PartialEq)]
+pub(in crate::store) struct Found {
+    pub(in crate::store) frames: Vec<Frame>,
+    pub(in crate::store) end: End,
+}
+
+/// What stands behind the last whole frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum End {
+    Zeros,
+    /// A write that was cut off: some of its sectors are zeros still, as they were before it.
+    Torn,
+    /// All of it was written, and it is not what was written.
+    Damaged,
+}
+
+/// The frames of all journals behind a number, in their order, and how many numbers are missing before and between them.
+pub(in crate::store) fn in_order(mut frames: Vec<Frame>, through: u64) -> (Vec<Frame>, u64) {
+    frames.sort_by_key(|frame| frame.first);
+    let (mut through, mut lost) = (through, 0);
+    frames.retain(|frame| {
+        let end = frame.records.last().map_or(frame.after, |entry| entry.commit);
+        let is_new = end > through;
+        if is_new {
+            lost += frame.after.saturating_sub(through);
+            through = end;
+        }
+        is_new
+    });
+    (frames, lost)
+}
+
 /// Every whole frame of a journal, wherever it begins. What lies between them is a frame that was cut off, is damaged, or is of a use before.
-pub(in crate::store) fn read_all(octets: &[u8]) -> Vec<Frame> {
+pub(in crate::store) fn read_all(octets: &[u8]) -> Found {
     let mut frames = Vec::new();
-    let mut rest = octets;
+    let (mut rest, mut behind) = (octets, octets);
     while !rest.is_empty() {
         let step = match read(rest) {
             Ok((frame, length)) => {
                 frames.push(frame);
+                behind = rest.get(length..).unwrap_or_default();
                 length
             }
             Err(Unreadable) => PAGE,
         };
         rest = rest.get(step..).unwrap_or_default();
     }
-    frames
+    Found { frames, end: end(behind) }
+}
+
+fn end(behind: &[u8]) -> End {
+    /// The unit that a disk writes whole or not at all.
+    const SECTOR: usize = 512;
+    let is_zero = |octets: &[u8]| octets.iter().all(|octet| *octet == 0);
+    if is_zero(behind) {
+        return End::Zeros;
+    }
+    let mut head = Reader(behind);
+    let is_whole = head.array() == Ok(MAGIC) && head.octets(16).is_ok();
+    let length = if is_whole { head.array().map_or(0, u32::from_le_bytes) } else { 0 };
+    let written = usize::try_from(length).unwrap_or(usize::MAX).saturating_add(HEAD + CHECKSUM).min(behind.len());
+    let is_torn = behind.get(..written).unwrap_or_default().chunks(SECTOR).any(is_zero);
+    if is_torn { End::Torn } else { End::Damaged }
 }
 
 fn read(octets: &[u8]) -> Result<(Frame, usize), Unreadable> {
@@ -142,7 +191,7 @@ mod tests {
         fn what_was_appended_is_read(batches in batches(), zeros in 0usize..3) {
             let (mut octets, _, frames) = written(&batches);
             octets.resize(octets.len() + zeros * PAGE, 0);
-            prop_assert_eq!(read_all(&octets), frames);
+            prop_assert_eq!(read_all(&octets), Found { frames, end: End::Zeros });
         }
 
         #[test]
@@ -158,15 +207,35 @@ mod tests {
                 .collect();
             let at = meant[at.index(meant.len())];
             octets[at] ^= by;
-            frames.remove(starts.iter().rposition(|start| *start <= at).unwrap());
-            prop_assert_eq!(read_all(&octets), frames);
+            let damaged = starts.iter().rposition(|start| *start <= at).unwrap();
+            frames.remove(damaged);
+            let found = read_all(&octets);
+            prop_assert_eq!(&found.frames, &frames);
+            // A length that is another one looks as if it had been cut off; what stands between whole frames is missed by its numbers.
+            let in_length = (starts[damaged] + 24..starts[damaged] + 28).contains(&at);
+            let is_last = damaged + 1 == starts.len();
+            prop_assert!(in_length || found.end == if is_last { End::Damaged } else { End::Zeros }, "{:?}", found.end);
+            prop_assert_eq!(in_order(found.frames, 6).1, if is_last { 0 } else { batches[damaged].len() as u64 });
+        }
+
+        #[test]
+        fn a_write_that_was_cut_off_is_no_damage(batches in batches(), kept in any::<prop::sample::Index>()) {
+            let (mut octets, starts, mut frames) = written(&batches);
+            let start = starts[starts.len() - 1];
+            let length = u32::from_le_bytes(octets[start + 24..start + 28].try_into().unwrap());
+            let sectors = (HEAD + length as usize + CHECKSUM).div_ceil(512);
+            let lost = start + kept.index(sectors) * 512;
+            octets[lost..lost + 512].fill(0);
+            frames.pop();
+            let expected = if sectors == 1 { End::Zeros } else { End::Torn };
+            prop_assert_eq!(read_all(&octets), Found { frames, end: expected });
         }
 
         #[test]
         fn any_octets_are_read_without_a_panic(octets in proptest::collection::vec(any::<u8>(), 0..300)) {
             let mut with_magic = MAGIC.to_vec();
             with_magic.extend(octets);
-            prop_assert_eq!(read_all(&with_magic), []);
+            prop_assert_eq!(read_all(&with_magic).frames, []);
         }
     }
 }

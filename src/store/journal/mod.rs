@@ -4,7 +4,7 @@ mod frame;
 mod segment;
 mod writer;
 
-pub(super) use frame::{Frame, read_all};
+pub(super) use frame::{End, Found, Frame, in_order, read_all};
 pub(super) use segment::Journal;
 pub use writer::Commit;
 pub(super) use writer::{Message, Pending, Sealed, Writer};

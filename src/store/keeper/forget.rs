@@ -18,7 +18,7 @@ pub(super) fn forget(work: &mut Work, addresses: &[Address], seal: impl FnOnce()
     check_space(work)?;
     work.shared.set_erasing(addresses.to_vec());
     let result = seal().and_then(|()| {
-        count_in_memory(work, addresses, &mut counts);
+        count_in_memory(work, addresses, &mut counts)?;
         // Journals are wiped when they are free, so they hold none of it either.
         work.serve()?;
         for file in work.files() {
@@ -40,7 +40,7 @@ fn check_space(work: &Work) -> Result<(), Fault> {
 }
 
 fn count(addresses: &[Address], counts: &mut [u64], id: u128, octets: &[u8]) -> bool {
-    let Ok(record) = encoding::decode(id, octets) else { return true };
+    let Ok(record) = encoding::decode(id, octets) else { return false };
     let mut is_named = false;
     for (address, count) in addresses.iter().zip(counts) {
         if address.is_named_by(&record) {
@@ -51,32 +51,44 @@ fn count(addresses: &[Address], counts: &mut [u64], id: u128, octets: &[u8]) -> 
     is_named
 }
 
-fn count_in_memory(work: &Work, addresses: &[Address], counts: &mut [u64]) {
+fn count_in_memory(work: &Work, addresses: &[Address], counts: &mut [u64]) -> Result<(), Fault> {
     let sealed = work.shared.view().sealed.clone();
-    for (id, (_, octets)) in sealed.iter().flat_map(|batch| &batch.records) {
-        count(addresses, counts, *id, octets);
+    let mut named = Vec::new();
+    for (id, (commit, octets)) in sealed.iter().flat_map(|batch| &batch.records) {
+        if count(addresses, counts, *id, octets) {
+            named.push(*commit);
+        }
     }
+    work.shared.note_changes(&named)
 }
 
 fn erase(work: &mut Work, file: &Arc<StoreFile>, addresses: &[Address], counts: &mut [u64]) -> Result<(), Fault> {
     let needles: Option<Vec<_>> = addresses.iter().map(Address::needle).collect();
     let may_be_in = |octets: &[u8]| needles.as_ref().is_none_or(|needles| needles.iter().any(|needle| needle.may_be_in(octets)));
-    let mut is_named = false;
-    let searched = work.search(file, |id, octets| {
+    let (mut named, mut is_damaged) = (Vec::new(), false);
+    let before = counts.to_vec();
+    let searched = work.search(file, |id, commit, octets| {
         // One that is damaged may name anybody.
-        if may_be_in(octets) || !encoding::is_whole(id, octets) {
-            is_named |= count(addresses, counts, id, octets);
+        is_damaged |= !encoding::is_whole(id, octets);
+        if may_be_in(octets) && count(addresses, counts, id, octets) {
+            named.push(commit);
         }
     });
     let result = searched.and_then(|()| {
-        if is_named {
+        if is_damaged || !named.is_empty() {
+            work.shared.note_changes(&named)?;
             work.rebuild(std::slice::from_ref(file), addresses)?;
             wait_for_readers(file);
         }
         Ok(())
     });
     match result {
-        Err(Fault::Damaged(what)) => work.give_up(file, &what),
+        Err(Fault::Damaged(what)) => {
+            work.give_up(file, &what)?;
+            counts.copy_from_slice(&before);
+            let made = work.files().into_iter().find(|made| made.span() == file.span());
+            made.map_or(Ok(()), |made| erase(work, &made, addresses, counts))
+        }
         other => other,
     }
 }

@@ -6,10 +6,14 @@ mod merge;
 mod work;
 
 use super::error::{Fault, StoreError};
+use super::file::StoreFile;
+use super::folder::Span;
 use super::journal::{Journal, Message, Sealed};
 use super::redact::Address;
 use super::shared::Shared;
+use super::verify::look_through;
 use crossbeam_channel::{Receiver, Sender, select};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use work::Work;
@@ -39,6 +43,8 @@ pub(super) struct Keeper {
     not_before: Instant,
     wait: Duration,
     next_report: Instant,
+    /// When each file was looked through.
+    looked_through: BTreeMap<Span, Instant>,
 }
 
 const RETRY_FIRST: Duration = Duration::from_millis(50);
@@ -62,6 +68,7 @@ impl Keeper {
             not_before: now,
             wait: RETRY_FIRST,
             next_report: now + DAY,
+            looked_through: BTreeMap::new(),
         }
     }
 
@@ -142,21 +149,29 @@ impl Keeper {
             let Some(run) = merge::choose(&files, bounds).and_then(|run| files.get(run)) else { return Ok(()) };
             let octets: u64 = run.iter().map(|file| file.octets).sum();
             self.work.make_room(octets)?;
-            if run.iter().any(|file| !self.work.files().iter().any(|there| Arc::ptr_eq(there, file))) {
+            if !run.iter().all(|file| self.is_there(file)) {
                 continue;
             }
             match self.work.rebuild(run, &[]) {
-                Err(Fault::Damaged(_)) => self.find_damage(run)?,
+                Err(Fault::Damaged(what)) => {
+                    self.find_damage(run)?;
+                    // Not by reading them: then not now.
+                    return if run.iter().all(|file| self.is_there(file)) { Err(Fault::Damaged(what)) } else { Ok(()) };
+                }
                 other => _ = other?,
             }
         }
     }
 
-    fn find_damage(&mut self, files: &[Arc<super::file::StoreFile>]) -> Result<(), Fault> {
+    /// Looks through files, and makes those that are damaged anew.
+    fn find_damage(&mut self, files: &[Arc<StoreFile>]) -> Result<(), Fault> {
+        let shared = Arc::clone(&self.work.shared);
         for file in files {
-            if let Err(Fault::Damaged(what)) = self.work.rebuild(std::slice::from_ref(file), &[]) {
-                self.work.give_up(file, &what)?;
+            match look_through(&*shared.files.disk, &shared.files.of(file.span())) {
+                Err(Fault::Damaged(what)) => self.work.give_up(file, &what)?,
+                other => other?,
             }
+            self.looked_through.insert(file.span(), Instant::now());
         }
         Ok(())
     }
@@ -164,6 +179,14 @@ impl Keeper {
     /// The copy of what is undelivered.
     fn save(&self) -> Result<(), Fault> {
         let shared = &self.work.shared;
+        {
+            let oldest = shared.view().oldest();
+            let mut changes = shared.changes();
+            if let Some(changes) = changes.as_mut() {
+                changes.expire(oldest);
+                changes.save(&shared.files)?;
+            }
+        }
         shared.resolve_doubts()?;
         let copy = {
             let mut undelivered = shared.undelivered();
@@ -225,14 +248,8 @@ impl Keeper {
     }
 
     fn keep_house(&mut self) {
-        let kept = [
-            self.work.lay_in_journals(),
-            self.expire(),
-            self.look_at_suspects(),
-            self.work.make_room(0),
-            self.save(),
-            self.remove_set_aside(),
-        ];
+        let kept =
+            [self.work.lay_in_journals(), self.expire(), self.look_through(), self.work.make_room(0), self.save(), self.remove_set_aside()];
         for fault in kept.into_iter().filter_map(Result::err) {
             self.warn(&fault, "the store's files could not be looked after");
         }
@@ -244,7 +261,7 @@ impl Keeper {
     /// Files whose last record has expired go; one behind which others remain leaves an empty one, so that no number is missing.
     fn expire(&mut self) -> Result<(), Fault> {
         let cutoff_us = self.work.shared.cutoff_us();
-        let is_due = |file: &super::file::StoreFile| file.summary.newest_us < cutoff_us;
+        let is_due = |file: &StoreFile| file.summary.newest_us < cutoff_us;
         while let [oldest, _, ..] = self.work.files().as_slice()
             && is_due(oldest)
         {
@@ -260,13 +277,21 @@ impl Keeper {
         Ok(())
     }
 
-    /// Files in which a reader met damage.
-    fn look_at_suspects(&mut self) -> Result<(), Fault> {
-        let suspects = self.work.shared.take_suspects();
-        for file in self.work.files().into_iter().filter(|file| suspects.contains(&file.span())) {
-            self.find_damage(&[file])?;
+    fn is_there(&self, file: &Arc<StoreFile>) -> bool {
+        self.work.files().iter().any(|there| Arc::ptr_eq(there, file))
+    }
+
+    /// Files in which a reader met damage; and each file once a day, so that damage is found before somebody asks for what it hit.
+    fn look_through(&mut self) -> Result<(), Fault> {
+        let (suspects, files) = (self.work.shared.take_suspects(), self.work.files());
+        self.looked_through.retain(|span, _| files.iter().any(|file| file.span() == *span));
+        let is_old = |file: &&Arc<StoreFile>| self.looked_through.get(&file.span()).is_none_or(|at| at.elapsed() > DAY);
+        let mut due: Vec<_> = files.iter().filter(|file| suspects.contains(&file.span())).cloned().collect();
+        let has_begun = self.work.shared.began.elapsed() > self.work.shared.tuning.housekeeping;
+        if due.is_empty() && has_begun && self.work.sealed_wait() == 0 {
+            due.extend(files.iter().find(is_old).cloned());
         }
-        Ok(())
+        self.find_damage(&due)
     }
 
     fn remove_set_aside(&self) -> Result<(), Fault> {

@@ -2,7 +2,7 @@
 //! trusted: it is thrown away, and made again of what is durable. Logs what was set aside.
 
 use crate::store::error::Fault;
-use crate::store::file::{Fate, Judge, Part, Plan, StoreFile, build};
+use crate::store::file::{Fate, Judge, Part, Plan, StoreFile, build, salvage};
 use crate::store::folder::Span;
 use crate::store::journal::{Journal, Sealed};
 use crate::store::redact::Address;
@@ -112,7 +112,7 @@ impl Work {
 
     /// An empty file in the place of one: its numbers stay accounted for.
     pub(super) fn empty(&mut self, file: &Arc<StoreFile>) -> Result<(), Fault> {
-        self.drop_undelivered(file);
+        self.let_go(&self.undelivered_in(file));
         self.replace(std::slice::from_ref(file), &[], &mut |_, _| Fate::Goes)
     }
 
@@ -152,11 +152,10 @@ impl Work {
         gone.iter().for_each(|id| undelivered.drop_record(*id));
     }
 
-    /// Messages whose last attempt is in a file that goes.
-    fn drop_undelivered(&self, file: &StoreFile) {
+    /// Last attempts at undelivered messages that a file has, or may have.
+    fn undelivered_in(&self, file: &StoreFile) -> HashSet<u128> {
         let ids = self.shared.undelivered().ids(&(file.summary.least..file.summary.greatest.saturating_add(1).max(file.summary.least)));
-        let gone: HashSet<_> = ids.into_iter().filter(|id| !matches!(file.get(*id), Ok(None))).collect();
-        self.let_go(&gone);
+        ids.into_iter().filter(|id| !matches!(file.get(*id), Ok(None))).collect()
     }
 
     /// Lets the oldest file go: the newest one of all leaves an empty one.
@@ -168,7 +167,7 @@ impl Work {
                 Some(_) | None => Ok(0),
             };
         };
-        self.drop_undelivered(oldest);
+        self.let_go(&self.undelivered_in(oldest));
         self.shared.view_mut().files.retain(|file| !Arc::ptr_eq(file, oldest));
         self.shared.files.remove_if_there(&self.shared.files.of(oldest.span()))?;
         self.shared.files.sync()?;
@@ -206,24 +205,29 @@ impl Work {
         Ok(())
     }
 
-    /// A file that cannot be read costs its own records, and no others.
+    /// A file that is damaged costs what cannot be read of it; of the rest another one is made.
     pub(super) fn give_up(&mut self, file: &Arc<StoreFile>, what: &str) -> Result<(), Fault> {
-        let files = self.shared.files.clone();
-        files.set_aside(&files.of(file.span()), what)?;
-        self.shared.unreadable.fetch_add(file.summary.records, Ordering::Relaxed);
-        self.empty(file)
+        let shared = Arc::clone(&self.shared);
+        let left = salvage(file, &shared.index_key)?;
+        shared.files.set_aside(&shared.files.of(file.span()), what)?;
+        let lost = file.summary.records.saturating_sub(left.records.len() as u64);
+        shared.unreadable.fetch_add(lost, Ordering::Relaxed);
+        tracing::error!(lost, left = left.records.len(), "what could be read of a damaged file is kept");
+        let gone = self.undelivered_in(file).into_iter().filter(|id| !left.records.contains_key(id)).collect();
+        self.let_go(&gone);
+        self.replace(std::slice::from_ref(file), &[Part::Memory(left)], &mut |_, _| Fate::Stays)
     }
 
     /// Reads all of a file.
-    pub(super) fn search(&mut self, file: &StoreFile, mut work: impl FnMut(u128, &[u8])) -> Result<(), Fault> {
+    pub(super) fn search(&mut self, file: &StoreFile, mut work: impl FnMut(u128, u64, &[u8])) -> Result<(), Fault> {
         let mut seen = 0u32;
         let mut paused = Ok(());
-        file.each(|id, _, octets| {
+        file.each(|id, commit, octets| {
             seen = seen.wrapping_add(1);
             if seen.is_multiple_of(STEP) {
                 paused = self.pause();
             }
-            work(id, octets);
+            work(id, commit, octets);
             paused.is_ok()
         })?;
         paused

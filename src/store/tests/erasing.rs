@@ -310,3 +310,89 @@ fn a_store_behind_a_symbolic_link_is_where_the_link_leads() {
     drop(place.open());
     assert_eq!(place.stats.store.records.get(), 70);
 }
+
+#[test]
+fn what_was_changed_is_told_until_it_is_taken_also_after_a_kill_at_any_step() {
+    let place = Place::new();
+    let copies: Arc<Mutex<Vec<Place>>> = Arc::default();
+    let armed = Arc::new(AtomicBool::new(false));
+    let at_step = {
+        let (copies, directory, armed) = (Arc::clone(&copies), place.directory(), Arc::clone(&armed));
+        move |step| {
+            if armed.load(Ordering::SeqCst) && step == Step::Renamed {
+                let copy = Place::new();
+                std::fs::create_dir(copy.directory()).unwrap();
+                for path in std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()) {
+                    drop(std::fs::copy(&path, copy.directory().join(path.file_name().unwrap())));
+                }
+                copies.lock().unwrap().push(copy);
+            }
+        }
+    };
+    let store = place.open_with(Tuning { at_step: Some(Arc::new(at_step)), ..Tuning::default() });
+    assert!(!store.keep_changes(true).unwrap() && store.keep_changes(true).unwrap());
+    let named = |range: std::ops::Range<usize>| range.filter(|number| number % 7 != 6).map(|number| number as u64 + 1).collect::<Vec<_>>();
+    for part in 0..3 {
+        commit_all(&store, (part * 70..part * 70 + 70).map(|number| naming(&store, number)));
+        if part < 2 {
+            store.tidy().unwrap();
+        }
+    }
+    armed.store(true, Ordering::SeqCst);
+    assert_eq!(store.forget(PERSON).unwrap(), 180);
+    armed.store(false, Ordering::SeqCst);
+    let numbers = |store: &Store, position| {
+        let mut numbers: Vec<_> = store.changes_after(position, 1000).unwrap().iter().map(|change| change.number).collect();
+        numbers.sort_unstable();
+        numbers
+    };
+    assert_eq!(numbers(&store, 0), named(0..210));
+    assert_eq!((store.oldest(), store.newest(), store.in_files()), (1, 210, 210));
+    let page = store.changes_after(0, 100).unwrap();
+    assert!(page.iter().all(|change| !format!("{change:?}").to_lowercase().contains(&PERSON.to_lowercase()) && change.record.is_some()));
+    store.changes_taken(page[page.len() - 1].position);
+    assert_eq!(store.changes_after(0, 1000).unwrap().len(), 80);
+    assert_eq!(store.changes_after(page[99].position, 1000).unwrap(), store.changes_after(0, 1000).unwrap());
+
+    // Whatever was changed before a kill, in the file or only in the list, is told.
+    let copies = std::mem::take(&mut *copies.lock().unwrap());
+    assert!(copies.len() >= 3);
+    for copy in copies {
+        let store = copy.open();
+        let told = numbers(&store, 0);
+        for committed in store.records_after(0, 1000).unwrap() {
+            let is_changed = format!("{committed:?}").contains("[erased]");
+            assert!(!is_changed || told.contains(&committed.number), "{committed:?}");
+        }
+        assert!(store.keep_changes(true).unwrap(), "kept over a restart");
+    }
+    drop(store);
+    let store = place.open();
+    store.tidy().unwrap();
+    store.changes_taken(u64::MAX);
+    store.tidy().unwrap();
+    drop(store);
+    let store = place.open();
+    assert_eq!(store.changes_after(0, 1000).unwrap(), []);
+    assert!(store.keep_changes(false).unwrap());
+    assert!(!place.directory().join("records.redb.changes").exists());
+    assert_eq!(store.forget("all@example.com").unwrap(), 210);
+    assert_eq!(store.changes_after(0, 1000).unwrap(), []);
+}
+
+#[test]
+fn a_damaged_list_of_changes_is_none() {
+    let place = Place::new();
+    let store = place.open();
+    store.keep_changes(true).unwrap();
+    drop(store);
+    let path = place.directory().join("records.redb.changes");
+    let mut octets = std::fs::read(&path).unwrap();
+    octets[9] ^= 1;
+    std::fs::write(&path, octets).unwrap();
+    let lines = faults::Lines::default();
+    let _log = tracing::subscriber::set_default(lines.subscriber());
+    let store = place.open();
+    assert!(lines.say("to be brought elsewhere is damaged"));
+    assert!(!store.keep_changes(true).unwrap(), "whoever wants it begins anew");
+}

@@ -517,3 +517,65 @@ fn a_thread_that_dies_says_so() {
     drop(left.open());
     assert_eq!(left.stats.store.records.get(), 1);
 }
+
+#[test]
+fn a_flipped_bit_beside_the_records_is_told_and_costs_none() {
+    let place = Place::new();
+    let store = place.open_with(small());
+    let secret = store.id_secret();
+    for number in 0..60 {
+        commit(&store, Record { outcome: if number % 2 == 0 { Outcome::Deferred } else { Outcome::Delivered }, ..record(&store, number) });
+    }
+    store.keep_changes(true).unwrap();
+    store.tidy().unwrap();
+    drop(store);
+    assert_eq!(verify(&place.config.path).unwrap(), Verified { records: 60, ..Verified::default() });
+    for (suffix, said) in [
+        ("id-secret", "one of two copies of a secret is damaged"),
+        ("index-key", "one of two copies of a secret is damaged"),
+        ("undelivered", "the list of undelivered messages is damaged"),
+        ("changes", "to be brought elsewhere is damaged"),
+    ] {
+        let length = std::fs::read(place.directory().join(format!("records.redb.{suffix}"))).unwrap().len();
+        for at in [0, length / 2, length - 1] {
+            let copy = killed(&place);
+            let path = copy.directory().join(format!("records.redb.{suffix}"));
+            let mut octets = std::fs::read(&path).unwrap();
+            octets[at] ^= 16;
+            std::fs::write(&path, octets).unwrap();
+            assert_eq!(verify(&copy.config.path).unwrap(), Verified { records: 60, damaged: vec![path], ..Verified::default() });
+            let lines = Lines::default();
+            let log = tracing::subscriber::set_default(lines.subscriber());
+            let store = copy.open();
+            drop(log);
+            assert!(lines.say(said), "{suffix}");
+            assert!(!lines.say("its index key is another one"), "{suffix}");
+            assert_eq!((store.id_secret(), found(&store).len()), (secret, 60));
+            assert_eq!(copy.stats.messages.undelivered.get(), 30);
+            store.keep_changes(true).unwrap();
+            store.tidy().unwrap();
+            drop(store);
+            assert_eq!(verify(&copy.config.path).unwrap().damaged, [] as [PathBuf; 0], "mended");
+        }
+    }
+    // Of a secret of which nothing is left no other one is made.
+    std::fs::write(place.directory().join("records.redb.id-secret"), []).unwrap();
+    let refused = Store::open(&place.config, &place.stats).err().unwrap().to_string();
+    assert!(refused.contains("id-secret is damaged") && !refused.contains('\n'), "{refused}");
+}
+
+#[test]
+fn journals_that_are_missing_are_told() {
+    let place = Place::new();
+    let (_, _) = filled(&place);
+    let copy = killed(&place);
+    for path in std::fs::read_dir(copy.directory()).unwrap().map(|entry| entry.unwrap().path()) {
+        if path.to_string_lossy().contains(".journal-") {
+            std::fs::remove_file(path).unwrap();
+        }
+    }
+    let lines = Lines::default();
+    let _log = tracing::subscriber::set_default(lines.subscriber());
+    drop(copy.open());
+    assert!(lines.say("the store's journals are missing"));
+}

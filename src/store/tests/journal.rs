@@ -61,23 +61,31 @@ fn a_record_that_only_the_journal_has_outlives_kills() {
 fn a_damaged_frame_is_told_from_a_torn_one() {
     let place = Place::new();
     let store = place.open();
-    let ids = one_by_one(&store, 10);
+    let mut ids = one_by_one(&store, 9);
+    let mut long = record(&store, 9);
+    long.server_response.body = "of more than one sector ".repeat(80);
+    ids.push(long.id);
+    commit(&store, long);
     let original = journal(&place);
-    for (broken, left, is_damage) in [(0, 9, true), (4, 9, true), (9, 9, false)] {
+    for (broken, is_torn) in [(0, false), (4, false), (9, false), (9, true)] {
         let copy = killed(&place);
         let path = copy.directory().join(original.file_name().unwrap());
         let mut octets = std::fs::read(&path).unwrap();
-        octets[broken * 4096 + 100] ^= 1;
+        if is_torn {
+            octets[broken * 4096 + 512..(broken + 1) * 4096].fill(0);
+        } else {
+            octets[broken * 4096 + 100] ^= 1;
+        }
         std::fs::write(&path, octets).unwrap();
         let found_by_doctor = verify(&copy.config.path).unwrap();
-        assert_eq!((found_by_doctor.records, found_by_doctor.unreadable), (left, u64::from(is_damage && broken > 0)));
+        assert_eq!((found_by_doctor.records, found_by_doctor.unreadable), (9, u64::from(!is_torn)));
         let lines = Lines::default();
         let log = tracing::subscriber::set_default(lines.subscriber());
         let store = copy.open();
         drop(log);
         let expected: Vec<_> = ids.iter().enumerate().filter(|(number, _)| *number != broken).map(|(_, id)| *id).collect();
         assert_eq!(found(&store), expected);
-        assert_eq!(lines.say("the journal is damaged"), is_damage && broken > 0, "frame {broken}");
+        assert_eq!((lines.say("the journal is damaged"), lines.say("was cut off")), (!is_torn, is_torn), "frame {broken}");
     }
 }
 
