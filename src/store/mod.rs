@@ -243,6 +243,8 @@ impl Store {
             opened.next_slot,
         ));
         shared.journals.store(u32::try_from(opened.sealed.journals.len()).unwrap_or(u32::MAX), Ordering::Release);
+        // Else a message of which a filter says "perhaps" would not be counted before the keeper looks.
+        shared.resolve_doubts().map_err(failed)?;
         shared.count();
         let (writer, messages) = crossbeam_channel::bounded(QUEUE);
         let (keeper, errands) = crossbeam_channel::unbounded();

@@ -189,7 +189,10 @@ impl Shared {
             let files = self.view().files.clone();
             let mut settled = false;
             for file in files {
-                settled = settled || file.settles(message)?;
+                match file.settles(message) {
+                    Err(Fault::Damaged(_)) => self.suspect(file.span()),
+                    looked => settled |= looked?,
+                }
             }
             let view = self.view();
             let settled = settled || view.batches().any(|batch| batch.settles(message));

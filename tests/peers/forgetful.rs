@@ -83,7 +83,7 @@ fn damaged(dir: &Path) -> Vec<PathBuf> {
 #[test]
 fn a_sync_that_fails_once_costs_no_record() {
     // Some messages stay undelivered.
-    let endpoint = Endpoint::with(|request| Answer::status(if load::id_of(request) % 10 == 0 { 500 } else { 200 })).start();
+    let endpoint = Endpoint::with(|request| Answer::status(if load::id_of(request).is_multiple_of(10) { 500 } else { 200 })).start();
     let disk = ForgetfulDisk::new();
     // Small journals: a file is made of some hundred records.
     let config = Config::to(&endpoint).set("store.max_size", "16MiB");

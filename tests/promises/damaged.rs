@@ -58,7 +58,6 @@ fn each_file_that_is_damaged_is_told_and_costs_its_own_stretch() {
     daemon.kill();
 
     let octets_of = |path: &Path| std::fs::read(path).unwrap();
-    let place_of = |path: &Path, text: &str| memchr::memmem::find(&octets_of(path), text.as_bytes()).unwrap();
     let used_journal = |dir: &Path| {
         let paths = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
         paths.into_iter().find(|path| path.to_string_lossy().contains(".journal-") && octets_of(path)[0] != 0).unwrap()

@@ -121,6 +121,9 @@ impl Summary {
     }
 }
 
+/// A record's id, its commit number and its octets.
+type Stored = (u128, u64, Vec<u8>);
+
 /// An open file.
 pub(super) struct StoreFile {
     pub(super) summary: Summary,
@@ -224,8 +227,8 @@ impl StoreFile {
         })
     }
 
-    /// Records in a range, newest first, each when it is asked for: id, commit number and octets.
-    pub(super) fn newest(&self, ids: &Range<u128>) -> Result<impl Iterator<Item = Result<(u128, u64, Vec<u8>), Fault>> + use<>, Fault> {
+    /// Records in a range, newest first, each when it is asked for.
+    pub(super) fn newest(&self, ids: &Range<u128>) -> Result<impl Iterator<Item = Result<Stored, Fault>> + use<>, Fault> {
         let mut records = self.read(|txn| Ok(txn.open_table(RECORDS)?.range(ids.clone())?))?;
         Ok(std::iter::from_fn(move || {
             let next = guarded(|| records.next_back().transpose().map_err(|error| Fault::from(redb::Error::from(error)))).transpose()?;
