@@ -3,6 +3,7 @@
 
 use super::App;
 use super::answer::{self, Problem};
+use super::history::{HOUR, Span};
 use crate::stats::{OPENMETRICS, Process, Stage, Window};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
@@ -49,8 +50,29 @@ pub(super) async fn notices(State(app): State<Arc<App>>) -> Response {
     answer::json(&serde_json::json!({ "notices": app.deps.stats.notices.all() }))
 }
 
-pub(super) async fn series(State(app): State<Arc<App>>) -> Response {
-    answer::json(&app.deps.stats.series_json())
+/// `span` is `hour` (the default) or `day`, `route` one of them (all of them together by default). What the records have, and for all routes
+/// over an hour what only the counters know: refusals, and the stages that no record has.
+pub(super) async fn series(
+    State(app): State<Arc<App>>,
+    Query(params): Query<HashMap<String, String>>,
+) -> Result<Response, Problem> {
+    let name = params.get("span").map_or(HOUR.name, String::as_str);
+    let span = Span::from_name(name).ok_or_else(|| Problem::bad_request("span is hour or day"))?;
+    let route = params.get("route").filter(|route| !route.is_empty()).cloned();
+    let (history, of) = (Arc::clone(&app.history), route.clone());
+    let ((points, complete), _turn) = app.call(&app.store_calls, move |store| history.points(store, span, of.as_deref())).await?;
+    let counted = (span == HOUR && route.is_none()).then(|| app.deps.stats.series_json());
+    let now = jiff::Timestamp::now();
+    Ok(answer::json(&serde_json::json!({
+        "span": span.name,
+        "step_seconds": span.step,
+        "steps": span.steps,
+        "now": now,
+        "route": route,
+        "complete": complete,
+        "points": points,
+        "counted": counted,
+    })))
 }
 
 pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {

@@ -8,6 +8,7 @@ mod export;
 mod fleet;
 mod guard;
 mod health;
+mod history;
 mod inspector;
 mod kept;
 mod listener;
@@ -18,6 +19,7 @@ pub mod query;
 mod records;
 mod refusals;
 mod report;
+mod routes;
 
 pub use answer::Problem;
 
@@ -89,6 +91,7 @@ struct App {
     page: page::Page,
     inspector: inspector::Inspector,
     live: live::Live,
+    history: Arc<history::History>,
     store_calls: Arc<Semaphore>,
     erasures: Arc<Semaphore>,
     unread: Arc<Semaphore>,
@@ -163,6 +166,7 @@ pub fn start(deps: Deps, socket: AdminSocket) -> std::io::Result<Handle> {
             page: page::Page::new(deps.config.load().origin == Origin::Development, &deps.config.load().smtp.hostname),
             inspector: inspector::Inspector::default(),
             live: live::Live::default(),
+            history: Arc::default(),
             store_calls: Arc::new(Semaphore::new(STORE_CALLS)),
             erasures: Arc::new(Semaphore::new(ERASURES)),
             unread: Arc::new(Semaphore::new(UNREAD_KIB)),
@@ -209,6 +213,7 @@ fn router(app: &Arc<App>) -> Router {
         .route("/", get(page::page))
         .route("/stats", get(health::stats))
         .route("/series", get(health::series))
+        .route("/routes", get(routes::routes))
         .route("/notices", get(health::notices))
         .route("/metrics", get(health::metrics))
         .route("/healthz", get(health::healthz))

@@ -4,7 +4,7 @@
 //! Logs a breaker that opens or closes.
 
 use super::job::NoAnswer;
-use super::lane::{Arrival, Came, Flight, Key, Settings};
+use super::lane::{Arrival, Came, Flight, Key, Settings, Standing};
 use super::lanes::{LaneId, Lanes, Told};
 use super::refused::Refused;
 use crate::http::Client;
@@ -77,14 +77,16 @@ impl Gate {
 
 impl Line {
     pub(super) fn new(gate: &Arc<Gate>, name: &str, settings: Settings, client: Arc<Client>) -> Arc<Self> {
-        Arc::new(Self {
+        let line = Arc::new(Self {
             gate: Arc::clone(gate),
             id: gate.lanes().add(settings),
             name: name.to_owned(),
             route_stats: gate.stats.route(name),
             client: ArcSwap::new(client),
             questions: AtomicUsize::new(0),
-        })
+        });
+        line.news(&mut gate.lanes());
+        line
     }
 
     /// New limits, also for the jobs that wait.
@@ -146,9 +148,10 @@ impl Line {
 
     /// Shows how the breaker stands; what is new about it. Under the lock, so that each change is seen once.
     fn news(&self, lanes: &mut Lanes<Waiter>) -> Option<News> {
-        let (state, opened) = lanes.get(self.id)?.breaker();
+        let Standing { breaker: state, opened, next_try, limit } = lanes.get(self.id)?.standing();
         let before = self.route_stats.breaker();
-        self.route_stats.set_breaker(state);
+        self.route_stats.set_breaker(state, opened, next_try);
+        self.route_stats.limit.set(u64::try_from(limit).unwrap_or(u64::MAX));
         match (before, state) {
             (BreakerState::Closed, BreakerState::Open | BreakerState::HalfOpen) => Some(News::Opened),
             (BreakerState::Open | BreakerState::HalfOpen, BreakerState::Closed) => Some(News::Closed(opened)),

@@ -1,6 +1,9 @@
 //! Counters and gauges: plain atomics, grouped as `/stats` shows them. Nothing here fails or logs.
 
+use arc_swap::ArcSwapOption;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 /// A number that only rises.
 #[derive(Default)]
@@ -184,12 +187,32 @@ pub struct RouteStats {
     pub deferred: Counter,
     pub busy: Gauge,
     pub queued: Gauge,
+    /// How many it may ask at once, now.
+    pub limit: Gauge,
     breaker: AtomicU64,
+    away: ArcSwapOption<Away>,
+}
+
+/// An endpoint that does not answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Away {
+    pub since: Instant,
+    /// `None`: somebody asks it now.
+    pub next_try: Option<Instant>,
 }
 
 impl RouteStats {
-    pub fn set_breaker(&self, state: BreakerState) {
-        self.breaker.store(state as u64, Ordering::Relaxed);
+    /// `opened`: when it last did.
+    pub fn set_breaker(&self, state: BreakerState, opened: Option<Instant>, next_try: Option<Instant>) {
+        let before = self.breaker.swap(state as u64, Ordering::Relaxed);
+        let away = opened.filter(|_| state != BreakerState::Closed).map(|since| Arc::new(Away { since, next_try }));
+        // Nothing to write for each message while all is well.
+        if away.is_some() || before != BreakerState::Closed as u64 {
+            self.away.store(away);
+        }
+    }
+    pub fn away(&self) -> Option<Away> {
+        self.away.load().as_deref().copied()
     }
     pub fn breaker(&self) -> BreakerState {
         match self.breaker.load(Ordering::Relaxed) {

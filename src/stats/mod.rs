@@ -17,7 +17,7 @@ mod snapshot;
 
 pub use certificates::Certificates;
 pub use counters::{
-    BreakerState, Connections, Counter, ForwarderGauges, Gauge, Messages, Recipients, RouteStats, StoreGauges, TlsFailure, TlsFailures,
+    Away, BreakerState, Connections, Counter, ForwarderGauges, Gauge, Messages, Recipients, RouteStats, StoreGauges, TlsFailure, TlsFailures,
 };
 pub use fleet::{Sink, Sinks};
 pub use hdr::{Minute, Minutes};
@@ -166,6 +166,12 @@ impl Stats {
             serde_json::json!({ "route": name, "count": histogram.len(), "p50_us": p50, "p99_us": p99, "max_us": histogram.max() })
         };
         routes.into_iter().take(5).map(row).collect()
+    }
+
+    /// How long a route's endpoint took in the last minute, as of the last collection.
+    #[must_use]
+    pub fn forward_of(&self, route: &str) -> Durations<u64> {
+        self.latency.route(route, Window::Minute)
     }
 
     /// All routes by name.

@@ -139,6 +139,14 @@ impl Breaker {
         self.opened
     }
 
+    /// When the next job finds out; `None` while one does, and where there is nothing to find out.
+    pub(super) fn next_try(&self) -> Option<Instant> {
+        match self.state {
+            State::Open { until } => Some(until),
+            State::Closed { .. } | State::HalfOpen => None,
+        }
+    }
+
     pub(super) fn shown(&self) -> BreakerState {
         match self.state {
             State::Closed { .. } => BreakerState::Closed,

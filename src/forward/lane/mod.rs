@@ -67,6 +67,17 @@ pub(super) enum Arrival {
     Wait(Key),
 }
 
+/// How a lane stands.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Standing {
+    pub(super) breaker: BreakerState,
+    /// When it last opened.
+    pub(super) opened: Option<Instant>,
+    pub(super) next_try: Option<Instant>,
+    /// At once, now.
+    pub(super) limit: usize,
+}
+
 /// What came of a flight, as far as the lane is to know.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Came {
@@ -296,9 +307,10 @@ impl<W> Lane<W> {
         }
     }
 
-    /// How it stands, and when it last opened.
-    pub(super) fn breaker(&self) -> (BreakerState, Option<Instant>) {
-        (self.breaker.shown(), self.breaker.opened())
+    /// How it stands, for those who look at it.
+    pub(super) fn standing(&self) -> Standing {
+        let breaker = &self.breaker;
+        Standing { breaker: breaker.shown(), opened: breaker.opened(), next_try: breaker.next_try(), limit: self.limit.get() }
     }
 
     pub(super) fn in_flight(&self) -> usize {

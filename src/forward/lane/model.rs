@@ -184,7 +184,7 @@ impl Model {
                 Event::Worked(number) => self.worked(now, number),
                 Event::Deadline(number) => self.deadline(now, number),
             }
-            self.outcome.breaker_opened |= self.lanes.get(self.lane).unwrap().breaker().0 != BreakerState::Closed;
+            self.outcome.breaker_opened |= self.lanes.get(self.lane).unwrap().standing().breaker != BreakerState::Closed;
         }
     }
 
