@@ -23,7 +23,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("net", &["ring", "smtp", "envelope", "message", "delivery", "stats", "config", "log"]),
     // Of `http` only whom we trust.
     ("fleet", &["store", "stats", "record", "mailbox", "config", "log", "http"]),
-    // Of `message` only the budget's gauge.
+    // Of `message` the budget's gauge and the sample.
     ("admin", &["fleet", "store", "stats", "record", "config", "log", "message"]),
     (
         "daemon",
@@ -32,7 +32,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "envelope", "record", "stats", "config", "log",
         ],
     ),
-    ("cli", &["daemon", "fleet", "http", "config", "record", "stats", "log", "store", "ring", "verify"]),
+    ("cli", &["daemon", "fleet", "admin", "message", "http", "config", "record", "stats", "log", "store", "ring", "verify"]),
 ];
 
 fn root() -> PathBuf {

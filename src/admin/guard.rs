@@ -17,6 +17,9 @@ const OPEN_LOCALLY: [&str; 2] = ["/stats", "/metrics"];
 /// What a load balancer asks, from anywhere and by HTTP/1.0 without a `Host`; off this machine the answer has no reason in it.
 const HEALTH: [&str; 2] = ["/healthz", "/readyz"];
 
+/// Of the inspector, for the page alone.
+const SETTINGS: [&str; 2] = ["/inspector/next", "/inspector/sample"];
+
 pub(super) async fn guard(State(app): State<Arc<App>>, request: Request, next: Next) -> Response {
     if let Some(speech) = request.extensions().get::<Arc<Speech>>() {
         speech.heard();
@@ -71,7 +74,8 @@ fn check(app: &App, request: &Request) -> Result<(), Problem> {
         ));
     }
     check_origin(request.method(), request.headers(), host)?;
-    let inspector = path == "/inspector" || (path.starts_with("/inspector/") && path != "/inspector/next");
+    // What an endpoint is POSTed; the inspector's own settings are not.
+    let inspector = path == "/inspector" || (path.starts_with("/inspector/") && !SETTINGS.contains(&path));
     if changes_state(request.method()) && !inspector && !is_json(request.headers()) {
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "send Content-Type: application/json"));
     }

@@ -9,7 +9,8 @@ use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use std::collections::HashMap;
-use std::sync::Arc;
+use jiff::Timestamp;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub(super) async fn healthz(State(app): State<Arc<App>>) -> Response {
@@ -29,15 +30,29 @@ fn unavailable(reason: &str) -> Response {
 }
 
 pub(super) async fn readyz(State(app): State<Arc<App>>) -> Response {
-    let reason = match app.deps.ready.state().reason() {
-        Some(reason) => Some(reason.to_owned()),
-        // The store's own state decides as well, whether or not anybody has told the daemon's.
-        None => standing(&app).or_else(|| app.deps.store.trouble().map(|trouble| format!("degraded: {trouble}"))),
-    };
-    match reason {
+    match not_ready(&app) {
         None => answer::plain("ready\n"),
         Some(reason) => unavailable(&reason),
     }
+}
+
+/// Why no mail is taken.
+fn not_ready(app: &App) -> Option<String> {
+    match app.deps.ready.state().reason() {
+        Some(reason) => Some(reason.to_owned()),
+        // The store's own state decides as well, whether or not anybody has told the daemon's.
+        None => standing(app).or_else(|| app.deps.store.trouble().map(|trouble| format!("degraded: {trouble}"))),
+    }
+}
+
+/// Since when no mail is taken, to a second: whoever looks later wants to know.
+#[derive(Default)]
+pub(super) struct NotReadySince(Mutex<Option<Timestamp>>);
+
+/// To be called each second.
+pub(super) fn watch(app: &App) {
+    let mut since = app.not_ready_since.0.lock().unwrap_or_else(PoisonError::into_inner);
+    *since = not_ready(app).map(|_| since.unwrap_or_else(Timestamp::now));
 }
 
 pub(super) async fn stats(State(app): State<Arc<App>>) -> Response {
@@ -45,9 +60,12 @@ pub(super) async fn stats(State(app): State<Arc<App>>) -> Response {
     answer::json(&app.deps.stats.snapshot())
 }
 
-/// What is wrong and stays so until somebody mends it, as sentences.
+/// What is wrong, and since when: that no mail is taken; what stays so until somebody mends it.
 pub(super) async fn notices(State(app): State<Arc<App>>) -> Response {
-    answer::json(&serde_json::json!({ "notices": app.deps.stats.notices.all() }))
+    let reason = not_ready(&app);
+    let since = *app.not_ready_since.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let since = since.filter(|_| reason.is_some());
+    answer::json(&serde_json::json!({ "not_ready": reason, "not_ready_since": since, "notices": app.deps.stats.notices.all() }))
 }
 
 /// `span` is `hour` (the default) or `day`, `route` one of them (all of them together by default). What the records have, and for all routes
@@ -62,7 +80,7 @@ pub(super) async fn series(
     let (history, of) = (Arc::clone(&app.history), route.clone());
     let ((points, complete), _turn) = app.call(&app.store_calls, move |store| history.points(store, span, of.as_deref())).await?;
     let counted = (span == HOUR && route.is_none()).then(|| app.deps.stats.series_json());
-    let now = jiff::Timestamp::now();
+    let now = Timestamp::now();
     Ok(answer::json(&serde_json::json!({
         "span": span.name,
         "step_seconds": span.step,

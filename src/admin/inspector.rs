@@ -102,7 +102,7 @@ fn detail(kept: &Kept, host: &str) -> Value {
     value
 }
 
-fn only_in_development(app: &App) -> Result<(), Problem> {
+pub(super) fn only_in_development(app: &App) -> Result<(), Problem> {
     if app.development() {
         return Ok(());
     }

@@ -20,6 +20,7 @@ mod records;
 mod refusals;
 mod report;
 mod routes;
+mod sample;
 
 pub use answer::Problem;
 
@@ -92,6 +93,7 @@ struct App {
     inspector: inspector::Inspector,
     live: live::Live,
     history: Arc<history::History>,
+    not_ready_since: health::NotReadySince,
     store_calls: Arc<Semaphore>,
     erasures: Arc<Semaphore>,
     unread: Arc<Semaphore>,
@@ -167,6 +169,7 @@ pub fn start(deps: Deps, socket: AdminSocket) -> std::io::Result<Handle> {
             inspector: inspector::Inspector::default(),
             live: live::Live::default(),
             history: Arc::default(),
+            not_ready_since: health::NotReadySince::default(),
             store_calls: Arc::new(Semaphore::new(STORE_CALLS)),
             erasures: Arc::new(Semaphore::new(ERASURES)),
             unread: Arc::new(Semaphore::new(UNREAD_KIB)),
@@ -195,6 +198,7 @@ async fn tick(app: &App) {
         app.refresh_gauges();
         app.deps.stats.collect();
         refusals::expire(app);
+        health::watch(app);
     }
 }
 
@@ -234,6 +238,7 @@ fn router(app: &Arc<App>) -> Router {
         .route("/fleet/erasures/{id}", get(fleet::erasure))
         .route("/inspector", post(inspector::take).get(inspector::to_page))
         .route("/inspector/next", get(inspector::next).post(inspector::set_next))
+        .route("/inspector/sample", post(sample::send))
         .route("/inspector/{status}", post(inspector::take_with_status))
         .route("/inspector/requests", get(inspector::list))
         .route("/inspector/requests/{number}", get(inspector::one))

@@ -47,7 +47,7 @@ fn row(app: &App, route: &Route) -> Value {
         "more_recipients": route.recipients.len().saturating_sub(3),
         "url": shown_url(route),
         "breaker": stats.breaker().name(),
-        "away_seconds": away.map(|away| now.saturating_duration_since(away.since).as_secs()),
+        "away_since": away.map(|away| away.since),
         "next_try_seconds": away.and_then(|away| away.next_try).map(|at| at.saturating_duration_since(now).as_secs()),
         "busy": stats.busy.get(),
         "limit": stats.limit.get(),

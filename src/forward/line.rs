@@ -150,7 +150,7 @@ impl Line {
     fn news(&self, lanes: &mut Lanes<Waiter>) -> Option<News> {
         let Standing { breaker: state, opened, next_try, limit } = lanes.get(self.id)?.standing();
         let before = self.route_stats.breaker();
-        self.route_stats.set_breaker(state, opened, next_try);
+        self.route_stats.set_breaker(state, next_try);
         self.route_stats.limit.set(u64::try_from(limit).unwrap_or(u64::MAX));
         match (before, state) {
             (BreakerState::Closed, BreakerState::Open | BreakerState::HalfOpen) => Some(News::Opened),

@@ -14,6 +14,7 @@ pub mod mime;
 mod parameter;
 pub mod reply_text;
 mod reply_words;
+pub mod sample;
 mod spare;
 pub mod transfer;
 

@@ -196,19 +196,21 @@ pub struct RouteStats {
 /// An endpoint that does not answer.
 #[derive(Clone, Copy, Debug)]
 pub struct Away {
-    pub since: Instant,
+    pub since: jiff::Timestamp,
     /// `None`: somebody asks it now.
     pub next_try: Option<Instant>,
 }
 
 impl RouteStats {
-    /// `opened`: when it last did.
-    pub fn set_breaker(&self, state: BreakerState, opened: Option<Instant>, next_try: Option<Instant>) {
+    /// `next_try`: when its endpoint is asked again.
+    pub fn set_breaker(&self, state: BreakerState, next_try: Option<Instant>) {
         let before = self.breaker.swap(state as u64, Ordering::Relaxed);
-        let away = opened.filter(|_| state != BreakerState::Closed).map(|since| Arc::new(Away { since, next_try }));
-        // Nothing to write for each message while all is well.
-        if away.is_some() || before != BreakerState::Closed as u64 {
-            self.away.store(away);
+        if state != BreakerState::Closed {
+            let since = self.away().map_or_else(jiff::Timestamp::now, |away| away.since);
+            self.away.store(Some(Arc::new(Away { since, next_try })));
+        } else if before != BreakerState::Closed as u64 {
+            // Nothing to write for each message while all is well.
+            self.away.store(None);
         }
     }
     pub fn away(&self) -> Option<Away> {

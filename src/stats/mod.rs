@@ -22,7 +22,7 @@ pub use counters::{
 pub use fleet::{Sink, Sinks};
 pub use hdr::{Minute, Minutes};
 pub use histogram::{Durations, Recorder, Stage, Window};
-pub use notices::Notices;
+pub use notices::{Notice, Notices};
 pub use openmetrics::{CONTENT_TYPE as OPENMETRICS, Process};
 pub use pulse::{BEAT_EVERY, Pulse, Pulses};
 pub use ready::{Readiness, Ready};

@@ -85,6 +85,27 @@ function clock(date) {
   return element("time", { datetime: date, title: date }, text);
 }
 
+// As the store compares texts: whatever their case, composed or not.
+function foldText(text) {
+  return text.normalize("NFD").toUpperCase().toLowerCase().replaceAll("ς", "σ").normalize("NFC");
+}
+
+// As the store compares mailboxes: the domain as an A-label, the local part without quotes that it does not need.
+function foldMailbox(text) {
+  const at = text.lastIndexOf("@");
+  const local = foldText(text.slice(0, at < 0 ? text.length : at)).replace(/^"([^"\\\s]+)"$/, "$1");
+  return at < 0 ? local : `${local}@${foldDomain(text.slice(at + 1))}`;
+}
+
+function foldDomain(text) {
+  const domain = text.replace(/\.$/, "");
+  try {
+    return /^[\w.-]+$/.test(domain) && !/xn--/i.test(domain) ? domain.toLowerCase() : new URL(`http://${domain}/`).hostname;
+  } catch {
+    return domain.toLowerCase();
+  }
+}
+
 function set(id, text) {
   const node = byId(id);
   if (node.textContent !== text) node.textContent = text;
@@ -112,8 +133,17 @@ function ask(path, signal) {
   return fetch(path, { headers, signal, credentials: "omit" });
 }
 
-async function askJson(path, signal) {
-  const response = await ask(path, signal);
+function askJson(path, signal) {
+  return jsonOf(ask(path, signal));
+}
+
+function sendJson(path, body) {
+  const headers = { "Content-Type": "application/json", ...(session.token ? { Authorization: `Bearer ${session.token}` } : {}) };
+  return jsonOf(fetch(path, { method: "POST", headers, credentials: "omit", body: JSON.stringify(body) }));
+}
+
+async function jsonOf(asked) {
+  const response = await asked;
   const value = await response.json().catch(() => ({}));
   if (!response.ok) throw new Refused(response.status, value.error ?? `The daemon answered ${response.status}.`);
   return value;

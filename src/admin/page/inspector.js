@@ -1,7 +1,7 @@
 
 // The inspector of the development configuration: the last requests, one of them readably.
 
-const inspector = { open: document.documentElement.dataset.inspector === "true", shown: null, newest: 0 };
+const inspector = { open: document.documentElement.dataset.inspector === "true", shown: null, newest: 0, raw: false, request: null };
 
 async function loadRequests() {
   if (!inspector.open) return;
@@ -32,9 +32,24 @@ function requestItem(request) {
 // What the next messages are answered: a status, or a pause before the 200.
 async function answerNext(event) {
   const [status, delay] = event.target.value.split(" after ");
-  const response = await fetch("/inspector/next", { method: "POST", headers: { "Content-Type": "application/json" }, credentials: "omit", body: JSON.stringify({ status: Number(status), delay_ms: Number(delay ?? 0) }) });
-  if (!response.ok) throw new Refused(response.status, "The answer could not be set.");
+  await sendJson("/inspector/next", { status: Number(status), delay_ms: Number(delay ?? 0) });
   announce(`The next messages are answered ${event.target.selectedOptions[0].textContent}`);
+}
+
+// By the daemon's own SMTP door, as any mail.
+async function sendSample() {
+  byId("send-sample").disabled = true;
+  set("sample-note", "Sending");
+  try {
+    const { reply } = await sendJson("/inspector/sample", {});
+    byId("sample-note").replaceChildren("The sender was told: ", shown(reply));
+    await loadRequests();
+  } catch (error) {
+    if (!(error instanceof Refused) || error.status === 401) throw error;
+    set("sample-note", error.message);
+  } finally {
+    byId("send-sample").disabled = false;
+  }
 }
 
 async function showRequest(wanted) {
@@ -43,9 +58,13 @@ async function showRequest(wanted) {
     button.dataset.number === String(wanted) ? button.setAttribute("aria-current", "true") : button.removeAttribute("aria-current");
   }
   try {
-    byId("request").replaceChildren(...requestOf(await askJson(`/inspector/requests/${wanted}`)));
+    const request = await askJson(`/inspector/requests/${wanted}`);
+    // Another one has been chosen meanwhile.
+    if (inspector.shown !== wanted) return;
+    inspector.request = request;
+    byId("request").replaceChildren(...requestOf(request));
   } catch (error) {
-    byId("request").replaceChildren(element("p", { class: "problem" }, error instanceof Refused ? error.message : "No connection to the daemon."));
+    if (inspector.shown === wanted) byId("request").replaceChildren(element("p", { class: "problem" }, error instanceof Refused ? error.message : "No connection to the daemon."));
   }
 }
 
@@ -63,10 +82,8 @@ function requestOf(request) {
 }
 
 function partOf(part, only) {
-  if (only) {
-    const json = parsed(part);
-    if (json) return jsonParts(json);
-  }
+  const json = only ? parsed(part) : null;
+  if (json) return [forms(), ...(inspector.raw ? [element("pre", { tabindex: 0, class: "sent", "aria-label": "The body as it was sent" }, shown(part.text, true))] : jsonParts(json))];
   const title = element("h3", {}, only ? "Body" : shown(part.name ?? "unnamed"));
   const about = [part.file_name && shown(part.file_name), part.content_type && shown(part.content_type), octets(part.size)].filter(Boolean);
   const note = element("p", { class: "note" });
@@ -74,6 +91,16 @@ function partOf(part, only) {
   if (part.text === null) return [title, note];
   const short = !only && part.size < 200 && !part.content_type;
   return short ? [title, element("p", {}, shown(part.text))] : [title, note, element("pre", { tabindex: 0 }, shown(part.text, true)), ...(part.cut ? [element("p", { class: "note" }, "Cut here.")] : [])];
+}
+
+// Field by field, or as it was sent.
+function forms() {
+  const choice = (raw, name) => element("label", {}, element("input", { type: "radio", name: "form", checked: inspector.raw === raw, onchange: () => {
+    inspector.raw = raw;
+    byId("request").replaceChildren(...requestOf(inspector.request));
+    byId("request").querySelector("[name=form]:checked").focus();
+  } }), ` ${name}`);
+  return element("fieldset", { class: "choice forms" }, element("legend", { class: "unseen" }, "The body"), choice(false, "by fields"), choice(true, "as it was sent"));
 }
 
 function parsed(part) {

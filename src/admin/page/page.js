@@ -1,11 +1,8 @@
 
 // The page's clockwork: what is asked when, the connection's state, the numbers of /stats, sign-in and the address bar.
 
-const STATS_EVERY = 2000, HISTOGRAMS_EVERY = 5000, SERIES_EVERY = 20_000;
-const live = { refusal: "", before: null, failures: 0, timers: [], follow: null, drawn: new Set(["total", "forward", "store"]), series: null, stale: false };
-
-const traffic = new Plot("hour-plot", drawTraffic), hourLatency = new Plot("hour-latency", drawHourLatency), percentiles = new Plot("percentile-plot", drawPercentiles);
-const windowChosen = () => document.querySelector("[name=window]:checked").value;
+const STATS_EVERY = 2000, HISTOGRAMS_EVERY = 5000, SERIES_EVERY = 10_000, REFUSALS_EVERY = 5000, REPORT_EVERY = 60_000;
+const live = { before: null, failures: 0, timers: [], follow: null };
 
 function showStats(stats) {
   const { messages, connections, recipients, forwarders, memory } = stats;
@@ -34,7 +31,6 @@ function showStats(stats) {
   set("memory-note", `${number(stats.store.records)} records, ${octets(stats.store.file_bytes)} on disk`);
   set("uptime", `up ${since(stats.uptime_seconds)},`);
   showStages(stats.latency);
-  showRoutes(stats.routes);
   showRefusals(messages.refused, recipients.refused, connections.refused);
   byId("main").setAttribute("aria-busy", "false");
 }
@@ -48,86 +44,9 @@ function gauge(id, text, value, limit, of) {
   for (const [key, given] of [["valuemax", limit], ["valuenow", value], ["valuetext", `${text} ${of}`]]) bar.setAttribute(`aria-${key}`, given);
 }
 
-function showStages(latency) {
-  const body = byId("stages");
-  if (!body.rows.length) body.append(...STAGES.map(stageRow));
-  STAGES.forEach((stage, i) => {
-    const numbers = latency[stage][windowChosen()], cells = body.rows[i].cells;
-    const texts = [number(numbers.count), ...["mean_us", "p50_us", "p90_us", "p99_us", "p999_us", "max_us"].map((key) => (numbers.count ? duration(numbers[key]) : "–"))];
-    texts.forEach((text, column) => {
-      cells[column + 1].textContent = text;
-      cells[column + 1].className = numbers.count ? "" : "zero";
-    });
-  });
-}
-
-function stageRow(stage, i) {
-  const box = element("input", { type: "checkbox", checked: live.drawn.has(stage), onchange: (event) => {
-    event.target.checked ? live.drawn.add(stage) : live.drawn.delete(stage);
-    run(showHistograms);
-  } });
-  const swatch = drawing("svg", { class: "swatch", viewBox: "0 0 22 10", "aria-hidden": "true" }, drawing("line", { x1: 0, x2: 22, y1: 5, y2: 5, class: `s${i}`, "stroke-width": 2 }));
-  return element("tr", {}, element("th", { scope: "row" }, element("label", {}, box, swatch, STAGE_NAMES[stage])), ...Array.from({ length: 7 }, () => element("td", {})));
-}
-
-const BREAKERS = { closed: "closed", half_open: "half-open, probing", open: "open" };
-
-function showRoutes(routes) {
-  const rows = Object.entries(routes).map(([name, route]) => element("tr", {},
-    element("th", { scope: "row" }, shown(name)),
-    element("td", {}, element("span", { class: `breaker ${route.breaker}` }, BREAKERS[route.breaker] ?? route.breaker)),
-    ...["busy", "queued", "delivered", "deferred", "rejected"].map((key) => element("td", { class: route[key] ? "" : "zero" }, number(route[key]))),
-    ...["p50_us", "p99_us"].map((key) => element("td", { class: route.forward[key] ? "" : "zero" }, route.forward[key] ? duration(route.forward[key]) : "–"))));
-  byId("route-rows").replaceChildren(...(rows.length ? rows : [element("tr", {}, element("td", { colspan: 9, class: "blank" }, "No routes."))]));
-}
-
-function showRefusals(messages, recipients, connections) {
-  const names = { ...messages, ...recipients, ...connections };
-  const seen = Object.entries(names).filter(([, count]) => count);
-  const list = seen.length ? seen.map(([name, count]) => element("div", {}, element("dt", {}, name.replaceAll("_", " ")), element("dd", {}, number(count)))) : [element("div", {}, element("dt", {}, "none"))];
-  byId("refusals").replaceChildren(element("div", {}, element("dt", {}, "Refused since the start:")), ...list);
-}
-
-async function showHistograms() {
-  const window = windowChosen(), wanted = STAGES.filter((stage) => live.drawn.has(stage));
-  const histograms = await Promise.all(wanted.map((stage) => askJson(`/histograms/${stage}?window=${window}&counts=false`)));
-  const curves = histograms.map((histogram) => ({ index: STAGES.indexOf(histogram.stage), points: histogram.percentiles.filter((point) => point.percentile < 100) }));
-  const words = histograms.filter((h) => h.count).map((h) => `${STAGE_NAMES[h.stage]} median ${duration(h.p50_us)}, 99th percentile ${duration(h.p99_us)}`);
-  percentiles.show({ curves, logarithmic: document.querySelector("[name=scale]:checked").value === "log", label: `Latency by percentile. ${words.join("; ") || "No durations yet"}` });
-  byId("hgrm").href = `/histograms/total?window=${window}&format=hgrm`;
-}
-
-async function loadSeries() {
-  live.series = await askJson("/series");
-  showSeries();
-}
-
-function showSeries() {
-  if (!live.series) return;
-  const { points } = live.series, stage = byId("hour-stage").value, sum = points.reduce((total, point) => total + point.delivered, 0);
-  traffic.show({ points, label: `Messages a minute over the last hour: ${number(sum)} delivered` });
-  const newest = points.at(-1)?.latency[stage];
-  hourLatency.show({ points, stage, label: `Median and 99th percentile of ${STAGE_NAMES[stage]} over the last hour${newest ? `; in the last minute ${duration(newest.p50_us)} and ${duration(newest.p99_us)}` : ""}` });
-  byId("hour-table").replaceChildren(...[...points].reverse().map((point) => element("tr", {},
-    element("th", { scope: "row" }, String(point.age_minutes)),
-    ...["delivered", "deferred", "rejected", "refused"].map((key) => element("td", {}, number(point[key]))),
-    element("td", {}, octets(point.bytes)),
-    element("td", {}, duration(point.latency[stage].p50_us)),
-    element("td", {}, duration(point.latency[stage].p99_us)))));
-}
-
-async function askReadiness() {
-  // A daemon that does not take mail answers 503 here, and that is what is asked.
-  const response = await ask("/readyz"), reason = (await response.text()).trim();
-  live.refusal = response.ok ? null : reason;
-}
-
 async function readStats() {
   const stats = await askJson("/stats");
   showStats(stats);
-  // Asked only when something says so, or at the start and after an interruption.
-  if (live.stale || stats.store.degraded || live.refusal !== null) await askReadiness();
-  live.stale = false;
   connectionBack();
   await showState(stats.routes);
 }
@@ -148,7 +67,6 @@ async function run(task) {
 function connectionLost() {
   if (live.retry) return;
   live.failures += 1;
-  live.stale = true;
   const seconds = Math.min(15, 2 ** Math.min(live.failures, 4) - 1);
   document.body.classList.add("lost");
   tellState("lost", "No connection");
@@ -198,8 +116,11 @@ function start() {
   live.follow = new AbortController();
   late.count = null;
   every(STATS_EVERY, readStats);
+  every(STATS_EVERY, loadRoutes);
   every(HISTOGRAMS_EVERY, showHistograms);
   every(SERIES_EVERY, loadSeries);
+  every(REFUSALS_EVERY, loadRefusals);
+  every(REPORT_EVERY, loadReport);
   if (inspector.open) every(STATS_EVERY * 2, loadRequests);
   run(() => followRecords(live.follow.signal));
 }
@@ -231,15 +152,7 @@ function signIn(problem = session.token ? "That is not the token." : "") {
   byId("token").focus();
 }
 
-async function download(link) {
-  const response = await ask(link.href);
-  if (!response.ok) throw new Refused(response.status, "The histogram is not available.");
-  const copy = element("a", { href: URL.createObjectURL(await response.blob()), download: link.download });
-  copy.click();
-  setTimeout(() => URL.revokeObjectURL(copy.href));
-}
-
-// The address bar: a record's detail has an address of its own.
+// The address bar: a search has one, and a record's detail has an address of its own.
 function followAddress() {
   const wanted = location.hash.slice(1);
   if (wanted.startsWith("record=") && byId("sign-in").hidden) return run(() => showDetail(decodeURIComponent(wanted.slice(7))));
@@ -253,6 +166,8 @@ function listen() {
   form.addEventListener("input", (event) => {
     if (event.target.id === "follow") return event.target.checked && showLive();
     clearTimeout(typing);
+    // What is typed is one search, not one for each letter.
+    log.typing = true;
     typing = setTimeout(reload, event.target.type === "search" || event.target.type === "text" ? 250 : 0);
   });
   form.addEventListener("submit", (event) => {
@@ -265,8 +180,10 @@ function listen() {
   byId("late-more").addEventListener("click", () => run(() => loadLate(true)));
   byId("detail").addEventListener("close", () => location.hash.startsWith("#record=") && history.pushState(null, "", "#log"));
   byId("detail").addEventListener("click", (event) => event.target === byId("detail") && byId("detail").close());
-  byId("hour-stage").append(...STAGES.map((stage) => element("option", { value: stage }, STAGE_NAMES[stage])));
-  byId("hour-stage").addEventListener("change", showSeries);
+  listenToSeries();
+  listenToReport();
+  listenToRefusals();
+  listenToForget();
   for (const choice of document.querySelectorAll("[name=window], [name=scale]")) choice.addEventListener("change", () => run(async () => { await showHistograms(); await readStats(); }));
   byId("sign-in").addEventListener("submit", (event) => {
     event.preventDefault();
@@ -276,6 +193,7 @@ function listen() {
     start();
     followAddress();
   });
+  byId("send-sample").addEventListener("click", () => run(sendSample));
   byId("next-answer").addEventListener("change", (event) => run(() => answerNext(event)));
   byId("sign-out").addEventListener("click", () => {
     session.token = null;
@@ -285,20 +203,22 @@ function listen() {
     // A plain link cannot send the token.
     if (!session.token) return;
     event.preventDefault();
-    run(() => download(byId("hgrm")));
+    run(() => download(byId("hgrm").href, byId("hgrm").download));
   });
   addEventListener("hashchange", followAddress);
+  addEventListener("popstate", () => {
+    const before = filters().toString();
+    readSearch();
+    if (filters().toString() !== before) reload();
+  });
   document.addEventListener("visibilitychange", () => !document.hidden && log.unseen && showLive());
 }
 
 for (const part of document.querySelectorAll("[data-needs=inspector]")) part.hidden = !inspector.open;
 // In development the message comes first, and how often none came later.
 if (inspector.open) byId("main").prepend(byId("inspector"), byId("log"));
-for (const [key, value] of new URLSearchParams(location.search)) {
-  const field = byId("filters").elements[key];
-  if (field) field.type === "checkbox" ? (field.checked = true) : (field.value = value);
-}
-set("zone", `times are ${ZONE}`);
+readSearch();
+set("zone", `· times are ${ZONE}`);
 listen();
 holdTheLog();
 document.documentElement.dataset.token === "true" && !session.token ? signIn("") : start();

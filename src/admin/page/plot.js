@@ -17,7 +17,7 @@ class Plot {
     const width = this.box.clientWidth, height = this.box.clientHeight;
     if (!data || !width) return;
     const svg = drawing("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": data.label });
-    this.draw(svg, data, { left: 58, right: width - 14, top: 8, bottom: height - 20, width, height });
+    this.draw(svg, data, { left: 70, right: width - 14, top: 8, bottom: height - 20, width, height });
     this.box.replaceChildren(svg);
   }
 }
@@ -66,7 +66,8 @@ function roundDuration(us) {
 
 // HdrHistogram's plot: the axis of percentiles is logarithmic in 1/(1 - p), so that each step to the right is a ten times
 // rarer message. The point at 100 % lies nowhere on it; each curve ends at its highest finite level, which is the maximum.
-function drawPercentiles(svg, { curves, logarithmic }, area) {
+function drawPercentiles(svg, { curves, logarithmic }, whole) {
+  const area = { ...whole, bottom: whole.bottom - 14 };
   const drawn = curves.filter((curve) => curve.points.length > 1);
   if (!drawn.length) return nothing(svg, area, "No durations in this window yet");
   const nines = (percentile) => -Math.log10(1 - percentile / 100);
@@ -83,6 +84,8 @@ function drawPercentiles(svg, { curves, logarithmic }, area) {
     svg.append(label(x(mark), area.bottom + 15, atEnd ? "end" : "middle", text));
     free = from;
   }
+  upright(svg, area, `duration${logarithmic ? ", log" : ""}`);
+  svg.append(label((area.left + area.right) / 2, area.bottom + 29, "middle", "share of messages that took no longer", "axis"));
   for (const curve of drawn) {
     const points = curve.points.map((point) => `${x(point.percentile).toFixed(1)},${y(point.value_us).toFixed(1)}`).join(" ");
     svg.append(drawing("polyline", { points, class: `curve s${curve.index}` }));
@@ -111,51 +114,63 @@ function readAtPointer(svg, curves, area, last) {
   hide();
 }
 
-// Minutes ago, from the right edge.
-function minuteScale(svg, area) {
-  const slot = (area.right - area.left) / 60;
-  for (const minutes of area.width > 480 ? [60, 45, 30, 15, 0] : [60, 30, 0]) {
-    const x = area.right - minutes * slot;
-    svg.append(label(x, area.bottom + 15, minutes === 0 ? "end" : minutes === 60 ? "start" : "middle", minutes ? `${minutes} min ago` : "now"));
+// Steps of time up to the running one, at the right edge; the reader's clock below, and what it is of.
+function stepScale(svg, area, series) {
+  const slot = (area.right - area.left) / series.steps, every = series.steps / (area.width > 420 ? 4 : 2);
+  for (let age = series.steps; age >= 0; age -= every) {
+    const x = area.right - age * slot;
+    const time = stepStart(series, age - 1).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
+    svg.append(line(x, area.top, x, area.bottom), label(x, area.bottom + 15, age === 0 ? "end" : age === series.steps ? "start" : "middle", age ? time : "now"));
   }
-  return { slot, left: (point) => area.right - (point.age_minutes + 1) * slot };
+  svg.append(label((area.left + area.right) / 2, area.bottom + 29, "middle", `time of day, ${ZONE}`, "axis"));
+  return { slot, left: (point) => area.right - (point.age + 1) * slot };
 }
 
-function drawTraffic(svg, { points }, area) {
-  const kinds = ["delivered", "deferred", "rejected", "refused"];
-  const totals = points.map((point) => kinds.reduce((sum, kind) => sum + point[kind], 0));
-  const { slot, left } = minuteScale(svg, area);
+// What the vertical axis counts.
+function upright(svg, area, text) {
+  const y = (area.top + area.bottom) / 2;
+  svg.append(drawing("text", { x: 10, y, "text-anchor": "middle", class: "axis", transform: `rotate(-90 10 ${y})` }, text));
+}
+
+function drawTraffic(svg, { series }, whole) {
+  const area = { ...whole, bottom: whole.bottom - 14 }, { points } = series;
+  const kinds = ["delivered", "deferred", "rejected", "refused"], count = (point, kind) => point[kind] ?? 0;
+  const totals = points.map((point) => kinds.reduce((sum, kind) => sum + count(point, kind), 0));
+  const { slot, left } = stepScale(svg, area, series);
   const marks = steps(Math.max(...totals, 1), 3).filter((mark) => Number.isInteger(mark));
   const top = marks.at(-1) || 1;
-  const height = (count) => (count / top) * (area.bottom - area.top);
+  const height = (number) => (number / top) * (area.bottom - area.top);
+  upright(svg, area, `messages / ${series.span === "day" ? "15 min" : "min"}`);
   for (const mark of marks) {
     const y = area.bottom - height(mark);
     svg.append(line(area.left, y, area.right, y), label(area.left - 8, y + 4, "end", number(mark)));
   }
-  if (!totals.some((total) => total)) return nothing(svg, area, points.length ? "No mail in this hour" : "The first minute is not over yet");
-  for (const point of points.filter((point) => left(point) >= area.left - 1)) {
+  if (!totals.some((total) => total)) return nothing(svg, area, `No mail in the last ${series.span}${series.complete ? "" : " as far as it has been read"}`);
+  for (const point of points) {
     let y = area.bottom;
     for (const kind of kinds) {
-      if (!point[kind]) continue;
-      const tall = Math.max(height(point[kind]), 1);
+      if (!count(point, kind)) continue;
+      const tall = Math.max(height(count(point, kind)), 1);
       y -= tall;
-      svg.append(drawing("rect", { x: left(point) + 1, y, width: Math.max(slot - 2, 1), height: tall, class: `bar ${kind}` }));
+      svg.append(drawing("rect", { x: left(point) + slot * 0.1, y, width: Math.max(slot * 0.8, 1), height: tall, class: `bar ${kind}${point.age ? "" : " running"}` }));
     }
   }
 }
 
-function drawHourLatency(svg, { points, stage }, area) {
-  const { slot, left } = minuteScale(svg, area);
-  const seen = points.filter((point) => point.latency[stage].p99_us > 0 && left(point) >= area.left - 1);
-  if (!seen.length) return nothing(svg, area, "No durations yet");
+function drawDurations(svg, { series, stage }, whole) {
+  const area = { ...whole, bottom: whole.bottom - 14 };
+  const seen = series.points.filter((point) => point.latency[stage]?.p99_us > 0);
+  const { slot, left } = stepScale(svg, area, series);
+  upright(svg, area, "duration, log");
+  if (!seen.length) return nothing(svg, area, `No durations of this stage in the last ${series.span}`);
   const y = timeScale(svg, area, Math.min(...seen.map((p) => p.latency[stage].p50_us)), Math.max(...seen.map((p) => p.latency[stage].p99_us)), true, 3);
   for (const [key, name] of [["p50_us", "curve time s3"], ["p99_us", "curve time s5"]]) {
     let path = "", before = null;
     for (const point of seen) {
-      // A minute without mail interrupts the line.
-      const joined = before !== null && before - point.age_minutes === 1;
+      // A step without mail interrupts the line.
+      const joined = before !== null && before - point.age === 1;
       path += `${joined ? "L" : "M"}${(left(point) + slot / 2).toFixed(1)} ${y(point.latency[stage][key]).toFixed(1)}h0.01`;
-      before = point.age_minutes;
+      before = point.age;
     }
     svg.append(drawing("path", { d: path, class: name, "stroke-linecap": "round" }));
   }

@@ -2,12 +2,37 @@
 // The record log: a page of records for the filters, live rows on top of it, and one record's detail.
 
 const MAX_ROWS = 300;
+// More than so many at once are a crowd: then the log is no longer than a page.
+const CROWD = 10, CROWD_ROWS = 50;
 const log = { records: [], cursor: null, waiting: [], unseen: 0, request: null, loaded: false, inView: true, detail: 0 };
 
 function filters() {
   const chosen = new URLSearchParams();
-  for (const [key, value] of new FormData(byId("filters"))) if (value.trim()) chosen.set(key, value.trim());
+  for (const [key, value] of new FormData(byId("filters"))) if (value.trim()) chosen.set(key, TIMES.includes(key) ? asMoment(value.trim()) : value.trim());
   return chosen;
+}
+
+// Times are written in the reader's own clock; a moment goes out with its zone, so that the address means the same to everybody.
+const TIMES = ["since", "until"];
+
+function asMoment(text) {
+  if (/^(\d+(\.\d+)?\s*[a-z]+\s*)+$/i.test(text)) return text.replaceAll(" ", "");
+  const today = new Date().toLocaleDateString("en-CA");
+  const moment = new Date(/^\d{1,2}:\d{2}/.test(text) ? `${today}T${text.padStart(5, "0")}` : /^\d{4}-\d\d-\d\d$/.test(text) ? `${text}T00:00` : /\d{4}/.test(text) ? text : `${text} ${today.slice(0, 4)}`);
+  return Number.isNaN(moment.getTime()) ? text : moment.toISOString();
+}
+
+const asLocal = (moment) => (/^\d{4}-.*Z$/.test(moment) && !Number.isNaN(Date.parse(moment)) ? new Date(moment).toLocaleString("sv-SE") : moment);
+
+// The search that is in the address.
+function readSearch() {
+  const chosen = new URLSearchParams(location.search);
+  for (const field of byId("filters").elements) if (field.name) fillIn(field, chosen.get(field.name));
+}
+
+function fillIn(field, value) {
+  if (field.type === "checkbox") field.checked = value === "true";
+  else field.value = value === null ? "" : TIMES.includes(field.name) ? asLocal(value) : value;
 }
 
 async function loadRecords(older = false) {
@@ -16,7 +41,8 @@ async function loadRecords(older = false) {
   const wanted = filters();
   // The search is in the address: it can be sent to somebody, and is there again after a reload.
   const address = `${location.pathname}${[...wanted].length ? `?${wanted}` : ""}${location.hash}`;
-  if (address !== `${location.pathname}${location.search}${location.hash}`) history.replaceState(null, "", address);
+  if (address !== `${location.pathname}${location.search}${location.hash}`) history[log.typing ? "replaceState" : "pushState"](null, "", address);
+  log.typing = false;
   wanted.set("limit", "50");
   if (older && log.cursor) wanted.set("cursor", log.cursor);
   byId("records").setAttribute("aria-busy", "true");
@@ -105,21 +131,26 @@ const reasonOf = (record) => record.server_response.body || record.reply.replace
 
 const outcome = (name) => element("span", { class: `outcome ${name}` }, name);
 
-// Whether a live record belongs to what is shown. Times and the undelivered only the store can tell.
+// Whether a live record belongs to what is shown, as the store would say. The undelivered only the store can tell.
 function matches(record, chosen) {
-  const has = (value, wanted) => (value ?? "").toLowerCase().includes(wanted.toLowerCase());
-  const is = (value, wanted) => (value ?? "").toLowerCase() === wanted.toLowerCase();
-  const bare = (id) => (id ?? "").replace(/^<|>$/g, "");
-  const text = chosen.get("text");
-  return (!chosen.has("undelivered") || record.outcome === "deferred")
-    && (!chosen.get("outcome") || record.outcome === chosen.get("outcome"))
-    && (!chosen.get("route") || record.route === chosen.get("route"))
-    && (!chosen.get("status") || record.server_response.status === Number(chosen.get("status")))
-    && (!chosen.get("ip") || record.sender_ip === chosen.get("ip"))
-    && (!chosen.get("sender") || is(record.sender, chosen.get("sender")))
-    && (!chosen.get("recipient") || record.recipients.some((recipient) => is(recipient, chosen.get("recipient"))))
-    && (!chosen.get("message_id") || is(bare(record.message_id), bare(chosen.get("message_id"))))
-    && (!text || [record.subject, record.sender, ...record.recipients, record.message_id, record.server_response.body].some((value) => has(value, text)) || [record.id, record.webhook_id, record.reply, record.sender_ip].some((value) => has(value, text)));
+  const text = (name) => chosen.get(name), bare = (id) => foldText(id.replace(/^<|>$/g, ""));
+  const outside = (name, before) => chosen.has(name) && !Number.isNaN(Date.parse(text(name))) && before(Date.parse(record.date), Date.parse(text(name)));
+  return !outside("since", (date, since) => date < since) && !outside("until", (date, until) => date >= until)
+    && (!chosen.has("outcome") || record.outcome === text("outcome"))
+    && (!chosen.has("route") || record.route === text("route"))
+    && (!chosen.has("status") || String(record.server_response.status) === text("status"))
+    && (!chosen.has("ip") || record.sender_ip === text("ip"))
+    && (!chosen.has("sender") || foldMailbox(record.sender) === foldMailbox(text("sender")))
+    && (!chosen.has("recipient") || record.recipients.some((recipient) => foldMailbox(recipient) === foldMailbox(text("recipient"))))
+    && (!chosen.has("message_id") || (record.message_id !== null && bare(record.message_id) === bare(text("message_id"))))
+    && (!chosen.has("text") || says(record, text("text")));
+}
+
+function says(record, wanted) {
+  const last = wanted.split(/[\s:]/).pop().toUpperCase();
+  if (last.length === 26 && record.id === last) return true;
+  const folded = foldText(wanted), texts = [record.subject, record.message_id, record.sender, record.server_response.body, record.reply, record.webhook_id, record.sender_ip, ...record.recipients];
+  return texts.some((text) => text !== null && foldText(text).includes(folded));
 }
 
 // Live records arrive in any number; rows change at most four times a second.
@@ -130,7 +161,8 @@ function takeLive(records) {
   log.waiting.push(...fitting);
   log.waiting.splice(0, log.waiting.length - MAX_ROWS);
   log.unseen += fitting.length;
-  if (!log.timer) log.timer = setTimeout(showLive, 250);
+  // So many that nobody reads them: the last ones, once a second.
+  if (!log.timer) log.timer = setTimeout(showLive, fitting.length > CROWD ? 1000 : 250);
 }
 
 function showLive() {
@@ -138,12 +170,13 @@ function showLive() {
   if (!log.loaded || !log.unseen) return;
   const settled = filters().has("undelivered") || !byId("follow").checked || document.hidden;
   if (settled || isHeld()) return showNewer();
-  const known = new Set(log.records.map((record) => record.id));
-  const fresh = log.waiting.filter((record) => !known.has(record.id));
+  const known = new Set(log.records.map((record) => record.id)), crowd = log.waiting.length > CROWD_ROWS;
+  const fresh = log.waiting.slice(crowd ? -CROWD_ROWS : 0).filter((record) => !known.has(record.id));
   // An id is of a message's end of data: one whose endpoint is slow belongs below younger ones, where a new page would have it.
   log.records = [...fresh, ...log.records].sort((a, b) => (a.id < b.id ? 1 : -1));
-  if (log.records.length > MAX_ROWS) {
-    log.records.length = MAX_ROWS;
+  const most = crowd ? CROWD_ROWS : MAX_ROWS;
+  if (log.records.length > most) {
+    log.records.length = most;
     log.cursor = log.records.at(-1).id;
   }
   if (Date.now() - (log.announced ?? 0) > 10_000) {
@@ -203,92 +236,16 @@ async function followRecords(signal) {
   }
 }
 
-async function showDetail(id) {
-  const body = byId("detail-body"), asked = ++log.detail;
-  body.replaceChildren(element("p", { class: "blank" }, "Loading"));
-  if (!byId("detail").open) byId("detail").showModal();
-  try {
-    const [record, attempts] = await Promise.all([askJson(`/records/${encodeURIComponent(id)}`), askJson(`/records/${encodeURIComponent(id)}/attempts`)]);
-    // Another one has been opened meanwhile.
-    if (asked === log.detail) body.replaceChildren(...detailOf(record, attempts.records));
-  } catch (error) {
-    if (asked === log.detail) body.replaceChildren(element("p", { class: "problem" }, error instanceof Refused ? error.message : "No connection to the daemon."));
-  }
-}
-
 // A value that filters the log by itself.
 function byValue(name, value, text = value) {
   return element("button", { type: "button", class: "quiet value", title: `Show the log of this ${name}`, onclick: () => {
     byId("detail").close();
-    byId("filters").reset();
-    setTimeout(() => filterBy({ [name]: value }));
+    filterBy({ [name]: value });
   } }, shown(text));
 }
 
 function filterBy(chosen) {
-  for (const field of byId("filters").elements) if (field.name) field.type === "checkbox" ? (field.checked = field.name in chosen) : (field.value = chosen[field.name] ?? "");
+  for (const field of byId("filters").elements) if (field.name) fillIn(field, chosen[field.name] ?? null);
   byId("log").scrollIntoView();
   run(() => loadRecords());
-}
-
-function facts(pairs) {
-  const list = element("dl", { class: "facts" });
-  for (const [name, value] of pairs) list.append(element("dt", {}, name), element("dd", {}, value));
-  return list;
-}
-
-function detailOf(record, attempts) {
-  const response = record.server_response;
-  byId("detail-title").replaceChildren(record.subject ? shown(record.subject) : "No subject");
-  const recipients = element("span", {});
-  record.recipients.forEach((recipient, i) => recipients.append(i ? ", " : "", byValue("recipient", recipient)));
-  const more = [
-    ["Answer", response.status ? byValue("status", String(response.status), `HTTP ${response.status}`) : element("span", {}, "none: ", shown(reasonOf(record)))],
-    ["Type", response.content_type ? shown(response.content_type) : null],
-    ["Retry after", response.retry_after ? shown(response.retry_after) : null],
-  ].filter(([, value]) => value);
-  return [
-    facts([
-      ["Outcome", outcome(record.outcome)],
-      ["Received", element("time", { datetime: record.date, title: record.date }, `${new Date(record.date).toLocaleString("en-GB")} (${ZONE})`)],
-      ["Sender", record.sender ? byValue("sender", record.sender) : absent("null reverse-path")],
-      ["Recipients", recipients],
-      ["Message-ID", record.message_id === null ? absent("none") : shown(record.message_id)],
-      ["Client", byValue("ip", record.sender_ip)],
-      ["TLS", record.tls ? shown(record.tls) : absent("none")],
-      ["Size", octets(record.size)],
-      ["Route", byValue("route", record.route)],
-      ["SMTP reply", element("code", {}, shown(record.reply))],
-    ]),
-    element("h3", {}, `Took ${duration(record.processing_time_us)}`), ...spans(record),
-    element("h3", {}, "The endpoint"), facts(more),
-    ...(response.body ? [element("pre", {}, shown(response.body, true))] : []),
-    element("h3", {}, attempts.length > 1 ? `${attempts.length} attempts at this message` : "The only attempt at this message"),
-    attemptTable(record, attempts),
-    element("h3", {}, "Identifiers"),
-    facts([["Record", element("code", {}, record.id)], ["Webhook-Id", element("code", {}, shown(record.webhook_id))]]),
-  ];
-}
-
-function spans(record) {
-  const bar = element("div", { class: "spans", "aria-hidden": "true" }), key = element("ul", { class: "spans-key note" });
-  for (const name of ["queue", "forward", "store"]) {
-    const us = record[`${name}_us`], part = element("i", { class: name });
-    part.style.width = `${Math.min(100, (100 * us) / Math.max(record.processing_time_us, 1))}%`;
-    bar.append(part);
-    key.append(element("li", { class: name }, `${name} ${duration(us)}`));
-  }
-  return [bar, key];
-}
-
-function attemptTable(record, attempts) {
-  const rows = attempts.map((attempt) => element("tr", { "aria-current": attempt.id === record.id && "true" },
-    element("th", { scope: "row" }, attempt.id === record.id ? clock(attempt.date) : element("a", { href: `#record=${attempt.id}` }, clock(attempt.date))),
-    element("td", {}, outcome(attempt.outcome)),
-    element("td", {}, attempt.server_response.status ? String(attempt.server_response.status) : "none"),
-    element("td", {}, duration(attempt.processing_time_us))));
-  return element("div", { class: "scroll" }, element("table", {},
-    element("caption", { class: "unseen" }, "All attempts at this message, oldest first"),
-    element("thead", {}, element("tr", {}, ...["Time", "Outcome", "Answer", "Took"].map((name) => element("th", { scope: "col" }, name)))),
-    element("tbody", {}, ...rows)));
 }

@@ -4,7 +4,7 @@
 const HOST = document.documentElement.dataset.host;
 const MARKS = { ready: "●", part: "◐", draining: "◐", degraded: "✕", lost: "✕", loading: "○" };
 const COLOURS = { ready: "#0c6b7c", part: "#9a6400", draining: "#9a6400", degraded: "#b23a2e", lost: "#b23a2e", loading: "#77808a" };
-const trouble = { samples: new Map(), notices: [], asked: 0 };
+const trouble = { samples: new Map(), notices: [], refusal: null, refusedSince: null, asked: 0 };
 
 function tellState(state, text) {
   const marked = `${MARKS[state]} ${text}`, node = byId("state");
@@ -17,34 +17,44 @@ function tellState(state, text) {
   icon.href = icon.href.replace(/fill='%23[0-9a-f]{6}'/, `fill='%23${COLOURS[state].slice(1)}'`);
 }
 
-const notAnswering = (routes) => Object.entries(routes).filter(([, route]) => route.breaker !== "closed");
+const notAnswering = (stats) => Object.entries(stats).filter(([, route]) => route.breaker !== "closed");
 
-async function showState(routes) {
-  const away = notAnswering(routes), all = Object.keys(routes).length;
-  if (live.refusal !== null) tellState(...(live.refusal === "draining" ? ["draining", "Draining: no new mail"] : ["degraded", `Not taking mail: ${live.refusal}`]));
+// `stats`: the routes of /stats, which are there before /routes is.
+async function showState(stats) {
+  const { notices, not_ready, not_ready_since } = await askJson("/notices");
+  Object.assign(trouble, { notices, refusal: not_ready, refusedSince: not_ready_since });
+  const away = notAnswering(stats), all = Object.keys(stats).length;
+  if (trouble.refusal !== null) tellState(...(trouble.refusal === "draining" ? ["draining", "Draining: no new mail"] : ["degraded", `Not taking mail: ${trouble.refusal.replace(/^degraded: /, "")}`]));
   else if (away.length) tellState("part", `${away.length} of ${all} ${all === 1 ? "route" : "routes"} not answering`);
   else if (trouble.notices.length) tellState("part", "Taking mail, but look below");
   else tellState("ready", "Taking mail");
   showTrouble(away);
-  // Reasons are asked for while there is something to say, and now and then to learn of it.
-  if (Date.now() - trouble.asked > (away.length ? 5_000 : 20_000) || away.some(([name]) => !trouble.samples.has(name))) {
+  // Reasons are asked for while there is something to say.
+  if (away.length && (Date.now() - trouble.asked > 5_000 || away.some(([name]) => !trouble.samples.has(name)))) {
     trouble.asked = Date.now();
-    trouble.notices = (await askJson("/notices")).notices;
-    trouble.samples = new Map(await Promise.all(away.map(async ([name]) => [name, await lastDeferral(name)])));
+    trouble.samples = new Map(await Promise.all(away.slice(0, TROUBLE_ROWS).map(async ([name]) => [name, await lastDeferral(name)])));
+    showTrouble(away);
   }
-  showTrouble(away);
 }
+
+const TROUBLE_ROWS = 10;
 
 async function lastDeferral(route) {
   const { records } = await askJson(`/records?${new URLSearchParams({ route, outcome: "deferred", limit: "1" })}`);
   return records[0] ?? null;
 }
 
+const MEND = {
+  draining: "It ends soon; senders keep their mail and come again.",
+  store: "Senders are told \"later\" and keep their mail. Look with: mailsluice doctor; df -h; journalctl -u mailsluice.",
+};
+
 function showTrouble(away) {
   const rows = [
-    ...(live.refusal ? [element("li", {}, element("b", {}, "Not taking mail"), " ", shown(live.refusal))] : []),
-    ...away.map(([name, route]) => troubleOf(name, route)),
-    ...trouble.notices.map((notice) => element("li", {}, shown(notice))),
+    ...(trouble.refusal === null ? [] : [element("li", {}, element("b", {}, "Not taking mail"), ...sinceOf(trouble.refusedSince), ": ", shown(trouble.refusal.replace(/^degraded: /, "")), ". ", MEND[trouble.refusal] ?? MEND.store)]),
+    ...away.slice(0, TROUBLE_ROWS).map(([name, route]) => troubleOf(name, route)),
+    ...(away.length > TROUBLE_ROWS ? [element("li", {}, `And ${number(away.length - TROUBLE_ROWS)} more routes.`)] : []),
+    ...trouble.notices.map((notice) => element("li", {}, shown(notice.what), ...sinceOf(notice.since, " (since ", ")"))),
   ];
   const list = byId("trouble");
   list.hidden = !rows.length;
@@ -55,9 +65,16 @@ function showTrouble(away) {
   list.replaceChildren(...rows);
 }
 
+const sinceOf = (date, before = " since ", after = "") => (date ? [before, clock(date), after] : []);
+
+// Since when, how many, why, where to, what comes next.
 function troubleOf(name, route) {
-  const sample = trouble.samples.get(name), row = element("li", {}, element("b", {}, "Route ", shown(name)), ` ${route.breaker === "open" ? "is not asked" : "is tried again"}: its endpoint does not answer, its mail is told "later". ${number(route.deferred)} deferred. `);
-  if (sample) row.append("Last at ", clock(sample.date), ": ", element("a", { href: `#record=${sample.id}` }, shown(reasonOf(sample))), ". ");
+  const sample = trouble.samples.get(name), known = routes.byName.get(name);
+  const row = element("li", {}, element("b", {}, "Route ", shown(name)), " gets no answer");
+  row.append(...sinceOf(known?.away_since));
+  if (known) row.append(" from ", element("code", {}, shown(known.url)));
+  if (sample) row.append(": ", element("a", { href: `#record=${sample.id}` }, shown(reasonOf(sample))), " (last at ", clock(sample.date), ")");
+  row.append(`. ${number(route.deferred)} deferred since the start; ${route.breaker === "open" ? "its mail is told \"later\" without asking, but for a try now and then" : "it is being tried again"}. `);
   row.append(element("button", { type: "button", class: "quiet value", onclick: () => filterBy({ route: name, outcome: "deferred" }) }, "Its records"));
   return row;
 }

@@ -42,13 +42,14 @@ function showLate() {
 
 function lateRow({ attempts, first_seen, last_seen, record }) {
   const status = record.server_response.status, [first = "", ...others] = record.recipients;
+  const answer = status ? `${status} ${record.server_response.body}`.trim() : reasonOf(record);
   return element("tr", {},
     element("td", {}, clock(last_seen)),
     element("td", {}, clock(first_seen)),
     element("td", { class: "number" }, number(attempts), element("span", { class: "unit" }, attempts === 1 ? " attempt" : " attempts")),
-    element("td", {}, element("a", { href: `#record=${record.id}` }, subjectOf(record))),
-    element("td", {}, record.sender ? shown(record.sender) : absent("null sender")),
-    element("td", {}, element("span", {}, shown(first), others.length ? ` +${others.length}` : "")),
-    element("td", {}, shown(record.route)),
-    element("td", {}, status ? `${status} ` : "", shown((status ? record.server_response.body : reasonOf(record)).slice(0, 200))));
+    whole(record.subject ?? "", element("a", { href: `#record=${record.id}` }, subjectOf(record))),
+    whole(record.sender, record.sender ? shown(record.sender) : absent("null sender")),
+    whole(record.recipients.join(", "), element("span", {}, shown(first), others.length ? ` +${others.length}` : "")),
+    whole(record.route, shown(record.route)),
+    whole(answer, shown(answer.slice(0, 200))));
 }

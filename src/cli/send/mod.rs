@@ -9,6 +9,7 @@ use super::choice::Choice;
 use super::client::reachable;
 use super::{Exit, Failure, print};
 use crate::config::{Config, hostname};
+use crate::message::sample;
 use session::{Session, Verdict};
 use std::io::{self, Read as _};
 use std::path::PathBuf;
@@ -38,7 +39,7 @@ pub(super) fn run(config: &Choice, options: &Send) -> Result<(), Failure> {
     let mut session = Session::open(&server, &own_name)?;
     let mut worst = Verdict::Taken;
     if options.files.is_empty() {
-        worst = session.submit("sample", &from, &to, &sample(&from, &to, &own_name))?;
+        worst = session.submit("sample", &from, &to, &sample::message(&from, &to, &own_name))?;
     }
     for path in &options.files {
         let message = read(path)?;
@@ -88,48 +89,6 @@ fn read(path: &PathBuf) -> Result<Vec<u8>, Failure> {
         std::fs::read(path)
     };
     octets.map_err(|error| Failure::new(Failure::code_of(&error), format!("{}: {error}; name a message file", path.display())))
-}
-
-/// A message with something to see for every part of the request: both texts and an attachment.
-fn sample(from: &str, to: &[String], own_name: &str) -> Vec<u8> {
-    let now = jiff::Timestamp::now();
-    let date = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_string(&now).unwrap_or_default();
-    let id = now.as_nanosecond();
-    let sender = if from.is_empty() { "postmaster@localhost" } else { from };
-    let text = format!(
-        "From: Sample Sender <{sender}>\r\n\
-         To: {to}\r\n\
-         Subject: =?UTF-8?Q?A_sample_message_=E2=9C=94?=\r\n\
-         Date: {date}\r\n\
-         Message-ID: <{id}@{own_name}>\r\n\
-         MIME-Version: 1.0\r\n\
-         Content-Type: multipart/mixed; boundary=outer\r\n\
-         \r\n\
-         --outer\r\n\
-         Content-Type: multipart/alternative; boundary=inner\r\n\
-         \r\n\
-         --inner\r\n\
-         Content-Type: text/plain; charset=utf-8\r\n\
-         \r\n\
-         Hello,\r\n\
-         \r\n\
-         this message was made by \"mailsluice send\".\r\n\
-         --inner\r\n\
-         Content-Type: text/html; charset=utf-8\r\n\
-         \r\n\
-         <p>Hello,</p>\r\n\
-         <p>this message was made by <b>mailsluice send</b>.</p>\r\n\
-         --inner--\r\n\
-         --outer\r\n\
-         Content-Type: text/csv; name=\"numbers.csv\"\r\n\
-         Content-Disposition: attachment; filename=\"numbers.csv\"\r\n\
-         Content-Transfer-Encoding: base64\r\n\
-         \r\n\
-         bnVtYmVyLHNxdWFyZQoxLDEKMiw0CjMsOQo=\r\n\
-         --outer--\r\n",
-        to = to.join(", "),
-    );
-    text.into_bytes()
 }
 
 #[cfg(test)]
