@@ -342,7 +342,7 @@ mod tests {
             }
         }
         line.take(&seen(98 * 60, Outcome::Rejected, 5));
-        let now = 99 * 60 + 30;
+        let now = 99 * 60 + 59;
         assert!(line.expire(now));
         let hour = line.ring(HOUR).unwrap().points(now);
         assert_eq!(hour.len(), 60);

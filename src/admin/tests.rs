@@ -295,7 +295,9 @@ fn numbers_in_all_their_forms() {
     for (path, status) in [("/histograms/nothing", 404), ("/histograms/total?window=5m", 400), ("/histograms/total?format=xml", 400)] {
         assert_eq!(admin.get(path).status, status, "{path}");
     }
-    assert_eq!(admin.get("/series").json(), json!({"step_seconds": 60, "points": []}));
+    let series = admin.get("/series").json();
+    assert_eq!((&series["counted"], &series["points"]), (&json!({"step_seconds": 60, "points": []}), &json!([])));
+    assert_eq!(admin.get("/series?span=week").status, 400);
 }
 
 #[test]

@@ -191,6 +191,15 @@ impl Session {
                 Ok(()) => State::AskMessage(Some(chunk)),
             }
         };
+        self.note_swallowed();
+    }
+
+    /// A chunk is refused, though its sender is told behind it: now it is known whose it is.
+    pub(super) fn note_swallowed(&mut self) {
+        if let State::Swallow(_, reply) = &self.state {
+            let reply = Reply::clone(reply);
+            self.note(&reply);
+        }
     }
 
     /// Is the transaction ready for data?
@@ -228,6 +237,9 @@ impl Session {
         let sender = sender.or_else(|| self.transaction.as_ref().map(|transaction| transaction.reverse_path.clone()));
         let greeting = self.hello.as_deref().unwrap_or_default().to_owned();
         let what = What::of(self.verb, reply);
+        // A message that is not let in was for the transaction's recipients.
+        let of_transaction = || self.transaction.as_ref().and_then(|transaction| transaction.recipients.first().cloned());
+        let recipient = if what == What::Message { recipient.or_else(of_transaction) } else { recipient };
         self.refused.push(Refused { what, ip: self.peer.ip, greeting, sender, recipient, reply: reply.clone() });
     }
 

@@ -196,18 +196,19 @@ impl Session {
                 self.state = State::Data;
             }
             (None, Err(refusal)) => {
-                self.transaction = None;
                 self.state = State::Command;
                 self.answer(&refusal, out);
+                self.transaction = None;
             }
             (Some(chunk), Ok(())) => {
                 self.begin_message();
                 self.state = State::Chunk(chunk);
             }
             (Some(chunk), Err(refusal)) => {
-                self.transaction = None;
                 self.failed_chunks = (!chunk.last).then(|| Box::new(refusal.clone()));
                 self.state = State::Swallow(chunk, Box::new(refusal));
+                self.note_swallowed();
+                self.transaction = None;
             }
         }
     }
@@ -222,7 +223,7 @@ impl Session {
                 }
                 let reply = Reply::clone(reply);
                 self.state = State::Command;
-                self.answer(&reply, out);
+                self.write_reply(&reply, out);
             }
             State::Chunk(Chunk { last: false, .. }) => {
                 self.state = State::Command;

@@ -100,7 +100,7 @@ function foldMailbox(text) {
 function foldDomain(text) {
   const domain = text.replace(/\.$/, "");
   try {
-    return /^[\w.-]+$/.test(domain) && !/xn--/i.test(domain) ? domain.toLowerCase() : new URL(`http://${domain}/`).hostname;
+    return /^[\w.-]+$/.test(domain) && !/xn--/i.test(domain) ? domain.toLowerCase() : new URL(`//${domain}/`, location.href).hostname;
   } catch {
     return domain.toLowerCase();
   }
