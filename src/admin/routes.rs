@@ -60,9 +60,9 @@ fn row(app: &App, route: &Route) -> Value {
     })
 }
 
-/// The configuration keeps no userinfo in it; a query is where tokens stand.
+/// The configuration keeps no userinfo in it; a query is where tokens stand. With templates it is the address of an example.
 fn shown_url(route: &Route) -> String {
-    let mut url = route.url.clone();
+    let mut url = route.target.url.clone();
     // A value without a name may be a token by itself.
     let name = |pair: &str| pair.split_once('=').map_or("…".to_owned(), |(name, _)| format!("{name}=…"));
     let names: Vec<_> = url.query().into_iter().flat_map(|query| query.split('&')).map(name).collect();

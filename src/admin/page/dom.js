@@ -111,6 +111,13 @@ function set(id, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
+// The rows of a table, or one sentence; on a narrow screen, where each is a card, a cell bears its column's name.
+function fillTable(id, rows, none) {
+  const body = byId(id), columns = [...body.closest("table").tHead.rows[0].cells].map((cell) => cell.textContent);
+  for (const row of rows) [...row.cells].forEach((cell, i) => (cell.dataset.column = columns[i]));
+  body.replaceChildren(...(rows.length ? rows : [element("tr", {}, element("td", { colspan: columns.length, class: "blank" }, none))]));
+}
+
 function announce(text) {
   byId("announce").textContent = text;
 }

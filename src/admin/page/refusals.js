@@ -27,8 +27,8 @@ function drawRefusals() {
   if (body.matches(":hover") && body.rows.length > 1) return;
   const texts = (row) => [row.address, row.greeting, row.sender, row.recipient, row.reply].filter((text) => text !== null);
   const found = refusals.rows.filter((row) => !wanted || texts(row).some((text) => foldText(text).includes(wanted)));
-  const few = found.slice(0, 200), rows = few.map(refusalRow);
-  body.replaceChildren(...(rows.length ? rows : [element("tr", {}, element("td", { colspan: 6, class: "blank" }, wanted ? "No refusal matches." : "Nobody was refused since the start."))]));
+  const few = found.slice(0, 200);
+  fillTable("refusal-rows", few.map(refusalRow), wanted ? "No refusal matches." : "Nobody was refused since the start.");
   const more = found.length - few.length, left = found.reduce((sum, row) => sum + (row.left_out ?? 0), 0);
   set("refused-note", [more && `${number(more)} older ones: search for an address.`, left && `${number(left)} more of the same clients are only counted.`].filter(Boolean).join(" "));
 }
@@ -37,7 +37,7 @@ function refusalRow(row) {
   const text = (value, none) => (value === null ? absent("not known") : value === "" ? absent(none) : shown(value));
   return element("tr", {},
     element("td", {}, clock(row.time)),
-    element("td", {}, row.address === null ? absent("not kept") : byValue("ip", row.address), row.left_out ? element("span", { class: "under" }, `and ${number(row.left_out)} before`) : ""),
+    element("td", { class: "client" }, row.address === null ? absent("not kept") : byValue("ip", row.address), row.left_out ? element("span", { class: "under" }, `and ${number(row.left_out)} before`) : ""),
     whole(row.greeting ?? "", text(row.greeting, "none")),
     whole(row.sender ?? "", text(row.sender, "null sender")),
     whole(row.recipient ?? "", text(row.recipient, "none")),

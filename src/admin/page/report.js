@@ -7,8 +7,7 @@ async function loadReport() {
   if (!report.seen) return;
   const asked = byId("report-since").value, { causes, left_out, complete, rule, slow } = await askJson(`/report?since=${asked}`);
   if (asked !== byId("report-since").value) return;
-  const rows = causes.map(causeRow);
-  byId("causes").replaceChildren(...(rows.length ? rows : [element("tr", {}, element("td", { colspan: 8, class: "blank" }, "Nothing: all that came was taken."))]));
+  fillTable("causes", causes.map(causeRow), "Nothing: all that came was taken.");
   const notes = [complete || "Not all records could be looked at in time: there is more.", left_out && `${number(left_out)} messages of rarer causes are left out.`, causes.some((cause) => cause.given_up) && `${rule}.`];
   set("report-note", notes.filter((note) => typeof note === "string").join(" "));
   const slowest = slow.map((route) => `${route.route || "other routes"} (median ${duration(route.p50_us)}, 99th percentile ${duration(route.p99_us)}, longest ${duration(route.max_us)})`);

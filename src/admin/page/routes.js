@@ -8,8 +8,7 @@ async function loadRoutes() {
   const answer = await askJson("/routes");
   routes.rows = answer.routes;
   routes.byName = new Map(routes.rows.map((route) => [route.name, route]));
-  const rows = routes.rows.map(routeRow);
-  byId("route-rows").replaceChildren(...(rows.length ? rows : [element("tr", {}, element("td", { colspan: 8, class: "blank" }, "No routes."))]));
+  fillTable("route-rows", routes.rows.map(routeRow), "No routes.");
   const notes = [answer.left_out && `${number(answer.left_out)} more routes, whose endpoints answer, are not shown.`, !answer.complete && "The records of the last hour are still being read."];
   set("routes-note", notes.filter(Boolean).join(" "));
   offerRoutes(routes.rows.map((route) => route.name));
