@@ -8,8 +8,8 @@ use crate::stats::{OPENMETRICS, Process, Stage, Window};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use std::collections::HashMap;
 use jiff::Timestamp;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -70,10 +70,7 @@ pub(super) async fn notices(State(app): State<Arc<App>>) -> Response {
 
 /// `span` is `hour` (the default) or `day`, `route` one of them (all of them together by default). What the records have, and for all routes
 /// over an hour what only the counters know: refusals, and the stages that no record has.
-pub(super) async fn series(
-    State(app): State<Arc<App>>,
-    Query(params): Query<HashMap<String, String>>,
-) -> Result<Response, Problem> {
+pub(super) async fn series(State(app): State<Arc<App>>, Query(params): Query<HashMap<String, String>>) -> Result<Response, Problem> {
     let name = params.get("span").map_or(HOUR.name, String::as_str);
     let span = Span::from_name(name).ok_or_else(|| Problem::bad_request("span is hour or day"))?;
     let route = params.get("route").filter(|route| !route.is_empty()).cloned();

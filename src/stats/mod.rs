@@ -17,7 +17,8 @@ mod snapshot;
 
 pub use certificates::Certificates;
 pub use counters::{
-    Away, BreakerState, Connections, Counter, ForwarderGauges, Gauge, Messages, Recipients, RouteStats, StoreGauges, TlsFailure, TlsFailures,
+    Away, BreakerState, Connections, Counter, ForwarderGauges, Gauge, Messages, Recipients, RouteStats, StoreGauges, TlsFailure,
+    TlsFailures,
 };
 pub use fleet::{Sink, Sinks};
 pub use hdr::{Minute, Minutes};
