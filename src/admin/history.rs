@@ -229,7 +229,8 @@ impl Line {
 
     /// Whether anything is left.
     fn expire(&mut self, now: i64) -> bool {
-        self.0.iter_mut().fold(false, |left, ring| ring.expire(now) || left)
+        // Of each, also behind one that has something left.
+        self.0.iter_mut().filter_map(|ring| ring.expire(now).then_some(())).count() > 0
     }
 }
 
