@@ -15,13 +15,15 @@ use super::retry_after;
 use crate::config::{Config, Route, Target};
 use crate::http::Response;
 use crate::stats::Stats;
-use crate::verify::Verifier;
+use crate::verify::{Facts, Verifier};
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
+
+const STOPPING: &str = "the daemon is stopping";
 
 /// The bound over all forwarders, and a line for each route.
 pub struct Forwarders {
@@ -98,9 +100,20 @@ impl Forwarders {
     ///
     /// # Errors
     /// Why the job was not taken: nothing was asked.
-    pub async fn forward(&self, job: Job) -> Result<Completed, Refused> {
+    pub async fn forward(&self, mut job: Job) -> Result<Completed, Refused> {
+        // What would be told "later" now is told so before anybody is asked for it.
+        self.open(&job.route, job.octets())?;
+        let received = job.received;
+        let mut aborted = self.aborted.subscribe();
+        let facts = tokio::select! {
+            facts = prepare::facts(&mut job, &self.verifier, &self.pool) => facts?,
+            _ = aborted.wait_for(|aborted| *aborted) => {
+                let answer = Err(NoAnswer::Broken(STOPPING.to_owned()));
+                return Ok(Completed { answer, queue_us: micros(Instant::now(), received), forward_us: None });
+            }
+        };
         let place = self.enter(&job)?;
-        self.go(job, place).await
+        self.go(job, facts, place).await
     }
 
     /// Would a message for this route be taken now?
@@ -122,21 +135,27 @@ impl Forwarders {
         self.lines.load().get(&job.route.name).ok_or(Refused::Draining)?.enter(job.deadline(), job.octets())
     }
 
-    pub(super) async fn go(&self, job: Job, place: Place) -> Result<Completed, Refused> {
+    pub(super) async fn go(&self, job: Job, facts: Option<Facts>, place: Place) -> Result<Completed, Refused> {
         let received = job.received;
         let mut begun = None;
         let mut aborted = self.aborted.subscribe();
         let answer = tokio::select! {
-            answer = self.ask(job, place, &mut begun) => answer?,
+            answer = self.ask(job, facts, place, &mut begun) => answer?,
             // Dropped, the exchange ends its connection.
-            _ = aborted.wait_for(|aborted| *aborted) => Err(NoAnswer::Broken("the daemon is stopping".to_owned())),
+            _ = aborted.wait_for(|aborted| *aborted) => Err(NoAnswer::Broken(STOPPING.to_owned())),
         };
         let now = Instant::now();
         let forward_us = begun.map(|begun| micros(now, begun));
         Ok(Completed { answer, queue_us: micros(begun.unwrap_or(now), received), forward_us })
     }
 
-    async fn ask(&self, job: Job, place: Place, begun: &mut Option<Instant>) -> Result<Result<Response, NoAnswer>, Refused> {
+    async fn ask(
+        &self,
+        job: Job,
+        facts: Option<Facts>,
+        place: Place,
+        begun: &mut Option<Instant>,
+    ) -> Result<Result<Response, NoAnswer>, Refused> {
         let deadline = job.deadline();
         let mut permit = match place {
             Place::Permit(permit) => permit,
@@ -145,7 +164,7 @@ impl Forwarders {
         let granted = Instant::now();
         let (route, target, webhook_id) = (Arc::clone(&job.route), Arc::clone(&job.target), job.webhook_id.clone());
         let envelope = Arc::clone(&job.envelope);
-        let prepared = match prepare::prepare(job, &envelope, &self.verifier, &self.pool).await {
+        let prepared = match prepare::prepare(job, facts, &envelope, &self.verifier, &self.pool).await {
             Ok(prepared) => prepared,
             Err(Unprepared::Refused(refused)) => return Err(refused),
             Err(Unprepared::NoAnswer(none)) => return Ok(Err(none)),

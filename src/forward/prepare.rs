@@ -1,4 +1,5 @@
-//! From a job to a request body: verify, render, sign. Work for the processor and the DNS, not for a ring.
+//! From a job to a request body: verify, render, sign. Work for the processor: what the DNS says of the sender is asked for before, while
+//! the message holds neither a permit nor a thread.
 //!
 //! What is light is done where the message is, on its ring; the rest on threads of its own. Logs a panic of what works on a
 //! stranger's octets (never its text).
@@ -12,7 +13,7 @@ use crate::envelope::Envelope;
 use crate::format::{self, Rendered};
 use crate::message::{Body, Lease};
 use crate::ring;
-use crate::verify::{Verification, Verifier};
+use crate::verify::{self, Facts, Questions, Verification, Verifier};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -49,54 +50,86 @@ pub(super) enum Unprepared {
     NoAnswer(NoAnswer),
 }
 
+/// What the route's checks need to know of the DNS. Half of the time that is left is for the endpoint: a check that is cut off says so,
+/// and no message is late for it.
+///
+/// # Errors
+/// There was no thread to read a long header.
+pub(super) async fn facts(job: &mut Job, verifier: &Verifier, pool: &Arc<Pool<Work>>) -> Result<Option<Facts>, Refused> {
+    let wanted = job.route.verify;
+    if wanted == Verify::default() {
+        return Ok(None);
+    }
+    let (now, deadline) = (Instant::now(), job.deadline());
+    let until = now + deadline.saturating_duration_since(now) / 2;
+    let header = verify::header(job.body.octets());
+    let questions = if header.len() <= PARSED_ON_RING_MAX {
+        Questions::of(wanted, &job.envelope, header)
+    } else {
+        // A copy: the body stays where it is.
+        let (header, envelope) = (header.to_vec(), Arc::clone(&job.envelope));
+        on_thread(pool, deadline, move || Questions::of(wanted, &envelope, &header)).await?.ok_or(Refused::TooLate)?
+    };
+    Ok(Some(verifier.ask(questions, &job.envelope, job.spf.take(), until).await))
+}
+
 /// On its ring or on a thread, as the message is.
 pub(super) async fn prepare(
     job: Job,
+    facts: Option<Facts>,
     envelope: &Arc<Envelope>,
     verifier: &Arc<Verifier>,
     pool: &Arc<Pool<Work>>,
 ) -> Result<Prepared, Unprepared> {
     let failed = || Unprepared::NoAnswer(NoAnswer::Broken("the forwarder failed".to_owned()));
-    if is_light(&job) {
-        return catch_unwind(AssertUnwindSafe(|| work(job, envelope, verifier))).unwrap_or_else(|_| {
+    if is_light(&job, facts.as_ref()) {
+        return catch_unwind(AssertUnwindSafe(|| work(job, facts, envelope, verifier))).unwrap_or_else(|_| {
             tracing::error!("a forwarder's work ended by a panic");
             Err(failed())
         });
     }
     let deadline = job.deadline();
-    let (done, prepared) = oneshot::channel();
     let (envelope, verifier) = (Arc::clone(envelope), Arc::clone(verifier));
     // Where no thread is free, it waits for one: its permit bounds how many there are.
-    pool.give(Box::new(move || {
-        // Nobody waits any more for what was too long in coming.
-        if !done.is_closed() {
-            drop(done.send(work(job, &envelope, &verifier)));
-        }
-    }));
-    match ring::timeout_at(deadline, prepared).await {
-        Some(prepared) => prepared.unwrap_or_else(|_| Err(failed())),
-        // What is made of it later is dropped where it is made.
-        None => Err(Unprepared::Refused(Refused::TooLate)),
+    match on_thread(pool, deadline, move || work(job, facts, &envelope, &verifier)).await {
+        Ok(prepared) => prepared.unwrap_or_else(|| Err(failed())),
+        Err(refused) => Err(Unprepared::Refused(refused)),
     }
 }
 
-fn is_light(job: &Job) -> bool {
+/// `None`: it ended by a panic.
+async fn on_thread<T: Send + 'static>(
+    pool: &Arc<Pool<Work>>,
+    deadline: Instant,
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<Option<T>, Refused> {
+    let (done, made) = oneshot::channel();
+    pool.give(Box::new(move || {
+        // Nobody waits any more for what was too long in coming.
+        if !done.is_closed() {
+            drop(done.send(work()));
+        }
+    }));
+    match ring::timeout_at(deadline, made).await {
+        Some(made) => Ok(made.ok()),
+        // What is made of it later is dropped where it is made.
+        None => Err(Refused::TooLate),
+    }
+}
+
+fn is_light(job: &Job, facts: Option<&Facts>) -> bool {
     let (route, octets) = (&job.route, job.body.len());
-    let parsed = matches!(route.format, Format::Json | Format::Multipart);
-    route.verify == Verify::default()
+    let parsed = matches!(route.format, Format::Json | Format::Multipart) || route.verify.dkim || route.verify.dmarc;
+    !facts.is_some_and(Facts::hash)
         && (!parsed || octets <= PARSED_ON_RING_MAX)
         && (route.signing_secrets.is_empty() || octets <= SIGNED_ON_RING_MAX)
 }
 
-fn work(job: Job, envelope: &Envelope, verifier: &Verifier) -> Result<Prepared, Unprepared> {
+fn work(job: Job, facts: Option<Facts>, envelope: &Envelope, verifier: &Verifier) -> Result<Prepared, Unprepared> {
     let deadline = job.deadline();
-    let Job { route, body, webhook_id, spf, .. } = job;
+    let Job { route, body, webhook_id, .. } = job;
     let message = body.octets();
-    let verification = if route.verify == Verify::default() {
-        Verification::default()
-    } else {
-        verifier.check(route.verify, envelope, message, spf, deadline)
-    };
+    let verification = facts.map_or_else(Verification::default, |facts| verifier.judge(facts, envelope, message));
     let mut lease = body.lease().sibling();
     let rendered = format::render(&route, envelope, &verification, message, &mut |octets| lease.resize(octets))
         .map_err(|_| Unprepared::Refused(Refused::OverBudget))?;

@@ -15,11 +15,14 @@ use std::mem::size_of;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
 
 /// Octets of all answers kept, by the estimate of `Answer::octets`.
 const KEPT_MAX: usize = 8 << 20;
 /// A longer answer is used and not kept.
 const ANSWER_MAX: usize = 64 << 10;
+/// Questions under way; further ones wait for their turn. Each holds a socket.
+const ASKING_MAX: usize = 1024;
 /// No answer is believed for longer.
 const AGE_MAX: Duration = Duration::from_hours(24);
 /// Nor is one that there is nothing (RFC 2308 section 5).
@@ -40,11 +43,12 @@ pub(super) struct NoAnswer;
 pub(super) struct Resolver {
     library: MessageAuthenticator,
     kept: Mutex<Kept>,
+    asking: Semaphore,
 }
 
 impl Resolver {
     pub(super) fn new(dns: &Dns, runtime: &Handle) -> Result<Self, String> {
-        Ok(Self { library: resolver(dns, runtime)?, kept: Mutex::new(Kept::default()) })
+        Ok(Self { library: resolver(dns, runtime)?, kept: Mutex::new(Kept::default()), asking: Semaphore::new(ASKING_MAX) })
     }
 
     /// For what only the library can do; its look-ups are not kept.
@@ -52,11 +56,17 @@ impl Resolver {
         &self.library
     }
 
+    /// Without asking.
+    pub(super) fn kept_answer(&self, name: Name, kind: RecordType) -> Option<Arc<Answer>> {
+        self.kept().get(&(name, kind), Instant::now())
+    }
+
     pub(super) async fn ask(&self, name: Name, kind: RecordType) -> Result<Arc<Answer>, NoAnswer> {
         let question = (name, kind);
         if let Some(answer) = self.kept().get(&question, Instant::now()) {
             return Ok(answer);
         }
+        let _turn = self.asking.acquire().await;
         let (answer, age) = match self.library.resolver().lookup(question.0.clone(), kind).await {
             Ok(found) => {
                 let age = found.valid_until().saturating_duration_since(Instant::now()).min(AGE_MAX);

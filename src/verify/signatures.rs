@@ -37,6 +37,10 @@ pub(super) fn set_aside(message: &mut AuthenticatedMessage<'_>) -> Vec<Judged> {
         aside.extend(refused.map(|result| Judged::new(result, Some(&header.header))));
         refused.is_none()
     });
+    for header in &mut message.dkim_headers {
+        // Experiments that would have more asked of the DNS, and say nothing of the signature itself (RFC 6541, RFC 6651).
+        (header.header.atps, header.header.r) = (None, false);
+    }
     // Fields that are no signature for their syntax; the library's errors are of other fields too.
     let room = SIGNATURES_MAX.saturating_sub(message.dkim_headers.len() + aside.len());
     let malformed = message.errors.iter().filter(|header| header.name.trim_ascii().eq_ignore_ascii_case(b"dkim-signature")).count();

@@ -244,7 +244,7 @@ impl Rig {
     fn submit_job(&self, job: Job) -> Result<oneshot::Receiver<Result<Completed, Refused>>, Refused> {
         let place = self.forwarders.enter(&job)?;
         let forwarders = Arc::clone(&self.forwarders);
-        Ok(self.run(move || async move { forwarders.go(job, place).await }))
+        Ok(self.run(move || async move { forwarders.go(job, None, place).await }))
     }
 
     fn send(&self, message: &[u8]) -> Result<Response, NoAnswer> {
