@@ -6,6 +6,7 @@ mod chromium;
 mod collector;
 mod disk;
 mod dns;
+mod endpoints;
 mod fail2ban;
 mod forgetful;
 mod haproxy;

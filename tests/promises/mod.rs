@@ -4,6 +4,7 @@ mod bounded;
 mod confidential;
 mod damaged;
 mod delivered;
+mod names;
 mod recorded;
 mod senders;
 

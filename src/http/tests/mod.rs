@@ -1,3 +1,4 @@
-//! The client against name servers and endpoints on real sockets that behave as a test says.
-
 mod names;
+
+#[path = "../../../tests/support/name_server.rs"]
+mod name_server;

@@ -1,92 +1,17 @@
 //! Names, from a name server on loopback that hangs, fails, lies and changes its mind.
 
+use super::name_server::{NameServer, Says};
 use crate::http::{Client, Names};
 use crate::http::{NoAnswer, Phase, Request, Resolver, Tls};
-use std::collections::HashMap;
 use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::net::{IpAddr, TcpListener};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-const A: u16 = 1;
-const AAAA: u16 = 28;
 const PATIENCE: Duration = Duration::from_secs(20);
 
-#[derive(Clone)]
-enum Says {
-    /// With this time to live.
-    Addresses(u32, Vec<IpAddr>),
-    Failure,
-    NoSuchName,
-    Nothing,
-}
-
-/// Answers as it is told, by name; a name that it was not told of does not exist.
-struct Server {
-    address: SocketAddr,
-    says: Arc<Mutex<HashMap<String, Says>>>,
-    asked: Arc<AtomicUsize>,
-}
-
-impl Server {
-    fn start() -> Self {
-        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-        let server = Self { address: socket.local_addr().unwrap(), says: Arc::default(), asked: Arc::default() };
-        let (says, asked) = (Arc::clone(&server.says), Arc::clone(&server.asked));
-        std::thread::spawn(move || {
-            let mut query = [0; 1500];
-            while let Ok((n, from)) = socket.recv_from(&mut query) {
-                asked.fetch_add(1, Ordering::SeqCst);
-                let (name, kind, question_end) = question(&query[..n]);
-                let says = says.lock().unwrap().get(&name).cloned().unwrap_or(Says::NoSuchName);
-                if let Some(answer) = answer(&query[..question_end], kind, &says) {
-                    socket.send_to(&answer, from).unwrap();
-                }
-            }
-        });
-        server
-    }
-
-    fn say(&self, name: &str, says: Says) {
-        self.says.lock().unwrap().insert(name.to_owned(), says);
-    }
-
-    fn resolver(&self) -> Arc<Resolver> {
-        Resolver::start(&[self.address], Duration::from_secs(2)).unwrap()
-    }
-}
-
-fn question(query: &[u8]) -> (String, u16, usize) {
-    let mut labels = Vec::new();
-    let mut at = 12;
-    while query[at] > 0 {
-        let end = at + 1 + usize::from(query[at]);
-        labels.push(String::from_utf8_lossy(&query[at + 1..end]).to_lowercase());
-        at = end;
-    }
-    (labels.join("."), u16::from_be_bytes([query[at + 1], query[at + 2]]), at + 5)
-}
-
-fn answer(query: &[u8], kind: u16, says: &Says) -> Option<Vec<u8>> {
-    let (code, ttl, addresses) = match says {
-        Says::Nothing => return None,
-        Says::Failure => (2, 0, Vec::new()),
-        Says::NoSuchName => (3, 0, Vec::new()),
-        Says::Addresses(ttl, addresses) => (0, *ttl, addresses.clone()),
-    };
-    let of_kind: Vec<IpAddr> = addresses.into_iter().filter(|ip| (kind == AAAA && ip.is_ipv6()) || (kind == A && ip.is_ipv4())).collect();
-    let mut octets = query.to_vec();
-    octets[2..12].copy_from_slice(&[0x85, 0x80 | code, 0, 1, 0, u8::try_from(of_kind.len()).unwrap(), 0, 0, 0, 0]);
-    for ip in of_kind {
-        octets.extend_from_slice(&[0xc0, 12, 0, u8::try_from(kind).unwrap(), 0, 1]);
-        octets.extend_from_slice(&ttl.to_be_bytes());
-        match ip {
-            IpAddr::V4(v4) => octets.extend_from_slice(&[&[0, 4], v4.octets().as_slice()].concat()),
-            IpAddr::V6(v6) => octets.extend_from_slice(&[&[0, 16], v6.octets().as_slice()].concat()),
-        }
-    }
-    Some(octets)
+fn resolver(server: &NameServer) -> Arc<Resolver> {
+    Resolver::start(&[server.address], Duration::from_secs(2)).unwrap()
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -112,25 +37,25 @@ fn wait_until(what: &str, mut condition: impl FnMut() -> bool) {
 
 #[test]
 fn literals_and_the_machines_own_names_ask_nobody() {
-    let server = Server::start();
-    let names = server.resolver().names();
+    let server = NameServer::start();
+    let names = resolver(&server).names();
     assert_eq!(addresses(&names, "[::1]").unwrap(), [ip("::1")]);
     assert_eq!(addresses(&names, "10.0.0.1").unwrap(), [ip("10.0.0.1")]);
     assert!(addresses(&names, "localhost").unwrap().iter().all(IpAddr::is_loopback));
-    assert_eq!(server.asked.load(Ordering::SeqCst), 0);
+    assert_eq!(server.asked(), 0);
 }
 
 #[test]
 fn a_burst_is_one_look_up_and_families_take_turns() {
-    let server = Server::start();
+    let server = NameServer::start();
     server.say("app.example", Says::Addresses(60, ["192.0.2.1", "192.0.2.2", "2001:db8::1"].map(ip).to_vec()));
-    let names = server.resolver().names();
+    let names = resolver(&server).names();
     std::thread::scope(|scope| {
         for _ in 0..50 {
             scope.spawn(|| assert_eq!(addresses(&names, "app.example").unwrap(), ["2001:db8::1", "192.0.2.1", "192.0.2.2"].map(ip)));
         }
     });
-    assert_eq!(server.asked.load(Ordering::SeqCst), 2, "a question for each family");
+    assert_eq!(server.asked(), 2, "a question for each family");
     names.connected("app.example", false, ip("192.0.2.2"));
     assert_eq!(addresses(&names, "app.example").unwrap(), ["192.0.2.2", "2001:db8::1", "192.0.2.1"].map(ip), "who answered is first");
 }
@@ -138,19 +63,19 @@ fn a_burst_is_one_look_up_and_families_take_turns() {
 #[test]
 fn what_is_known_serves_while_the_name_server_hangs_or_fails() {
     for trouble in [Says::Nothing, Says::Failure] {
-        let server = Server::start();
+        let server = NameServer::start();
         // A time to live that is none.
         server.say("app.example", Says::Addresses(0, vec![ip("192.0.2.1")]));
-        let names = server.resolver().names();
+        let names = resolver(&server).names();
         assert_eq!(addresses(&names, "app.example").unwrap(), [ip("192.0.2.1")]);
         server.say("app.example", trouble);
-        let asked = server.asked.load(Ordering::SeqCst);
+        let asked = server.asked();
         let mut longest = Duration::ZERO;
         wait_until("it is asked again, more than once", || {
             let begun = Instant::now();
             assert_eq!(addresses(&names, "app.example").unwrap(), [ip("192.0.2.1")]);
             longest = longest.max(begun.elapsed());
-            server.asked.load(Ordering::SeqCst) >= asked + 4
+            server.asked() >= asked + 4
         });
         assert!(longest < Duration::from_millis(1500), "nobody waits for the name server: {longest:?}");
     }
@@ -158,9 +83,9 @@ fn what_is_known_serves_while_the_name_server_hangs_or_fails() {
 
 #[test]
 fn who_says_that_there_is_nothing_is_believed_and_a_name_comes_back() {
-    let server = Server::start();
+    let server = NameServer::start();
     server.say("app.example", Says::Addresses(1, vec![ip("192.0.2.1")]));
-    let names = server.resolver().names();
+    let names = resolver(&server).names();
     assert!(addresses(&names, "app.example").is_ok());
     server.say("app.example", Says::NoSuchName);
     wait_until("it is gone", || addresses(&names, "app.example").is_err());
@@ -171,10 +96,10 @@ fn who_says_that_there_is_nothing_is_believed_and_a_name_comes_back() {
 
 #[test]
 fn a_routes_hanging_names_hold_up_nobody_elses() {
-    let server = Server::start();
+    let server = NameServer::start();
     server.say("known.example", Says::Addresses(0, vec![ip("192.0.2.1")]));
     server.say("new.example", Says::Addresses(60, vec![ip("192.0.2.2")]));
-    let resolver = server.resolver();
+    let resolver = resolver(&server);
     let healthy = resolver.names();
     assert!(addresses(&healthy, "known.example").is_ok());
     let soon = || Instant::now() + Duration::from_millis(1);
@@ -205,7 +130,7 @@ fn a_routes_hanging_names_hold_up_nobody_elses() {
 /// Whatever the DNS said of its time to live: addresses that do not answer any more are asked for again.
 #[test]
 fn an_endpoint_that_has_moved_is_found() {
-    let server = Server::start();
+    let server = NameServer::start();
     let endpoint = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = endpoint.local_addr().unwrap().port();
     std::thread::spawn(move || {
@@ -216,7 +141,7 @@ fn an_endpoint_that_has_moved_is_found() {
         }
     });
     server.say("app.example", Says::Addresses(86_400, vec![ip("127.0.0.2")]));
-    let names = server.resolver().names();
+    let names = resolver(&server).names();
     assert!(addresses(&names, "app.example").is_ok());
     server.say("app.example", Says::Addresses(86_400, vec![ip("127.0.0.1")]));
     let client = Arc::new(client(names));
