@@ -1,3 +1,5 @@
+//! Names, from a name server that misbehaves.
+
 mod names;
 
 #[path = "../../../tests/support/name_server.rs"]
