@@ -9,6 +9,7 @@ mod error;
 mod file;
 pub mod files;
 mod fleet;
+mod header;
 pub mod hostname;
 mod include;
 pub mod limits;
@@ -25,6 +26,7 @@ pub mod unit;
 pub use effective::Values;
 pub use error::{ConfigError, Place};
 pub use files::{FileError, certificates, certified_key};
+pub use header::fault as header_fault;
 pub use include::RouteFile;
 pub use secret::Secret;
 pub use template::Templates;
@@ -141,6 +143,8 @@ pub struct Route {
     pub authorize_socket: Option<PathBuf>,
     /// As `authorization`, of `authorize_url`.
     pub authorize_authorization: Option<Secret>,
+    /// Where its answer may send a message.
+    pub authorize_to: Vec<AuthorizeTo>,
     pub verify: Verify,
     pub ca_certificate: Option<PathBuf>,
     /// What we show of ourselves to the origin of the target.
@@ -167,6 +171,16 @@ impl Route {
             Some(templates) => templates.fill(&self.target, recipient).map(Arc::new),
         }
     }
+}
+
+/// Origins that an answer of `authorize_url` may name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AuthorizeTo {
+    /// That of the route's own `url`.
+    Own,
+    Origin(url::Url),
+    /// Any by `https`, at a public address.
+    AnyPublic,
 }
 
 /// A client's certificate and its key.

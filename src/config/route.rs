@@ -3,7 +3,7 @@
 use super::error::{ConfigError, Place};
 use super::file::{Found, Keys, Section, quoted, unknown_word};
 use super::template::{self, Marked, Template, UrlTemplate};
-use super::{Attachments, Format, Identity, Route, Secret, Target, Templates, Verify, limits, smtp};
+use super::{Attachments, AuthorizeTo, Format, Identity, Route, Secret, Target, Templates, Verify, limits, smtp};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use std::collections::HashSet;
@@ -21,6 +21,7 @@ pub(super) const KEYS: Keys = Keys {
         "timeout",
         "signing_secret",
         "authorize_url",
+        "authorize_to",
         "verify",
         "ca_certificate",
         "client_certificate",
@@ -32,27 +33,6 @@ pub(super) const KEYS: Keys = Keys {
 
 /// How a template is mended.
 const PLACEHOLDERS: &str = "write {recipient}, {local}, {tag} or {domain}, in the path and the query only; a brace itself is {{ or }}";
-
-/// Request headers that the daemon or HTTP itself sets.
-const OUR_HEADERS: &[&str] = &[
-    "accept-encoding",
-    "connection",
-    "content-encoding",
-    "content-length",
-    "content-type",
-    "expect",
-    "host",
-    "keep-alive",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
-    "user-agent",
-    "webhook-id",
-    "webhook-signature",
-    "webhook-timestamp",
-];
 
 /// All routes in their order, under names that are not taken.
 pub(super) fn read_all(
@@ -112,6 +92,10 @@ fn read(section: &mut Section<'_>, name: String, warnings: &mut Vec<String>) -> 
         }
         None => (None, None, None),
     };
+    let authorize_to = authorize_to(section)?;
+    if !authorize_to.is_empty() && authorize_url.is_none() {
+        warnings.push(format!("route {name}: authorize_to without authorize_url: nobody is asked where mail goes"));
+    }
     let verify = verify(section)?;
     let ca_certificate = match section.text_if_present("ca_certificate")? {
         Some(found) => Some(smtp::path(&found)?),
@@ -138,6 +122,7 @@ fn read(section: &mut Section<'_>, name: String, warnings: &mut Vec<String>) -> 
         authorize_url,
         authorize_socket,
         authorize_authorization,
+        authorize_to,
         verify,
         ca_certificate,
         identity,
@@ -221,6 +206,26 @@ fn fixed(section: &mut Section<'_>, key: &'static str, written: &Found<String>) 
     let endpoint = endpoint(written)?;
     section.show(key, quoted(&shown(&endpoint.written, endpoint.authorization.is_some(), |_| false)));
     Ok(endpoint)
+}
+
+fn authorize_to(section: &mut Section<'_>) -> Result<Vec<AuthorizeTo>, ConfigError> {
+    let mend = "write origins, as in [\"https://tenants.example.com\"], \"self\" for the url's own, \"https://*\" for any at a public address";
+    let mut origins = Vec::new();
+    for found in section.texts("authorize_to", &[])?.value {
+        origins.push(match found.value.as_str() {
+            "self" => AuthorizeTo::Own,
+            "https://*" => AuthorizeTo::AnyPublic,
+            text => {
+                let url = Url::parse(text).map_err(|error| found.invalid(format!("{text:?} is no origin: {error}"), mend))?;
+                let bare = url.username().is_empty() && url.password().is_none() && url.query().is_none() && url.fragment().is_none();
+                if !matches!(url.scheme(), "http" | "https") || url.host().is_none() || url.path() != "/" || !bare || text.contains('*') {
+                    return Err(found.invalid("is no origin: scheme, host and port alone", mend));
+                }
+                AuthorizeTo::Origin(url)
+            }
+        });
+    }
+    Ok(origins)
 }
 
 /// `unix:PATH:/…`: the path of the socket ends at the last `:/`.
@@ -346,27 +351,11 @@ pub(super) fn header_fields(
 ) -> Result<Vec<(String, Found<String>)>, ConfigError> {
     let mut headers: Vec<(String, Found<String>)> = Vec::new();
     for (name, value) in section.free_texts(key)? {
-        let lower = name.to_ascii_lowercase();
-        // RFC 9110 5.6.2: a token.
-        let token = |octet: u8| octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&octet);
-        if name.is_empty() || !name.bytes().all(token) {
-            return Err(value.invalid(format!("{name:?} is no header name"), "write letters, digits and hyphens, as in X-Tenant"));
-        }
-        if OUR_HEADERS.contains(&lower.as_str()) || lower.starts_with("mailsluice-") {
-            return Err(value.invalid("the daemon sets this header itself", "choose another name"));
-        }
-        if lower == "authorization" && has_userinfo {
-            return Err(value.invalid("the url has credentials as well", "keep one of the two"));
+        if let Some((what, mend)) = header::fault(&name, &value.value, has_userinfo) {
+            return Err(value.invalid(what, mend));
         }
         if headers.iter().any(|(other, _)| other.eq_ignore_ascii_case(&name)) {
             return Err(value.invalid("this header is there twice", "keep one of them"));
-        }
-        let visible = |octet: u8| octet == b'\t' || octet == b' ' || octet.is_ascii_graphic();
-        if !value.value.bytes().all(visible) || value.value.trim() != value.value {
-            return Err(value.invalid(
-                "the value has characters that a header cannot carry",
-                "write printable ASCII on one line, without space at its ends",
-            ));
         }
         headers.push((name, value));
     }

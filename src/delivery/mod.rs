@@ -10,7 +10,7 @@ pub use recipient::{Destination, Spf};
 
 use crate::config::{Config, Route, Target};
 use crate::envelope::Envelope;
-use crate::forward::{Forwarders, Job};
+use crate::forward::{Forwarders, Job, Place};
 use crate::message::Body;
 use crate::record::{Outcome, Record};
 use crate::route::Routes;
@@ -65,6 +65,8 @@ pub struct Content {
     pub body: Body,
     pub header_len: usize,
     pub target: Arc<Target>,
+    /// Where the application has it go instead.
+    pub place: Option<Arc<Place>>,
     pub spf: Spf,
 }
 
@@ -140,6 +142,7 @@ impl Delivery {
         let job = Job {
             route: Arc::clone(&received.route),
             target: content.target,
+            place: content.place,
             envelope: Arc::clone(&received.envelope),
             body: content.body,
             header_len: content.header_len,

@@ -4,7 +4,7 @@ use super::Delivery;
 use crate::config::{Format, Route, Target};
 use crate::envelope::Envelope;
 use crate::format::rfc822;
-use crate::forward::{Authorization, Authorized};
+use crate::forward::{Authorization, Authorized, Place};
 use crate::smtp::{Reply, reply};
 use crate::verify::SpfResult;
 use std::sync::Arc;
@@ -52,6 +52,8 @@ impl Spf {
 pub struct Destination {
     pub route: Arc<Route>,
     pub target: Arc<Target>,
+    /// Where the application has it go instead.
+    pub place: Option<Arc<Place>>,
     pub spf: Spf,
 }
 
@@ -94,14 +96,16 @@ impl Delivery {
             },
             route,
             target,
+            place: None,
         });
         let verdict = if candidate.route.authorize_url.is_some() {
-            Box::pin(self.authorize(mailbox, &envelope(), &mut candidate)).await
+            Box::pin(self.authorize(mailbox, first, &envelope(), &mut candidate)).await
         } else {
             Ok(())
         };
         match &verdict {
             Ok(()) => recipients.accepted.add(1),
+            Err(reply) if *reply == reply::OTHER_ROUTE => recipients.refused_other_route.add(1),
             Err(_) => recipients.refused_authorization.add(1),
         }
         // A refused first recipient does not bind the transaction to its route.
@@ -111,7 +115,8 @@ impl Delivery {
         verdict
     }
 
-    async fn authorize(&self, mailbox: &str, envelope: &Envelope, destination: &mut Destination) -> Result<(), Reply> {
+    /// The first recipient that is accepted also chooses the place.
+    async fn authorize(&self, mailbox: &str, first: bool, envelope: &Envelope, destination: &mut Destination) -> Result<(), Reply> {
         let spf = if destination.route.verify.spf { destination.spf.known().await } else { None };
         let question = Authorization {
             to: mailbox.to_owned(),
@@ -121,8 +126,13 @@ impl Delivery {
             helo_domain: envelope.helo.clone(),
             spf,
         };
-        match self.forwarders.authorize(&destination.route, &destination.target, question).await {
-            Authorized::Yes => Ok(()),
+        match self.forwarders.authorize(&destination.route, &destination.target, &question).await {
+            Authorized::Yes(place) if first => {
+                destination.place = place;
+                Ok(())
+            }
+            Authorized::Yes(place) if place == destination.place => Ok(()),
+            Authorized::Yes(_) => Err(reply::OTHER_ROUTE),
             Authorized::No(text) => Err(Reply::with_text(
                 550,
                 "5.7.1",

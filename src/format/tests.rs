@@ -31,6 +31,7 @@ fn route(format: Format) -> Route {
         authorize_url: None,
         authorize_socket: None,
         authorize_authorization: None,
+        authorize_to: Vec::new(),
         verify: Verify::default(),
         ca_certificate: None,
         identity: None,

@@ -1,10 +1,12 @@
 //! The authorization callback at RCPT TO: may this recipient have mail from this sender? A few per route at once, and beside
 //! the forwarders: a callback that hangs takes none.
 
+use super::answers;
 use super::line::Line;
+use super::place::Place;
 use super::question::{Authorization, Authorized};
 use crate::config::{Route, Target};
-use crate::http::{Request, same_origin};
+use crate::http::{Answer, BODY_KEPT, Request, same_origin};
 use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -13,6 +15,8 @@ use url::form_urlencoded;
 
 /// All in all.
 const TIMEOUT: Duration = Duration::from_secs(5);
+/// Octets of an answer that may say where a message goes.
+const ANSWER_MAX: usize = 32 * 1024;
 /// Questions of one route at once.
 pub(super) const QUESTIONS_MAX: usize = 32;
 
@@ -27,9 +31,9 @@ impl Question {
         Some(Self(Arc::clone(line)))
     }
 
-    /// Asks the route's `authorize_url`.
-    pub(super) async fn ask(self, route: &Route, target: &Target, question: Authorization) -> Authorized {
-        let Some(url) = &route.authorize_url else { return Authorized::Yes };
+    /// Asks the route's `authorize_url`; for how long the answer may be used again.
+    pub(super) async fn ask(self, route: &Route, target: &Target, question: &Authorization) -> (Authorized, Option<Duration>) {
+        let Some(url) = &route.authorize_url else { return (Authorized::Yes(None), None) };
         let json = url.path().ends_with(".json");
         let body = if json { question.json() } else { question.form() };
         let content_type = if json { "application/json" } else { "application/x-www-form-urlencoded" };
@@ -51,21 +55,42 @@ impl Question {
             at_home,
             redirected: false,
             only_public: false,
+            wanted: if route.authorize_to.is_empty() { BODY_KEPT } else { ANSWER_MAX },
         };
         match self.0.client().post(&request).await {
-            Ok(answer) => match answer.response.status {
-                200..=299 => Authorized::Yes,
-                // Applications say 401 to mean "no"; only with a challenge it is about us.
-                status @ (401 | 407) if route.defer_statuses.contains(&status) && answer.response.challenges => Authorized::Unknown,
-                status @ 400..=499 if !matches!(status, 401 | 407) && route.defer_statuses.contains(&status) => Authorized::Unknown,
-                400..=499 => Authorized::No(answer.response.text().map(ToOwned::to_owned)),
-                _ => Authorized::Unknown,
-            },
+            Ok(answer) => (judged(route, &answer), answer.cache_control.as_deref().and_then(answers::age)),
             Err(none) => {
                 tracing::warn!(route = route.name, why = %none, "the authorization callback gave no answer");
-                Authorized::Unknown
+                (Authorized::Unknown, None)
             }
         }
+    }
+}
+
+fn judged(route: &Route, answer: &Answer) -> Authorized {
+    let response = &answer.response;
+    match response.status {
+        200..=299 => match place(route, answer) {
+            Ok(place) => Authorized::Yes(place.map(Arc::new)),
+            Err(why) => {
+                tracing::warn!(route = route.name, why, "the authorization callback names a place where the message may not go");
+                Authorized::Unknown
+            }
+        },
+        // Applications say 401 to mean "no"; only with a challenge it is about us.
+        status @ (401 | 407) if route.defer_statuses.contains(&status) && response.challenges => Authorized::Unknown,
+        status @ 400..=499 if !matches!(status, 401 | 407) && route.defer_statuses.contains(&status) => Authorized::Unknown,
+        400..=499 => Authorized::No(response.text().map(|text| text.chars().take(BODY_KEPT).collect())),
+        _ => Authorized::Unknown,
+    }
+}
+
+/// What is not all there may have named another place than what is left of it says.
+fn place(route: &Route, answer: &Answer) -> Result<Option<Place>, String> {
+    match answer.response.json().filter(|_| !route.authorize_to.is_empty()) {
+        None => Ok(None),
+        Some(_) if !answer.is_whole => Err(format!("the answer broke off, or is longer than {ANSWER_MAX} octets")),
+        Some(body) => Place::read(route, body, answer.from_public),
     }
 }
 

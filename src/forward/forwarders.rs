@@ -1,9 +1,10 @@
 //! All routes' forwarders. A forwarder is a permit, not a thread: the message is POSTed by the task that received it, on its ring.
 //! Only what would hold a ring up (hashing, large messages that are taken apart) goes to threads.
 
+use super::answers::Answers;
 use super::authorize::Question;
 use super::clients::Clients;
-use super::exchange;
+use super::exchange::{self, Goes};
 use super::job::{Completed, Job, NoAnswer};
 use super::lane::{Came, Says, Settings};
 use super::line::{Gate, Line, Place};
@@ -18,7 +19,7 @@ use crate::stats::Stats;
 use crate::verify::{Facts, Verifier};
 use arc_swap::ArcSwap;
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -32,6 +33,7 @@ pub struct Forwarders {
     /// Threads for what would hold a ring up.
     pub(super) pool: Arc<Pool<prepare::Work>>,
     clients: Clients,
+    answers: Mutex<Answers>,
     verifier: Arc<Verifier>,
     stats: Arc<Stats>,
     draining: AtomicBool,
@@ -54,6 +56,7 @@ impl Forwarders {
             gate: Gate::new(config.forward.workers, stats),
             pool: Pool::new("forwarder", config.forward.workers, |work: prepare::Work| work()),
             clients: Clients::start(&config.dns)?,
+            answers: Mutex::default(),
             verifier,
             stats: Arc::clone(stats),
             draining: AtomicBool::new(false),
@@ -85,6 +88,7 @@ impl Forwarders {
             (route.name.clone(), line)
         });
         let lines: HashMap<_, _> = lines.collect();
+        self.answers().forget();
         self.stats.keep_routes(|name| lines.contains_key(name));
         self.lines.store(Arc::new(lines));
         self.stats.forwarders.workers.set(u64::try_from(config.forward.workers).unwrap_or(u64::MAX));
@@ -162,7 +166,8 @@ impl Forwarders {
             Place::Queue(queued) => queued.permit(deadline).await?,
         };
         let granted = Instant::now();
-        let (route, target, webhook_id) = (Arc::clone(&job.route), Arc::clone(&job.target), job.webhook_id.clone());
+        let (route, target, place, webhook_id) =
+            (Arc::clone(&job.route), Arc::clone(&job.target), job.place.clone(), job.webhook_id.clone());
         let envelope = Arc::clone(&job.envelope);
         let prepared = match prepare::prepare(job, facts, &envelope, &self.verifier, &self.pool).await {
             Ok(prepared) => prepared,
@@ -177,16 +182,33 @@ impl Forwarders {
         let asked = Instant::now();
         let mut waited = Duration::ZERO;
         // Boxed, as the call in it is.
-        let answer = Box::pin(exchange::ask(&client, &route, &target, prepared, &webhook_id, deadline, &mut waited)).await;
+        let goes = Goes { route: &route, target: &target, place: place.as_deref() };
+        let answer = Box::pin(exchange::ask(&client, goes, prepared, &webhook_id, deadline, &mut waited)).await;
         permit.came(came(&answer, asked, waited, deadline), answer.as_ref().err());
         Ok(answer)
     }
 
-    /// Asks the route's `authorize_url`; takes no forwarder. With too many questions open the answer is not known.
-    pub async fn authorize(&self, route: &Route, target: &Target, question: Authorization) -> Authorized {
+    /// Asks the route's `authorize_url`, or knows what it said lately; takes no forwarder. With too many questions open the answer is not known.
+    pub async fn authorize(&self, route: &Route, target: &Target, question: &Authorization) -> Authorized {
+        let key = (route.name.clone(), question.from.clone(), question.to.clone());
+        let generation = {
+            let answers = self.answers();
+            if let Some(known) = answers.get(&key, Instant::now()) {
+                return known;
+            }
+            answers.generation
+        };
         let open = self.lines.load().get(&route.name).and_then(Question::open);
         let Some(open) = open else { return Authorized::Unknown };
-        open.ask(route, target, question).await
+        let (answer, age) = open.ask(route, target, question).await;
+        if let Some(age) = age.filter(|_| answer != Authorized::Unknown) {
+            self.answers().keep(key, answer.clone(), age, generation, Instant::now());
+        }
+        answer
+    }
+
+    fn answers(&self) -> MutexGuard<'_, Answers> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// No new job from now on (`Refused::Draining`).

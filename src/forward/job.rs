@@ -1,5 +1,6 @@
 //! A message on its way to its endpoint, and what came of it. Plain values.
 
+use super::place::Place;
 use crate::config::{Route, Target};
 use crate::envelope::Envelope;
 use crate::http::{self, Response};
@@ -13,6 +14,8 @@ use tokio::sync::oneshot;
 pub struct Job {
     pub route: Arc<Route>,
     pub target: Arc<Target>,
+    /// Where it goes instead.
+    pub place: Option<Arc<Place>>,
     pub envelope: Arc<Envelope>,
     pub body: Body,
     /// Octets of the header block.

@@ -1,5 +1,6 @@
 //! HTTP out: who may ask an endpoint when (`lanes.rs`, `lane/`), and what is sent to it.
 
+mod answers;
 mod authorize;
 mod clients;
 mod exchange;
@@ -9,6 +10,7 @@ mod job;
 mod lane;
 mod lanes;
 mod line;
+mod place;
 mod pool;
 mod prepare;
 mod question;
@@ -21,5 +23,6 @@ pub mod webhook;
 pub use crate::http::Response;
 pub use forwarders::Forwarders;
 pub use job::{Completed, Job, NoAnswer};
+pub use place::Place;
 pub use question::{Authorization, Authorized};
 pub use refused::Refused;

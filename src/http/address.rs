@@ -1,6 +1,7 @@
 //! Which addresses are of the open internet: what a redirect from there may not leave again (server-side request forgery). Pure.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use url::{Host, Url};
 
 pub(super) const NOT_PUBLIC: &str = "redirect from a public address to a loopback, link-local or private one";
 
@@ -9,6 +10,19 @@ pub(super) fn is_public(ip: IpAddr) -> bool {
     match ip.to_canonical() {
         IpAddr::V4(v4) => is_public_v4(v4),
         IpAddr::V6(v6) => is_public_v6(v6),
+    }
+}
+
+/// A URL whose host says by itself that it is none of the open internet. What a name means is seen when it is connected to.
+#[must_use]
+pub fn is_inner(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(ip)) => !is_public_v4(ip),
+        Some(Host::Ipv6(ip)) => !is_public(ip.into()),
+        Some(Host::Domain(name)) => {
+            name.trim_end_matches('.').rsplit('.').next().is_some_and(|top| top.eq_ignore_ascii_case("localhost"))
+        }
+        None => true,
     }
 }
 

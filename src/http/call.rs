@@ -5,8 +5,9 @@
 use super::address;
 use super::failure::{NoAnswer, Phase, is_late};
 use super::framing::Body;
-use super::head::{self, Head};
-use super::response::{Answer, BODY_KEPT, Response};
+use super::head::{self, Framing, Head};
+use super::request::Request;
+use super::response::{Answer, Response};
 use super::wire::{Progress, Wire};
 use std::time::{Duration, Instant};
 
@@ -28,10 +29,10 @@ pub(super) struct Called {
 pub(super) async fn call(
     mut wire: Wire,
     head: &[u8],
-    body: &[&[u8]],
+    request: &Request<'_>,
     progress: &mut Progress,
-    deadline: Instant,
 ) -> Result<Called, NoAnswer> {
+    let Request { body, deadline, wanted, .. } = *request;
     let mut input = Vec::new();
     let from_public = address::is_public(wire.peer());
     let mut octets = Vec::with_capacity(body.len() + 1);
@@ -46,11 +47,14 @@ pub(super) async fn call(
     let answered = Instant::now();
     let mut body = Body::new(head.framing);
     let mut kept = Vec::new();
-    read_body(&mut wire, &mut body, &mut kept, &mut input, progress, deadline.min(answered + BODY_PATIENCE)).await;
+    let mut reading = Reading { body: &mut body, kept: &mut kept, wanted };
+    let to_the_end = reading.read(&mut wire, &mut input, progress, deadline.min(answered + BODY_PATIENCE)).await;
     // Octets behind the answer are nobody's.
     let reusable = head.keeps_alive && body.has_ended() && !progress.incomplete && input.is_empty();
-    let location = head.location.take();
-    let answer = Answer { response: Response::new(head, kept), location, from_public, waited: answered - sent };
+    let is_whole = (body.has_ended() || head.framing == Framing::Close && to_the_end) && kept.len() < wanted.max(1);
+    let (location, cache_control) = (head.location.take(), head.cache_control.take());
+    let response = Response::new(head, kept, wanted);
+    let answer = Answer { response, location, cache_control, is_whole, from_public, waited: answered - sent };
     Ok(Called { answer, wire: reusable.then_some(wire) })
 }
 
@@ -79,18 +83,29 @@ async fn answered(wire: &mut Wire, input: &mut Vec<u8>, progress: &mut Progress,
     }
 }
 
-/// The start of the body as far as it comes: whatever happens to the rest, the answer stands.
-async fn read_body(wire: &mut Wire, body: &mut Body, kept: &mut Vec<u8>, input: &mut Vec<u8>, progress: &mut Progress, deadline: Instant) {
-    let mut total = 0;
-    loop {
-        let used = body.take(input, kept, BODY_KEPT);
-        input.drain(..used);
-        total += used;
-        if body.has_ended() || body.is_broken() || total >= BODY_READ_MAX {
-            return;
-        }
-        if !matches!(wire.receive(input, progress, deadline).await, Ok(n) if n > 0) {
-            return;
+/// A body that comes, and what is kept of it.
+struct Reading<'a> {
+    body: &'a mut Body,
+    kept: &'a mut Vec<u8>,
+    wanted: usize,
+}
+
+impl Reading<'_> {
+    /// The start of the body as far as it comes: whatever happens to the rest, the answer stands. Whether the connection has ended.
+    async fn read(&mut self, wire: &mut Wire, input: &mut Vec<u8>, progress: &mut Progress, deadline: Instant) -> bool {
+        let mut total = 0;
+        loop {
+            let used = self.body.take(input, self.kept, self.wanted);
+            input.drain(..used);
+            total += used;
+            if self.body.has_ended() || self.body.is_broken() || total >= BODY_READ_MAX {
+                return false;
+            }
+            match wire.receive(input, progress, deadline).await {
+                Ok(0) => return true,
+                Ok(_) => {}
+                Err(_) => return false,
+            }
         }
     }
 }

@@ -43,7 +43,7 @@ impl Client {
         // A call's future is boxed: as a part of those around it, it would be copied once for each of them.
         if let Some(wire) = kept {
             let mut progress = Progress::default();
-            let called = Box::pin(call::call(wire, &head, request.body, &mut progress, request.deadline)).await;
+            let called = Box::pin(call::call(wire, &head, request, &mut progress)).await;
             // The one repetition (RFC 9110 section 9.2.2): the endpoint had closed the kept-alive connection before it said a word.
             let closed = called.is_err() && !progress.received && !progress.timed_out;
             if !closed {
@@ -53,7 +53,7 @@ impl Client {
         let to = To { origin: &origin, redirected: request.redirected, only_public: request.only_public };
         let wire = connect::connect(&self.names, &tls.config, &to, request.deadline).await?;
         let mut progress = Progress::default();
-        let called = Box::pin(call::call(wire, &head, request.body, &mut progress, request.deadline)).await;
+        let called = Box::pin(call::call(wire, &head, request, &mut progress)).await;
         done(tls, origin, called, &progress)
     }
 }

@@ -22,6 +22,8 @@ pub(super) struct Head {
     pub(super) content_type: Option<String>,
     pub(super) retry_after: Option<String>,
     pub(super) location: Option<String>,
+    /// All fields of it as one.
+    pub(super) cache_control: Option<String>,
     /// It asks who we are.
     pub(super) challenges: bool,
     /// The body has been through a coding that is not undone here.
@@ -183,11 +185,17 @@ fn of_fields(status: u16, version: u8, fields: &[Header<'_>]) -> Head {
         content_type: first("content-type").map(Cow::into_owned),
         retry_after: first("retry-after").map(Cow::into_owned),
         location: first("location").map(Cow::into_owned),
+        cache_control: joined(all("cache-control")),
         challenges: first("www-authenticate").is_some() || first("proxy-authenticate").is_some(),
         is_coded: coded("content-encoding").next().is_some() || coded("transfer-encoding").any(is_coded),
         framing,
         keeps_alive: keeps_alive && !doubtful && status != 101,
     }
+}
+
+fn joined<'a>(elements: impl Iterator<Item = &'a [u8]>) -> Option<String> {
+    let elements: Vec<_> = elements.map(String::from_utf8_lossy).collect();
+    (!elements.is_empty()).then(|| elements.join(","))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

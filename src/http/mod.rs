@@ -20,10 +20,11 @@ mod tests;
 mod trust;
 mod wire;
 
+pub use address::is_inner;
 pub use client::Client;
 pub use failure::{NoAnswer, Phase};
 pub use names::{Names, Resolver};
 pub use redirect::{follow, same_origin};
 pub use request::Request;
-pub use response::{Answer, Response};
+pub use response::{Answer, BODY_KEPT, Response};
 pub use trust::Tls;

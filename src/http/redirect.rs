@@ -8,18 +8,18 @@ use url::Url;
 /// Redirects followed for one message.
 const HOPS_MAX: u32 = 3;
 
-/// Asks, and asks again where the answer says so.
+/// Asks, and asks again where the answer says so. Once a hop was on the open internet, no later one may be inside; `only_public`: not the
+/// first either.
 ///
 /// # Errors
 /// There was no answer.
 pub async fn follow(
     start: &Url,
     on_socket: bool,
+    mut only_public: bool,
     mut ask: impl AsyncFnMut(&Url, bool) -> Result<Answer, NoAnswer>,
 ) -> Result<Response, NoAnswer> {
     let mut elsewhere = None;
-    // Once a hop was on the open internet, no later one may be inside.
-    let mut only_public = false;
     let mut last: Option<Response> = None;
     for hop in 0..=HOPS_MAX {
         let url = elsewhere.as_ref().unwrap_or(start);
@@ -119,14 +119,15 @@ mod tests {
             redirect_refused: None,
             lost_credentials: false,
         };
-        Answer { response, location: Some(to.to_owned()), from_public, waited: Duration::ZERO }
+        let (location, cache_control, is_whole) = (Some(to.to_owned()), None, true);
+        Answer { response, location, cache_control, is_whole, from_public, waited: Duration::ZERO }
     }
 
     #[test]
     fn once_outside_never_inside_again() {
         let start = "http://10.0.0.1/".parse().unwrap();
         let mut rules = Vec::new();
-        let answer = follow(&start, false, async |url: &Url, only_public| {
+        let answer = follow(&start, false, false, async |url: &Url, only_public| {
             rules.push((url.to_string(), only_public));
             match rules.len() {
                 // Inside to inside, and to the outside, are free.

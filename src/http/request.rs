@@ -21,6 +21,8 @@ pub struct Request<'a> {
     pub redirected: bool,
     /// Uses no connection to a loopback, link-local or private address.
     pub only_public: bool,
+    /// Octets of the answer's body that are wanted.
+    pub wanted: usize,
 }
 
 const USER_AGENT: &str = concat!("mailsluice/", env!("CARGO_PKG_VERSION"));
@@ -80,6 +82,7 @@ mod tests {
             at_home: true,
             redirected: false,
             only_public: false,
+            wanted: 0,
         };
         head(&request).map(|octets| String::from_utf8(octets).unwrap())
     }

@@ -5,8 +5,8 @@ use encoding_rs::{Encoding, UTF_8, WINDOWS_1252};
 use std::borrow::Cow;
 use std::time::Duration;
 
-/// Octets of a body that are kept.
-pub(super) const BODY_KEPT: usize = 2 * 1024;
+/// Octets of a body that are kept where nobody wants more.
+pub const BODY_KEPT: usize = 2 * 1024;
 /// Octets of a field that are kept.
 const FIELD_KEPT: usize = 255;
 
@@ -18,7 +18,7 @@ pub struct Response {
     pub retry_after: Option<String>,
     /// It asks who we are (`WWW-Authenticate`).
     pub challenges: bool,
-    /// First 2 KiB, decoded by its charset.
+    /// Its start, decoded by its charset.
     pub body: String,
     /// The body has been through a coding (gzip and the like) that is not undone.
     pub is_coded: bool,
@@ -32,6 +32,9 @@ pub struct Response {
 pub struct Answer {
     pub response: Response,
     pub location: Option<String>,
+    pub cache_control: Option<String>,
+    /// All of the body came, and was kept.
+    pub is_whole: bool,
     /// The connection went to an address of the open internet.
     pub from_public: bool,
     /// From the request's last octet to the status line.
@@ -39,9 +42,9 @@ pub struct Answer {
 }
 
 impl Response {
-    /// `kept` is the start of the body.
-    pub(super) fn new(head: Head, kept: Vec<u8>) -> Self {
-        let body = if head.is_coded { lossy(kept) } else { decoded(kept, head.content_type.as_deref()) };
+    /// `kept` is the start of the body, cut at `room`.
+    pub(super) fn new(head: Head, kept: Vec<u8>, room: usize) -> Self {
+        let body = if head.is_coded { lossy(kept, room) } else { decoded(kept, room, head.content_type.as_deref()) };
         Self {
             status: head.status,
             content_type: head.content_type.map(cut),
@@ -52,6 +55,13 @@ impl Response {
             redirect_refused: None,
             lost_credentials: false,
         }
+    }
+
+    /// The body, if it is JSON.
+    #[must_use]
+    pub fn json(&self) -> Option<&str> {
+        let is_json = self.content_type.as_deref().is_some_and(|value| essence(value).eq_ignore_ascii_case("application/json"));
+        Some(self.body.as_str()).filter(|_| is_json && !self.is_coded)
     }
 
     /// The body, if it is a text for people.
@@ -72,26 +82,26 @@ fn essence(content_type: &str) -> &str {
 }
 
 /// By the charset it says; a text that says none, and is not UTF-8, by what HTTP's default used to be.
-fn decoded(kept: Vec<u8>, content_type: Option<&str>) -> String {
+fn decoded(kept: Vec<u8>, room: usize, content_type: Option<&str>) -> String {
     let named = content_type.and_then(charset).and_then(|label| Encoding::for_label(label.as_bytes()));
     let is_text = || content_type.is_some_and(|value| essence(value).get(..5).is_some_and(|start| start.eq_ignore_ascii_case("text/")));
     match named {
-        Some(encoding) if encoding != UTF_8 => whole(encoding.decode(&kept).0, kept.len()).into_owned(),
+        Some(encoding) if encoding != UTF_8 => whole(encoding.decode(&kept).0, kept.len() < room).into_owned(),
         None if is_text() && std::str::from_utf8(&kept).is_err_and(|error| error.error_len().is_some()) => {
             WINDOWS_1252.decode_without_bom_handling(&kept).0.into_owned()
         }
-        Some(_) | None => lossy(kept),
+        Some(_) | None => lossy(kept, room),
     }
 }
 
-fn lossy(kept: Vec<u8>) -> String {
-    let len = kept.len();
-    String::from_utf8(kept).unwrap_or_else(|error| whole(String::from_utf8_lossy(error.as_bytes()), len).into_owned())
+fn lossy(kept: Vec<u8>, room: usize) -> String {
+    let all = kept.len() < room;
+    String::from_utf8(kept).unwrap_or_else(|error| whole(String::from_utf8_lossy(error.as_bytes()), all).into_owned())
 }
 
 /// A character cut at the end becomes a replacement character, which is no help: it is left out.
-fn whole(text: Cow<'_, str>, octets: usize) -> Cow<'_, str> {
-    if octets < BODY_KEPT { text } else { Cow::Owned(text.trim_end_matches('\u{fffd}').to_owned()) }
+fn whole(text: Cow<'_, str>, all: bool) -> Cow<'_, str> {
+    if all { text } else { Cow::Owned(text.trim_end_matches('\u{fffd}').to_owned()) }
 }
 
 fn charset(content_type: &str) -> Option<&str> {
@@ -118,10 +128,10 @@ mod tests {
             ("application/octet-stream", b"a\xff", "a\u{fffd}"),
         ];
         for (content_type, octets, text) in table {
-            assert_eq!(decoded(octets.to_vec(), Some(content_type)), *text, "{content_type}");
+            assert_eq!(decoded(octets.to_vec(), BODY_KEPT, Some(content_type)), *text, "{content_type}");
         }
         // Cut within a character.
         let long = [&[b'x'; BODY_KEPT - 1][..], &"é".as_bytes()[..1]].concat();
-        assert_eq!(decoded(long, Some("text/plain")), "x".repeat(BODY_KEPT - 1));
+        assert_eq!(decoded(long, BODY_KEPT, Some("text/plain")), "x".repeat(BODY_KEPT - 1));
     }
 }

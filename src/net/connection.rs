@@ -439,7 +439,7 @@ impl Connection {
         let delivery = Arc::clone(&self.shared().delivery);
         match (refusal, body) {
             (None, Some(body)) => {
-                let content = Content { body, header_len, target: destination.target, spf: destination.spf };
+                let content = Content { body, header_len, target: destination.target, place: destination.place, spf: destination.spf };
                 delivery.deliver(received, content, &self.ring.recorder).await
             }
             (Some(refusal), _) => delivery.refuse(received, refusal, &self.ring.recorder).await,

@@ -10,6 +10,7 @@ mod dialogs;
 mod documents;
 mod formats;
 mod logging;
+mod places;
 mod proxy;
 mod recipients;
 mod record;

@@ -22,6 +22,7 @@ mod receivers;
 mod senders;
 mod swaks;
 mod systemd;
+mod tenants;
 mod terminal;
 mod testssl;
 

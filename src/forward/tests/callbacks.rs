@@ -26,7 +26,7 @@ fn ask(rig: &Rig) -> Authorized {
 
 fn open(rig: &Rig) -> oneshot::Receiver<Authorized> {
     let (forwarders, route) = (Arc::clone(&rig.forwarders), rig.route("r"));
-    rig.run(move || async move { forwarders.authorize(&route, &route.target, question()).await })
+    rig.run(move || async move { forwarders.authorize(&route, &route.target, &question()).await })
 }
 
 #[test]
@@ -34,8 +34,8 @@ fn statuses() {
     let plain = |status: u16| format!("HTTP/1.1 {status} X\r\nContent-Type: text/plain\r\nContent-Length: 4\r\n\r\ntext");
     let html = "HTTP/1.1 403 No\r\nContent-Type: text/html\r\nContent-Length: 4\r\n\r\n<p/>";
     let cases = [
-        (plain(200), Authorized::Yes),
-        (plain(204).replace("Content-Length: 4\r\n\r\ntext", "\r\n"), Authorized::Yes),
+        (plain(200), Authorized::Yes(None)),
+        (plain(204).replace("Content-Length: 4\r\n\r\ntext", "\r\n"), Authorized::Yes(None)),
         (plain(404), Authorized::No(Some("text".into()))),
         (html.to_owned(), Authorized::No(None)),
         (plain(429), Authorized::Unknown),
@@ -66,7 +66,7 @@ fn redirects_are_not_followed() {
 fn the_form() {
     let endpoint = Endpoint::always(OK);
     let callback = format!("http://u:p@{}/a", endpoint.address);
-    assert_eq!(ask(&rig(&callback)), Authorized::Yes);
+    assert_eq!(ask(&rig(&callback)), Authorized::Yes(None));
     let request = endpoint.requests().pop().unwrap();
     assert_eq!(request.field("content-type"), Some("application/x-www-form-urlencoded"));
     assert_eq!(request.field("authorization"), Some("Basic dTpw"));
@@ -86,7 +86,7 @@ fn the_form() {
 #[test]
 fn json_by_the_urls_ending() {
     let endpoint = Endpoint::always(OK);
-    assert_eq!(ask(&rig(&endpoint.url("/a.json?key=1"))), Authorized::Yes);
+    assert_eq!(ask(&rig(&endpoint.url("/a.json?key=1"))), Authorized::Yes(None));
     let request = endpoint.requests().pop().unwrap();
     assert_eq!(request.field("content-type"), Some("application/json"));
     let value: serde_json::Value = serde_json::from_slice(&request.body).unwrap();

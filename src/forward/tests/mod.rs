@@ -227,6 +227,7 @@ impl Rig {
         Job {
             route,
             target,
+            place: None,
             envelope: Arc::new(envelope()),
             body,
             header_len: 0,

@@ -161,6 +161,7 @@ fn an_endpoint_that_has_moved_is_found() {
                 at_home: true,
                 redirected: false,
                 only_public: false,
+                wanted: 0,
             };
             let answer = client.post(&request).await.map(|answer| answer.response.status);
             *told.lock().unwrap() = Some(answer);

@@ -86,6 +86,7 @@ fn route(format: Format, attachments: Attachments) -> Route {
         authorize_url: None,
         authorize_socket: None,
         authorize_authorization: None,
+        authorize_to: Vec::new(),
         verify: Verify::default(),
         ca_certificate: None,
         identity: None,
