@@ -219,8 +219,18 @@ pub struct Forward {
     /// Jobs waiting per route.
     pub queue: usize,
     pub breaker: Breaker,
+    pub proxy: Option<Proxy>,
     /// Empty: the key kept beside the store.
     pub id_secret: Secret,
+}
+
+/// Of all endpoints but sockets and this host.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxy {
+    pub host: String,
+    pub port: u16,
+    /// The whole value of `Proxy-Authorization`, made of the URL's userinfo.
+    pub authorization: Option<Secret>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

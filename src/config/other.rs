@@ -3,13 +3,13 @@
 use super::error::ConfigError;
 use super::file::{Keys, Section, unknown_word};
 use super::{
-    Admin, AdminListen, Breaker, Dns, Forward, Log, LogFormat, LogLevel, LogMessages, LogRedact, Memory, Redact, Secret, Shutdown, Store,
-    hostname, limits, secret, smtp,
+    Admin, AdminListen, Breaker, Dns, Forward, Log, LogFormat, LogLevel, LogMessages, LogRedact, Memory, Proxy, Redact, Secret, Shutdown,
+    Store, hostname, limits, route, secret, smtp,
 };
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
-pub(super) const FORWARD_KEYS: Keys = Keys { texts: &["id_secret"], others: &["workers", "queue", "breaker"] };
+pub(super) const FORWARD_KEYS: Keys = Keys { texts: &["id_secret", "proxy"], others: &["workers", "queue", "breaker"] };
 pub(super) const BREAKER_KEYS: Keys = Keys { texts: &["cooldown"], others: &["failures"] };
 pub(super) const MEMORY_KEYS: Keys = Keys { texts: &["body_budget"], others: &["per_ip_share"] };
 pub(super) const STORE_KEYS: Keys = Keys { texts: &["path", "retention", "max_size", "redact"], others: &[] };
@@ -19,6 +19,25 @@ pub(super) const LOG_KEYS: Keys = Keys { texts: &["level", "format", "messages",
 pub(super) const SHUTDOWN_KEYS: Keys = Keys { texts: &["grace"], others: &[] };
 
 const DNS_PORT: u16 = 53;
+
+fn proxy(section: &mut Section<'_>) -> Result<Option<Proxy>, ConfigError> {
+    let Some(found) = section.secret("proxy")? else {
+        section.note("proxy", "\"\"".to_owned(), super::effective::Origin::Default);
+        return Ok(None);
+    };
+    if found.value.is_empty() {
+        return Ok(None);
+    }
+    // The text may hold a password, so no error shows it.
+    let mend = "write http://proxy.example:3128";
+    let route::Endpoint { url, socket, authorization, .. } = route::endpoint(&found)?;
+    let (Some(host), Some(port), "http", "/", None, None) =
+        (url.host_str(), url.port_or_known_default(), url.scheme(), url.path(), url.query(), socket)
+    else {
+        return Err(found.invalid("is no proxy that is spoken to in the clear, by host and port alone", mend));
+    };
+    Ok(Some(Proxy { host: host.to_owned(), port, authorization }))
+}
 
 pub(super) fn forward(section: &mut Section<'_>, breaker: &mut Section<'_>) -> Result<Forward, ConfigError> {
     let workers = section.count("workers", limits::WORKERS)?;
@@ -30,11 +49,12 @@ pub(super) fn forward(section: &mut Section<'_>, breaker: &mut Section<'_>) -> R
             Secret::default()
         }
     };
+    let proxy = proxy(section)?;
     let breaker = Breaker {
         failures: breaker.count("failures", limits::BREAKER_FAILURES)?,
         cooldown: breaker.duration("cooldown", limits::BREAKER_COOLDOWN)?,
     };
-    Ok(Forward { workers, queue, breaker, id_secret })
+    Ok(Forward { workers, queue, breaker, id_secret, proxy })
 }
 
 pub(super) fn memory(section: &mut Section<'_>) -> Result<Memory, ConfigError> {

@@ -169,12 +169,12 @@ pub(super) fn identity(section: &mut Section<'_>) -> Result<Option<Identity>, Co
 }
 
 /// Where to ask.
-struct Endpoint {
+pub(super) struct Endpoint {
     /// Without its userinfo.
-    url: Url,
-    socket: Option<PathBuf>,
+    pub(super) url: Url,
+    pub(super) socket: Option<PathBuf>,
     /// The `Authorization` value made of the userinfo.
-    authorization: Option<Secret>,
+    pub(super) authorization: Option<Secret>,
     /// As it would be written, without its userinfo.
     written: String,
 }
@@ -246,7 +246,7 @@ fn on_socket(found: &Found<String>, rest: &str) -> Result<Endpoint, ConfigError>
     Ok(Endpoint { url, socket: Some(PathBuf::from(path)), authorization: None, written: found.value.clone() })
 }
 
-fn endpoint(found: &Found<String>) -> Result<Endpoint, ConfigError> {
+pub(super) fn endpoint(found: &Found<String>) -> Result<Endpoint, ConfigError> {
     if let Some(rest) = found.value.strip_prefix("unix:") {
         return on_socket(found, rest);
     }

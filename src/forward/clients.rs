@@ -2,7 +2,7 @@
 
 use super::identity::Identity;
 use crate::config::{self, Route};
-use crate::http::{Client, Resolver, Tls};
+use crate::http::{Client, Proxy, Resolver, Tls};
 use rustls::client::ResolvesClientCert;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -26,11 +26,15 @@ impl Clients {
 
     /// The routes' clients in their order. System roots and files are read anew, so a reload takes up changed ones; kept-alive
     /// connections of the old clients are not used again.
-    pub(super) fn for_routes(&self, routes: &[Arc<Route>]) -> Result<Vec<Arc<Client>>, String> {
+    pub(super) fn for_routes(&self, routes: &[Arc<Route>], proxy: Option<&config::Proxy>) -> Result<Vec<Arc<Client>>, String> {
         type Settings = (Option<PathBuf>, Option<config::Identity>);
         let mut known: HashMap<Settings, Tls> = HashMap::new();
         let mut identities = Vec::new();
         let mut clients = Vec::new();
+        let proxy = proxy.map(|proxy| {
+            let authorization = proxy.authorization.as_ref().map(|value| value.expose().to_owned());
+            Arc::new(Proxy { host: proxy.host.clone(), port: proxy.port, authorization })
+        });
         for route in routes {
             let mut of = |shown: &Option<config::Identity>| {
                 let settings = (route.ca_certificate.clone(), shown.clone());
@@ -47,7 +51,7 @@ impl Clients {
                 Ok::<_, String>(tls)
             };
             let elsewhere = of(&None)?;
-            clients.push(Arc::new(Client::new(of(&route.identity)?, elsewhere, self.resolver.names())));
+            clients.push(Arc::new(Client::new(of(&route.identity)?, elsewhere, self.resolver.names(), proxy.clone())));
         }
         *self.identities() = identities;
         Ok(clients)

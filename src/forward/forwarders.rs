@@ -72,7 +72,7 @@ impl Forwarders {
     /// # Errors
     /// As [`Forwarders::start`]; nothing has changed then.
     pub fn reload(&self, config: &Config) -> Result<(), String> {
-        let clients = self.clients.for_routes(&config.routes)?;
+        let clients = self.clients.for_routes(&config.routes, config.forward.proxy.as_ref())?;
         let old = self.lines.load();
         self.pool.set_max(config.forward.workers);
         self.gate.set_workers(config.forward.workers);

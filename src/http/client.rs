@@ -7,10 +7,12 @@ use super::failure::{NoAnswer, Phase};
 use super::idle;
 use super::names::Names;
 use super::origin::Origin;
+use super::proxy::{self, Proxy};
 use super::request::{self, Request};
 use super::response::Answer;
 use super::trust::Tls;
 use super::wire::Progress;
+use std::sync::Arc;
 use std::time::Instant;
 
 pub struct Client {
@@ -19,12 +21,13 @@ pub struct Client {
     /// For others: shows nothing of ourselves.
     elsewhere: Tls,
     names: Names,
+    proxy: Option<Arc<Proxy>>,
 }
 
 impl Client {
     #[must_use]
-    pub fn new(tls: Tls, elsewhere: Tls, names: Names) -> Self {
-        Self { tls, elsewhere, names }
+    pub fn new(tls: Tls, elsewhere: Tls, names: Names, proxy: Option<Arc<Proxy>>) -> Self {
+        Self { tls, elsewhere, names, proxy }
     }
 
     /// One POST and its answer: one call, repeated once if a kept-alive connection turned out to be closed.
@@ -38,8 +41,9 @@ impl Client {
         let refused = |why| NoAnswer::new(Phase::Connect, why);
         let origin = Origin::of(request.url, request.socket).ok_or_else(|| refused("a URL without a host".to_owned()))?;
         let tls = if request.at_home { &self.tls } else { &self.elsewhere };
+        let proxy = self.proxy.as_deref().filter(|_| proxy::is_for(&origin));
         let kept = idle::take(tls.id, &origin, request.only_public)?;
-        let head = request::head(request).map_err(refused)?;
+        let head = request::head(request, proxy.filter(|_| !origin.is_tls())).map_err(refused)?;
         // A call's future is boxed: as a part of those around it, it would be copied once for each of them.
         if let Some(wire) = kept {
             let mut progress = Progress::default();
@@ -50,7 +54,7 @@ impl Client {
                 return done(tls, origin, called, &progress);
             }
         }
-        let to = To { origin: &origin, redirected: request.redirected, only_public: request.only_public };
+        let to = To { origin: &origin, redirected: request.redirected, only_public: request.only_public, proxy };
         let wire = connect::connect(&self.names, &tls.config, &to, request.deadline).await?;
         let mut progress = Progress::default();
         let called = Box::pin(call::call(wire, &head, request, &mut progress)).await;

@@ -5,8 +5,10 @@
 
 use super::address;
 use super::failure::{NoAnswer, Phase};
+use super::head;
 use super::names::Names;
 use super::origin::Origin;
+use super::proxy::{self, Proxy};
 use super::wire::Wire;
 use crate::ring::{self, Conn};
 use rustls::pki_types::ServerName;
@@ -26,21 +28,64 @@ const ADDRESSES_MAX: usize = 16;
 /// An address that has not answered by then is joined by the next one (RFC 8305 section 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 
+/// Room for a proxy's word.
+const TUNNEL_STEP: usize = 1024;
+
 /// What is connected to.
 pub(super) struct To<'a> {
     pub(super) origin: &'a Origin,
     /// The host is none of the configuration's.
     pub(super) redirected: bool,
     pub(super) only_public: bool,
+    pub(super) proxy: Option<&'a Proxy>,
 }
 
 pub(super) async fn connect(names: &Names, tls: &Arc<ClientConfig>, to: &To<'_>, deadline: Instant) -> Result<Wire, NoAnswer> {
     let deadline = deadline.min(Instant::now() + CONNECT_TIMEOUT);
-    let (conn, ip) = reach(names, to, deadline).await?;
+    let (conn, ip) = match to.proxy {
+        Some(proxy) => (through(names, proxy, to, deadline).await?, proxy::peer(to.origin)),
+        None => reach(names, to, deadline).await?,
+    };
     let tls = if to.origin.is_tls() { Some(Box::new(session(tls, to.origin)?)) } else { None };
     let mut wire = Wire::new(conn, tls, ip.to_canonical());
     wire.handshake(deadline).await.map_err(|error| NoAnswer::of(Phase::Tls, &error))?;
     Ok(wire)
+}
+
+/// A connection to the proxy, and for TLS a tunnel through it.
+async fn through(names: &Names, proxy: &Proxy, to: &To<'_>, deadline: Instant) -> Result<Conn, NoAnswer> {
+    if to.only_public && !address::is_public(proxy::peer(to.origin)) {
+        return Err(NoAnswer::not_public());
+    }
+    let origin = Origin::of_proxy(&proxy.host, proxy.port);
+    let (conn, _) = reach(names, &To { origin: &origin, redirected: false, only_public: false, proxy: None }, deadline).await?;
+    if !to.origin.is_tls() {
+        return Ok(conn);
+    }
+    let failed = |error: io::Error| NoAnswer::of(Phase::Connect, &error);
+    let (sent, _) = conn.write_all(proxy::connect(proxy, to.origin), deadline).await;
+    sent.map_err(failed)?;
+    let (mut input, mut searched) = (Vec::new(), 0);
+    loop {
+        input.reserve(TUNNEL_STEP);
+        let (came, back) = conn.read(std::mem::take(&mut input), deadline).await;
+        input = back;
+        if came.map_err(failed)? == 0 {
+            return Err(NoAnswer::new(Phase::Connect, "the proxy closed the connection"));
+        }
+        while let Some((head, used)) =
+            head::read(&input, &mut searched).map_err(|why| NoAnswer::new(Phase::Connect, format!("proxy: {why}")))?
+        {
+            input.drain(..used);
+            searched = 0;
+            if (200..=299).contains(&head.status) && input.is_empty() {
+                return Ok(conn);
+            }
+            if !head.is_interim() {
+                return Err(NoAnswer::new(Phase::Connect, format!("the proxy refuses: {}", head.status)));
+            }
+        }
+    }
 }
 
 /// The addresses that are known, and others if none of them answers: they may be old.

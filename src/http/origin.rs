@@ -20,6 +20,10 @@ impl Origin {
         Some(Self { tls, host, port: url.port_or_known_default()?, socket: socket.map(Path::to_owned) })
     }
 
+    pub(super) fn of_proxy(host: &str, port: u16) -> Self {
+        Self { tls: false, host: host.to_owned(), port, socket: None }
+    }
+
     pub(super) fn socket(&self) -> Option<&Path> {
         self.socket.as_deref()
     }

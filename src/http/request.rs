@@ -1,5 +1,6 @@
 //! A request, and its head (RFC 9112 sections 3 and 5), written in one go. Logs nothing; fails where a value would break out of its line.
 
+use super::proxy::Proxy;
 use std::io::Write as _;
 use std::path::Path;
 use std::time::Instant;
@@ -31,14 +32,21 @@ const OCTETS: usize = 1024;
 
 /// # Errors
 /// A name or a value that a header field cannot have: the configuration and the formats let none through.
-pub(super) fn head(request: &Request<'_>) -> Result<Vec<u8>, String> {
+pub(super) fn head(request: &Request<'_>, proxy: Option<&Proxy>) -> Result<Vec<u8>, String> {
     let mut head = Vec::with_capacity(OCTETS);
     head.extend_from_slice(b"POST ");
+    if proxy.is_some() {
+        // The absolute form (RFC 9112 section 3.2.2).
+        head.extend_from_slice(request.url[..Position::BeforePath].as_bytes());
+    }
     head.extend_from_slice(target(request.url).as_bytes());
     head.extend_from_slice(b" HTTP/1.1\r\n");
     // Scheme, userinfo and the scheme's own port are not in it (RFC 9110 section 7.2).
     field(&mut head, "host", &request.url[Position::BeforeHost..Position::AfterPort])?;
     field(&mut head, "user-agent", USER_AGENT)?;
+    if let Some(authorization) = proxy.and_then(|proxy| proxy.authorization.as_deref()) {
+        field(&mut head, "proxy-authorization", authorization)?;
+    }
     field(&mut head, "accept", "*/*")?;
     // Writing to a vector cannot fail.
     drop(write!(head, "content-length: {}\r\n", request.len));
@@ -84,7 +92,7 @@ mod tests {
             only_public: false,
             wanted: 0,
         };
-        head(&request).map(|octets| String::from_utf8(octets).unwrap())
+        head(&request, None).map(|octets| String::from_utf8(octets).unwrap())
     }
 
     #[test]

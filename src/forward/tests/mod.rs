@@ -2,6 +2,7 @@
 
 mod answers;
 mod callbacks;
+mod proxies;
 mod redirects;
 mod routes;
 mod sockets;

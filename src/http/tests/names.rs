@@ -177,5 +177,5 @@ fn an_endpoint_that_has_moved_is_found() {
 
 fn client(names: Names) -> Client {
     let tls = Tls::new(Vec::new(), None).unwrap();
-    Client::new(tls.clone(), tls, names)
+    Client::new(tls.clone(), tls, names, None)
 }
