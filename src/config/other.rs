@@ -30,7 +30,7 @@ fn proxy(section: &mut Section<'_>) -> Result<Option<Proxy>, ConfigError> {
     }
     // The text may hold a password, so no error shows it.
     let mend = "write http://proxy.example:3128";
-    let route::Endpoint { url, socket, authorization, .. } = route::endpoint(&found)?;
+    let route::Endpoint { url, socket, authorization, .. } = route::fixed(section, "proxy", &found)?;
     let (Some(host), Some(port), "http", "/", None, None) =
         (url.host_str(), url.port_or_known_default(), url.scheme(), url.path(), url.query(), socket)
     else {

@@ -3,7 +3,7 @@
 use super::error::{ConfigError, Place};
 use super::file::{Found, Keys, Section, quoted, unknown_word};
 use super::template::{self, Marked, Template, UrlTemplate};
-use super::{Attachments, AuthorizeTo, Format, Identity, Route, Secret, Target, Templates, Verify, limits, smtp};
+use super::{Attachments, AuthorizeTo, Format, Identity, Route, Secret, Target, Templates, Verify, header, limits, smtp};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use std::collections::HashSet;
@@ -202,14 +202,15 @@ fn templated(section: &mut Section<'_>, written: &Found<String>, example: &str) 
 }
 
 /// A URL without placeholders.
-fn fixed(section: &mut Section<'_>, key: &'static str, written: &Found<String>) -> Result<Endpoint, ConfigError> {
+pub(super) fn fixed(section: &mut Section<'_>, key: &'static str, written: &Found<String>) -> Result<Endpoint, ConfigError> {
     let endpoint = endpoint(written)?;
     section.show(key, quoted(&shown(&endpoint.written, endpoint.authorization.is_some(), |_| false)));
     Ok(endpoint)
 }
 
 fn authorize_to(section: &mut Section<'_>) -> Result<Vec<AuthorizeTo>, ConfigError> {
-    let mend = "write origins, as in [\"https://tenants.example.com\"], \"self\" for the url's own, \"https://*\" for any at a public address";
+    let mend =
+        "write origins, as in [\"https://tenants.example.com\"], \"self\" for the url's own, \"https://*\" for any at a public address";
     let mut origins = Vec::new();
     for found in section.texts("authorize_to", &[])?.value {
         origins.push(match found.value.as_str() {
@@ -246,7 +247,7 @@ fn on_socket(found: &Found<String>, rest: &str) -> Result<Endpoint, ConfigError>
     Ok(Endpoint { url, socket: Some(PathBuf::from(path)), authorization: None, written: found.value.clone() })
 }
 
-pub(super) fn endpoint(found: &Found<String>) -> Result<Endpoint, ConfigError> {
+fn endpoint(found: &Found<String>) -> Result<Endpoint, ConfigError> {
     if let Some(rest) = found.value.strip_prefix("unix:") {
         return on_socket(found, rest);
     }

@@ -19,9 +19,7 @@ pub fn is_inner(url: &Url) -> bool {
     match url.host() {
         Some(Host::Ipv4(ip)) => !is_public_v4(ip),
         Some(Host::Ipv6(ip)) => !is_public(ip.into()),
-        Some(Host::Domain(name)) => {
-            name.trim_end_matches('.').rsplit('.').next().is_some_and(|top| top.eq_ignore_ascii_case("localhost"))
-        }
+        Some(Host::Domain(name)) => name.trim_end_matches('.').rsplit('.').next().is_some_and(|top| top.eq_ignore_ascii_case("localhost")),
         None => true,
     }
 }

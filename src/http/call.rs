@@ -26,12 +26,7 @@ pub(super) struct Called {
 ///
 /// # Errors
 /// There was no complete status line and header.
-pub(super) async fn call(
-    mut wire: Wire,
-    head: &[u8],
-    request: &Request<'_>,
-    progress: &mut Progress,
-) -> Result<Called, NoAnswer> {
+pub(super) async fn call(mut wire: Wire, head: &[u8], request: &Request<'_>, progress: &mut Progress) -> Result<Called, NoAnswer> {
     let Request { body, deadline, wanted, .. } = *request;
     let mut input = Vec::new();
     let from_public = address::is_public(wire.peer());

@@ -43,7 +43,8 @@ impl Client {
         let tls = if request.at_home { &self.tls } else { &self.elsewhere };
         let proxy = self.proxy.as_deref().filter(|_| proxy::is_for(&origin));
         let kept = idle::take(tls.id, &origin, request.only_public)?;
-        let head = request::head(request, proxy.filter(|_| !origin.is_tls())).map_err(refused)?;
+        let in_the_clear = proxy.filter(|_| !origin.is_tls());
+        let head = request::head(request, in_the_clear).map_err(refused)?;
         // A call's future is boxed: as a part of those around it, it would be copied once for each of them.
         if let Some(wire) = kept {
             let mut progress = Progress::default();
@@ -51,20 +52,30 @@ impl Client {
             // The one repetition (RFC 9110 section 9.2.2): the endpoint had closed the kept-alive connection before it said a word.
             let closed = called.is_err() && !progress.received && !progress.timed_out;
             if !closed {
-                return done(tls, origin, called, &progress);
+                return done(tls, origin, called, &progress, in_the_clear);
             }
         }
         let to = To { origin: &origin, redirected: request.redirected, only_public: request.only_public, proxy };
         let wire = connect::connect(&self.names, &tls.config, &to, request.deadline).await?;
         let mut progress = Progress::default();
         let called = Box::pin(call::call(wire, &head, request, &mut progress)).await;
-        done(tls, origin, called, &progress)
+        done(tls, origin, called, &progress, in_the_clear)
     }
 }
 
-fn done(tls: &Tls, origin: Origin, called: Result<Called, NoAnswer>, progress: &Progress) -> Result<Answer, NoAnswer> {
+fn done(
+    tls: &Tls,
+    origin: Origin,
+    called: Result<Called, NoAnswer>,
+    progress: &Progress,
+    proxy: Option<&Proxy>,
+) -> Result<Answer, NoAnswer> {
     let Called { answer, wire } = called?;
-    if let Some(wire) = wire {
+    // The proxy's word about us, and none of the endpoint's about the message.
+    if proxy.is_some() && answer.response.status == 407 {
+        return Err(NoAnswer::new(Phase::Connect, "the proxy refuses: 407"));
+    }
+    if let Some(wire) = wire.filter(|_| proxy.is_none()) {
         idle::put(tls.id, origin, wire);
     }
     // A 2xx counts only from an endpoint that took the whole request: else it cannot have what it says it has.

@@ -17,7 +17,7 @@ pub struct Proxy {
 /// Whether an endpoint is asked through a proxy: sockets and this host are not.
 pub(super) fn is_for(origin: &Origin) -> bool {
     let host = origin.host();
-    let is_local = host.rsplit('.').next().is_some_and(|top| top.eq_ignore_ascii_case("localhost"));
+    let is_local = host.trim_end_matches('.').rsplit('.').next().is_some_and(|top| top.eq_ignore_ascii_case("localhost"));
     origin.socket().is_none() && !is_local && !literal(host).is_some_and(|ip| ip.to_canonical().is_loopback())
 }
 

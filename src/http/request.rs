@@ -44,8 +44,12 @@ pub(super) fn head(request: &Request<'_>, proxy: Option<&Proxy>) -> Result<Vec<u
     // Scheme, userinfo and the scheme's own port are not in it (RFC 9110 section 7.2).
     field(&mut head, "host", &request.url[Position::BeforeHost..Position::AfterPort])?;
     field(&mut head, "user-agent", USER_AGENT)?;
-    if let Some(authorization) = proxy.and_then(|proxy| proxy.authorization.as_deref()) {
-        field(&mut head, "proxy-authorization", authorization)?;
+    if let Some(proxy) = proxy {
+        // Some proxies hand on all that follows on a connection, our credentials with it.
+        field(&mut head, "connection", "close")?;
+        if let Some(authorization) = &proxy.authorization {
+            field(&mut head, "proxy-authorization", authorization)?;
+        }
     }
     field(&mut head, "accept", "*/*")?;
     // Writing to a vector cannot fail.

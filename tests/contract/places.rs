@@ -101,7 +101,8 @@ fn what_is_not_allowed_defers_and_is_logged() {
     let with = |headers: Value| say(&json!({ "url": home.url("/x"), "headers": headers }));
     let many = Value::Object((0..33).map(|n| (format!("X-{n}"), "y".into())).collect());
     let cut = json!({ "url": home.url("/x"), "padding": "x".repeat(40_000) });
-    let breaks_off = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{}", json!({ "url": home.url("/x") }));
+    let breaks_off =
+        format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 500\r\n\r\n{}", json!({ "url": home.url("/x") }));
     let cases = vec![
         ("origin", url(&other.url("/x"))),
         ("userinfo", url(&home.url("/x").replace("http://", "http://u:p@"))),

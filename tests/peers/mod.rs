@@ -6,6 +6,7 @@ mod chromium;
 mod collector;
 mod disk;
 mod dns;
+mod doctor;
 mod endpoints;
 mod fail2ban;
 mod forgetful;
@@ -25,6 +26,7 @@ mod systemd;
 mod tenants;
 mod terminal;
 mod testssl;
+mod tinyproxy;
 
 use std::path::PathBuf;
 

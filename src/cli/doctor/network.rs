@@ -7,10 +7,10 @@ use crate::http::{Tls, same_origin};
 use mail_auth::MessageAuthenticator;
 use mail_auth::hickory_resolver::net::NetError;
 use mail_auth::hickory_resolver::proto::rr::{RData, Record};
-use rustls::ClientConnection;
 use rustls::client::ResolvesClientCert;
 use rustls::pki_types::ServerName;
 use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, ClientConnection};
 use std::collections::BTreeSet;
 use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
@@ -236,7 +236,16 @@ fn endpoint(config: &Config, route: &Route, key: &str, url: &url::Url) -> Findin
         }
     };
     let origin = format!("{host}:{port}");
-    match probe(route, url, host, stream) {
+    let found = match probe(route, url, host, stream) {
+        // Servers may say nothing at all to what they do not speak.
+        Err(Trouble::NoHttp(what)) => match (url.scheme(), handshake(route, host, &origin)) {
+            ("http", Handshake::Tls | Handshake::Http2) => Err(Trouble::OnlyTls),
+            ("https", Handshake::Http2) => Err(Trouble::OnlyHttp2),
+            _ => Err(Trouble::NoHttp(what)),
+        },
+        found => found,
+    };
+    match found {
         Ok(reached) => Finding::fine(format!("{place}: {reached}")),
         Err(Trouble::Tls(error)) => Finding::problem(
             format!("{place}: no TLS: {error}"),
@@ -301,31 +310,68 @@ fn probe(route: &Route, url: &url::Url, host: &str, stream: TcpStream) -> Result
         }
     }
     let version = connection.protocol_version().map_or_else(String::new, |version| format!("{version:?}"));
-    let refused = |status: u16| matches!(status, 400 | 401 | 403 | 495 | 496);
+    let (was_asked, shows_one) = (|| asks.asked.load(Ordering::Relaxed), asks.shown.get().is_some());
     match asked(rustls::StreamOwned::new(connection, stream), &request) {
-        Ok(start) => match read_start(&start)? {
-            status if refused(status) && asks.asked.load(Ordering::Relaxed) => Err(Trouble::ClientCertificate),
-            _ => Ok(format!("reached, {version}")),
-        },
+        Ok(start) => {
+            // To one that was shown, an application may say no by these as well.
+            let refused = match read_start(&start)? {
+                495 | 496 => true,
+                400 => !shows_one || said(&start, "SSL certificate"),
+                401 | 403 => !shows_one,
+                _ => false,
+            };
+            if refused && was_asked() { Err(Trouble::ClientCertificate) } else { Ok(format!("reached, {version}")) }
+        }
         // In TLS 1.3 the server says so behind the handshake.
-        Err(_) if asks.asked.load(Ordering::Relaxed) => Err(Trouble::ClientCertificate),
+        Err(error) if was_asked() && (!shows_one || is_alert(&error)) => Err(Trouble::ClientCertificate),
         Err(error) => Err(silent(error)),
     }
 }
 
+/// How a server answers a handshake.
+#[derive(PartialEq, Eq)]
+enum Handshake {
+    /// Not as TLS does.
+    None,
+    Tls,
+    Http2,
+}
+
+fn handshake(route: &Route, host: &str, origin: &str) -> Handshake {
+    let stream = connect_tcp(origin, TIMEOUT).and_then(|stream| stream.set_read_timeout(Some(TIMEOUT)).map(|()| stream));
+    let (Ok(mut stream), Ok(config), Ok(name)) = (stream, tls(route, &Arc::default()), server_name(host)) else { return Handshake::None };
+    let mut config = ClientConfig::clone(&config);
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let Ok(mut connection) = ClientConnection::new(Arc::new(config), name) else { return Handshake::None };
+    while connection.is_handshaking() {
+        if let Err(error) = connection.complete_io(&mut stream) {
+            let said = error.get_ref().and_then(|inner| inner.downcast_ref());
+            let is_tls = said.is_some_and(|error| !matches!(error, rustls::Error::InvalidMessage(_)));
+            return if is_tls { Handshake::Tls } else { Handshake::None };
+        }
+    }
+    if connection.alpn_protocol() == Some(b"h2") { Handshake::Http2 } else { Handshake::Tls }
+}
+
 fn session(route: &Route, at_home: bool, host: &str, asks: &Arc<AsksForCertificate>) -> Result<ClientConnection, String> {
-    let trusted = match &route.ca_certificate {
-        Some(path) => files::certificates(path, "ca_certificate").map_err(|error| error.to_string())?,
-        None => rustls_native_certs::load_native_certs().certs,
-    };
     if let (Some(identity), true) = (&route.identity, at_home) {
         let key = files::client_key(identity).map_err(|error| error.to_string())?;
         asks.shown.get_or_init(|| Arc::new(key));
     }
-    // As the daemon does it.
-    let tls = Tls::new(trusted, Some(Arc::clone(asks) as Arc<dyn ResolvesClientCert>))?;
-    let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|error| error.to_string())?;
-    ClientConnection::new(tls.config(), name).map_err(|error| error.to_string())
+    ClientConnection::new(tls(route, asks)?, server_name(host)?).map_err(|error| error.to_string())
+}
+
+/// As the daemon does it.
+fn tls(route: &Route, asks: &Arc<AsksForCertificate>) -> Result<Arc<ClientConfig>, String> {
+    let trusted = match &route.ca_certificate {
+        Some(path) => files::certificates(path, "ca_certificate").map_err(|error| error.to_string())?,
+        None => rustls_native_certs::load_native_certs().certs,
+    };
+    Ok(Tls::new(trusted, Some(Arc::clone(asks) as Arc<dyn ResolvesClientCert>))?.config())
+}
+
+fn server_name(host: &str) -> Result<ServerName<'static>, String> {
+    ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(|error| error.to_string())
 }
 
 fn handshake_trouble(error: &io::Error) -> Trouble {
@@ -335,6 +381,10 @@ fn handshake_trouble(error: &io::Error) -> Trouble {
         Some(rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRequired)) => Trouble::ClientCertificate,
         _ => Trouble::Tls(error.to_string()),
     }
+}
+
+fn is_alert(error: &io::Error) -> bool {
+    matches!(error.get_ref().and_then(|inner| inner.downcast_ref()), Some(rustls::Error::AlertReceived(_)))
 }
 
 /// The start of the answer.
@@ -368,7 +418,7 @@ fn read_start(start: &[u8]) -> Result<u16, Trouble> {
     }
 }
 
-/// Shows what the route has, and notes that something was asked for in vain.
+/// Shows what the route has, and notes that something was asked for.
 #[derive(Debug, Default)]
 struct AsksForCertificate {
     asked: AtomicBool,
@@ -377,11 +427,8 @@ struct AsksForCertificate {
 
 impl ResolvesClientCert for AsksForCertificate {
     fn resolve(&self, _: &[&[u8]], _: &[rustls::SignatureScheme]) -> Option<Arc<CertifiedKey>> {
-        if let Some(key) = self.shown.get() {
-            return Some(Arc::clone(key));
-        }
         self.asked.store(true, Ordering::Relaxed);
-        None
+        self.shown.get().map(Arc::clone)
     }
 
     fn has_certs(&self) -> bool {

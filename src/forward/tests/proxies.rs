@@ -15,10 +15,10 @@ fn a_proxy_is_asked_in_the_absolute_form_and_finds_the_name_itself() {
     }
     for request in proxy.requests() {
         assert_eq!(request.line, "POST http://app.test:8080/in?x=1 HTTP/1.1");
-        assert_eq!(request.field("host"), Some("app.test:8080"));
+        assert_eq!((request.field("host"), request.field("connection")), (Some("app.test:8080"), Some("close")));
         assert_eq!(request.field("proxy-authorization"), Some("Basic dXNlcjpzZUBjcmV0"));
     }
-    assert_eq!(proxy.connections(), 1, "kept alive");
+    assert_eq!(proxy.connections(), 2, "none is kept alive");
 }
 
 #[test]
@@ -63,4 +63,7 @@ fn tls_goes_through_a_tunnel_or_not_at_all() {
         talk.say("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n");
     });
     assert_eq!(not_reached(rig(&refusing, "https://app.test/in").send(b"m")), "connect: the proxy refuses: 407");
+    // In the clear it is the answer to the POST, and no endpoint's.
+    let refusing = Endpoint::always("HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n");
+    assert_eq!(not_reached(rig(&refusing, "http://app.test/in").send(b"m")), "connect: the proxy refuses: 407");
 }

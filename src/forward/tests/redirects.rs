@@ -123,6 +123,7 @@ fn an_inner_address_is_not_connected_to_for_a_public_one() {
                     at_home: true,
                     redirected: false,
                     only_public: true,
+                    wanted: 0,
                 })
                 .await
                 .map(|_| ())
