@@ -33,6 +33,8 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Octets of recipients beyond which they are counted in the budget: twice, as they are written and as they are compared.
 const RECIPIENTS_FREE: usize = 4 * 1024;
+/// What is unused of commands, at the most: with the replies of a turn it makes what a connection holds whose peer does not read.
+const COMMANDS: usize = 8 * 1024;
 /// So many needs of the session end a turn.
 const TURN_NEEDS: usize = 64;
 /// Chunks that were pipelined behind one that failed are part of its message; who says nothing for so long sends no more of them.
@@ -164,14 +166,14 @@ impl Connection {
         match woken {
             Woken::Unasked => {}
             Woken::Heard => {
-                // Under TLS what came may not be a whole record yet.
                 let deadline = self.deadline();
                 let into = self.input.take_to_fill();
-                let most = buffer::OCTETS.saturating_sub(into.len());
-                let (result, Limited { into, .. }) = self.stream.read(Limited { into, most }, deadline).await;
+                let most = COMMANDS.saturating_sub(into.len());
+                let (result, Limited { into, .. }) = self.stream.hear(Limited { into, most }, deadline).await;
                 self.input.put(into);
                 match result {
-                    Ok(()) => self.unheard = false,
+                    Ok(true) => self.unheard = false,
+                    Ok(false) => return self.rest().await,
                     Err(Ended::TimedOut) => return self.late().await,
                     Err(ended) => return Err(ended),
                 }
@@ -256,7 +258,17 @@ impl Connection {
             return Ok(());
         }
         self.tell_refused();
-        let result = self.stream.write(&mut self.out, Instant::now() + WRITE_TIMEOUT).await;
+        let result = {
+            let mut write = pin!(self.stream.write(&mut self.out, Instant::now() + WRITE_TIMEOUT));
+            match at_once(write.as_mut()).await {
+                Some(result) => result,
+                // A peer that does not read makes us wait: without the buffers that others could have.
+                None => {
+                    self.input.rest();
+                    write.await
+                }
+            }
+        };
         // A reply ends a command; the next one has the whole time, however its octets drip.
         self.command_began = Instant::now();
         result

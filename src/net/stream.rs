@@ -12,6 +12,9 @@ use std::time::{Duration, Instant};
 /// How long a closed connection is listened to, so that the last reply is not lost in a reset.
 const LINGER: Duration = Duration::from_secs(2);
 
+/// What is read at once of records that bring commands: what comes behind a whole record is held beside its plaintext.
+const COMMAND_RECORDS: usize = 4 * 1024;
+
 pub(super) struct Stream {
     conn: Conn,
     tls: Option<Box<Tls>>,
@@ -104,6 +107,30 @@ impl Stream {
         self.conn.readable(deadline)
     }
 
+    /// Appends what has come, as far as there is room, once [`Stream::idle`] has said that there is something. False: under TLS it is no whole
+    /// record yet, and the rest is waited for without a buffer.
+    pub(super) async fn hear<B: Fill>(&mut self, mut into: B, deadline: Instant) -> (Result<bool, Ended>, B) {
+        if self.tls.is_none() {
+            let (result, into) = self.read(into, deadline).await;
+            return (result.map(|()| true), into);
+        }
+        if self.plain_is_empty()
+            && let Err(ended) = self.read_records(COMMAND_RECORDS, deadline).await
+        {
+            return (Err(ended), into);
+        }
+        let taken = self.tls.as_mut().map_or(0, |tls| {
+            let taken = fill(&mut into, tls.plain());
+            tls.consume(taken);
+            taken
+        });
+        (Ok(taken > 0), into)
+    }
+
+    fn plain_is_empty(&mut self) -> bool {
+        self.tls.as_mut().is_none_or(|tls| tls.plain().is_empty())
+    }
+
     /// Appends what the peer sends, as far as there is room; at least one octet.
     pub(super) async fn read<B: Fill>(&mut self, mut into: B, deadline: Instant) -> (Result<(), Ended>, B) {
         while let Some(tls) = &mut self.tls {
@@ -113,7 +140,7 @@ impl Stream {
             if taken > 0 {
                 return (Ok(()), into);
             }
-            if let Err(ended) = self.read_records(deadline).await {
+            if let Err(ended) = self.read_records(buffer::OCTETS, deadline).await {
                 return (Err(ended), into);
             }
         }
@@ -127,14 +154,14 @@ impl Stream {
     }
 
     /// Reads ciphertext and lets TLS work on it; answers (alerts, key updates) go out at once.
-    async fn read_records(&mut self, deadline: Instant) -> Result<(), Ended> {
+    async fn read_records(&mut self, most: usize, deadline: Instant) -> Result<(), Ended> {
         // After its close_notify the peer has nothing to say, though it may keep the connection open.
         if self.tls.as_ref().is_some_and(|tls| tls.is_closed()) {
             return Err(Ended::Gone);
         }
         let mut back = buffer::take();
         if !self.tls.as_ref().is_some_and(|tls| tls.is_behind()) {
-            let (read, into) = self.conn.read(back, deadline).await;
+            let (read, Limited { into, .. }) = self.conn.read(Limited { into: back, most }, deadline).await;
             if read? == 0 {
                 return Err(Ended::Gone);
             }
@@ -198,7 +225,7 @@ impl Stream {
     pub(super) async fn start_tls(&mut self, tls: Tls, deadline: Instant) -> Result<String, (Ended, TlsFailure)> {
         self.tls = Some(Box::new(tls));
         while self.tls.as_ref().is_some_and(|tls| tls.is_handshaking()) {
-            if let Err(ended) = self.read_records(deadline).await {
+            if let Err(ended) = self.read_records(buffer::OCTETS, deadline).await {
                 let otherwise = if ended == Ended::TimedOut { TlsFailure::Timeout } else { TlsFailure::BrokenOff };
                 return Err((ended, self.tls_failure.unwrap_or(otherwise)));
             }

@@ -240,6 +240,11 @@ impl Conn {
             Err(error) if super::cancel::is_passing(&error) => 0,
             Err(error) => return (Err(error), octets),
         };
+        if sent < octets.len() {
+            // Who waits for its peer holds what is left, and no more.
+            octets = octets.get(sent..).unwrap_or_default().to_vec();
+            sent = 0;
+        }
         while sent < octets.len() {
             let (ended, data) = until(op::send(&self.socket, octets, sent), &self.write_timer, deadline, None).await;
             octets = data;

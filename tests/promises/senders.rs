@@ -52,6 +52,17 @@ fn worst_turn(daemon: &Daemon, work: impl FnOnce() + Send) -> Duration {
     worst
 }
 
+/// What a connection holds at the most, in the clear and under TLS (ARCHITECTURE.md).
+const CLEAR_MAX: usize = 32 * 1024;
+const TLS_MAX: usize = 48 * 1024;
+
+/// So many connections have not taken more than that.
+#[track_caller]
+fn bounded(daemon: &Daemon, before: u64, crowd: usize, each: usize) {
+    let grown = daemon.rss().saturating_sub(before);
+    assert!(grown < (crowd * each + 4 * MIB) as u64, "{} KiB for {crowd} connections", grown >> 10);
+}
+
 /// Sends as much as is taken within a moment, and reads nothing.
 fn flood(client: &mut Client, octets: &[u8]) {
     client.tcp().set_write_timeout(Some(Duration::from_secs(1))).unwrap();
@@ -96,7 +107,7 @@ fn chunks_of_nothing_behind_the_end_of_data() {
 #[test]
 fn senders_that_pipeline_and_do_not_read() {
     let _turn = turn::alone();
-    const CROWD: usize = 60;
+    const CROWD: usize = 150;
     let endpoint = Endpoint::ok();
     let daemon = Daemon::start(one_ring(&endpoint));
     deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("x", "text")).starts("250 ");
@@ -118,8 +129,7 @@ fn senders_that_pipeline_and_do_not_read() {
         });
     });
     assert!(worst < TURN_MAX, "{worst:?} in one turn");
-    let grown = daemon.rss().saturating_sub(rss);
-    assert!(grown < (CROWD * 48 * 1024 + 4 * MIB) as u64, "{} KiB for {CROWD} connections", grown >> 10);
+    bounded(&daemon, rss, CROWD, CLEAR_MAX);
     deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("honest", "text")).starts("250 ");
     drop(crowd);
     eventually("descriptors to come back", || (daemon.descriptors() <= descriptors).then_some(()));
@@ -137,6 +147,7 @@ fn parts_of_records_and_hellos() {
         .set("smtp.tls.private_key", files.key.to_str().unwrap());
     let daemon = Daemon::start_in(dir, config);
     deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("x", "text")).starts("250 ");
+    daemon.admin.wait_for_stat("connections.open", 0);
     let rss = daemon.rss();
     // A ClientHello of 60 000 octets in records of 16 000, of which the last never comes: closed when it is too much.
     let hello: Vec<u8> = [b"\x16\x03\x01\x3e\x80\x01\x00\xea\x60".to_vec(), vec![3; 15_996]].concat();
@@ -153,10 +164,117 @@ fn parts_of_records_and_hellos() {
             client
         })
         .collect();
-    let grown = daemon.rss().saturating_sub(rss);
-    assert!(grown < (CROWD * 64 * 1024 + 4 * MIB) as u64, "{} KiB for {CROWD} connections", grown >> 10);
+    bounded(&daemon, rss, CROWD, CLEAR_MAX);
     deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("honest", "text")).starts("250 ");
     drop(crowd);
+}
+
+/// Behind a handshake: records that never end, and commands whose replies nobody reads.
+#[test]
+fn crowds_under_tls() {
+    let _turn = turn::alone();
+    const CROWD: usize = 60;
+    let endpoint = Endpoint::ok();
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let authority = certificates::Authority::new();
+    let files = authority.issue_into(dir.path(), "mx", &["mx.test"]);
+    let config = one_ring(&endpoint)
+        .set("smtp.tls.certificate", files.certificate.to_str().unwrap())
+        .set("smtp.tls.private_key", files.key.to_str().unwrap());
+    let daemon = Daemon::start_in(dir, config);
+    let trusting = authority.client(rustls::ALL_VERSIONS);
+    let connect = || {
+        let mut client = Client::connect(daemon.smtp());
+        client.ehlo();
+        client.starttls(Arc::clone(&trusting));
+        client
+    };
+    drop(connect());
+    daemon.admin.wait_for_stat("connections.open", 0);
+    let (rss, descriptors) = (daemon.rss(), daemon.descriptors());
+    let mut crowd = Vec::new();
+    let worst = worst_turn(&daemon, || {
+        let part = [b"\x17\x03\x03\x41\x00".to_vec(), vec![3; 16_000]].concat();
+        for _ in 0..CROWD {
+            let client = connect();
+            std::io::Write::write_all(&mut client.tcp(), &part).unwrap();
+            crowd.push(client);
+        }
+    });
+    assert!(worst < TURN_MAX, "{worst:?} in one turn");
+    bounded(&daemon, rss, CROWD, CLEAR_MAX);
+    drop(crowd);
+    eventually("descriptors to come back", || (daemon.descriptors() <= descriptors).then_some(()));
+    let rss = daemon.rss();
+    let mut crowd = Vec::new();
+    let worst = worst_turn(&daemon, || {
+        let octets = b"HELP\r\n".repeat(MIB / 6);
+        let flooding = |mut client: Client| {
+            flood(&mut client, &octets);
+            client
+        };
+        std::thread::scope(|scope| {
+            let clients: Vec<_> = (0..CROWD).map(|_| connect()).map(|client| scope.spawn(|| flooding(client))).collect();
+            crowd = clients.into_iter().map(|client| client.join().unwrap()).collect();
+        });
+    });
+    assert!(worst < TURN_MAX, "{worst:?} in one turn");
+    bounded(&daemon, rss, CROWD, TLS_MAX);
+    deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("honest", "text")).starts("250 ");
+}
+
+/// Small pieces, and nothing at all where much was announced.
+#[test]
+fn crowds_that_send_next_to_nothing() {
+    let _turn = turn::alone();
+    const CROWD: usize = 60;
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(one_ring(&endpoint).set("smtp.proxy_protocol_from", vec!["127.0.2.0/24"]));
+    deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("x", "text")).starts("250 ");
+    daemon.admin.wait_for_stat("connections.open", 0);
+    let (rss, descriptors) = (daemon.rss(), daemon.descriptors());
+    let mut crowd = Vec::new();
+    let worst = worst_turn(&daemon, || {
+        for n in 0..CROWD {
+            let mut client = if n % 4 == 0 {
+                // A proxy's header, octet by octet.
+                Client::connect_from(IpAddr::from([127, 0, 2, 1]), daemon.smtp())
+            } else {
+                Client::connect(daemon.smtp())
+            };
+            match n % 4 {
+                0 => {}
+                1 => {
+                    client.ehlo();
+                    client.expect("MAIL FROM:<a@sender.test> SIZE=26214400", "250 ");
+                    client.expect("RCPT TO:<b@example.test>", "250 ");
+                    client.expect("DATA", "354 ");
+                }
+                _ => client.envelope("a@sender.test", &["b@example.test"]),
+            }
+            crowd.push(client);
+        }
+        for round in 0..40 {
+            for (n, client) in crowd.iter_mut().enumerate() {
+                match n % 4 {
+                    0 => client.send(&b"PROXY TCP4 192.0.2.1 192.0.2.2 1000 25                      "[round..=round]),
+                    1 => client.send("x"),
+                    2 => {
+                        client.bdat(b"x", false).starts("250 ");
+                    }
+                    _ => client.send(&b"BDAT 1000000                                     "[round..=round]),
+                }
+            }
+        }
+    });
+    assert!(worst < TURN_MAX, "{worst:?} in one turn");
+    bounded(&daemon, rss, CROWD, CLEAR_MAX);
+    let held = daemon.admin.stat("memory.body_bytes");
+    assert!(held <= (CROWD * 64 * 1024) as u64, "{held} octets for nothing");
+    deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::of_size("honest", 7 * MIB)).starts("250 ");
+    drop(crowd);
+    eventually("descriptors to come back", || (daemon.descriptors() <= descriptors).then_some(()));
+    daemon.admin.wait_for_stat("memory.body_bytes", 0);
 }
 
 #[test]
