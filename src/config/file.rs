@@ -7,8 +7,10 @@
 use super::effective::{Block, Origin, Value};
 use super::error::{ConfigError, Place};
 use super::limits::Bound;
-use super::{secret, unit};
-use std::path::PathBuf;
+use super::named::NamedFiles;
+use super::unit;
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
@@ -19,12 +21,20 @@ pub(super) struct Source {
     text: String,
     /// Where each line starts: a file may have a million, and each value wants to know its own.
     lines: Vec<usize>,
+    /// The files that its keys name, and what they said the last time.
+    named: RefCell<NamedFiles>,
+    named_before: NamedFiles,
 }
 
 impl Source {
-    pub(super) fn new(name: String, text: String) -> Self {
+    pub(super) fn new(name: String, text: String, named_before: NamedFiles) -> Self {
         let lines = std::iter::once(0).chain(memchr::memchr_iter(b'\n', text.as_bytes()).map(|at| at + 1)).collect();
-        Self { name, text, lines }
+        Self { name, text, lines, named: RefCell::default(), named_before }
+    }
+
+    /// The text as it was written, and what was read beside it.
+    pub(super) fn into_parts(self) -> (String, NamedFiles) {
+        (self.text, self.named.into_inner())
     }
 
     fn line(&self, offset: usize) -> usize {
@@ -353,7 +363,7 @@ impl<'d> Section<'d> {
             place.key = format!("{}.{name}", place.key);
             let text = as_text(value.get_ref(), &place)?;
             let (name, text) = match name.strip_suffix("_file") {
-                Some(name) => (name, secret::read_file(&place, &PathBuf::from(text))?),
+                Some(name) => (name, self.read_named(&place, Path::new(text))?),
                 None => (name, text.to_owned()),
             };
             shown.push(format!("{name} = \"(secret)\""));
@@ -426,7 +436,7 @@ impl<'d> Section<'d> {
             (None, Some((value, line))) => {
                 let place = self.place(&file_key, Some(line));
                 let path = PathBuf::from(as_text(value, &place)?);
-                let value = secret::read_file(&place, &path)?;
+                let value = self.read_named(&place, &path)?;
                 Ok(Some((Found { value, place }, Origin::NamedFile { line, path })))
             }
         }
@@ -455,12 +465,18 @@ impl<'d> Section<'d> {
             (None, Some((value, line))) => {
                 let place = self.place(&file_key, Some(line));
                 let path = PathBuf::from(as_text(value, &place)?);
-                let text = secret::read_file(&place, &path)?;
+                let text = self.read_named(&place, &path)?;
                 let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
                 let items = lines.map(|text| Found { value: text.to_owned(), place: place.clone() }).collect();
                 Ok((Found { value: items, place }, Origin::NamedFile { line, path }))
             }
         }
+    }
+
+    /// The text of a file that a key names.
+    pub(super) fn read_named(&self, place: &Place, path: &Path) -> Result<String, ConfigError> {
+        let in_route = self.path == "route";
+        self.source.named.borrow_mut().read(place, path, &self.source.named_before, in_route)
     }
 
     fn twice(&self, key: &str, file_key: &str, line: usize) -> ConfigError {

@@ -2,12 +2,13 @@
 //! that a pair that does not belong together is an operator's line and not a failed handshake.
 
 use super::error::{ConfigError, Place};
-use super::{Config, Identity, Tls};
+use super::{Config, Identity, Route, Tls};
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::sign::CertifiedKey;
 use std::collections::HashSet;
 use std::path::Path;
+use std::sync::Arc;
 
 /// What is wrong with a file, before it is known where the configuration names it.
 #[derive(Debug, thiserror::Error)]
@@ -19,9 +20,9 @@ pub enum FileError {
 }
 
 impl FileError {
-    fn at(self, config: &Config, header: &str, index: usize) -> ConfigError {
+    fn at(self, place: impl FnOnce(&str) -> Place) -> ConfigError {
         let (Self::Unreadable { key, .. } | Self::Unusable { key, .. }) = &self;
-        let place = config.place_of(header, index, key);
+        let place = place(key);
         match self {
             Self::Unreadable { path, source, .. } => ConfigError::NamedFile { place, file: path.into(), source },
             Self::Unusable { path, what, mend, .. } => place.invalid(format!("{path}: {what}"), mend),
@@ -86,34 +87,54 @@ fn read(path: &Path, key: &'static str) -> Result<Vec<u8>, FileError> {
     std::fs::read(path).map_err(|source| FileError::Unreadable { key, path: path.display().to_string(), source })
 }
 
+/// The files that routes name; `place` says where a route's key stands.
+pub(super) fn check_routes(routes: &[Arc<Route>], place: impl Fn(usize, &str) -> Place) -> Result<(), ConfigError> {
+    let mut checked = HashSet::new();
+    for (index, route) in routes.iter().enumerate() {
+        if let Some(path) = route.ca_certificate.as_ref().filter(|path| checked.insert(*path)) {
+            certificates(path, "ca_certificate").map_err(|error| error.at(|key| place(index, key)))?;
+        }
+        if let Some(identity) = &route.identity {
+            client_key(identity).map_err(|error| error.at(|key| place(index, key)))?;
+        }
+    }
+    Ok(())
+}
+
 impl Config {
     /// Reads every file that the configuration names and checks that it can be used.
     pub fn check_files(&self) -> Result<(), ConfigError> {
+        self.check_files_of(&self.routes)
+    }
+
+    /// As [`Config::check_files`], at a reload: a broken included file is nobody else's matter.
+    pub fn check_own_files(&self) -> Result<(), ConfigError> {
+        self.check_files_of(self.own_routes())
+    }
+
+    fn check_files_of(&self, routes: &[Arc<Route>]) -> Result<(), ConfigError> {
         if let Some(tls) = &self.smtp.tls {
-            certified_key(tls).map_err(|error| error.at(self, "[smtp.tls]", 0))?;
+            certified_key(tls).map_err(|error| error.at(|key| self.place_of("[smtp.tls]", 0, key)))?;
         }
         if let Some(path) = &self.fleet.ca_certificate {
-            certificates(path, "ca_certificate").map_err(|error| error.at(self, "[fleet]", 0))?;
+            certificates(path, "ca_certificate").map_err(|error| error.at(|key| self.place_of("[fleet]", 0, key)))?;
         }
         if let Some(identity) = &self.fleet.identity {
-            client_key(identity).map_err(|error| error.at(self, "[fleet]", 0))?;
+            client_key(identity).map_err(|error| error.at(|key| self.place_of("[fleet]", 0, key)))?;
         }
-        let mut checked = HashSet::new();
-        for (index, route) in self.routes.iter().enumerate() {
-            if let Some(path) = route.ca_certificate.as_ref().filter(|path| checked.insert(*path)) {
-                certificates(path, "ca_certificate").map_err(|error| error.at(self, "[[route]]", index))?;
-            }
-            if let Some(identity) = &route.identity {
-                client_key(identity).map_err(|error| error.at(self, "[[route]]", index))?;
-            }
-        }
-        Ok(())
+        check_routes(routes, |index, key| self.place_of("[[route]]", index, key))
+    }
+
+    /// Those of the configuration file itself.
+    pub(super) fn own_routes(&self) -> &[Arc<Route>] {
+        let of_files: usize = self.route_files.iter().map(|file| file.routes.len()).sum();
+        self.routes.get(..self.routes.len().saturating_sub(of_files)).unwrap_or_default()
     }
 
     /// Where a key stands; the `index`-th table of that header, over all files.
     pub(super) fn place_of(&self, header: &str, index: usize, key: &str) -> Place {
         let dotted = format!("{}.{key}", header.trim_matches(['[', ']']));
-        let own = self.routes.len() - self.route_files.iter().map(|file| file.routes.len()).sum::<usize>();
+        let own = self.own_routes().len();
         if let (Some(mut index), "[[route]]") = (index.checked_sub(own), header) {
             for file in &self.route_files {
                 if let Some(block) = file.blocks.get(index) {

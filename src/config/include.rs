@@ -1,22 +1,20 @@
 //! `include`: files of more routes, behind those of the configuration file. What has not changed since the last reload is not read again,
 //! and a file that is broken then keeps its old routes. Logs nothing.
 
-use super::Route;
 use super::effective::Block;
 use super::error::{ConfigError, Place};
 use super::file::{FoundList, Keys, Section, Source};
+use super::files::check_routes;
+use super::named::{Changes, NamedFiles};
 use super::route;
+use super::stamp::Stamp;
+use super::{Route, Secret};
 use std::collections::{HashMap, HashSet};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 /// Such a file has routes and nothing else.
 const KEYS: Keys = Keys { texts: &[], others: &["route"] };
-
-/// A file that was changed so shortly before it was read may be changed again without its times showing it.
-const SETTLED: Duration = Duration::from_secs(1);
 
 /// One included file, read.
 #[derive(Clone, Debug)]
@@ -27,16 +25,8 @@ pub struct RouteFile {
     pub(super) routes: Vec<Arc<Route>>,
     pub(super) warnings: Vec<String>,
     pub(super) blocks: Vec<Block>,
-}
-
-/// What changes with a file's content.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
+    /// Where values stand in files of their own: its text, and these files. They may change by themselves.
+    named: Option<Box<(Secret, NamedFiles)>>,
 }
 
 /// The files that are in use, and what is wrong with those that are not in use as they are now.
@@ -58,10 +48,15 @@ pub(super) fn read_all(
     let mut included = Included::default();
     for path in paths(patterns, beside)? {
         let before = known.get(path.as_path()).copied();
-        let unchanged = before.filter(|file| file.stamp.is_some() && file.stamp == Stamp::of(&path));
+        let unchanged = before.filter(|file| file.named.is_none() && file.stamp.is_some() && file.stamp == Stamp::of(&path));
         let read = match unchanged {
             Some(file) => free(file, taken).map(|()| Arc::clone(file)),
-            None => RouteFile::read(&path, taken).map(Arc::new),
+            None => RouteFile::read(&path, before, taken).map(Arc::new),
+        };
+        // At a reload what its routes name is a part of it; at the start all of that is checked in the end.
+        let read = match read {
+            Ok(file) if old.is_some() && unchanged.is_none() => file.check().map(|()| file),
+            read => read,
         };
         let file = match read {
             Ok(file) => file,
@@ -78,6 +73,24 @@ pub(super) fn read_all(
         included.files.push(file);
     }
     Ok(included)
+}
+
+/// The same files with the values as they are now, of which at least one has changed.
+pub(super) fn values_again(old: &[Arc<RouteFile>], taken: &mut HashSet<String>) -> Included {
+    let mut included = Included::default();
+    for file in old {
+        let again = match &file.named {
+            Some(named) => RouteFile::parse(&file.path, file.stamp, named.0.expose().to_owned(), named.1.clone(), taken).map(Arc::new),
+            None => Ok(Arc::clone(file)),
+        };
+        let file = again.unwrap_or_else(|error| {
+            included.broken.push(error);
+            Arc::clone(file)
+        });
+        taken.extend(file.routes.iter().map(|route| route.name.clone()));
+        included.files.push(file);
+    }
+    included
 }
 
 fn paths(patterns: &FoundList, beside: &Path) -> Result<Vec<PathBuf>, ConfigError> {
@@ -113,13 +126,22 @@ fn free(file: &RouteFile, taken: &HashSet<String>) -> Result<(), ConfigError> {
 }
 
 impl RouteFile {
-    fn read(path: &Path, taken: &HashSet<String>) -> Result<Self, ConfigError> {
+    fn read(path: &Path, before: Option<&Arc<Self>>, taken: &HashSet<String>) -> Result<Self, ConfigError> {
         // Before the text: what is written meanwhile is seen the next time.
         let stamp = Stamp::of(path).filter(Stamp::is_settled);
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { file: path.to_owned(), source })?;
-        // Files that its keys name may change by themselves.
-        let stamp = stamp.filter(|_| !text.contains("_file"));
-        let source = Source::new(path.display().to_string(), text);
+        let named_before = before.and_then(|before| before.named.as_ref()).map(|named| named.1.clone());
+        Self::parse(path, stamp, text, named_before.unwrap_or_default(), taken)
+    }
+
+    fn parse(
+        path: &Path,
+        stamp: Option<Stamp>,
+        text: String,
+        named_before: NamedFiles,
+        taken: &HashSet<String>,
+    ) -> Result<Self, ConfigError> {
+        let source = Source::new(path.display().to_string(), text, named_before);
         let tree = source.parse()?;
         let root = Section::root(&source, tree.get_ref(), &KEYS)?;
         let mut sections = root.tables("route", &route::KEYS)?;
@@ -127,7 +149,24 @@ impl RouteFile {
         let mut warnings = Vec::new();
         let routes = route::read_all(&mut sections, &default_name(path), taken, &mut warnings)?;
         let blocks = sections.into_iter().map(Section::into_block).collect();
-        Ok(Self { path: path.to_owned(), stamp, routes, warnings, blocks })
+        drop(root);
+        drop(tree);
+        let (text, named) = source.into_parts();
+        let named = (!named.is_empty()).then(|| Box::new((Secret::new(text), named)));
+        Ok(Self { path: path.to_owned(), stamp, routes, warnings, blocks, named })
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        check_routes(&self.routes, |index, key| Place {
+            file: self.path.display().to_string(),
+            line: self.blocks.get(index).and_then(|block| block.line(key)),
+            key: format!("route.{key}"),
+        })
+    }
+
+    /// Has any of the files that its values stand in changed?
+    pub(super) fn look(&self, changes: &mut Changes) {
+        self.named.iter().for_each(|named| named.1.look(changes));
     }
 }
 
@@ -135,25 +174,6 @@ impl RouteFile {
 fn default_name(path: &Path) -> String {
     let stem = path.file_stem().unwrap_or_default().to_string_lossy();
     stem.chars().map(|c| if c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.') { c } else { '_' }).take(48).collect()
-}
-
-impl Stamp {
-    fn of(path: &Path) -> Option<Self> {
-        let metadata = std::fs::metadata(path).ok()?;
-        Some(Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        })
-    }
-
-    fn is_settled(&self) -> bool {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-        let changed = Duration::from_secs(u64::try_from(self.changed.0.max(self.modified.0)).unwrap_or_default());
-        now.checked_sub(changed).is_some_and(|age| age > SETTLED)
-    }
 }
 
 #[cfg(test)]

@@ -5,14 +5,25 @@
 use super::effective::Values;
 use super::error::{ConfigError, Place};
 use super::file::{Keys, Section, Source};
-use super::include::{self, Included, RouteFile};
-use super::{Config, Origin, development, fleet, other, route, smtp, unit};
+use super::include::{self, Included};
+use super::named::Changes;
+use super::{Config, Origin, Secret, development, fleet, other, route, smtp, unit};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
 /// Of so many routes `check` shows every value; of more, and of those in included files, what is written.
 const SHOWN_WHOLE: usize = 1000;
+
+/// What is read again, and beside what.
+#[derive(Clone, Copy)]
+enum Before<'a> {
+    Nothing,
+    /// Included files that are broken now keep their old routes.
+    Files(&'a Config),
+    /// Only values in files of their own.
+    Values(&'a Config),
+}
 
 const KEYS: Keys =
     Keys { texts: &["include"], others: &["smtp", "route", "forward", "memory", "store", "dns", "admin", "log", "fleet", "shutdown"] };
@@ -23,30 +34,55 @@ impl Config {
         let Some(path) = path else {
             return Self::parse(Origin::Development, development::TEXT);
         };
-        Ok(Self::read(path, None)?.0)
+        Ok(Self::read(path, Before::Nothing)?.0)
     }
 
     /// The file read again: what of its included files is broken now keeps its old routes, and is told.
     pub fn load_again(path: &Path, old: &Self) -> Result<(Self, Vec<ConfigError>), ConfigError> {
-        Self::read(path, Some(&old.route_files))
+        Self::read(path, Before::Files(old))
     }
 
-    fn read(path: &Path, old: Option<&[Arc<RouteFile>]>) -> Result<(Self, Vec<ConfigError>), ConfigError> {
+    /// Have values that stand in files of their own changed?
+    #[must_use]
+    pub fn look_at_values(&self) -> Changes {
+        let mut changes = Changes::default();
+        self.named.iter().for_each(|named| named.1.look(&mut changes));
+        self.route_files.iter().for_each(|file| file.look(&mut changes));
+        changes
+    }
+
+    /// The same configuration, as it was written then, with such values as they are now.
+    pub fn values_again(&self) -> Result<(Self, Vec<ConfigError>), ConfigError> {
+        if let Some(named) = &self.named {
+            return Self::parse_with(self.origin.clone(), named.0.expose(), Before::Values(self));
+        }
+        let own = self.own_routes();
+        let mut names = own.iter().map(|route| route.name.clone()).collect();
+        let Included { files, broken } = include::values_again(&self.route_files, &mut names);
+        let routes = own.iter().chain(files.iter().flat_map(|file| &file.routes)).cloned().collect();
+        Ok((Self { routes, route_files: files, ..self.clone() }, broken))
+    }
+
+    fn read(path: &Path, old: Before<'_>) -> Result<(Self, Vec<ConfigError>), ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { file: path.to_owned(), source })?;
         Self::parse_with(Origin::File(path.to_owned()), &text, old)
     }
 
     /// The configuration written in a text; `origin` names it in errors.
     pub fn parse(origin: Origin, text: &str) -> Result<Self, ConfigError> {
-        Ok(Self::parse_with(origin, text, None)?.0)
+        Ok(Self::parse_with(origin, text, Before::Nothing)?.0)
     }
 
-    fn parse_with(origin: Origin, text: &str, old: Option<&[Arc<RouteFile>]>) -> Result<(Self, Vec<ConfigError>), ConfigError> {
+    fn parse_with(origin: Origin, text: &str, old: Before<'_>) -> Result<(Self, Vec<ConfigError>), ConfigError> {
         let name = match &origin {
             Origin::Development => development::NAME.to_owned(),
             Origin::File(path) => path.display().to_string(),
         };
-        let source = Source::new(name, text.to_owned());
+        let named_before = match old {
+            Before::Nothing => None,
+            Before::Files(old) | Before::Values(old) => old.named.as_ref().map(|named| named.1.clone()),
+        };
+        let source = Source::new(name, text.to_owned(), named_before.unwrap_or_default());
         let tree = source.parse()?;
         let mut root = Section::root(&source, tree.get_ref(), &KEYS)?;
 
@@ -76,7 +112,11 @@ impl Config {
             Origin::File(path) => path.parent().unwrap_or(Path::new("")),
             Origin::Development => Path::new(""),
         };
-        let Included { files: route_files, broken } = include::read_all(&include, beside, old, &mut names)?;
+        let Included { files: route_files, broken } = match old {
+            Before::Nothing => include::read_all(&include, beside, None, &mut names)?,
+            Before::Files(old) => include::read_all(&include, beside, Some(&old.route_files), &mut names)?,
+            Before::Values(old) => include::values_again(&old.route_files, &mut names),
+        };
         for file in &route_files {
             routes.extend_from_slice(&file.routes);
             warnings.extend_from_slice(&file.warnings);
@@ -101,8 +141,11 @@ impl Config {
         sections.extend([forward_section, breaker_section, memory_section, store_section, dns_section]);
         sections.extend([admin_section, log_section, fleet_section, shutdown_section]);
         let values = Values(sections.into_iter().map(Section::into_block).collect());
+        drop(tree);
+        let (text, named) = source.into_parts();
+        let named = (!named.is_empty()).then(|| Box::new((Secret::new(text), named)));
         let mut config =
-            Self { origin, smtp, routes, route_files, forward, memory, store, dns, admin, log, fleet, shutdown, warnings, values };
+            Self { origin, smtp, routes, route_files, forward, memory, store, dns, admin, log, fleet, shutdown, warnings, named, values };
         config.weigh();
         Ok((config, broken))
     }

@@ -14,10 +14,12 @@ pub mod hostname;
 mod include;
 pub mod limits;
 mod load;
+mod named;
 mod other;
 mod route;
 mod secret;
 mod smtp;
+mod stamp;
 mod template;
 #[cfg(test)]
 mod tests;
@@ -28,6 +30,7 @@ pub use error::{ConfigError, Place};
 pub use files::{FileError, certificates, certified_key};
 pub use header::fault as header_fault;
 pub use include::RouteFile;
+pub use named::Changes;
 pub use secret::Secret;
 pub use template::Templates;
 
@@ -62,6 +65,8 @@ pub struct Config {
     pub shutdown: Shutdown,
     /// What is allowed but can hardly be meant; one line each, for `check` and the log.
     pub warnings: Vec<String>,
+    /// Where values stand in files of their own: the text of the configuration file, and these files.
+    named: Option<Box<(Secret, named::NamedFiles)>>,
     /// Every value with its origin, for [`Config::effective_text`].
     pub values: Values,
 }
@@ -146,6 +151,8 @@ pub struct Route {
     /// Where its answer may send a message.
     pub authorize_to: Vec<AuthorizeTo>,
     pub verify: Verify,
+    /// Rspamd is asked for its verdict.
+    pub scan: Option<Scan>,
     pub ca_certificate: Option<PathBuf>,
     /// What we show of ourselves to the origin of the target.
     pub identity: Option<Identity>,
@@ -163,6 +170,15 @@ pub struct Target {
 }
 
 impl Route {
+    /// Whether this endpoint is asked in the same way as the other route's: only what is said to it differs.
+    #[must_use]
+    pub fn asks_alike(&self, other: &Self) -> bool {
+        let way = |route: &Self| (route.timeout, route.max_concurrency, route.adaptive);
+        way(self) == way(other)
+            && (&self.name, &self.ca_certificate, &self.identity, &self.scan)
+                == (&other.name, &other.ca_certificate, &other.identity, &other.scan)
+    }
+
     /// Where mail for this recipient goes. `None`: the URL's path has no place for it.
     #[must_use]
     pub fn target_of(&self, recipient: &str) -> Option<Arc<Target>> {
@@ -181,6 +197,15 @@ pub enum AuthorizeTo {
     Origin(url::Url),
     /// Any by `https`, at a public address.
     AnyPublic,
+}
+
+/// Where Rspamd is asked.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Scan {
+    pub url: url::Url,
+    pub socket: Option<PathBuf>,
+    /// As of a route.
+    pub authorization: Option<Secret>,
 }
 
 /// A client's certificate and its key.

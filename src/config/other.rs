@@ -4,10 +4,10 @@ use super::error::ConfigError;
 use super::file::{Keys, Section, unknown_word};
 use super::{
     Admin, AdminListen, Breaker, Dns, Forward, Log, LogFormat, LogLevel, LogMessages, LogRedact, Memory, Proxy, Redact, Secret, Shutdown,
-    Store, hostname, limits, route, secret, smtp,
+    Store, hostname, limits, route, smtp,
 };
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 pub(super) const FORWARD_KEYS: Keys = Keys { texts: &["id_secret", "proxy"], others: &["workers", "queue", "breaker"] };
 pub(super) const BREAKER_KEYS: Keys = Keys { texts: &["cooldown"], others: &["failures"] };
@@ -108,7 +108,7 @@ pub(super) fn admin(section: &mut Section<'_>) -> Result<Admin, ConfigError> {
     let token = if token_file.value.is_empty() {
         None
     } else {
-        let token = secret::read_file(&token_file.place, &PathBuf::from(&token_file.value))?;
+        let token = section.read_named(&token_file.place, Path::new(&token_file.value))?;
         if token.is_empty() || !token.bytes().all(|octet| octet.is_ascii_graphic()) {
             return Err(token_file.invalid(
                 format!("{} holds no token", token_file.value),

@@ -3,7 +3,7 @@
 use super::error::{ConfigError, Place};
 use super::file::{Found, Keys, Section, quoted, unknown_word};
 use super::template::{self, Marked, Template, UrlTemplate};
-use super::{Attachments, AuthorizeTo, Format, Identity, Route, Secret, Target, Templates, Verify, header, limits, smtp};
+use super::{Attachments, AuthorizeTo, Format, Identity, Route, Scan, Secret, Target, Templates, Verify, header, limits, smtp};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use std::collections::HashSet;
@@ -22,6 +22,7 @@ pub(super) const KEYS: Keys = Keys {
         "signing_secret",
         "authorize_url",
         "authorize_to",
+        "scan",
         "verify",
         "ca_certificate",
         "client_certificate",
@@ -96,6 +97,7 @@ fn read(section: &mut Section<'_>, name: String, warnings: &mut Vec<String>) -> 
     if !authorize_to.is_empty() && authorize_url.is_none() {
         warnings.push(format!("route {name}: authorize_to without authorize_url: nobody is asked where mail goes"));
     }
+    let scan = scan(section)?;
     let verify = verify(section)?;
     let ca_certificate = match section.text_if_present("ca_certificate")? {
         Some(found) => Some(smtp::path(&found)?),
@@ -124,6 +126,7 @@ fn read(section: &mut Section<'_>, name: String, warnings: &mut Vec<String>) -> 
         authorize_authorization,
         authorize_to,
         verify,
+        scan,
         ca_certificate,
         identity,
         max_message_size,
@@ -387,6 +390,12 @@ fn signing_secrets(section: &mut Section<'_>, route: &str, warnings: &mut Vec<St
         secrets.push(Secret::new(found.value));
     }
     Ok(secrets)
+}
+
+fn scan(section: &mut Section<'_>) -> Result<Option<Scan>, ConfigError> {
+    let Some(written) = section.secret("scan")?.filter(|found| !found.value.is_empty()) else { return Ok(None) };
+    let Endpoint { url, socket, authorization, .. } = fixed(section, "scan", &written)?;
+    Ok(Some(Scan { url, socket, authorization }))
 }
 
 fn verify(section: &mut Section<'_>) -> Result<Verify, ConfigError> {

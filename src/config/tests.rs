@@ -228,8 +228,19 @@ fn the_packaged_file_says_what_the_defaults_are() {
         let (key, _) = line.strip_prefix('#').or(line.starts_with("token_file").then_some(line))?.split_once(" = ")?;
         (!key.is_empty() && key.bytes().all(|octet| octet.is_ascii_lowercase() || octet == b'_')).then(|| key.to_owned())
     };
-    let examples =
-        ["include", "token_file", "name", "recipients", "url", "hostname", "certificate", "private_key", "authorize_url", "ca_certificate"];
+    let examples = [
+        "include",
+        "token_file",
+        "name",
+        "recipients",
+        "url",
+        "hostname",
+        "certificate",
+        "private_key",
+        "authorize_url",
+        "ca_certificate",
+        "scan",
+    ];
     let mut section = String::new();
     let mut seen = Vec::new();
     let everywhere = parse(&format!("[smtp.tls]\ncertificate = \"a\"\nprivate_key = \"b\"\n{ROUTE}")).expect("good").effective_text();

@@ -23,6 +23,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use sockets::Sockets;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -55,6 +56,8 @@ struct Daemon {
     ready: Arc<Ready>,
     admin: admin::Handle,
     fleet: Arc<ArcSwapOption<Fleet>>,
+    /// Changed values that could not be taken.
+    refused_values: AtomicU64,
 }
 
 /// Runs the daemon until a signal ends it.
@@ -145,7 +148,7 @@ impl Daemon {
             ring.accept();
         }
         ready.set(Readiness::Ready);
-        Ok(Self { config: live_config, shared, store, forwarders, rings, ready, admin, fleet })
+        Ok(Self { config: live_config, shared, store, forwarders, rings, ready, admin, fleet, refused_values: AtomicU64::new(0) })
     }
 
     /// Says on the terminal what to do next (development), and tells systemd.
@@ -197,6 +200,9 @@ impl Daemon {
             None => Readiness::Degraded("the store has more to do than it can".to_owned()),
             Some(trouble) => Readiness::Degraded(format!("degraded: {trouble}")),
         });
+        if seconds.is_multiple_of(2) {
+            self.look_at_values(log);
+        }
         if seconds.is_multiple_of(10) || seconds == 1 {
             self.look_around();
         }

@@ -5,6 +5,7 @@ use crate::config::{Config, Origin};
 use crate::fleet::Fleet;
 use crate::net::Live;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 impl Daemon {
     pub(super) fn reload(&self, log: &crate::log::Handle) {
@@ -17,27 +18,74 @@ impl Daemon {
             Ok(now) => notify(&[sd_notify::NotifyState::Reloading, now]),
             Err(_) => notify(&[sd_notify::NotifyState::Reloading]),
         }
-        match Config::load_again(path, &old).and_then(|read| read.0.check_files().map(|()| read)) {
+        match Config::load_again(path, &old).and_then(|read| read.0.check_own_files().map(|()| read)) {
             Ok((config, broken)) => {
                 for error in broken {
                     tracing::error!("the old routes of this file stay: {error}");
                 }
-                self.apply(config, log);
+                if self.apply(config, log) {
+                    let routes = self.config.load().routes.len();
+                    tracing::info!(routes, "configuration reloaded");
+                }
             }
             Err(error) => tracing::error!("reload refused, nothing changed: {error}"),
         }
         notify(&[sd_notify::NotifyState::Ready]);
     }
 
-    /// Parts that can refuse come first; after them nothing can fail.
-    fn apply(&self, config: Config, log: &crate::log::Handle) {
+    /// Values in files of their own are in use some seconds after these files have changed; the configuration as it is written is not
+    /// read again for it.
+    pub(super) fn look_at_values(&self, log: &crate::log::Handle) {
+        let old = self.config.load();
+        let changes = old.look_at_values();
+        if !changes.any || self.refused_values.load(Ordering::Relaxed) == changes.mark {
+            return;
+        }
+        let taken = match old.values_again().and_then(|read| read.0.check_own_files().map(|()| read)) {
+            Ok((config, broken)) => {
+                let refused = !broken.is_empty();
+                for error in broken {
+                    tracing::error!("the old values of this file stay: {error}");
+                }
+                let alike =
+                    config.routes.len() == old.routes.len() && config.routes.iter().zip(&old.routes).all(|(new, old)| new.asks_alike(old));
+                let taken = if alike && !changes.beyond_routes {
+                    self.take_routes(config);
+                    true
+                } else {
+                    self.apply(config, log)
+                };
+                taken && !refused
+            }
+            Err(error) => {
+                tracing::error!("a changed value is refused, the old one stays: {error}");
+                false
+            }
+        };
+        self.refused_values.store(if taken { 0 } else { changes.mark }, Ordering::Relaxed);
+        if taken {
+            tracing::info!("values of changed files are in use");
+        }
+    }
+
+    /// What is said to endpoints, not how they are asked.
+    fn take_routes(&self, config: Config) {
+        self.shared.delivery.reload(&config);
+        let config = Arc::new(config);
+        let postmaster = self.shared.delivery.postmaster(&config.smtp.hostname);
+        self.shared.live.store(Arc::new(Live::of(Arc::clone(&config), postmaster)));
+        self.config.store(config);
+    }
+
+    /// Parts that can refuse come first; after them nothing can fail. False: nothing has changed, and it is logged.
+    fn apply(&self, config: Config, log: &crate::log::Handle) -> bool {
         if let Err(error) = self.shared.tls.reload(config.smtp.tls.as_ref()) {
             tracing::error!("reload refused, nothing changed: smtp.tls: {error}");
-            return;
+            return false;
         }
         if let Err(error) = self.forwarders.reload(&config) {
             tracing::error!("reload refused, nothing changed: {error}");
-            return;
+            return false;
         }
         self.warn_about_restarts(&config);
         self.reload_fleet(&config);
@@ -45,12 +93,8 @@ impl Daemon {
         self.store.reload(&config.store);
         self.shared.budget.set_limits(config.memory.body_budget, config.memory.per_ip_share);
         self.shared.limits.set_limits(config.smtp.max_connections, config.smtp.max_connections_per_ip);
-        self.shared.delivery.reload(&config);
-        let config = Arc::new(config);
-        let postmaster = self.shared.delivery.postmaster(&config.smtp.hostname);
-        self.shared.live.store(Arc::new(Live::of(Arc::clone(&config), postmaster)));
-        tracing::info!(routes = config.routes.len(), "configuration reloaded");
-        self.config.store(config);
+        self.take_routes(config);
+        true
     }
 
     /// Sinks that changed are begun anew. The old ones end by themselves, a second later at the most.

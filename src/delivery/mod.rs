@@ -33,7 +33,7 @@ const RECORD_PATIENCE: Duration = Duration::from_secs(10);
 /// What a reload replaces.
 struct Live {
     routes: Routes,
-    route_stats: HashMap<String, Arc<RouteStats>>,
+    route_stats: Arc<HashMap<String, Arc<RouteStats>>>,
 }
 
 pub struct Delivery {
@@ -81,14 +81,15 @@ struct Spent {
 impl Delivery {
     #[must_use]
     pub fn new(config: &Config, store: Arc<Store>, forwarders: Arc<Forwarders>, verifier: Arc<Verifier>, stats: Arc<Stats>) -> Arc<Self> {
-        let live = ArcSwap::from_pointee(Live::of(config, &stats));
+        let live = ArcSwap::from_pointee(Live::of(config, &stats, &Arc::default()));
         let lines = Lines::new(config, &stats);
         Arc::new(Self { store, forwarders, verifier, stats, live, lines, hurried: AtomicBool::new(false) })
     }
 
     /// Recipients that come from now on are matched against the new routes.
     pub fn reload(&self, config: &Config) {
-        self.live.store(Arc::new(Live::of(config, &self.stats)));
+        let old = Arc::clone(&self.live.load().route_stats);
+        self.live.store(Arc::new(Live::of(config, &self.stats, &old)));
         self.lines.reload(config);
     }
 
@@ -288,11 +289,11 @@ impl Delivery {
 }
 
 impl Live {
-    fn of(config: &Config, stats: &Stats) -> Self {
-        Self {
-            routes: Routes::new(&config.routes),
-            route_stats: config.routes.iter().map(|route| (route.name.clone(), stats.route(&route.name))).collect(),
-        }
+    /// With the counters of before, where the routes' names are the same.
+    fn of(config: &Config, stats: &Stats, old: &Arc<HashMap<String, Arc<RouteStats>>>) -> Self {
+        let same = old.len() == config.routes.len() && config.routes.iter().all(|route| old.contains_key(&route.name));
+        let made = || config.routes.iter().map(|route| (route.name.clone(), stats.route(&route.name))).collect();
+        Self { routes: Routes::new(&config.routes), route_stats: if same { Arc::clone(old) } else { Arc::new(made()) } }
     }
 }
 

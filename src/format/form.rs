@@ -63,7 +63,9 @@ impl<'h> Form<'h> {
             self.field("envelope[spf][result]", spf.result)?;
             self.field("envelope[spf][domain]", &spf.domain)?;
         }
-        for (name, value) in [("envelope[dkim]", &verification.dkim), ("envelope[dmarc]", &verification.dmarc)] {
+        let results =
+            [("envelope[dkim]", &verification.dkim), ("envelope[dmarc]", &verification.dmarc), ("envelope[spam]", &verification.spam)];
+        for (name, value) in results {
             if let Some(value) = value {
                 self.value(name, value)?;
             }

@@ -138,7 +138,7 @@ fn push_envelope(out: &mut Out<'_>, envelope: &Envelope, verification: &Verifica
         push_string(out, &spf.domain)?;
         out.push(b"}")?;
     }
-    for (name, value) in [("dkim", &verification.dkim), ("dmarc", &verification.dmarc)] {
+    for (name, value) in [("dkim", &verification.dkim), ("dmarc", &verification.dmarc), ("spam", &verification.spam)] {
         if let Some(value) = value {
             out.push(b",")?;
             push_string(out, name)?;

@@ -53,7 +53,18 @@ pub(super) fn rest_of_headers(envelope: &Envelope, verification: &Verification) 
     if let Some(dmarc) = &verification.dmarc {
         headers.push(("Mailsluice-Dmarc", ascii(dmarc)));
     }
+    if let Some(spam) = &verification.spam {
+        headers.push(("Mailsluice-Spam", spam_field(spam)));
+    }
     headers
+}
+
+/// `score=…; required=…; action=…`; the action is Rspamd's word, printable here whatever it is.
+fn spam_field(spam: &serde_json::Value) -> String {
+    let action = spam.get("action").and_then(serde_json::Value::as_str).unwrap_or_default();
+    let action: String = action.chars().map(|c| if matches!(c, ' '..='~') && c != ';' { c } else { '?' }).collect();
+    let number = |name| spam.get(name).map(ToString::to_string).unwrap_or_default();
+    format!("score={}; required={}; action={action}", number("score"), number("required"))
 }
 
 /// JSON whose every character is printable ASCII: controls are escaped in it already, the rest is here.
@@ -80,10 +91,12 @@ fn write_to(out: &mut String, text: std::fmt::Arguments<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use super::ascii;
+    use super::{ascii, spam_field};
 
     #[test]
     fn json_in_ascii() {
+        let spam = serde_json::json!({ "score": -1.5, "required": 15, "action": "add\r\nX: y; é" });
+        assert_eq!(spam_field(&spam), "score=-1.5; required=15; action=add??X: y? ?");
         assert_eq!(ascii(&serde_json::json!({ "a": "é😀\r\n\u{7f}" })), r#"{"a":"\u00e9\ud83d\ude00\r\n\u007f"}"#);
     }
 }

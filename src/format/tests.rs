@@ -33,6 +33,7 @@ fn route(format: Format) -> Route {
         authorize_authorization: None,
         authorize_to: Vec::new(),
         verify: Verify::default(),
+        scan: None,
         ca_certificate: None,
         identity: None,
         max_message_size: None,
@@ -56,6 +57,7 @@ fn checked() -> Verification {
         spf: Some(SpfResult { result: "pass", domain: "example.com".to_owned() }),
         dkim: Some(json!({"success": true, "result": [{"result": "pass", "domain": "example.com", "selector": "s\u{0}"}]})),
         dmarc: Some(json!({"success": false, "result": "fail", "details": {"domain": "exämple.com", "policy": null}})),
+        spam: Some(json!({"score": -1.5, "required": 15.0, "action": "no action", "symbols": ["A", "B"]})),
     }
 }
 

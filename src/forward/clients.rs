@@ -4,15 +4,29 @@ use super::identity::Identity;
 use crate::config::{self, Route};
 use crate::http::{Client, Proxy, Resolver, Tls};
 use rustls::client::ResolvesClientCert;
+use rustls::pki_types::CertificateDer;
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Makes the clients of a configuration.
 pub(super) struct Clients {
     resolver: Arc<Resolver>,
-    /// Those of the configuration in use.
-    identities: Mutex<Vec<Arc<Identity>>>,
+    /// Of the configuration in use.
+    trusted: Mutex<HashMap<Settings, Trusted>>,
+    /// The proxy that they ask through.
+    proxied: Mutex<Option<config::Proxy>>,
+}
+
+/// The authority's file, and what is shown.
+type Settings = (Option<PathBuf>, Option<config::Identity>);
+
+/// What was made of settings, and of which certificates: while these are the same, kept-alive connections are good.
+#[derive(Clone)]
+struct Trusted {
+    certificates: blake3::Hash,
+    identity: Option<Arc<Identity>>,
+    tls: Tls,
 }
 
 impl Clients {
@@ -21,67 +35,113 @@ impl Clients {
     pub(super) fn start(dns: &config::Dns) -> Result<Self, String> {
         let resolver =
             Resolver::start(&dns.servers, dns.timeout).map_err(|error| format!("no thread for the names of endpoints: {error}"))?;
-        Ok(Self { resolver, identities: Mutex::default() })
+        Ok(Self { resolver, trusted: Mutex::default(), proxied: Mutex::default() })
     }
 
-    /// The routes' clients in their order. System roots and files are read anew, so a reload takes up changed ones; kept-alive
-    /// connections of the old clients are not used again.
-    pub(super) fn for_routes(&self, routes: &[Arc<Route>], proxy: Option<&config::Proxy>) -> Result<Vec<Arc<Client>>, String> {
-        type Settings = (Option<PathBuf>, Option<config::Identity>);
-        let mut known: HashMap<Settings, Tls> = HashMap::new();
-        let mut identities = Vec::new();
-        let mut clients = Vec::new();
+    /// The routes' clients in their order. System roots and files are read anew, so a reload takes up changed ones; where nothing has changed
+    /// `before` stays, with its kept-alive connections. What cannot be made is an error for its routes.
+    pub(super) fn for_routes(
+        &self,
+        routes: &[Arc<Route>],
+        proxy: Option<&config::Proxy>,
+        before: impl Fn(&Route) -> Option<Arc<Client>>,
+    ) -> Vec<Result<Arc<Client>, String>> {
+        if self.proxied().as_ref() != proxy {
+            // Connections that were made in another way are not used again.
+            *self.proxied() = proxy.cloned();
+            self.trusted().clear();
+        }
         let proxy = proxy.map(|proxy| {
             let authorization = proxy.authorization.as_ref().map(|value| value.expose().to_owned());
             Arc::new(Proxy { host: proxy.host.clone(), port: proxy.port, authorization })
         });
+        let mut read = HashMap::new();
+        let mut new: HashMap<Settings, Result<Trusted, String>> = HashMap::new();
+        let mut clients = Vec::with_capacity(routes.len());
         for route in routes {
             let mut of = |shown: &Option<config::Identity>| {
                 let settings = (route.ca_certificate.clone(), shown.clone());
-                if let Some(tls) = known.get(&settings) {
-                    return Ok(tls.clone());
+                if let Some(made) = new.get(&settings) {
+                    return made.as_ref().map(|made| made.tls.clone()).map_err(Clone::clone);
                 }
-                let identity = match shown {
-                    Some(files) => Some(Identity::load(files).map_err(|error| format!("route {}: {error}", route.name))?),
-                    None => None,
-                };
-                let tls = tls(route, identity.as_ref())?;
-                identities.extend(identity);
-                known.insert(settings, tls.clone());
-                Ok::<_, String>(tls)
+                let certificates = read.entry(route.ca_certificate.clone()).or_insert_with(|| Certificates::read(&route.ca_certificate));
+                let old = self.trusted().get(&settings).cloned();
+                let made = certificates.as_ref().map_err(Clone::clone).and_then(|certificates| certificates.trusted(shown, old));
+                let made = made.map_err(|error| format!("route {}: {error}", route.name));
+                let tls = made.as_ref().map(|made| made.tls.clone()).map_err(Clone::clone);
+                new.insert(settings, made);
+                tls
             };
-            let elsewhere = of(&None)?;
-            clients.push(Arc::new(Client::new(of(&route.identity)?, elsewhere, self.resolver.names(), proxy.clone())));
+            let both = of(&None).and_then(|elsewhere| Ok((of(&route.identity)?, elsewhere)));
+            clients.push(both.map(|(tls, elsewhere)| {
+                let same = before(route).filter(|client| client.is_with(&tls, &elsewhere));
+                same.unwrap_or_else(|| Arc::new(Client::new(tls, elsewhere, self.resolver.names(), proxy.clone())))
+            }));
         }
-        *self.identities() = identities;
-        Ok(clients)
+        let mut trusted = self.trusted();
+        // What is broken now stays in use as it was.
+        let broken = new.iter().filter(|(_, made)| made.is_err()).filter_map(|(settings, _)| trusted.get_key_value(settings));
+        let broken: Vec<_> = broken.map(|(settings, old)| (settings.clone(), old.clone())).collect();
+        *trusted = new.into_iter().filter_map(|(settings, made)| Some((settings, made.ok()?))).chain(broken).collect();
+        clients
     }
 
     /// Looks at the files of what is shown; says which, and when each ends (seconds since 1970).
     pub(super) fn watch(&self) -> Vec<(String, i64)> {
-        let identities = self.identities().clone();
+        let identities: Vec<_> = self.trusted().values().filter_map(|trusted| trusted.identity.clone()).collect();
         identities.iter().filter_map(|identity| identity.watch()).collect()
     }
 
-    fn identities(&self) -> std::sync::MutexGuard<'_, Vec<Arc<Identity>>> {
-        self.identities.lock().unwrap_or_else(PoisonError::into_inner)
+    fn proxied(&self) -> MutexGuard<'_, Option<config::Proxy>> {
+        self.proxied.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn trusted(&self) -> MutexGuard<'_, HashMap<Settings, Trusted>> {
+        self.trusted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn tls(route: &Route, identity: Option<&Arc<Identity>>) -> Result<Tls, String> {
-    let trusted = match &route.ca_certificate {
-        Some(path) => config::files::certificates(path, "ca_certificate").map_err(|error| format!("route {}: {error}", route.name))?,
-        None => {
-            let system = rustls_native_certs::load_native_certs().certs;
-            if system.is_empty() {
-                tracing::warn!("no system roots found, https endpoints need ca_certificate: install ca-certificates");
+/// Whom a route trusts.
+struct Certificates {
+    path: Option<PathBuf>,
+    all: Vec<CertificateDer<'static>>,
+    hash: blake3::Hash,
+}
+
+impl Certificates {
+    fn read(path: &Option<PathBuf>) -> Result<Self, String> {
+        let all = match path {
+            Some(path) => config::files::certificates(path, "ca_certificate").map_err(|error| error.to_string())?,
+            None => {
+                let system = rustls_native_certs::load_native_certs().certs;
+                if system.is_empty() {
+                    tracing::warn!("no system roots found, https endpoints need ca_certificate: install ca-certificates");
+                }
+                system
             }
-            system
+        };
+        let mut hasher = blake3::Hasher::new();
+        all.iter().for_each(|certificate| _ = hasher.update(certificate));
+        Ok(Self { path: path.clone(), all, hash: hasher.finalize() })
+    }
+
+    /// `old` is what was made of the same settings before.
+    fn trusted(&self, shown: &Option<config::Identity>, old: Option<Trusted>) -> Result<Trusted, String> {
+        if let Some(old) = old.as_ref().filter(|old| old.certificates == self.hash) {
+            // It looks after its own files.
+            old.identity.iter().for_each(|identity| _ = identity.watch());
+            return Ok(old.clone());
         }
-    };
-    let identity = identity.map(|identity| Arc::clone(identity) as Arc<dyn ResolvesClientCert>);
-    Tls::new(trusted, identity).map_err(|error| match &route.ca_certificate {
-        Some(path) => format!("route {}: ca_certificate: {error} in {}", route.name, path.display()),
-        None => format!("no TLS for endpoints: {error}"),
-    })
+        let identity = match (shown, old.and_then(|old| old.identity)) {
+            (Some(_), Some(identity)) => Some(identity),
+            (Some(files), None) => Some(Identity::load(files)?),
+            (None, _) => None,
+        };
+        let resolver = identity.clone().map(|identity| identity as Arc<dyn ResolvesClientCert>);
+        let tls = Tls::new(self.all.clone(), resolver).map_err(|error| match &self.path {
+            Some(path) => format!("ca_certificate: {error} in {}", path.display()),
+            None => format!("no TLS for endpoints: {error}"),
+        })?;
+        Ok(Trusted { certificates: self.hash, identity, tls })
+    }
 }

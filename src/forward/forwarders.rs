@@ -9,15 +9,17 @@ use super::job::{Completed, Job, NoAnswer};
 use super::lane::{Came, Says, Settings};
 use super::line::{Gate, Line, Place};
 use super::pool::Pool;
-use super::prepare::{self, Unprepared};
+use super::prepare::{self, Found, Unprepared};
 use super::question::{Authorization, Authorized};
 use super::refused::Refused;
 use super::retry_after;
+use super::scan::Scanners;
 use crate::config::{Config, Route, Target};
 use crate::http::Response;
 use crate::stats::Stats;
-use crate::verify::{Facts, Verifier};
+use crate::verify::Verifier;
 use arc_swap::ArcSwap;
+use serde_json::Value;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,6 +36,7 @@ pub struct Forwarders {
     pub(super) pool: Arc<Pool<prepare::Work>>,
     clients: Clients,
     answers: Mutex<Answers>,
+    scanners: Scanners,
     verifier: Arc<Verifier>,
     stats: Arc<Stats>,
     draining: AtomicBool,
@@ -57,6 +60,7 @@ impl Forwarders {
             pool: Pool::new("forwarder", config.forward.workers, |work: prepare::Work| work()),
             clients: Clients::start(&config.dns)?,
             answers: Mutex::default(),
+            scanners: Scanners::default(),
             verifier,
             stats: Arc::clone(stats),
             draining: AtomicBool::new(false),
@@ -72,25 +76,43 @@ impl Forwarders {
     /// # Errors
     /// As [`Forwarders::start`]; nothing has changed then.
     pub fn reload(&self, config: &Config) -> Result<(), String> {
-        let clients = self.clients.for_routes(&config.routes, config.forward.proxy.as_ref())?;
         let old = self.lines.load();
+        let before = |route: &Route| Some(old.get(&route.name)?.client());
+        let clients = self.clients.for_routes(&config.routes, config.forward.proxy.as_ref(), before).into_iter().zip(&config.routes).map(
+            |(client, route)| match client {
+                Ok(client) => Ok(client),
+                // What a route trusts is gone or broken now: that is no reason for others to go without their reload.
+                Err(error) => match old.get(&route.name) {
+                    Some(line) => {
+                        tracing::error!("what was trusted before stays: {error}");
+                        Ok(line.client())
+                    }
+                    None => Err(error),
+                },
+            },
+        );
+        let clients = clients.collect::<Result<Vec<_>, String>>()?;
         self.pool.set_max(config.forward.workers);
         self.gate.set_workers(config.forward.workers);
-        let lines = config.routes.iter().zip(clients).map(|(route, client)| {
+        let line = |route: &Route, client| {
             let settings = settings(route, config);
-            let line = match old.get(&route.name) {
+            match old.get(&route.name) {
                 Some(line) => {
                     line.configure(settings, client);
                     Arc::clone(line)
                 }
                 None => Line::new(&self.gate, &route.name, settings, client),
-            };
-            (route.name.clone(), line)
-        });
-        let lines: HashMap<_, _> = lines.collect();
+            }
+        };
+        let lines: Vec<_> = config.routes.iter().zip(clients).map(|(route, client)| line(route, client)).collect();
         self.answers().forget();
-        self.stats.keep_routes(|name| lines.contains_key(name));
-        self.lines.store(Arc::new(lines));
+        // Names are unique: with as many known ones as before, they are the same.
+        if lines.len() != old.len() || !config.routes.iter().all(|route| old.contains_key(&route.name)) {
+            let lines: HashMap<_, _> = config.routes.iter().map(|route| route.name.clone()).zip(lines).collect();
+            self.stats.keep_routes(|name| lines.contains_key(name));
+            self.lines.store(Arc::new(lines));
+        }
+        self.scanners.reload(&config.routes, config.forward.breaker);
         self.stats.forwarders.workers.set(u64::try_from(config.forward.workers).unwrap_or(u64::MAX));
         Ok(())
     }
@@ -109,15 +131,25 @@ impl Forwarders {
         self.open(&job.route, job.octets())?;
         let received = job.received;
         let mut aborted = self.aborted.subscribe();
-        let facts = tokio::select! {
-            facts = prepare::facts(&mut job, &self.verifier, &self.pool) => facts?,
+        let spf = job.spf.take();
+        // Boxed: most messages ask nobody.
+        let asked = Box::pin(async { tokio::join!(prepare::facts(&job, spf, &self.verifier, &self.pool), self.scan(&job)) });
+        let (facts, spam) = tokio::select! {
+            found = asked => found,
             _ = aborted.wait_for(|aborted| *aborted) => {
                 let answer = Err(NoAnswer::Broken(STOPPING.to_owned()));
                 return Ok(Completed { answer, queue_us: micros(Instant::now(), received), forward_us: None });
             }
         };
+        let found = Found { facts: facts?, spam };
         let place = self.enter(&job)?;
-        self.go(job, facts, place).await
+        self.go(job, found, place).await
+    }
+
+    async fn scan(&self, job: &Job) -> Option<Value> {
+        job.route.scan.as_ref()?;
+        let client = self.lines.load().get(&job.route.name)?.client();
+        self.scanners.ask(&client, job, &self.stats.scans).await
     }
 
     /// Would a message for this route be taken now?
@@ -139,12 +171,12 @@ impl Forwarders {
         self.lines.load().get(&job.route.name).ok_or(Refused::Draining)?.enter(job.deadline(), job.octets())
     }
 
-    pub(super) async fn go(&self, job: Job, facts: Option<Facts>, place: Place) -> Result<Completed, Refused> {
+    pub(super) async fn go(&self, job: Job, found: Found, place: Place) -> Result<Completed, Refused> {
         let received = job.received;
         let mut begun = None;
         let mut aborted = self.aborted.subscribe();
         let answer = tokio::select! {
-            answer = self.ask(job, facts, place, &mut begun) => answer?,
+            answer = self.ask(job, found, place, &mut begun) => answer?,
             // Dropped, the exchange ends its connection.
             _ = aborted.wait_for(|aborted| *aborted) => Err(NoAnswer::Broken(STOPPING.to_owned())),
         };
@@ -153,13 +185,7 @@ impl Forwarders {
         Ok(Completed { answer, queue_us: micros(begun.unwrap_or(now), received), forward_us })
     }
 
-    async fn ask(
-        &self,
-        job: Job,
-        facts: Option<Facts>,
-        place: Place,
-        begun: &mut Option<Instant>,
-    ) -> Result<Result<Response, NoAnswer>, Refused> {
+    async fn ask(&self, job: Job, found: Found, place: Place, begun: &mut Option<Instant>) -> Result<Result<Response, NoAnswer>, Refused> {
         let deadline = job.deadline();
         let mut permit = match place {
             Place::Permit(permit) => permit,
@@ -169,7 +195,7 @@ impl Forwarders {
         let (route, target, place, webhook_id) =
             (Arc::clone(&job.route), Arc::clone(&job.target), job.place.clone(), job.webhook_id.clone());
         let envelope = Arc::clone(&job.envelope);
-        let prepared = match prepare::prepare(job, facts, &envelope, &self.verifier, &self.pool).await {
+        let prepared = match prepare::prepare(job, found, &envelope, &self.verifier, &self.pool).await {
             Ok(prepared) => prepared,
             Err(Unprepared::Refused(refused)) => return Err(refused),
             Err(Unprepared::NoAnswer(none)) => return Ok(Err(none)),

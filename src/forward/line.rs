@@ -92,6 +92,10 @@ impl Line {
     /// New limits, also for the jobs that wait.
     pub(super) fn configure(&self, settings: Settings, client: Arc<Client>) {
         self.client.store(client);
+        // Most lines of a reload are as they were.
+        if self.gate.lanes().get(self.id).is_some_and(|lane| lane.settings() == settings) {
+            return;
+        }
         let news = self.gate.change(|lanes, told| {
             lanes.configure(self.id, settings, Instant::now(), told);
             self.news(lanes)

@@ -16,6 +16,7 @@ mod prepare;
 mod question;
 mod refused;
 mod retry_after;
+mod scan;
 #[cfg(test)]
 mod tests;
 pub mod webhook;

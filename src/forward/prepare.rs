@@ -13,7 +13,8 @@ use crate::envelope::Envelope;
 use crate::format::{self, Rendered};
 use crate::message::{Body, Lease};
 use crate::ring;
-use crate::verify::{self, Facts, Questions, Verification, Verifier};
+use crate::verify::{self, Facts, Questions, SpfResult, Verification, Verifier};
+use serde_json::Value;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -44,6 +45,14 @@ impl Prepared {
     }
 }
 
+/// What others say of a message, asked before it has a permit.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) facts: Option<Facts>,
+    /// Rspamd's verdict.
+    pub(super) spam: Option<Value>,
+}
+
 /// Why there is nothing to be sent.
 pub(super) enum Unprepared {
     Refused(Refused),
@@ -55,7 +64,12 @@ pub(super) enum Unprepared {
 ///
 /// # Errors
 /// There was no thread to read a long header.
-pub(super) async fn facts(job: &mut Job, verifier: &Verifier, pool: &Arc<Pool<Work>>) -> Result<Option<Facts>, Refused> {
+pub(super) async fn facts(
+    job: &Job,
+    spf: Option<oneshot::Receiver<SpfResult>>,
+    verifier: &Verifier,
+    pool: &Arc<Pool<Work>>,
+) -> Result<Option<Facts>, Refused> {
     let wanted = job.route.verify;
     if wanted == Verify::default() {
         return Ok(None);
@@ -70,20 +84,20 @@ pub(super) async fn facts(job: &mut Job, verifier: &Verifier, pool: &Arc<Pool<Wo
         let (header, envelope) = (header.to_vec(), Arc::clone(&job.envelope));
         on_thread(pool, deadline, move || Questions::of(wanted, &envelope, &header)).await?.ok_or(Refused::TooLate)?
     };
-    Ok(Some(verifier.ask(questions, &job.envelope, job.spf.take(), until).await))
+    Ok(Some(verifier.ask(questions, &job.envelope, spf, until).await))
 }
 
 /// On its ring or on a thread, as the message is.
 pub(super) async fn prepare(
     job: Job,
-    facts: Option<Facts>,
+    found: Found,
     envelope: &Arc<Envelope>,
     verifier: &Arc<Verifier>,
     pool: &Arc<Pool<Work>>,
 ) -> Result<Prepared, Unprepared> {
     let failed = || Unprepared::NoAnswer(NoAnswer::Broken("the forwarder failed".to_owned()));
-    if is_light(&job, facts.as_ref()) {
-        return catch_unwind(AssertUnwindSafe(|| work(job, facts, envelope, verifier))).unwrap_or_else(|_| {
+    if is_light(&job, found.facts.as_ref()) {
+        return catch_unwind(AssertUnwindSafe(|| work(job, found, envelope, verifier))).unwrap_or_else(|_| {
             tracing::error!("a forwarder's work ended by a panic");
             Err(failed())
         });
@@ -91,7 +105,7 @@ pub(super) async fn prepare(
     let deadline = job.deadline();
     let (envelope, verifier) = (Arc::clone(envelope), Arc::clone(verifier));
     // Where no thread is free, it waits for one: its permit bounds how many there are.
-    match on_thread(pool, deadline, move || work(job, facts, &envelope, &verifier)).await {
+    match on_thread(pool, deadline, move || work(job, found, &envelope, &verifier)).await {
         Ok(prepared) => prepared.unwrap_or_else(|| Err(failed())),
         Err(refused) => Err(Unprepared::Refused(refused)),
     }
@@ -125,11 +139,12 @@ fn is_light(job: &Job, facts: Option<&Facts>) -> bool {
         && (route.signing_secrets.is_empty() || octets <= SIGNED_ON_RING_MAX)
 }
 
-fn work(job: Job, facts: Option<Facts>, envelope: &Envelope, verifier: &Verifier) -> Result<Prepared, Unprepared> {
+fn work(job: Job, found: Found, envelope: &Envelope, verifier: &Verifier) -> Result<Prepared, Unprepared> {
     let deadline = job.deadline();
     let Job { route, body, webhook_id, .. } = job;
     let message = body.octets();
-    let verification = facts.map_or_else(Verification::default, |facts| verifier.judge(facts, envelope, message));
+    let verification = found.facts.map_or_else(Verification::default, |facts| verifier.judge(facts, envelope, message));
+    let verification = Verification { spam: found.spam, ..verification };
     let mut lease = body.lease().sibling();
     let rendered = format::render(&route, envelope, &verification, message, &mut |octets| lease.resize(octets))
         .map_err(|_| Unprepared::Refused(Refused::OverBudget))?;

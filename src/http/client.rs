@@ -30,6 +30,12 @@ impl Client {
         Self { tls, elsewhere, names, proxy }
     }
 
+    /// Whether it asks under these settings.
+    #[must_use]
+    pub fn is_with(&self, tls: &Tls, elsewhere: &Tls) -> bool {
+        (self.tls.id, self.elsewhere.id) == (tls.id, elsewhere.id)
+    }
+
     /// One POST and its answer: one call, repeated once if a kept-alive connection turned out to be closed.
     ///
     /// # Errors

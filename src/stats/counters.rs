@@ -85,6 +85,28 @@ impl Messages {
     }
 }
 
+/// What came of asking Rspamd.
+#[derive(Default)]
+pub struct Scans {
+    pub verdict: Counter,
+    pub no_answer: Counter,
+    /// An answer that is no verdict.
+    pub unreadable: Counter,
+    /// Its breaker was open.
+    pub not_asked: Counter,
+}
+
+impl Scans {
+    pub fn by_result(&self) -> [(&'static str, u64); 4] {
+        [
+            ("verdict", self.verdict.get()),
+            ("no_answer", self.no_answer.get()),
+            ("unreadable", self.unreadable.get()),
+            ("not_asked", self.not_asked.get()),
+        ]
+    }
+}
+
 /// Why a TLS handshake came to nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TlsFailure {

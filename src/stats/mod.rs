@@ -17,7 +17,7 @@ mod snapshot;
 
 pub use certificates::Certificates;
 pub use counters::{
-    Away, BreakerState, Connections, Counter, ForwarderGauges, Gauge, Messages, Recipients, RouteStats, StoreGauges, TlsFailure,
+    Away, BreakerState, Connections, Counter, ForwarderGauges, Gauge, Messages, Recipients, RouteStats, Scans, StoreGauges, TlsFailure,
     TlsFailures,
 };
 pub use fleet::{Sink, Sinks};
@@ -44,6 +44,7 @@ pub struct Stats {
     pub messages: Messages,
     pub refusals: Refusals,
     pub tls_failures: TlsFailures,
+    pub scans: Scans,
     pub bytes_received: Counter,
     pub forwarders: ForwarderGauges,
     pub store: StoreGauges,
@@ -77,6 +78,7 @@ impl Stats {
             messages: Messages::default(),
             refusals: Refusals::default(),
             tls_failures: TlsFailures::default(),
+            scans: Scans::default(),
             bytes_received: Counter::default(),
             forwarders: ForwarderGauges::default(),
             store: StoreGauges::default(),

@@ -95,6 +95,7 @@ impl Stats {
         for (reason, n) in self.tls_failures.by_reason() {
             text.line("mailsluice_tls_failures_total", &[("reason", reason)], n);
         }
+        text.by_label("mailsluice_scans", "What came of asking Rspamd for its verdict.", "result", &self.scans.by_result());
         text.family("mailsluice_replies_lost", "counter", "", "Replies that the client did not wait for.");
         text.line("mailsluice_replies_lost_total", &[], self.messages.replies_lost.get());
         text.gauge("mailsluice_messages_undelivered", "", "Messages in the log without a final answer.", self.messages.undelivered.get());

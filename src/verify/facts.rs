@@ -60,6 +60,7 @@ impl Facts {
             spf: None,
             dkim: wanted.dkim.then(|| results::dkim(&signatures)),
             dmarc: dmarc.zip(spf).map(|(output, spf)| results::dmarc(&output, &signatures, spf)),
+            spam: None,
         })
     }
 

@@ -24,6 +24,8 @@ pub struct Verification {
     pub dkim: Option<Value>,
     /// `{success, result, details: {domain, policy, spf_result, dmarc_spf_result, dmarc_dkim_result, dkim_results}}`.
     pub dmarc: Option<Value>,
+    /// Rspamd's: `{score, required, action, symbols}`.
+    pub spam: Option<Value>,
 }
 
 pub(super) fn word_of_spf(result: mail_auth::SpfResult) -> &'static str {
@@ -152,5 +154,6 @@ fn without_message(wanted: config::Verify, envelope: &Envelope, spf: Option<&Spf
         spf: None,
         dkim: wanted.dkim.then(|| json!({ "success": false, "result": signatures })),
         dmarc: wanted.dmarc.then_some(dmarc),
+        spam: None,
     }
 }

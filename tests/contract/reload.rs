@@ -1,9 +1,11 @@
 //! SIGHUP re-reads the configuration without dropping a connection; a bad file changes nothing.
 
 use crate::support::client::deliver;
+use crate::support::endpoint::Request;
 use crate::support::load::{self, Load};
-use crate::support::{Answer, Client, Config, Daemon, Endpoint, Gate, eventually, messages, turn};
+use crate::support::{Answer, Client, Config, Daemon, Endpoint, Gate, certificates, eventually, messages, turn};
 use nix::sys::signal::Signal;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 /// Waits until a new connection shows the effect.
@@ -110,6 +112,92 @@ fn included_files_change_one_by_one() {
     let mut client = Client::connect(daemon.smtp());
     client.envelope("a@sender.test", &[]);
     client.expect("RCPT TO:<x@two.test>", "550 5.1.1");
+}
+
+/// A file that a route names is that route's matter.
+#[test]
+fn a_broken_certificate_of_an_included_route_is_nobody_elses() {
+    let endpoint = Endpoint::ok();
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let write = |name: &str, domain: &str, ca: &str| {
+        let text = Config::routes_only(&format!("r-{name}"), &[&format!("*@{domain}")], &endpoint.url("/in"));
+        let ca = if ca.is_empty() { String::new() } else { format!("ca_certificate = {:?}\n", path(ca)) };
+        std::fs::write(path(name), format!("{text}{ca}")).unwrap();
+    };
+    let authority = certificates::Authority::new();
+    std::fs::write(path("a.pem"), &authority.pem).unwrap();
+    std::fs::write(path("b.pem"), &authority.pem).unwrap();
+    write("1.toml", "one.test", "a.pem");
+    write("2.toml", "two.test", "b.pem");
+    write("3.toml", "three.test", "");
+    let config = Config::without_routes().set("include", vec![format!("{}/*.toml", folder.path().display())]);
+    let daemon = Daemon::start(config);
+    takes_effect(&daemon, "x@one.test", &endpoint);
+    // What one trusts is junk now, another names what is not there, and the third has changed.
+    std::fs::write(path("a.pem"), "junk").unwrap();
+    write("2.toml", "new-two.test", "nowhere.pem");
+    write("3.toml", "new-three.test", "");
+    daemon.signal(Signal::SIGHUP);
+    takes_effect(&daemon, "x@new-three.test", &endpoint);
+    takes_effect(&daemon, "x@one.test", &endpoint);
+    takes_effect(&daemon, "x@two.test", &endpoint);
+    for said in ["what was trusted before stays: route r-1.toml", "2.toml:5: route.ca_certificate"] {
+        eventually("the log to say it", || daemon.log().contains(said).then_some(()));
+    }
+}
+
+/// Puts a file in the place of another, in one step.
+fn replace(path: &std::path::Path, text: &str) {
+    let new = path.with_extension("new");
+    std::fs::write(&new, text).unwrap();
+    std::fs::rename(new, path).unwrap();
+}
+
+/// The next message's request.
+fn next(daemon: &Daemon, endpoint: &Endpoint) -> Arc<Request> {
+    let before = endpoint.count();
+    deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("x", "text")).starts("250 ");
+    endpoint.wait_for(before + 1).pop().unwrap()
+}
+
+#[test]
+fn a_token_that_rotates_is_read_again() {
+    let endpoint = Endpoint::ok();
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let (token, other, url) = (dir.path().join("token"), dir.path().join("other"), dir.path().join("url"));
+    replace(&token, "Bearer t0\n");
+    replace(&other, "o0\n");
+    replace(&url, &endpoint.url("/0"));
+    let mut headers = toml::Table::new();
+    for (name, file) in [("Authorization_file", &token), ("X-Other_file", &other)] {
+        headers.insert(name.to_owned(), file.to_str().unwrap().into());
+    }
+    let config = Config::without_routes().route("r", &["*"], "").of_route_file("url", &url);
+    let daemon = Daemon::start_in(Arc::clone(&dir), config.of_route("headers", headers));
+    assert_eq!(next(&daemon, &endpoint).field("authorization"), "Bearer t0");
+    // What else is written meanwhile waits for its SIGHUP.
+    let mut written = std::fs::OpenOptions::new().append(true).open(daemon.config_file()).unwrap();
+    std::io::Write::write_all(&mut written, b"nonsense = true\n").unwrap();
+    // As often as it can be seen.
+    for n in 1..4 {
+        replace(&token, &format!("Bearer t{n}\n"));
+        eventually("the new token", || (next(&daemon, &endpoint).field("authorization") == format!("Bearer t{n}")).then_some(()));
+    }
+    // Empty or gone, it stays what it was; so does a value that cannot be used.
+    replace(&token, "\n");
+    replace(&other, "o1");
+    eventually("the other value", || (next(&daemon, &endpoint).field("x-other") == "o1").then_some(()));
+    assert_eq!(next(&daemon, &endpoint).field("authorization"), "Bearer t3");
+    std::fs::remove_file(&token).unwrap();
+    replace(&url, "no URL");
+    eventually("the refusal", || daemon.log().contains("a changed value is refused, the old one stays").then_some(()));
+    replace(&url, &endpoint.url("/1"));
+    eventually("the new URL", || (next(&daemon, &endpoint).target == "/1").then_some(()));
+    assert_eq!(next(&daemon, &endpoint).field("authorization"), "Bearer t3");
+    replace(&token, "Bearer t4");
+    eventually("the token that is there again", || (next(&daemon, &endpoint).field("authorization") == "Bearer t4").then_some(()));
+    assert!(!daemon.log().contains("Bearer"), "a secret is logged");
 }
 
 #[test]

@@ -68,6 +68,13 @@ impl Config {
         self
     }
 
+    /// The key of the route added last stands in a file.
+    pub(crate) fn of_route_file(mut self, key: &str, file: &std::path::Path) -> Self {
+        let routes = self.0.get_mut("route").expect("a route first").as_array_mut().unwrap();
+        routes.last_mut().unwrap().as_table_mut().unwrap().remove(key);
+        self.of_route(&format!("{key}_file"), file.to_str().unwrap())
+    }
+
     pub(crate) fn is_set(&self, path: &str) -> bool {
         let mut parts = path.split('.');
         let first = self.0.get(parts.next().unwrap());

@@ -197,8 +197,12 @@ fn absolute(name: &str) -> String {
 pub(super) fn endpoints(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
     for route in &config.routes {
-        let urls =
-            [("url", Some(&route.target.url), &route.socket), ("authorize_url", route.authorize_url.as_ref(), &route.authorize_socket)];
+        let scan = route.scan.as_ref();
+        let urls = [
+            ("url", Some(&route.target.url), &route.socket),
+            ("authorize_url", route.authorize_url.as_ref(), &route.authorize_socket),
+            ("scan", scan.map(|scan| &scan.url), scan.map_or(&None, |scan| &scan.socket)),
+        ];
         for (key, url, socket) in urls {
             findings.extend(url.map(|url| match socket {
                 Some(path) => on_socket(route, key, path),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 /// The longest pause an endpoint may ask for.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 
-pub(super) struct Breaker {
+pub(in crate::forward) struct Breaker {
     limits: Limits,
     state: State,
     /// When it last was closed no longer.
@@ -27,7 +27,7 @@ enum Pause {
 
 /// May a job go?
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Admission {
+pub(in crate::forward) enum Admission {
     Yes,
     /// As the one that finds out.
     Probe,
@@ -47,12 +47,12 @@ enum State {
 }
 
 impl Breaker {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(in crate::forward) fn new(limits: Limits) -> Self {
         Self { limits, state: State::Closed { failures: 0 }, opened: None, pause: Pause::No }
     }
 
     /// At reload; turning it off closes it.
-    pub(super) fn set_limits(&mut self, limits: Limits) {
+    pub(in crate::forward) fn set_limits(&mut self, limits: Limits) {
         self.limits = limits;
         if limits.failures == 0 {
             self.close();
@@ -76,7 +76,7 @@ impl Breaker {
     }
 
     /// Who is told `Probe` has to tell what came of it.
-    pub(super) fn admit(&mut self, now: Instant) -> Admission {
+    pub(in crate::forward) fn admit(&mut self, now: Instant) -> Admission {
         let admission = self.look(now);
         if admission == Admission::Probe {
             if matches!(self.state, State::Open { .. }) {
@@ -90,7 +90,7 @@ impl Breaker {
     }
 
     /// An answer of any status closes it. `pause`: the endpoint asks to be left alone for so long. True: the endpoint was away.
-    pub(super) fn answered(&mut self, pause: Option<Duration>, probe: bool, now: Instant) -> bool {
+    pub(in crate::forward) fn answered(&mut self, pause: Option<Duration>, probe: bool, now: Instant) -> bool {
         let was_away = !matches!(self.state, State::Closed { .. });
         self.close();
         match (pause, self.pause) {
@@ -102,7 +102,7 @@ impl Breaker {
         was_away
     }
 
-    pub(super) fn not_answered(&mut self, probe: bool, now: Instant) {
+    pub(in crate::forward) fn not_answered(&mut self, probe: bool, now: Instant) {
         self.pause_not_asked(probe, now);
         let open = match &mut self.state {
             State::Closed { failures } if self.limits.failures > 0 => {
@@ -122,7 +122,7 @@ impl Breaker {
     }
 
     /// The probe ended without having asked: the next job is the probe.
-    pub(super) fn not_asked(&mut self, probe: bool, now: Instant) {
+    pub(in crate::forward) fn not_asked(&mut self, probe: bool, now: Instant) {
         self.pause_not_asked(probe, now);
         if probe && matches!(self.state, State::HalfOpen) {
             self.state = State::Open { until: now };

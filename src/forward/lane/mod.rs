@@ -15,7 +15,7 @@ mod rate;
 use super::refused::Refused;
 use crate::config;
 use crate::stats::BreakerState;
-use breaker::{Admission, Breaker};
+pub(super) use breaker::{Admission, Breaker};
 use limit::{Begun, FEW, Limit};
 use need::Need;
 pub(super) use queue::Key;
@@ -24,7 +24,7 @@ use rate::Rate;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-#[derive(Clone, Copy)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Settings {
     pub(super) timeout: Duration,
     /// At once.
@@ -113,6 +113,10 @@ impl<W> Lane<W> {
             rate: Rate::default(),
             breaker: Breaker::new(settings.breaker),
         }
+    }
+
+    pub(super) fn settings(&self) -> Settings {
+        self.settings
     }
 
     /// Also for what waits already.

@@ -8,6 +8,7 @@ mod routes;
 mod sockets;
 mod tls;
 
+use super::prepare::Found;
 use super::{Completed, Forwarders, Job, NoAnswer, Refused, Response};
 use crate::config::{Config, Origin, Route};
 use crate::envelope::{Envelope, Peer};
@@ -246,7 +247,7 @@ impl Rig {
     fn submit_job(&self, job: Job) -> Result<oneshot::Receiver<Result<Completed, Refused>>, Refused> {
         let place = self.forwarders.enter(&job)?;
         let forwarders = Arc::clone(&self.forwarders);
-        Ok(self.run(move || async move { forwarders.go(job, None, place).await }))
+        Ok(self.run(move || async move { forwarders.go(job, Found::default(), place).await }))
     }
 
     fn send(&self, message: &[u8]) -> Result<Response, NoAnswer> {

@@ -47,7 +47,7 @@ pub fn run(octets: &[u8]) {
 fn rendered(format: Format, choice: u8, envelope: &Envelope, message: &[u8]) -> (Rendered, Vec<u8>) {
     let verification = if choice & 2 == 2 {
         let spf = SpfResult { result: "pass", domain: envelope.helo.clone() };
-        Verification { spf: Some(spf), dkim: Some(serde_json::json!({"success": true})), dmarc: Some(Value::Null) }
+        Verification { spf: Some(spf), dkim: Some(serde_json::json!({"success": true})), dmarc: Some(Value::Null), spam: None }
     } else {
         Verification::default()
     };
@@ -88,6 +88,7 @@ fn route(format: Format, attachments: Attachments) -> Route {
         authorize_authorization: None,
         authorize_to: Vec::new(),
         verify: Verify::default(),
+        scan: None,
         ca_certificate: None,
         identity: None,
         max_message_size: None,
