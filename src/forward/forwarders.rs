@@ -14,7 +14,7 @@ use super::question::{Authorization, Authorized};
 use super::refused::Refused;
 use super::retry_after;
 use super::scan::Scanners;
-use crate::config::{Config, Route, Target};
+use crate::config::{Config, Route, Target, Verify};
 use crate::http::Response;
 use crate::stats::Stats;
 use crate::verify::Verifier;
@@ -127,21 +127,24 @@ impl Forwarders {
     /// # Errors
     /// Why the job was not taken: nothing was asked.
     pub async fn forward(&self, mut job: Job) -> Result<Completed, Refused> {
-        // What would be told "later" now is told so before anybody is asked for it.
-        self.open(&job.route, job.octets())?;
-        let received = job.received;
-        let mut aborted = self.aborted.subscribe();
-        let spf = job.spf.take();
-        // Boxed: most messages ask nobody.
-        let asked = Box::pin(async { tokio::join!(prepare::facts(&job, spf, &self.verifier, &self.pool), self.scan(&job)) });
-        let (facts, spam) = tokio::select! {
-            found = asked => found,
-            _ = aborted.wait_for(|aborted| *aborted) => {
-                let answer = Err(NoAnswer::Broken(STOPPING.to_owned()));
-                return Ok(Completed { answer, queue_us: micros(Instant::now(), received), forward_us: None });
-            }
-        };
-        let found = Found { facts: facts?, spam };
+        let mut found = Found::default();
+        if job.route.scan.is_some() || job.route.verify != Verify::default() {
+            // What would be told "later" now is told so before anybody is asked for it.
+            self.open(&job.route, job.octets())?;
+            let received = job.received;
+            let mut aborted = self.aborted.subscribe();
+            let spf = job.spf.take();
+            // Boxed: the others need no room for it.
+            let asked = Box::pin(async { tokio::join!(prepare::facts(&job, spf, &self.verifier, &self.pool), self.scan(&job)) });
+            let (facts, spam) = tokio::select! {
+                found = asked => found,
+                _ = aborted.wait_for(|aborted| *aborted) => {
+                    let answer = Err(NoAnswer::Broken(STOPPING.to_owned()));
+                    return Ok(Completed { answer, queue_us: micros(Instant::now(), received), forward_us: None });
+                }
+            };
+            found = Found { facts: facts?, spam };
+        }
         let place = self.enter(&job)?;
         self.go(job, found, place).await
     }
