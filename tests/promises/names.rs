@@ -192,7 +192,8 @@ fn the_p99_beside_names_that_hang() {
     let _turn = turn::alone();
     let server = NameServer::start();
     let (healthy, redirecting) = (without_keep_alive(), redirecting());
-    let daemon = Daemon::start(troubled(&server, &healthy, &redirecting));
+    let no_breaker = toml::Table::from_iter([("failures".to_owned(), toml::Value::from(0))]);
+    let daemon = Daemon::start(troubled(&server, &healthy, &redirecting).set("forward.breaker", no_breaker));
     let load = Load { senders: 4, recipient: "x@healthy.test".into(), per_connection: 100, ..Load::new(daemon.smtp(), 2000) };
     let run = || {
         let outcome = load::run(&load, &AtomicBool::new(false));
@@ -208,9 +209,12 @@ fn the_p99_beside_names_that_hang() {
         let beside = std::thread::scope(|scope| {
             for recipient in troubled_recipients() {
                 let (stop, to) = (&stop, daemon.smtp());
+                // A message at a time: it is the names that are to be felt, and not senders who are refused at once and come again.
                 scope.spawn(move || {
-                    let load = Load { senders: 2, recipient, persistent: true, ..Load::new(to, u64::MAX) };
-                    load::run(&load, stop);
+                    while !stop.load(Ordering::Relaxed) {
+                        deliver(to, "a@sender.test", &[&recipient], &messages::simple("x", "text")).starts("450 4.4.1 ");
+                        std::thread::park_timeout(Duration::from_secs(1));
+                    }
                 });
             }
             eventually("they are asked for", || (server.asked_for("hangs") == HANGING).then_some(()));
