@@ -13,6 +13,7 @@ use mail_auth::{DnsError, Error, ResolverCache, Txt};
 use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::Hash;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 use tokio::task::JoinSet;
@@ -94,11 +95,13 @@ async fn author_exists(resolver: &Resolver, author: &str, until: Instant) -> boo
 }
 
 fn read(answer: &Answer, kind: Kind) -> Txt {
-    match (answer, kind) {
+    // The library reads what a stranger has published: its panic is a record that could not be had.
+    let read = catch_unwind(AssertUnwindSafe(|| match (answer, kind) {
         (Answer::Records(records), Kind::Key) => first_key(records).into(),
         (Answer::Records(records), Kind::Policy) => only_policy(records).into(),
         (Answer::Nothing(code), _) => Txt::Error(Error::Dns(DnsError::RecordNotFound(*code))),
-    }
+    }));
+    read.unwrap_or_else(|_| unknown())
 }
 
 /// Nobody could say in time.
