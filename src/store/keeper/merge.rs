@@ -8,8 +8,8 @@ use std::sync::Arc;
 const FAN: usize = 8;
 /// Files up to here are of one size.
 const SMALL: u64 = 1 << 20;
-/// More than these are too many, of whatever size.
-const FILES_MOST: usize = 96;
+/// More than these are too many, of whatever size: each is a descriptor, and a look at a start and at a look-up.
+const FILES_MOST: usize = 48;
 
 /// What a merged file may be at the most.
 #[derive(Clone, Copy)]
