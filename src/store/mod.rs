@@ -48,7 +48,7 @@ use crate::record::{Outcome, Record, RecordId};
 use crate::stats::Stats;
 use arc_swap::ArcSwapOption;
 use changes::Changes;
-use crossbeam_channel::{Sender, TrySendError};
+use crossbeam_channel::{SendError, Sender};
 use error::Fault;
 use folder::Files;
 use index::IndexKey;
@@ -61,7 +61,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::broadcast;
 
-/// Records that may wait for the writer. More than the connections that can each have one under way; a full channel is answered
+/// Records that may wait for the writer. More than the connections that can each have one under way; what comes beyond is answered
 /// like a failed commit, and `writable` says no when three quarters of it are taken.
 const QUEUE: usize = 16_384;
 const QUEUE_HIGH: usize = QUEUE / 4 * 3;
@@ -244,9 +244,12 @@ impl Store {
         ));
         shared.journals.store(u32::try_from(opened.sealed.journals.len()).unwrap_or(u32::MAX), Ordering::Release);
         // Else a message of which a filter says "perhaps" would not be counted before the keeper looks.
-        shared.resolve_doubts().map_err(failed)?;
+        // Where that cannot be read just now it is no reason not to start.
+        shared.resolve_doubts().unwrap_or_else(|fault| tracing::warn!(reason = %fault, "what is undelivered is not known in full yet"));
         shared.count();
-        let (writer, messages) = crossbeam_channel::bounded(QUEUE);
+        // Bounded by `commit`. A bounded channel would keep what waits in it when its reader has died; this one drops it, and each record
+        // that is dropped becomes its log line.
+        let (writer, messages) = crossbeam_channel::unbounded();
         let (keeper, errands) = crossbeam_channel::unbounded();
         let (hand_on, sealed) = crossbeam_channel::unbounded();
         let (free, empty) = crossbeam_channel::bounded(FREE);
@@ -313,8 +316,8 @@ impl Store {
         let (pending, commit) = Pending::new(record);
         // Given back where the writer has too much to do or has ended: dropped, it is its log line.
         let given_back = match self.writer.load().as_ref() {
-            Some(writer) => writer.try_send(Message::Record(pending)).map_err(TrySendError::into_inner).err(),
-            None => Some(Message::Record(pending)),
+            Some(writer) if writer.len() < QUEUE => writer.send(Message::Record(pending)).map_err(SendError::into_inner).err(),
+            Some(_) | None => Some(Message::Record(pending)),
         };
         drop(given_back);
         commit

@@ -65,6 +65,8 @@ fn take(batch: &mut Batch, entry: Entry, key: &IndexKey) {
 fn open_files(files: &Files, key: &IndexKey, tuning: &Tuning, listing: &Listing) -> Result<Vec<Arc<StoreFile>>, Fault> {
     let mut open: Vec<Arc<StoreFile>> = Vec::new();
     let is_within = |span: &Span| listing.spans.iter().any(|other| other != span && other.holds(span));
+    // The name of a merged file may have been seen by nobody but the page cache: what it is made of goes when that name is durable.
+    files.sync()?;
     for span in &listing.spans {
         if is_within(span) {
             files.remove_if_there(&files.of(*span))?;

@@ -1,85 +1,115 @@
-//! A disk in memory that can lose its power: what was written and not synced is lost, kept, or kept in part, as the seed has it.
+//! A disk in memory, with the faults that disks and kernels have: the power goes, or the process is killed; syncs and writes fail, and what was
+//! to be written then is as `inode.rs` has it; the disk is full for a while; an operation does not return; the thread that asks for one dies.
 
 use super::Random;
-use mailsluice::store::{Disk, FileStat, Lock, StorageBackend};
+use super::inode::Inode;
+use nix::libc;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-
-/// The unit that a disk writes whole or not at all.
-const SECTOR: usize = 512;
-
-/// A change of one file that is not synced.
-#[derive(Clone, Debug)]
-enum Change {
-    Write(usize, Vec<u8>),
-    Length(usize),
-}
-
-#[derive(Clone, Debug, Default)]
-struct File {
-    seen: Vec<u8>,
-    durable: Vec<u8>,
-    pending: Vec<Change>,
-}
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 /// A change of the directory that is not synced.
 #[derive(Clone, Debug)]
-enum Entry {
+pub(super) enum Entry {
     Named(PathBuf, u64),
     Renamed(PathBuf, PathBuf),
     Removed(PathBuf),
 }
 
+/// What befalls the disk at one of its operations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    /// It and whatever comes behind fail.
+    Cut,
+    /// So many operations fail.
+    Fail(u64),
+    /// For so many operations nothing finds a place.
+    Full(u64),
+    /// It does not return for so long.
+    Hang(Duration),
+    /// Nor does it ever: then the power goes.
+    HangToTheEnd(Duration),
+    /// The store's thread that asks for it dies.
+    Panic,
+}
+
 #[derive(Debug, Default)]
-struct World {
-    files: BTreeMap<u64, File>,
-    names: BTreeMap<PathBuf, u64>,
-    durable_names: BTreeMap<PathBuf, u64>,
-    pending: Vec<Entry>,
-    next_file: u64,
-    /// Changes and syncs so far.
+pub(super) struct World {
+    pub(super) inodes: BTreeMap<u64, Inode>,
+    pub(super) names: BTreeMap<PathBuf, u64>,
+    pub(super) durable_names: BTreeMap<PathBuf, u64>,
+    pub(super) pending: Vec<Entry>,
+    pub(super) next_inode: u64,
+    /// So far.
     operations: u64,
-    /// The power goes at this operation; it and whatever comes behind fail.
-    cut_at: Option<u64>,
-    /// Operations in this range fail, and the disk goes on.
-    failing: std::ops::Range<u64>,
+    faults: Vec<(u64, Fault)>,
+    struck: Vec<Fault>,
+    pub(super) is_cut: bool,
+    /// Nothing returns.
+    hangs: bool,
+    /// Up to these operations.
+    failing_until: u64,
+    full_until: u64,
+    /// Durable writes go past the page cache.
+    pub(super) past_cache: bool,
+    pub(super) random: Random,
+}
+
+fn off() -> io::Error {
+    io::Error::other("the simulated power is off")
+}
+
+/// Errors that a disk answers with.
+pub(super) fn eio() -> io::Error {
+    io::Error::from_raw_os_error(libc::EIO)
 }
 
 impl World {
-    /// Every change and every sync passes here.
-    fn operate(&mut self) -> io::Result<()> {
-        self.operations += 1;
-        if self.failing.contains(&self.operations) || self.cut_at.is_some_and(|cut| self.operations >= cut) {
-            return Err(io::Error::other("the simulated disk fails"));
+    pub(super) fn alive(&self) -> io::Result<()> {
+        if self.is_cut { Err(off()) } else { Ok(()) }
+    }
+
+    pub(super) fn fails(&self) -> bool {
+        self.operations <= self.failing_until
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.operations <= self.full_until
+    }
+
+    /// What the kernel does when it likes to.
+    fn pass_time(&mut self) {
+        let Self { inodes, random, .. } = self;
+        if random.below(8) > 0 {
+            return;
         }
-        Ok(())
+        let fails = self.operations <= self.failing_until;
+        for inode in inodes.values_mut() {
+            match random.below(8) {
+                0 => inode.write_back(fails, random),
+                1 => inode.evict(),
+                _ => {}
+            }
+        }
     }
 
-    fn alive(&self) -> io::Result<()> {
-        if self.cut_at.is_some_and(|cut| self.operations >= cut) { Err(io::Error::other("the simulated power is off")) } else { Ok(()) }
+    pub(super) fn inode(&mut self, id: u64) -> &mut Inode {
+        self.inodes.entry(id).or_default()
     }
 
-    fn file(&mut self, id: u64) -> &mut File {
-        self.files.entry(id).or_default()
-    }
-
-    fn named(&self, path: &Path) -> io::Result<u64> {
+    pub(super) fn named(&self, path: &Path) -> io::Result<u64> {
         self.names.get(path).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    fn make(&mut self, path: &Path) -> u64 {
-        self.next_file += 1;
-        let id = self.next_file;
-        self.names.insert(path.to_owned(), id);
-        self.pending.push(Entry::Named(path.to_owned(), id));
-        self.file(id);
-        id
+    pub(super) fn change(&mut self, entry: Entry) {
+        apply(&mut self.names, &entry);
+        self.pending.push(entry);
     }
 }
 
-fn apply_entry(names: &mut BTreeMap<PathBuf, u64>, entry: &Entry) {
+fn apply(names: &mut BTreeMap<PathBuf, u64>, entry: &Entry) {
     match entry {
         Entry::Named(path, id) => {
             names.insert(path.clone(), *id);
@@ -95,238 +125,162 @@ fn apply_entry(names: &mut BTreeMap<PathBuf, u64>, entry: &Entry) {
     }
 }
 
-fn apply(octets: &mut Vec<u8>, change: &Change) {
-    match change {
-        Change::Length(length) => octets.resize(*length, 0),
-        Change::Write(offset, data) => {
-            if octets.len() < offset + data.len() {
-                octets.resize(offset + data.len(), 0);
-            }
-            octets[*offset..offset + data.len()].copy_from_slice(data);
-        }
-    }
-}
-
 #[derive(Clone, Debug, Default)]
-pub(super) struct SimulatedDisk(Arc<Mutex<World>>);
+pub(super) struct SimulatedDisk(Arc<(Mutex<World>, Condvar)>);
 
 impl SimulatedDisk {
-    fn world(&self) -> MutexGuard<'_, World> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn new(random: &mut Random) -> Self {
+        let disk = Self::default();
+        let mut world = disk.world();
+        (world.random, world.past_cache) = (Random(random.next()), random.below(2) == 0);
+        drop(world);
+        disk
+    }
+
+    pub(super) fn world(&self) -> MutexGuard<'_, World> {
+        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every operation that may reach the disk begins here; whether it fails is its own to ask.
+    pub(super) fn operate(&self) -> io::Result<MutexGuard<'_, World>> {
+        self.operate_as(true)
+    }
+
+    /// What dies inside redb may abort the process in redb's destructors, which no test outlives.
+    pub(super) fn operate_as(&self, may_panic: bool) -> io::Result<MutexGuard<'_, World>> {
+        let mut world = self.world();
+        // A reader of the test's own is neither held up nor killed.
+        let is_store = std::thread::current().name().is_some_and(|name| name.starts_with("store-"));
+        if is_store {
+            world = self.0.1.wait_while(world, |world| world.hangs && !world.is_cut).unwrap_or_else(PoisonError::into_inner);
+        }
+        world.alive()?;
+        world.operations += 1;
+        world.pass_time();
+        let now = world.operations;
+        while let Some(due) = world.faults.iter().position(|(at, fault)| {
+            let of_a_thread = matches!(fault, Fault::Panic | Fault::Hang(_) | Fault::HangToTheEnd(_));
+            *at <= now && (is_store || !of_a_thread) && (may_panic || *fault != Fault::Panic)
+        }) {
+            let (_, fault) = world.faults.remove(due);
+            world.struck.push(fault);
+            match fault {
+                Fault::Cut => world.is_cut = true,
+                Fault::Fail(times) => world.failing_until = now + times - 1,
+                Fault::Full(times) => world.full_until = now + times - 1,
+                Fault::Hang(span) => world = self.hold(world, span),
+                Fault::HangToTheEnd(span) => {
+                    world = self.hold(world, span);
+                    world.is_cut = true;
+                    self.0.1.notify_all();
+                }
+                Fault::Panic => {
+                    drop(world);
+                    panic!("a simulated fault of the program");
+                }
+            }
+        }
+        Ok(world)
+    }
+
+    fn hold<'a>(&self, world: MutexGuard<'a, World>, span: Duration) -> MutexGuard<'a, World> {
+        self.0.1.wait_timeout_while(world, span, |world| !world.is_cut).unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    /// One that fails without a trace, or changes nothing where the power goes with it.
+    pub(super) fn try_to(&self, likely: u64) -> io::Result<MutexGuard<'_, World>> {
+        Self::succeed(self.operate()?, likely)
+    }
+
+    pub(super) fn succeed(mut world: MutexGuard<'_, World>, likely: u64) -> io::Result<MutexGuard<'_, World>> {
+        world.alive()?;
+        if world.fails() && world.random.below(likely) == 0 { Err(eio()) } else { Ok(world) }
     }
 
     pub(super) fn operations(&self) -> u64 {
         self.world().operations
     }
 
-    /// The power goes at the given operation from now.
-    pub(super) fn cut_after(&self, operations: u64) {
+    /// Something happens at the given operation from now.
+    pub(super) fn strike_after(&self, operations: u64, fault: Fault) {
         let mut world = self.world();
-        world.cut_at = Some(world.operations + 1 + operations);
+        let at = world.operations + 1 + operations;
+        world.faults.push((at, fault));
     }
 
-    /// Whether it has gone.
-    pub(super) fn is_cut(&self) -> bool {
-        let world = self.world();
-        world.cut_at.is_some_and(|at| world.operations >= at)
+    /// Nothing returns until it is healed.
+    pub(super) fn hang_up(&self) {
+        self.world().hangs = true;
     }
 
-    /// Operations fail from then on, so many of them.
-    pub(super) fn fail_after(&self, operations: u64, times: u64) {
+    /// What has befallen it.
+    pub(super) fn struck(&self) -> Vec<Fault> {
+        self.world().struck.clone()
+    }
+
+    /// From now on it is as good as new, if it will ever be; what it has lost it has lost.
+    pub(super) fn heal(&self) -> bool {
         let mut world = self.world();
-        let first = world.operations + 1 + operations;
-        world.failing = first..first + times;
+        (world.failing_until, world.full_until) = (0, 0);
+        world.faults.clear();
+        world.hangs = false;
+        self.0.1.notify_all();
+        !world.is_cut && !world.struck.iter().any(|fault| matches!(fault, Fault::HangToTheEnd(_)))
     }
 
-    pub(super) fn heal(&self) {
-        self.world().failing = 0..0;
+    fn next(world: &World, random: &mut Random, names: BTreeMap<PathBuf, u64>, find: impl Fn(&Inode, &mut Random) -> Inode) -> World {
+        let mut found =
+            World { next_inode: world.next_inode, past_cache: world.past_cache, random: Random(random.next()), ..World::default() };
+        for id in names.values().chain(world.durable_names.values()) {
+            found.inodes.entry(*id).or_insert_with(|| find(&world.inodes[id], random));
+        }
+        (found.names, found.durable_names) = (names, world.durable_names.clone());
+        found
     }
 
     /// The disk as it is found when the power is back.
     pub(super) fn after_power_cut(&self, random: &mut Random) -> Self {
-        let world = self.world();
+        let mut world = self.world();
+        world.is_cut = true;
+        self.0.1.notify_all();
         let mut names = world.durable_names.clone();
         // Changes of a directory reach the disk in their order, up to some point.
         let kept = random.below(world.pending.len() as u64 + 1) as usize;
-        for entry in &world.pending[..kept] {
-            apply_entry(&mut names, entry);
-        }
-        let mut found = World { next_file: world.next_file, ..World::default() };
-        for (path, id) in names {
-            let octets = survivors(&world.files[&id], random);
-            found.files.insert(id, File { seen: octets.clone(), durable: octets, pending: Vec::new() });
-            found.names.insert(path.clone(), id);
-            found.durable_names.insert(path, id);
-        }
-        Self(Arc::new(Mutex::new(found)))
+        world.pending[..kept].iter().for_each(|entry| apply(&mut names, entry));
+        let mut found = Self::next(&world, random, names, Inode::after_power_cut);
+        found.durable_names = found.names.clone();
+        Self(Arc::new((Mutex::new(found), Condvar::new())))
     }
 
-    /// Whether a text stands anywhere in the files that have a name.
-    pub(super) fn holds(&self, text: &str) -> bool {
-        let world = self.world();
-        world
-            .names
-            .values()
-            .any(|id| memchr::memmem::find(&world.files[id].seen.to_ascii_lowercase(), text.to_ascii_lowercase().as_bytes()).is_some())
-    }
-}
-
-/// Of what was not synced any part may be there, in whole sectors: writes are not ordered among each other.
-fn survivors(file: &File, random: &mut Random) -> Vec<u8> {
-    let mut octets = file.durable.clone();
-    let luck = random.below(4);
-    for change in &file.pending {
-        match (luck, change) {
-            (0, _) => {}
-            (1, change) => apply(&mut octets, change),
-            (_, Change::Length(length)) => {
-                // A length that shrinks may be lost; one that grows is there or is not.
-                if random.below(2) == 0 {
-                    octets.resize(*length, 0);
-                }
-            }
-            (_, Change::Write(offset, data)) => {
-                for (number, sector) in data.chunks(SECTOR).enumerate() {
-                    if random.below(2) == 0 {
-                        apply(&mut octets, &Change::Write(offset + number * SECTOR, sector.to_vec()));
-                    }
-                }
+    /// The disk as the next process finds it: the page cache is what it was.
+    pub(super) fn after_kill(&self, random: &mut Random) -> Self {
+        let mut world = self.world();
+        world.is_cut = true;
+        self.0.1.notify_all();
+        let mut found = Self::next(&world, random, world.names.clone(), |inode, _| inode.after_kill());
+        found.pending.clone_from(&world.pending);
+        for entry in &world.pending {
+            if let Entry::Named(_, id) = entry {
+                found.inodes.entry(*id).or_insert_with(|| world.inodes[id].after_kill());
             }
         }
+        Self(Arc::new((Mutex::new(found), Condvar::new())))
     }
-    octets
-}
 
-#[derive(Debug)]
-struct OpenFile {
-    disk: SimulatedDisk,
-    id: u64,
-}
+    /// Whether a text stands anywhere in the files that have a name, for readers or on the disk.
+    pub(super) fn holding(&self, text: &str) -> Vec<PathBuf> {
+        let (world, text) = (self.world(), text.to_ascii_lowercase());
+        let named = world.names.iter().chain(&world.durable_names);
+        named.filter(|(_, id)| world.inodes[id].holds(&text)).map(|(path, _)| path.clone()).collect()
+    }
 
-impl OpenFile {
-    fn change(&self, change: Change) -> io::Result<()> {
-        let mut world = self.disk.world();
-        world.operate()?;
-        let file = world.file(self.id);
-        apply(&mut file.seen, &change);
-        file.pending.push(change);
-        Ok(())
-    }
-}
-
-impl StorageBackend for OpenFile {
-    fn len(&self) -> io::Result<u64> {
-        let mut world = self.disk.world();
-        world.alive()?;
-        Ok(world.file(self.id).seen.len() as u64)
-    }
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let mut world = self.disk.world();
-        world.alive()?;
-        let offset = offset as usize;
-        let octets = world.file(self.id).seen.get(offset..offset + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
-        out.copy_from_slice(octets);
-        Ok(())
-    }
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.change(Change::Length(len as usize))
-    }
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.change(Change::Write(offset as usize, data.to_vec()))
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        let mut world = self.disk.world();
-        world.operate()?;
-        let file = world.file(self.id);
-        file.durable.clone_from(&file.seen);
-        file.pending.clear();
-        Ok(())
-    }
-}
-
-impl Disk for SimulatedDisk {
-    fn open(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
+    /// One bit of a file changes while nobody looks: in which file.
+    pub(super) fn rot(&self, random: &mut Random) -> PathBuf {
         let mut world = self.world();
-        let id = match world.named(path) {
-            Ok(id) => id,
-            Err(_) => {
-                world.operate()?;
-                world.make(path)
-            }
-        };
-        world.alive()?;
-        Ok(Box::new(OpenFile { disk: self.clone(), id }))
-    }
-    fn can_write(&self, path: &Path) -> io::Result<()> {
-        let world = self.world();
-        world.alive()?;
-        world.named(path).map(drop)
-    }
-    fn stat(&self, path: &Path) -> io::Result<FileStat> {
-        let mut world = self.world();
-        world.alive()?;
-        let id = world.named(path)?;
-        let length = world.file(id).seen.len() as u64;
-        Ok(FileStat { length, backed: length, identity: (0, id), modified: std::time::SystemTime::now() })
-    }
-    fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        let mut world = self.world();
-        world.alive()?;
-        let id = world.named(path)?;
-        Ok(world.file(id).seen.clone())
-    }
-    fn write(&self, path: &Path, octets: &[u8]) -> io::Result<()> {
-        let mut world = self.world();
-        world.operate()?;
-        let id = world.make(path);
-        *world.file(id) = File { seen: octets.to_vec(), durable: octets.to_vec(), pending: Vec::new() };
-        world.durable_names = world.names.clone();
-        world.pending.clear();
-        Ok(())
-    }
-    fn reserve(&self, path: &Path, _length: u64) -> io::Result<()> {
-        self.world().make(path);
-        Ok(())
-    }
-    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        let mut world = self.world();
-        world.operate()?;
-        world.named(from)?;
-        let entry = Entry::Renamed(from.to_owned(), to.to_owned());
-        apply_entry(&mut world.names, &entry);
-        world.pending.push(entry);
-        Ok(())
-    }
-    fn remove(&self, path: &Path) -> io::Result<()> {
-        let mut world = self.world();
-        world.alive()?;
-        world.named(path)?;
-        world.operate()?;
-        let entry = Entry::Removed(path.to_owned());
-        apply_entry(&mut world.names, &entry);
-        world.pending.push(entry);
-        Ok(())
-    }
-    fn sync_directory(&self, _directory: &Path) -> io::Result<()> {
-        let mut world = self.world();
-        world.operate()?;
-        world.durable_names = world.names.clone();
-        world.pending.clear();
-        Ok(())
-    }
-    fn create_directory(&self, _directory: &Path) -> io::Result<()> {
-        self.world().alive()
-    }
-    fn list(&self, _directory: &Path) -> io::Result<Vec<PathBuf>> {
-        let world = self.world();
-        world.alive()?;
-        Ok(world.names.keys().cloned().collect())
-    }
-    fn free_space(&self, _directory: &Path) -> io::Result<u64> {
-        Ok(1 << 40)
-    }
-    fn lock(&self, _path: &Path) -> io::Result<Option<Lock>> {
-        self.world().alive()?;
-        Ok(Some(Box::new(())))
+        let files: Vec<_> = world.names.iter().map(|(path, id)| (path.clone(), *id)).collect();
+        let files: Vec<_> = files.into_iter().filter(|(_, id)| world.inodes[id].length_on_disk() > 0).collect();
+        let (path, id) = &files[random.below(files.len() as u64) as usize];
+        world.inode(*id).rot(random);
+        path.clone()
     }
 }

@@ -1,262 +1,232 @@
-//! The store on a disk that loses its power or fails at any operation: every record whose commit was acknowledged is there afterwards,
-//! every other one stands in the log, and whatever is found is whole.
+//! The store on disks that lose their power, fail, fill, hang and rot, with threads that die: every record whose commit was acknowledged is there
+//! afterwards, every other one stands in the log, whatever is found is whole, what was forgotten is nowhere, and mail is taken again.
 
-use super::disk::SimulatedDisk;
+use super::disk::{Fault, SimulatedDisk};
+use super::known::{Counts, Known, PERSON, RETENTION, until_writable};
 use super::{Random, for_each_seed};
 use mailsluice::config;
-use mailsluice::record::{Outcome, Record, RecordId, ServerResponse};
 use mailsluice::stats::Stats;
-use mailsluice::store::{Query, Store, StoreError, Tuning};
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex};
+use mailsluice::store::{Disk, StorageBackend, Store, StoreError, Tuning};
+use redb::{Builder, ReadableDatabase, ReadableTable, TableDefinition};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tracing_subscriber::layer::SubscriberExt;
-
-const PERSON: &str = "person@example.net";
-
-/// Ids of records that stand in the log.
-#[derive(Clone, Default)]
-struct Log(Arc<Mutex<BTreeSet<String>>>);
-
-struct RecordField<'a>(&'a Log);
-
-impl tracing::field::Visit for RecordField<'_> {
-    fn record_debug(&mut self, _: &tracing::field::Field, _: &dyn std::fmt::Debug) {}
-    fn record_str(&mut self, field: &tracing::field::Field, value: &str) {
-        if field.name() == "record"
-            && let Ok(record) = serde_json::from_str::<serde_json::Value>(value)
-        {
-            self.0.0.lock().unwrap().insert(record["id"].as_str().unwrap().to_owned());
-        }
-    }
-}
-
-impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Log {
-    fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
-        event.record(&mut RecordField(self));
-    }
-}
-
-/// What the outside knows: what was handed over, and what was answered.
-#[derive(Default)]
-struct Known {
-    written: BTreeMap<RecordId, Record>,
-    acknowledged: BTreeSet<RecordId>,
-    /// One record in so many is older than the retention and may be gone; 0: none is.
-    expired_one_in: u64,
-    log: Log,
-    newest: Option<RecordId>,
-}
-
-impl Known {
-    /// Hands records over, waits for all answers, and checks that a failure is in the log.
-    fn commit(&mut self, store: &Store, random: &mut Random, number: u64) {
-        let one_in = self.expired_one_in;
-        let records: Vec<_> = (0..number).map(|_| record(store.next_id(), random, one_in)).collect();
-        let answers: Vec<_> = records.iter().map(|record| store.commit(record.clone())).collect();
-        for (record, answer) in records.into_iter().zip(answers) {
-            assert!(self.newest < Some(record.id), "ids rise");
-            self.newest = Some(record.id);
-            if answer.blocking_recv().expect("every commit is answered").is_ok() {
-                if !has_expired(&record) {
-                    self.acknowledged.insert(record.id);
-                }
-            } else {
-                assert!(self.log.0.lock().unwrap().contains(&record.id.to_string()), "a record that is not stored is in the log");
-            }
-            self.written.insert(record.id, record);
-        }
-    }
-
-    /// All that was acknowledged is there, and all that is there is as it was written.
-    fn check(&self, store: &Store) {
-        until_writable(store);
-        self.try_check(store).unwrap();
-    }
-
-    /// The same where the disk may fail meanwhile: what can be read is right.
-    fn try_check(&self, store: &Store) -> Result<(), StoreError> {
-        let mut found = BTreeSet::new();
-        let mut cursor = None;
-        loop {
-            let page = store.query(&Query { cursor, limit: 1000, ..Query::default() })?;
-            for record in page.records {
-                let written = self.written.get(&record.id).expect("only what was handed over");
-                let mut expected = written.clone();
-                expected.store_us = record.store_us;
-                expected.processing_time_us = written.processing_time_us + record.store_us;
-                if record.sender == "[erased]" && expected.sender.eq_ignore_ascii_case(PERSON) {
-                    "[erased]".clone_into(&mut expected.sender);
-                }
-                assert_eq!(record, expected);
-                let by_index = Query { message_id: record.message_id.clone(), ..Query::default() };
-                // What has expired may go at any moment.
-                let known = store.query(&by_index)?.records.len() == 1;
-                assert!(known || has_expired(&record), "the index knows it");
-                found.insert(record.id);
-            }
-            cursor = page.cursor;
-            if cursor.is_none() {
-                break;
-            }
-        }
-        let missing: Vec<_> = self.acknowledged.difference(&found).collect();
-        // What only the journal has is to be read when the store goes on, or after the next start.
-        assert!(missing.is_empty() || !store.writable(), "acknowledged and lost: {missing:?}");
-        assert_eq!(store.unreadable(), 0);
-        if self.expired_one_in == 0 { self.check_undelivered(store, &found) } else { Ok(()) }
-    }
-
-    fn check_undelivered(&self, store: &Store, found: &BTreeSet<RecordId>) -> Result<(), StoreError> {
-        let mut settled = BTreeMap::new();
-        for record in found.iter().map(|id| &self.written[id]) {
-            *settled.entry(&record.webhook_id).or_insert(false) |= record.outcome != Outcome::Deferred;
-        }
-        let expected: BTreeSet<_> = settled.into_iter().filter(|(_, settled)| !settled).map(|(webhook_id, _)| webhook_id.clone()).collect();
-        let view = store.undelivered(None, 1000)?.undelivered;
-        assert_eq!(view.into_iter().map(|message| message.record.webhook_id).collect::<BTreeSet<_>>(), expected);
-        for webhook_id in self.written.values().map(|record| &record.webhook_id).collect::<BTreeSet<_>>() {
-            let attempts = found.iter().filter(|id| self.written[id].webhook_id == *webhook_id).copied();
-            assert!(store.attempts(webhook_id)?.into_iter().map(|record| record.id).eq(attempts), "all attempts, oldest first");
-        }
-        Ok(())
-    }
-}
-
-const RETENTION: Duration = Duration::from_secs(86400);
-
-fn has_expired(record: &Record) -> bool {
-    jiff::Timestamp::now().as_millisecond() - record.date.as_millisecond() > RETENTION.as_millis() as i64
-}
-
-fn record(id: RecordId, random: &mut Random, expired_one_in: u64) -> Record {
-    let age_us = if expired_one_in > 0 && random.below(expired_one_in) == 0 { 2 * RETENTION.as_micros() as i64 } else { 0 };
-    Record {
-        id,
-        date: jiff::Timestamp::from_microsecond(jiff::Timestamp::now().as_microsecond() - age_us).unwrap(),
-        sender_ip: "192.0.2.1".into(),
-        message_id: Some(format!("<{id}@example.org>")),
-        sender: if random.below(4) == 0 { PERSON.to_uppercase() } else { format!("sender{}@example.org", random.below(20)) },
-        recipients: (0..1 + random.below(3)).map(|number| format!("to{number}@example.com")).collect(),
-        subject: Some("s".repeat(random.below(900) as usize)),
-        server_response: ServerResponse {
-            status: 200,
-            body: "b".repeat(random.below(2048) as usize),
-            content_type: None,
-            retry_after: None,
-        },
-        processing_time_us: 3,
-        queue_us: 1,
-        forward_us: 2,
-        store_us: 0,
-        outcome: [Outcome::Delivered, Outcome::Rejected, Outcome::Deferred, Outcome::Deferred][random.below(4) as usize],
-        reply: "250 2.0.0 Ok".into(),
-        size: random.next(),
-        tls: None,
-        route: "tickets".into(),
-        webhook_id: format!("webhook-{}", random.below(30)),
-    }
-}
-
-fn settings() -> config::Store {
-    config::Store { path: "/simulated/records.redb".into(), retention: RETENTION, max_size: 1 << 30, redact: config::Redact::default() }
-}
 
 fn open(disk: &SimulatedDisk) -> Result<Arc<Store>, StoreError> {
     open_with(disk, Tuning { journal: 64 << 10, ..Tuning::default() })
 }
 
 fn open_with(disk: &SimulatedDisk, tuning: Tuning) -> Result<Arc<Store>, StoreError> {
-    Store::open_on(Arc::new(disk.clone()), &settings(), &Stats::new(), tuning)
+    let config = config::Store {
+        path: "/simulated/records.redb".into(),
+        retention: RETENTION,
+        max_size: 1 << 30,
+        redact: config::Redact::default(),
+    };
+    Store::open_on(Arc::new(disk.clone()), &config, &Stats::new(), tuning)
 }
 
-fn until_writable(store: &Store) {
-    let until = Instant::now() + Duration::from_secs(30);
-    while !store.writable() {
-        assert!(Instant::now() < until, "the store does not go on by itself");
-        std::thread::park_timeout(Duration::from_millis(1));
+/// Files of few records, so that they are many and are merged; and journals that are often full.
+fn any_tuning(random: &mut Random) -> Tuning {
+    let batch = 1 + random.below(40) as usize;
+    let journal = (1 + random.below(24)) as usize * 4096;
+    let seal_after = Duration::from_millis([0, 1, 1000][random.below(3) as usize]);
+    let housekeeping = Duration::from_millis([1, 20, 20_000][random.below(3) as usize]);
+    Tuning { batch, journal, seal_after, housekeeping, ..Tuning::default() }
+}
+
+fn any_fault(random: &mut Random) -> Fault {
+    let few = 1 + random.below(3);
+    let many = 1 + random.below(60);
+    match random.below(10) {
+        0 => Fault::Cut,
+        1..=3 => Fault::Fail(few),
+        4 => Fault::Fail(many),
+        5 => Fault::Full(few),
+        6 => Fault::Full(many),
+        7 => Fault::Hang(Duration::from_millis(random.below(20))),
+        8 => Fault::HangToTheEnd(Duration::from_millis(random.below(20))),
+        _ => Fault::Panic,
     }
 }
 
-/// Some work as a daemon does it. True if an erasure was complete.
-fn work(store: &Store, known: &mut Known, random: &mut Random) -> bool {
-    let mut erased = false;
+/// Some work as a daemon does it.
+fn work(disk: &SimulatedDisk, store: &Store, known: &mut Known, random: &mut Random, counts: &Counts) {
     for _ in 0..1 + random.below(6) {
         let number = 1 + random.below(12);
         known.commit(store, random, number);
-        erased = false;
         match random.below(8) {
-            0 => erased = store.forget(PERSON).is_ok(),
+            0 if store.forget(PERSON).is_ok() => {
+                known.forgot();
+                counts.forgotten.fetch_add(1, Ordering::Relaxed);
+                assert_eq!(disk.holding(PERSON), [] as [&Path; 0], "what was forgotten is nowhere");
+            }
             1 => drop(store.tidy()),
             _ => {}
         }
     }
-    erased
 }
 
-#[test]
-fn a_power_cut_at_any_operation_loses_no_acknowledged_record() {
-    // How many operations a run has at all, so that cuts fall everywhere in it.
-    let reach = {
-        let disk = SimulatedDisk::default();
-        let store = open(&disk).unwrap();
-        let mut known = Known::default();
-        for _ in 0..3 {
-            known.commit(&store, &mut Random(0), 6);
-        }
-        store.forget(PERSON).unwrap();
-        disk.operations()
+/// The power goes, the process is killed, or the machine is started again.
+fn end(disk: &SimulatedDisk, known: &Known, random: &mut Random) -> SimulatedDisk {
+    let disk = match random.below(3) {
+        0 => disk.after_kill(random),
+        _ => disk.after_power_cut(random),
     };
-    for_each_seed(1000, |seed| {
-        let mut random = Random(seed);
-        let mut known = Known { expired_one_in: if seed % 3 == 0 { 3 } else { 0 }, ..Known::default() };
-        let _log = tracing::subscriber::set_default(tracing_subscriber::registry().with(known.log.clone()));
-        let mut disk = SimulatedDisk::default();
-        for _ in 0..3 {
-            disk.cut_after(random.below(reach * 2));
-            let mut erased = false;
-            // The power may go while the store is being opened.
-            // Files of few records, so that they are many and are merged; and journals that are often full.
-            let batch = usize::try_from(1 + random.below(40)).unwrap();
-            let journal = usize::try_from((1 + random.below(24)) * 4096).unwrap();
-            let seal_after = Duration::from_millis([0, 1, 1000][usize::try_from(random.below(3)).unwrap()]);
-            if let Ok(store) = open_with(&disk, Tuning { batch, journal, seal_after, ..Tuning::default() }) {
-                known.try_check(&store).unwrap_or_else(|error| assert!(disk.is_cut(), "{error}"));
-                erased = work(&store, &mut known, &mut random);
+    if known.is_forgotten() {
+        assert_eq!(disk.holding(PERSON), [] as [&Path; 0], "what was forgotten does not come back");
+    }
+    disk
+}
+
+/// The records of a store as one of before 0.2 had them: all in one file.
+fn make_older(disk: &SimulatedDisk) {
+    type Records<'a> = TableDefinition<'a, u128, &'static [u8]>;
+    const RECORDS: Records<'_> = TableDefinition::new("records");
+    let path = Path::new("/simulated/records.redb");
+    let older = Builder::new().create_with_backend(disk.open_file(path, true).unwrap()).unwrap();
+    let txn = older.begin_write().unwrap();
+    for file in disk.list(path).unwrap() {
+        if file.extension().is_some_and(|span| span.to_string_lossy().starts_with(|first: char| first.is_ascii_digit())) {
+            let present = Builder::new().open_read_only_with_backend(disk.open_file(&file, false).unwrap()).unwrap();
+            let present = present.begin_read().unwrap().open_table(RECORDS).unwrap();
+            let mut records = txn.open_table(RECORDS).unwrap();
+            for item in present.iter().unwrap() {
+                let (id, value) = item.unwrap();
+                // Behind the record's number.
+                records.insert(id.value(), &value.value()[8..]).unwrap();
+            }
+        }
+        if file != path {
+            disk.remove(&file).unwrap();
+        }
+    }
+    txn.open_table(TableDefinition::<&str, &[u8]>::new("meta")).unwrap().insert("format", 4u32.to_le_bytes().as_slice()).unwrap();
+    txn.commit().unwrap();
+    older.close().unwrap();
+    disk.open_file(path, false).unwrap().sync_data().unwrap();
+    disk.sync_directory(path).unwrap();
+}
+
+/// How many operations a run has at all, so that faults befall everything in it.
+fn reach() -> u64 {
+    let disk = SimulatedDisk::new(&mut Random(0));
+    let store = open(&disk).unwrap();
+    let mut known = Known::default();
+    for _ in 0..3 {
+        known.commit(&store, &mut Random(0), 6);
+    }
+    store.forget(PERSON).unwrap();
+    disk.operations()
+}
+
+fn run(seed: u64, reach: u64, counts: &Counts) {
+    let mut random = Random(seed);
+    let mut known = Known::default();
+    known.expired_one_in = if seed.is_multiple_of(3) { 3 } else { 0 };
+    let _log = tracing::subscriber::set_default(tracing_subscriber::registry().with(known.log.clone()));
+    let mut disk = SimulatedDisk::new(&mut random);
+    if seed.is_multiple_of(8) {
+        let store = open(&disk).unwrap();
+        known.commit(&store, &mut random, 30);
+        store.tidy().unwrap();
+        store.close();
+        make_older(&disk);
+    }
+    for _ in 0..1 + random.below(3) {
+        for _ in 0..random.below(4) {
+            disk.strike_after(random.below(reach * 2), any_fault(&mut random));
+        }
+        match open_with(&disk, any_tuning(&mut random)) {
+            Ok(store) => {
+                known.try_check(&store).unwrap_or_else(|error| assert!(!disk.struck().is_empty(), "{error}"));
+                work(&disk, &store, &mut known, &mut random, counts);
+                if random.below(2) == 0 && disk.heal() && !disk.struck().contains(&Fault::Panic) {
+                    let took = until_writable(&store);
+                    counts.slowest_recovery_ms.fetch_max(took.as_millis() as u64, Ordering::Relaxed);
+                    known.commit(&store, &mut random, 2);
+                    known.check(&store);
+                }
+                if random.below(2) == 0 {
+                    store.close();
+                }
+                disk = end(&disk, &known, &mut random);
                 store.close();
             }
-            disk = disk.after_power_cut(&mut random);
-            if erased {
-                assert!(!disk.holds(PERSON), "what was erased does not come back");
+            Err(error) => {
+                assert!(!disk.struck().is_empty(), "{error}");
+                disk = end(&disk, &known, &mut random);
             }
         }
-        let store = open(&disk).unwrap();
-        known.check(&store);
-        known.commit(&store, &mut random, 3);
-        known.check(&store);
-    });
+    }
+    let store = open(&disk).unwrap();
+    known.check(&store);
+    assert!(Some(store.next_id()) > known.newest());
+    known.commit(&store, &mut random, 3);
+    if random.below(2) == 0 {
+        store.tidy().unwrap();
+    }
+    known.check(&store);
+    store.close();
+    // What the disk has by now is right. Then one bit of it changes.
+    disk = disk.after_power_cut(&mut random);
+    known.rotten = (random.below(2) == 0).then(|| disk.rot(&mut random));
+    let store = open(&disk).unwrap();
+    known.commit(&store, &mut random, 3);
+    drop(store.tidy());
+    known.check(&store);
+    known.count(&store, counts);
 }
 
 #[test]
-fn a_disk_that_fails_for_a_while_loses_no_acknowledged_record() {
-    for_each_seed(100, |seed| {
+fn whatever_befalls_the_disk_no_acknowledged_record_is_lost() {
+    let (reach, begun) = (reach(), Instant::now());
+    let counts = Counts::default();
+    for_each_seed(1000, |seed| run(seed, reach, &counts));
+    let number = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
+    eprintln!(
+        "{:?}: {} acknowledged, {} found, {} lost to flipped bits, {} lines, {} of them also in the store; {} erasures; \
+         mail again after {} ms at the most",
+        begun.elapsed(),
+        number(&counts.acknowledged),
+        number(&counts.found),
+        number(&counts.lost_to_rot),
+        number(&counts.lines),
+        number(&counts.line_and_place),
+        number(&counts.forgotten),
+        number(&counts.slowest_recovery_ms),
+    );
+    assert_eq!(number(&counts.acknowledged), number(&counts.found) + number(&counts.lost_to_rot));
+}
+
+#[test]
+fn a_disk_that_hangs_is_seen_and_what_was_given_up_may_come_later() {
+    for seed in 0..4 {
         let mut random = Random(seed);
         let mut known = Known::default();
         let _log = tracing::subscriber::set_default(tracing_subscriber::registry().with(known.log.clone()));
-        let disk = SimulatedDisk::default();
-        let journal = usize::try_from((1 + random.below(24)) * 4096).unwrap();
-        let store = open_with(&disk, Tuning { batch: 1 + usize::try_from(seed).unwrap(), journal, ..Tuning::default() }).unwrap();
-        known.commit(&store, &mut random, 5);
-        disk.fail_after(random.below(120), 1 + random.below(30));
-        work(&store, &mut known, &mut random);
-        disk.heal();
-        until_writable(&store);
-        known.commit(&store, &mut random, 5);
-        known.check(&store);
-        let newest = known.newest;
-        drop(store);
+        let disk = SimulatedDisk::new(&mut random);
         let store = open(&disk).unwrap();
-        known.check(&store);
-        assert!(Some(store.next_id()) > newest);
-    });
+        known.commit(&store, &mut random, 5);
+        disk.hang_up();
+        known.commit_with_patience(&store, &mut random, |store| {
+            let until = Instant::now() + Duration::from_secs(60);
+            while store.writable() {
+                assert!(Instant::now() < until, "nobody notices");
+                std::thread::park_timeout(Duration::from_millis(10));
+            }
+            assert!(store.wait() >= Duration::from_secs(2) && store.trouble().is_some_and(|trouble| trouble.contains("disk")));
+        });
+        if seed % 2 == 0 {
+            disk.heal();
+            known.check(&store);
+            known.commit(&store, &mut random, 5);
+            known.check(&store);
+            assert_eq!(store.trouble(), None);
+        }
+        let disk = end(&disk, &known, &mut random);
+        known.check(&open(&disk).unwrap());
+    }
 }

@@ -38,7 +38,7 @@ pub(in crate::store) enum Fate {
 }
 
 /// Says what becomes of each record, by its id and its octets.
-pub(in crate::store) type Judge<'a> = &'a mut dyn FnMut(u128, &[u8]) -> Result<Fate, Fault>;
+type Judge<'a> = &'a mut dyn FnMut(u128, &[u8]) -> Result<Fate, Fault>;
 
 /// What is to be built.
 pub(in crate::store) struct Plan<'a> {
@@ -94,7 +94,10 @@ impl Changed {
 }
 
 fn write(plan: &Plan<'_>, fate: Judge<'_>) -> Result<HashSet<u128>, Fault> {
-    let backend = Backend(plan.files.disk.open(&plan.files.unfinished(plan.span))?);
+    let path = plan.files.unfinished(plan.span);
+    // Open from before the first write to behind the last: a write that the kernel fails at while nobody has the file open is told to nobody.
+    let whole = plan.files.disk.open(&path)?;
+    let backend = Backend(plan.files.disk.open(&path)?);
     let database = Builder::new().set_cache_size(CACHE_OCTETS).create_with_backend(backend);
     let database = database.map_err(|error| Fault::from(redb::Error::from(error)))?;
     let txn = database.begin_write().map_err(redb::Error::from)?;
@@ -111,7 +114,7 @@ fn write(plan: &Plan<'_>, fate: Judge<'_>) -> Result<HashSet<u128>, Fault> {
     // Dropping it would swallow an error.
     database.close().map_err(|error| Fault::from(redb::Error::from(error)))?;
     // What closing wrote and cut off has to be durable too.
-    plan.files.disk.open(&plan.files.unfinished(plan.span))?.sync_data()?;
+    whole.sync_data()?;
     Ok(changed.gone)
 }
 

@@ -11,7 +11,7 @@ mod build;
 mod filter;
 mod salvage;
 
-pub(super) use build::{Fate, Judge, Part, Plan, build};
+pub(super) use build::{Fate, Part, Plan, build};
 pub(super) use salvage::salvage;
 
 use super::disk::Backend;

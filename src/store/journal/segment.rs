@@ -35,8 +35,8 @@ impl Journal {
         let there = file.length()?.min(LENGTH_MOST);
         let there = usize::try_from(there).unwrap_or(usize::MAX) / PAGE * PAGE;
         if there < length {
-            zero(&mut *file, there, length).inspect_err(|_| files.disk.remove(&path).unwrap_or(()))?;
-            files.sync()?;
+            let made = zero(&mut *file, there, length).and_then(|()| files.sync());
+            made.inspect_err(|_| files.disk.remove(&path).unwrap_or(()))?;
         }
         let identity = files.disk.stat(&path)?.identity;
         Ok(Self { path, identity, file, _lock: lock, length: there.max(length), at: 0, failed: false })
@@ -69,11 +69,6 @@ impl Journal {
         Ok(())
     }
 
-    pub(in crate::store) fn remove(self, files: &Files) -> Result<(), Fault> {
-        files.remove_if_there(&self.path)?;
-        Ok(files.sync()?)
-    }
-
     /// Whether it can be written at all: nothing that counts is in it yet.
     pub(super) fn probe(&mut self) -> Result<(), Fault> {
         if self.at == 0 {
@@ -86,7 +81,7 @@ impl Journal {
         self.at > 0
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(in crate::store) fn path(&self) -> &Path {
         &self.path
     }
 

@@ -5,6 +5,7 @@ use crate::store::encoding;
 use crate::store::error::Fault;
 use crate::store::file::StoreFile;
 use crate::store::redact::Address;
+use crate::store::verify::look_through;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,7 @@ pub(super) fn forget(work: &mut Work, addresses: &[Address], seal: impl FnOnce()
         for file in work.files() {
             erase(work, &file, addresses, &mut counts)?;
         }
+        work.sweep()?;
         remove_set_aside(work)
     });
     work.shared.set_erasing(Vec::new());
@@ -84,6 +86,11 @@ fn erase(work: &mut Work, file: &Arc<StoreFile>, addresses: &[Address], counts: 
     });
     match result {
         Err(Fault::Damaged(what)) => {
+            // What failed may be the building: then a sound file is not to blame, and the erasure begins again.
+            let files = &work.shared.files;
+            if look_through(&*files.disk, &files.of(file.span())).is_ok() {
+                return Err(Fault::Io(what));
+            }
             work.give_up(file, &what)?;
             counts.copy_from_slice(&before);
             let made = work.files().into_iter().find(|made| made.span() == file.span());

@@ -248,8 +248,15 @@ impl Keeper {
     }
 
     fn keep_house(&mut self) {
-        let kept =
-            [self.work.lay_in_journals(), self.expire(), self.look_through(), self.work.make_room(0), self.save(), self.remove_set_aside()];
+        let kept = [
+            self.work.sweep(),
+            self.work.lay_in_journals(),
+            self.expire(),
+            self.look_through(),
+            self.work.make_room(0),
+            self.save(),
+            self.remove_set_aside(),
+        ];
         for fault in kept.into_iter().filter_map(Result::err) {
             self.warn(&fault, "the store's files could not be looked after");
         }

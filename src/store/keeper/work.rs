@@ -2,14 +2,14 @@
 //! trusted: it is thrown away, and made again of what is durable. Logs what was set aside.
 
 use crate::store::error::Fault;
-use crate::store::file::{Fate, Judge, Part, Plan, StoreFile, build, salvage};
+use crate::store::file::{Fate, Part, Plan, StoreFile, build, salvage};
 use crate::store::folder::Span;
 use crate::store::journal::{Journal, Sealed};
 use crate::store::redact::Address;
 use crate::store::shared::Shared;
 use crate::store::{Step, encoding};
 use crossbeam_channel::{Receiver, Sender};
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -21,6 +21,9 @@ const STEP: u32 = 1000;
 /// What an empty file takes.
 const EMPTY_OCTETS: u64 = 128 << 10;
 
+/// Says what becomes of a record, by its id and its octets, with the work at hand.
+type Judge<'a> = &'a mut dyn FnMut(&mut Work, u128, &[u8]) -> Result<Fate, Fault>;
+
 pub(super) struct Work {
     pub(super) shared: Arc<Shared>,
     sealed: Receiver<Sealed>,
@@ -29,6 +32,8 @@ pub(super) struct Work {
     empty: Receiver<Journal>,
     /// What could not be built yet, oldest first.
     backlog: VecDeque<Sealed>,
+    /// Files that are to be gone and may not be: nothing is built beside them.
+    leftovers: BTreeSet<PathBuf>,
     /// Records that went by age and by size.
     pub(super) expired: u64,
     pub(super) displaced: u64,
@@ -36,7 +41,7 @@ pub(super) struct Work {
 
 impl Work {
     pub(super) fn new(shared: Arc<Shared>, sealed: Receiver<Sealed>, free: Sender<Journal>, empty: Receiver<Journal>) -> Self {
-        Self { shared, sealed, free, empty, backlog: VecDeque::new(), expired: 0, displaced: 0 }
+        Self { shared, sealed, free, empty, backlog: VecDeque::new(), leftovers: BTreeSet::new(), expired: 0, displaced: 0 }
     }
 
     pub(super) fn files(&self) -> Vec<Arc<StoreFile>> {
@@ -79,7 +84,7 @@ impl Work {
         let (erasing, cutoff_us) = (shared.erasing(), shared.cutoff_us());
         let span = Span { first: batch.after + 1, last: batch.through };
         let parts = [Part::Memory(Arc::clone(batch))];
-        let (file, gone) = self.build(span, batch.newest_id, &parts, &mut |id, octets| {
+        let (file, gone) = self.build(span, batch.newest_id, &parts, &mut |_, id, octets| {
             if shared.is_stopping() { Err(Fault::Closing) } else { Ok(fate(id, octets, cutoff_us, &erasing)) }
         })?;
         self.expired += gone.len() as u64;
@@ -91,10 +96,39 @@ impl Work {
         Ok(())
     }
 
-    fn build(&self, span: Span, newest_id: u128, parts: &[Part], fate: Judge<'_>) -> Result<(StoreFile, HashSet<u128>), Fault> {
-        let shared = &self.shared;
+    /// `fate` may go on with the work.
+    fn build(&mut self, span: Span, newest_id: u128, parts: &[Part], fate: Judge<'_>) -> Result<(StoreFile, HashSet<u128>), Fault> {
+        self.sweep()?;
+        let shared = Arc::clone(&self.shared);
+        let files = &shared.files;
         let at_step = |step: Step| shared.tuning.reach(step);
-        build(&Plan { files: &shared.files, key: &shared.index_key, span, newest_id, parts, at_step: &at_step }, fate)
+        let plan = Plan { files, key: &shared.index_key, span, newest_id, parts, at_step: &at_step };
+        let built = build(&plan, &mut |id, octets| fate(self, id, octets));
+        if built.is_err() {
+            self.leftovers.insert(files.unfinished(span));
+            // Under its own name it may be there without being durable: only what it would have taken the place of counts.
+            if !self.files().iter().any(|file| file.span() == span) {
+                self.leftovers.insert(files.of(span));
+            }
+        }
+        built
+    }
+
+    /// Removes what could not be removed before. What is durably gone is not there after a power cut either.
+    pub(super) fn sweep(&mut self) -> Result<(), Fault> {
+        let files = &self.shared.files;
+        if self.leftovers.is_empty() {
+            return Ok(());
+        }
+        self.leftovers.iter().try_for_each(|path| files.remove_if_there(path))?;
+        files.sync()?;
+        self.leftovers.clear();
+        Ok(())
+    }
+
+    fn remove(&mut self, paths: impl IntoIterator<Item = PathBuf>) -> Result<(), Fault> {
+        self.leftovers.extend(paths);
+        self.sweep()
     }
 
     /// Builds one file in the place of neighbours, without what has expired and without addresses; how many records changed or went.
@@ -121,13 +155,11 @@ impl Work {
         let span = Span { first: first.span().first, last: last.span().last };
         let newest_id = old.iter().map(|file| file.summary.newest_id).max().unwrap_or(0);
         let shared = Arc::clone(&self.shared);
-        let plan =
-            Plan { files: &shared.files, key: &shared.index_key, span, newest_id, parts, at_step: &|step| shared.tuning.reach(step) };
         let mut seen = 0u32;
-        let (file, gone) = build(&plan, &mut |id, octets| {
+        let (file, gone) = self.build(span, newest_id, parts, &mut |work, id, octets| {
             seen = seen.wrapping_add(1);
             if seen.is_multiple_of(STEP) {
-                self.pause()?;
+                work.pause()?;
             }
             Ok(fate(id, octets))
         })?;
@@ -141,10 +173,7 @@ impl Work {
         }
         self.let_go(&gone);
         // One that was built anew under its own name is gone already.
-        for old in old.iter().filter(|old| old.span() != span) {
-            shared.files.remove_if_there(&shared.files.of(old.span()))?;
-        }
-        Ok(shared.files.sync()?)
+        self.remove(old.iter().filter(|old| old.span() != span).map(|old| shared.files.of(old.span())))
     }
 
     fn let_go(&self, gone: &HashSet<u128>) {
@@ -169,8 +198,8 @@ impl Work {
         };
         self.let_go(&self.undelivered_in(oldest));
         self.shared.view_mut().files.retain(|file| !Arc::ptr_eq(file, oldest));
-        self.shared.files.remove_if_there(&self.shared.files.of(oldest.span()))?;
-        self.shared.files.sync()?;
+        let path = self.shared.files.of(oldest.span());
+        self.remove([path])?;
         Ok(oldest.summary.records)
     }
 
@@ -209,7 +238,11 @@ impl Work {
     pub(super) fn give_up(&mut self, file: &Arc<StoreFile>, what: &str) -> Result<(), Fault> {
         let shared = Arc::clone(&self.shared);
         let left = salvage(file, &shared.index_key)?;
-        shared.files.set_aside(&shared.files.of(file.span()), what)?;
+        let path = shared.files.of(file.span());
+        // It is aside already where the last try ended behind that.
+        if shared.files.disk.stat(&path).is_ok() {
+            shared.files.set_aside(&path, what)?;
+        }
         let lost = file.summary.records.saturating_sub(left.records.len() as u64);
         shared.unreadable.fetch_add(lost, Ordering::Relaxed);
         tracing::error!(lost, left = left.records.len(), "what could be read of a damaged file is kept");
@@ -240,8 +273,8 @@ impl Work {
             return self.free.send(journal).unwrap_or(());
         }
         self.shared.journals.fetch_sub(1, Ordering::AcqRel);
-        if let Err(error) = journal.remove(&self.shared.files) {
-            tracing::warn!(%error, "a journal that is not needed any more could not be removed");
+        if let Err(error) = self.remove([journal.path().to_owned()]) {
+            tracing::warn!(%error, "a journal that is not needed any more could not be removed yet");
         }
     }
 
