@@ -1,4 +1,4 @@
-//! The end. SIGTERM: no new mail, messages in flight finish within `grace`; a second signal ends at once. A thread of the store that died: what
+//! The end. SIGTERM: no new mail, messages in flight finish within `grace`, which is all the time that the end takes; a second signal ends at once. A thread of the store that died: what
 //! has an endpoint's answer is told, within a second, and the process ends with 70.
 //!
 //! Nothing here waits for a disk: the store is closed by a thread of its own, and left to itself when the time is up.
@@ -9,32 +9,33 @@ use crate::stats::Readiness;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The end of `grace`, in which those that did not finish are told and the store is closed.
-const LAST_REPLIES: Duration = Duration::from_secs(2);
-/// How long a store is given to close when the grace is over already.
-const LAST_WRITES: Duration = Duration::from_secs(1);
+/// The end of `grace`, in which those that did not finish are told and the store is closed; of a short one a fifth.
+const LAST: Duration = Duration::from_secs(3);
+/// That takes so long however short the grace is.
+const LEAST: Duration = Duration::from_secs(1);
 /// EX_SOFTWARE of sysexits(3).
 const INTERNAL: i32 = 70;
 
 impl Daemon {
     pub(super) async fn drain(self, signals: &mut Signals, log: &Log) {
         let grace = self.config.load().shutdown.grace;
-        let end = Instant::now() + grace;
+        let (now, whole) = (Instant::now(), grace.max(LEAST));
+        let (end, last) = (now + whole, LAST.min(whole / 5));
         tracing::info!(grace = ?grace, "draining");
         self.begin_to_end();
         // A grace beyond the unit's TimeoutStopSec= is the daemon's to ask for.
-        extend_timeout(grace + LAST_REPLIES + LAST_WRITES);
-        if !self.rings_end_before(end - LAST_REPLIES.min(grace / 10), signals, log).await {
+        extend_timeout(whole + LAST);
+        if !self.rings_end_before(if grace.is_zero() { now } else { end - last }, signals, log).await {
             tracing::warn!("grace is over: messages still in flight are deferred");
             self.tell_the_rest();
-            self.rings_end_before(end.max(Instant::now() + LAST_REPLIES), signals, log).await;
+            self.rings_end_before(end - last / 3, signals, log).await;
         }
         self.forwarders.drain();
         let fleet = self.fleet.swap(None);
         if let Some(fleet) = &fleet {
             fleet.begin_to_end();
         }
-        if !self.store_closes_before(end.max(Instant::now() + LAST_WRITES), signals, log).await {
+        if !self.store_closes_before(end, signals, log).await {
             tracing::error!("the disk does not answer: ended without it; what was acknowledged is in the store's journal or in this log");
             end_process(0, log);
         }
@@ -50,7 +51,7 @@ impl Daemon {
         tracing::error!(thread, "a thread of the store died: the process ends, so that it is started again; please report this bug");
         self.begin_to_end();
         self.tell_the_rest();
-        self.rings_end_before(Instant::now() + LAST_WRITES, signals, log).await;
+        self.rings_end_before(Instant::now() + LEAST, signals, log).await;
         end_process(INTERNAL, log)
     }
 
