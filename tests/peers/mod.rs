@@ -28,6 +28,7 @@ mod systemd;
 mod tenants;
 mod terminal;
 mod testssl;
+mod threads;
 mod tinyproxy;
 
 use std::path::PathBuf;
