@@ -59,7 +59,7 @@ impl Admin {
         change(&mut config);
         let stats = Stats::new();
         let store = Store::open(&config.store, &stats).unwrap();
-        let budget = Budget::new(1000, 1.0);
+        let budget = Budget::new(1000, 1.0, 1.0);
         let config = Arc::new(ArcSwap::from_pointee(config));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();

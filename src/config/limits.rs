@@ -94,6 +94,8 @@ pub const BREAKER_COOLDOWN: Bound<Duration> = time(s(10), TENTH, s(HOUR));
 /// Bodies and rendered requests; the unit's `MemoryMax` must lie well above it.
 pub const BODY_BUDGET: Bound<u64> = bound(256 * MIB, 64 * KIB, TIB);
 pub const PER_IP_SHARE: f64 = 0.25;
+/// While other routes are configured.
+pub const PER_ROUTE_SHARE: f64 = 0.5;
 
 // --- [store]
 

@@ -150,22 +150,32 @@ impl Config {
         Ok((config, broken))
     }
 
+    /// What one route may hold of the memory: all of it where there is no other one.
+    #[must_use]
+    pub fn per_route_share(&self) -> f64 {
+        if self.routes.len() > 1 { self.memory.per_route_share } else { 1.0 }
+    }
+
     /// What is allowed, but can hardly be meant.
     fn weigh(&mut self) {
-        #[expect(
-            clippy::cast_possible_truncation,
-            clippy::cast_precision_loss,
-            clippy::cast_sign_loss,
-            reason = "a share of the budget is not larger than it; an octet more or less does not matter"
-        )]
-        let share = (self.memory.body_budget as f64 * self.memory.per_ip_share) as u64;
-        if share < self.smtp.max_message_size {
-            self.warnings.push(format!(
-                "one sender may hold {} of memory (memory.body_budget x memory.per_ip_share), so messages up to \
-                 smtp.max_message_size {} can never be taken; raise memory.body_budget",
-                unit::show_size(share),
-                unit::show_size(self.smtp.max_message_size)
-            ));
+        for (who, key, share) in
+            [("sender", "per_ip_share", self.memory.per_ip_share), ("route", "per_route_share", self.per_route_share())]
+        {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_precision_loss,
+                clippy::cast_sign_loss,
+                reason = "a share of the budget is not larger than it; an octet more or less does not matter"
+            )]
+            let share = (self.memory.body_budget as f64 * share) as u64;
+            if share < self.smtp.max_message_size {
+                self.warnings.push(format!(
+                    "one {who} may hold {} of memory (memory.body_budget x memory.{key}), so messages up to \
+                     smtp.max_message_size {} can never be taken; raise memory.body_budget",
+                    unit::show_size(share),
+                    unit::show_size(self.smtp.max_message_size)
+                ));
+            }
         }
         if !self.smtp.hostname.contains('.') && !self.smtp.listen.iter().all(|address| address.ip().is_loopback()) {
             self.warnings.push(format!(

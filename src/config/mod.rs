@@ -269,6 +269,8 @@ pub struct Breaker {
 pub struct Memory {
     pub body_budget: u64,
     pub per_ip_share: f64,
+    /// While other routes are configured.
+    pub per_route_share: f64,
 }
 
 #[derive(Clone, Debug)]

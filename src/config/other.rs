@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 pub(super) const FORWARD_KEYS: Keys = Keys { texts: &["id_secret", "proxy"], others: &["workers", "queue", "breaker"] };
 pub(super) const BREAKER_KEYS: Keys = Keys { texts: &["cooldown"], others: &["failures"] };
-pub(super) const MEMORY_KEYS: Keys = Keys { texts: &["body_budget"], others: &["per_ip_share"] };
+pub(super) const MEMORY_KEYS: Keys = Keys { texts: &["body_budget"], others: &["per_ip_share", "per_route_share"] };
 pub(super) const STORE_KEYS: Keys = Keys { texts: &["path", "retention", "max_size", "redact"], others: &[] };
 pub(super) const DNS_KEYS: Keys = Keys { texts: &["servers", "timeout"], others: &[] };
 pub(super) const ADMIN_KEYS: Keys = Keys { texts: &["listen", "token_file", "hosts"], others: &[] };
@@ -61,6 +61,7 @@ pub(super) fn memory(section: &mut Section<'_>) -> Result<Memory, ConfigError> {
     Ok(Memory {
         body_budget: section.size("body_budget", limits::BODY_BUDGET)?,
         per_ip_share: section.share("per_ip_share", limits::PER_IP_SHARE)?,
+        per_route_share: section.share("per_route_share", limits::PER_ROUTE_SHARE)?,
     })
 }
 

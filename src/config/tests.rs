@@ -87,7 +87,8 @@ fn the_defaults() {
     assert_eq!((config.forward.workers, config.forward.queue), (512, 8192));
     assert_eq!(config.forward.breaker, Breaker { failures: 20, cooldown: seconds(10) });
     assert!(config.forward.id_secret.is_empty());
-    assert_eq!((config.memory.body_budget, config.memory.per_ip_share), (256 << 20, 0.25));
+    let memory = &config.memory;
+    assert_eq!((memory.body_budget, memory.per_ip_share, memory.per_route_share), (256 << 20, 0.25, 0.5));
     assert_eq!(config.store.path, Path::new("/var/lib/mailsluice/records.redb"));
     assert_eq!((config.store.retention, config.store.max_size), (seconds(30 * 86_400), 4 << 30));
     assert_eq!(config.store.redact, Redact::default());

@@ -105,7 +105,7 @@ impl Daemon {
         let store = patiently(|| Store::open(&config.store, &stats))?;
         let verifier = Verifier::start(&config.dns).map_err(Error::Start)?;
         let forwarders = Forwarders::start(&config, &stats, Arc::clone(&verifier)).map_err(Error::Start)?;
-        let budget = Budget::new(config.memory.body_budget, config.memory.per_ip_share);
+        let budget = Budget::new(config.memory.body_budget, config.memory.per_ip_share, config.per_route_share());
         let limits = net::limits::Limits::new(
             config.smtp.max_connections,
             config.smtp.max_connections_per_ip,

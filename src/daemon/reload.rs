@@ -91,7 +91,7 @@ impl Daemon {
         self.reload_fleet(&config);
         log.set_level(config.log.level);
         self.store.reload(&config.store);
-        self.shared.budget.set_limits(config.memory.body_budget, config.memory.per_ip_share);
+        self.shared.budget.set_limits(config.memory.body_budget, config.memory.per_ip_share, config.per_route_share());
         self.shared.limits.set_limits(config.smtp.max_connections, config.smtp.max_connections_per_ip);
         self.take_routes(config);
         true

@@ -11,7 +11,7 @@ pub use recipient::{Destination, Spf};
 use crate::config::{Config, Route, Target};
 use crate::envelope::Envelope;
 use crate::forward::{Forwarders, Job, Place};
-use crate::message::Body;
+use crate::message::{Body, Share};
 use crate::record::{Outcome, Record};
 use crate::route::Routes;
 use crate::smtp::{Refused, Reply, What, reply};
@@ -122,10 +122,11 @@ impl Delivery {
         Err(reply::STORE_DEGRADED)
     }
 
-    /// May a message of that size be taken for this route? What would only be refused at its end is refused before it comes.
-    pub fn ready_for(&self, destination: Option<&Destination>, octets: Option<u64>) -> Result<(), Reply> {
+    /// May a message of that size be taken for this route? What would only be refused at its end is refused before it comes. The share
+    /// of the memory that it counts in beside its sender's.
+    pub fn ready_for(&self, destination: Option<&Destination>, octets: Option<u64>) -> Result<Option<Arc<Share>>, Reply> {
         self.ready()?;
-        let Some(destination) = destination else { return Ok(()) };
+        let Some(destination) = destination else { return Ok(None) };
         self.forwarders.open(&destination.route, octets.unwrap_or_default()).map_err(|refused| {
             self.count_refusal(refused);
             verdict::of_refusal(refused).reply

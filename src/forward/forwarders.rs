@@ -16,6 +16,7 @@ use super::retry_after;
 use super::scan::Scanners;
 use crate::config::{Config, Route, Target, Verify};
 use crate::http::Response;
+use crate::message::Share;
 use crate::stats::Stats;
 use crate::verify::Verifier;
 use arc_swap::ArcSwap;
@@ -155,15 +156,15 @@ impl Forwarders {
         self.scanners.ask(&client, job, &self.stats.scans).await
     }
 
-    /// Would a message for this route be taken now?
+    /// Would a message for this route be taken now? The share of the memory that it would count in; none where a reload took the route away.
     ///
     /// # Errors
     /// What it would be told.
-    pub fn open(&self, route: &Route, octets: u64) -> Result<(), Refused> {
+    pub fn open(&self, route: &Route, octets: u64) -> Result<Option<Arc<Share>>, Refused> {
         if self.draining.load(Ordering::Relaxed) {
             return Err(Refused::Draining);
         }
-        self.lines.load().get(&route.name).map_or(Ok(()), |line| line.open(octets))
+        self.lines.load().get(&route.name).map(|line| line.open(octets)).transpose()
     }
 
     pub(super) fn enter(&self, job: &Job) -> Result<Place, Refused> {

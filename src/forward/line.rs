@@ -8,6 +8,7 @@ use super::lane::{Arrival, Came, Flight, Key, Settings, Standing};
 use super::lanes::{LaneId, Lanes, Told};
 use super::refused::Refused;
 use crate::http::Client;
+use crate::message::Share;
 use crate::ring;
 use crate::stats::{BreakerState, RouteStats, Stats};
 use arc_swap::ArcSwap;
@@ -35,6 +36,8 @@ pub(super) struct Line {
     name: String,
     route_stats: Arc<RouteStats>,
     client: ArcSwap<Client>,
+    /// What bodies and requests for this route hold.
+    memory: Arc<Share>,
     /// Authorization callbacks under way.
     pub(super) questions: AtomicUsize,
 }
@@ -83,6 +86,7 @@ impl Line {
             name: name.to_owned(),
             route_stats: gate.stats.route(name),
             client: ArcSwap::new(client),
+            memory: Arc::default(),
             questions: AtomicUsize::new(0),
         });
         line.news(&mut gate.lanes());
@@ -107,12 +111,13 @@ impl Line {
         self.client.load_full()
     }
 
-    /// Would a message be taken now?
+    /// Would a message be taken now? The share of the memory that it would count in.
     ///
     /// # Errors
     /// What it would be told.
-    pub(super) fn open(&self, octets: u64) -> Result<(), Refused> {
-        self.gate.lanes().get(self.id).map_or(Ok(()), |lane| lane.open(Instant::now(), octets))
+    pub(super) fn open(&self, octets: u64) -> Result<Arc<Share>, Refused> {
+        self.gate.lanes().get(self.id).map_or(Ok(()), |lane| lane.open(Instant::now(), octets))?;
+        Ok(Arc::clone(&self.memory))
     }
 
     /// A place for a job.

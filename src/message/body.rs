@@ -284,7 +284,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn body(budget: u64) -> (std::sync::Arc<Budget>, Body) {
-        let budget = Budget::new(budget, 1.0);
+        let budget = Budget::new(budget, 1.0, 1.0);
         let body = Body::new(budget.lease(&budget.share()));
         (budget, body)
     }
@@ -358,7 +358,7 @@ mod tests {
 
     #[test]
     fn a_large_message_uses_the_map_of_the_last_if_it_may_hold_so_much() {
-        let budget = Budget::new(40 << 20, 1.0);
+        let budget = Budget::new(40 << 20, 1.0, 1.0);
         let large = |octets: usize| {
             let mut body = Body::new(budget.lease(&budget.share()));
             body.reserve(octets).map(|()| {

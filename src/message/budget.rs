@@ -1,7 +1,7 @@
-//! The memory that bodies and rendered requests may hold, in all and for one address.
+//! The memory that bodies and rendered requests may hold, in all, for one address and for one route.
 //!
-//! Two counters, no lock: a lease takes from its share and then from the whole, or from neither. Logs nothing;
-//! fails only with [`OverBudget`], which the session answers with `452 4.3.1`.
+//! Counters, no lock: a lease takes from its shares and then from the whole, or from none. Logs nothing; fails only with
+//! [`OverBudget`], which the session answers with `452 4.3.1`.
 
 use super::spare::Spares;
 use std::sync::Arc;
@@ -13,12 +13,14 @@ const ORDER: Ordering = Ordering::Relaxed;
 /// The whole daemon's budget (`[memory] body_budget`), octets.
 pub struct Budget {
     limit: AtomicU64,
-    share_limit: AtomicU64,
+    per_ip: AtomicU64,
+    per_route: AtomicU64,
     held: AtomicU64,
     spares: Spares,
 }
 
-/// What one address (IPv6: one /64) holds of it; made by the connection limiter at accept, shared by its connections.
+/// What one address (IPv6: one /64; made by the connection limiter at accept, shared by its connections) or one route holds of it.
+#[derive(Default)]
 pub struct Share {
     held: AtomicU64,
 }
@@ -27,26 +29,30 @@ pub struct Share {
 pub struct Lease {
     budget: Arc<Budget>,
     share: Arc<Share>,
+    /// Once it is known.
+    of_route: Option<Arc<Share>>,
     held: u64,
 }
 
-/// The budget, or the address's share of it, has no room for this.
+/// The budget, or a share of it, has no room for this.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("memory budget exhausted")]
 pub struct OverBudget;
 
 impl Budget {
     #[must_use]
-    pub fn new(octets: u64, per_ip_share: f64) -> Arc<Self> {
-        let budget = Self { limit: AtomicU64::new(0), share_limit: AtomicU64::new(0), held: AtomicU64::new(0), spares: Spares::default() };
-        budget.set_limits(octets, per_ip_share);
+    pub fn new(octets: u64, per_ip_share: f64, per_route_share: f64) -> Arc<Self> {
+        let none = || AtomicU64::new(0);
+        let budget = Self { limit: none(), per_ip: none(), per_route: none(), held: none(), spares: Spares::default() };
+        budget.set_limits(octets, per_ip_share, per_route_share);
         Arc::new(budget)
     }
 
     /// At reload; what is held stays held.
-    pub fn set_limits(&self, octets: u64, per_ip_share: f64) {
+    pub fn set_limits(&self, octets: u64, per_ip_share: f64, per_route_share: f64) {
         self.limit.store(octets, ORDER);
-        self.share_limit.store(fraction(octets, per_ip_share), ORDER);
+        self.per_ip.store(fraction(octets, per_ip_share), ORDER);
+        self.per_route.store(fraction(octets, per_route_share), ORDER);
     }
 
     #[must_use]
@@ -66,13 +72,13 @@ impl Budget {
 
     #[must_use]
     pub fn share(self: &Arc<Self>) -> Arc<Share> {
-        Arc::new(Share { held: AtomicU64::new(0) })
+        Arc::default()
     }
 
     /// An empty lease on this budget and that share.
     #[must_use]
     pub fn lease(self: &Arc<Self>, share: &Arc<Share>) -> Lease {
-        Lease { budget: Arc::clone(self), share: Arc::clone(share), held: 0 }
+        Lease { budget: Arc::clone(self), share: Arc::clone(share), of_route: None, held: 0 }
     }
 }
 
@@ -85,29 +91,55 @@ impl Share {
 }
 
 impl Lease {
+    /// Counts for that route as well, as do the leases that are made of it from now on. To be called while it holds nothing.
+    #[must_use]
+    pub fn of_route(mut self, route: Option<&Arc<Share>>) -> Self {
+        debug_assert_eq!(self.held, 0, "what is held would be given back to a share that never had it");
+        self.of_route = route.map(Arc::clone);
+        self
+    }
+
     /// Holds `octets` in all from now on (more or less than before). On failure it holds what it held.
     pub fn resize(&mut self, octets: u64) -> Result<(), OverBudget> {
         if octets > self.held {
-            let more = octets - self.held;
-            take(&self.share.held, more, self.budget.share_limit.load(ORDER))?;
-            if let Err(over) = take(&self.budget.held, more, self.budget.limit.load(ORDER)) {
-                self.share.held.fetch_sub(more, ORDER);
-                return Err(over);
-            }
+            self.take(octets - self.held)?;
         } else if octets < self.held {
-            let less = self.held - octets;
-            self.budget.held.fetch_sub(less, ORDER);
-            self.share.held.fetch_sub(less, ORDER);
+            self.give(self.held - octets);
         }
         self.held = octets;
         Ok(())
     }
 
+    /// What it counts in, and how much of that there may be.
+    fn counters(&self) -> impl Iterator<Item = (&AtomicU64, u64)> {
+        let Budget { limit, per_ip, per_route, held, .. } = &*self.budget;
+        let route = self.of_route.as_ref().map(|route| (&route.held, per_route.load(ORDER)));
+        [(&self.share.held, per_ip.load(ORDER))].into_iter().chain(route).chain([(held, limit.load(ORDER))])
+    }
+
+    /// From all of them, or from none.
+    fn take(&self, more: u64) -> Result<(), OverBudget> {
+        for (nth, (held, limit)) in self.counters().enumerate() {
+            if let Err(over) = take(held, more, limit) {
+                for (held, _) in self.counters().take(nth) {
+                    held.fetch_sub(more, ORDER);
+                }
+                return Err(over);
+            }
+        }
+        Ok(())
+    }
+
+    fn give(&self, less: u64) {
+        for (held, _) in self.counters() {
+            held.fetch_sub(less, ORDER);
+        }
+    }
+
     /// Would so much more be granted now?
     pub fn check(&self, octets: u64) -> Result<(), OverBudget> {
-        let fits = |held: &AtomicU64, limit: &AtomicU64| held.load(ORDER).saturating_add(octets) <= limit.load(ORDER);
-        let fit = fits(&self.share.held, &self.budget.share_limit) && fits(&self.budget.held, &self.budget.limit);
-        if fit { Ok(()) } else { Err(OverBudget) }
+        let fits = self.counters().all(|(held, limit)| held.load(ORDER).saturating_add(octets) <= limit);
+        if fits { Ok(()) } else { Err(OverBudget) }
     }
 
     /// A part of what is held, up to so much, as a lease of its own.
@@ -129,18 +161,17 @@ impl Lease {
         &self.budget.spares
     }
 
-    /// A second, empty lease on the same budget and share (for a rendered request).
+    /// A second, empty lease on the same budget and shares (for a rendered request).
     #[must_use]
     pub fn sibling(&self) -> Self {
-        self.budget.lease(&self.share)
+        self.budget.lease(&self.share).of_route(self.of_route.as_ref())
     }
 }
 
 impl Drop for Lease {
     fn drop(&mut self) {
         if self.held > 0 {
-            self.budget.held.fetch_sub(self.held, ORDER);
-            self.share.held.fetch_sub(self.held, ORDER);
+            self.give(self.held);
         }
     }
 }
@@ -157,7 +188,7 @@ fn take(held: &AtomicU64, more: u64, limit: u64) -> Result<(), OverBudget> {
     }
 }
 
-/// The part of `octets` that one address may hold. A share that is no number counts as the whole.
+/// The part of `octets` that one may hold. A share that is no number counts as the whole.
 #[expect(
     clippy::cast_possible_truncation,
     clippy::cast_sign_loss,
@@ -178,7 +209,7 @@ mod tests {
 
     #[test]
     fn the_share_and_the_whole_are_limits_and_nothing_leaks_from_a_refusal() {
-        let budget = Budget::new(1000, 0.25);
+        let budget = Budget::new(1000, 0.25, 1.0);
         let share = budget.share();
         let mut lease = budget.lease(&share);
         assert_eq!(lease.resize(250), Ok(()));
@@ -208,8 +239,30 @@ mod tests {
     }
 
     #[test]
+    fn a_route_has_its_share_whoever_sends() {
+        let budget = Budget::new(1000, 0.5, 0.4);
+        let (one, other) = (budget.share(), budget.share());
+        let (busy, quiet) = (Arc::default(), Arc::default());
+        let mut first = budget.lease(&one).of_route(Some(&busy));
+        assert_eq!(first.resize(300), Ok(()));
+        // A rendered request beside its body counts as well.
+        let mut rendered = first.sibling();
+        assert_eq!((rendered.resize(101), rendered.resize(100)), (Err(OverBudget), Ok(())));
+        let mut second = budget.lease(&other).of_route(Some(&busy));
+        assert_eq!((second.check(1), second.resize(1)), (Err(OverBudget), Err(OverBudget)));
+        assert_eq!((other.held(), busy.held(), budget.held()), (0, 400, 400), "a refusal by the route's share gives the others back");
+        let mut third = budget.lease(&other).of_route(Some(&quiet));
+        assert_eq!(third.resize(400), Ok(()), "the other route has its own");
+        let part = first.split(200);
+        drop((first, rendered));
+        assert_eq!((busy.held(), one.held()), (200, 200));
+        drop((part, third));
+        assert_eq!((busy.held(), quiet.held(), one.held(), other.held(), budget.held()), (0, 0, 0, 0, 0));
+    }
+
+    #[test]
     fn what_is_split_off_is_held_until_both_are_gone() {
-        let budget = Budget::new(1000, 0.5);
+        let budget = Budget::new(1000, 0.5, 1.0);
         let share = budget.share();
         let mut lease = budget.lease(&share);
         assert_eq!(lease.resize(400), Ok(()));
@@ -226,10 +279,10 @@ mod tests {
 
     #[test]
     fn new_limits_leave_what_is_held() {
-        let budget = Budget::new(1000, 1.0);
+        let budget = Budget::new(1000, 1.0, 1.0);
         let mut lease = budget.lease(&budget.share());
         assert_eq!(lease.resize(900), Ok(()));
-        budget.set_limits(100, 0.5);
+        budget.set_limits(100, 0.5, 1.0);
         assert_eq!(lease.resize(901), Err(OverBudget));
         assert_eq!(lease.resize(899), Ok(()), "less is always granted");
         drop(lease);
@@ -238,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_sum_beyond_u64_is_over_the_budget() {
-        let budget = Budget::new(u64::MAX, 1.0);
+        let budget = Budget::new(u64::MAX, 1.0, 1.0);
         let share = budget.share();
         let (mut one, mut two) = (budget.lease(&share), budget.lease(&share));
         assert_eq!(one.resize(u64::MAX), Ok(()));
@@ -248,7 +301,7 @@ mod tests {
 
     #[test]
     fn threads_never_pass_the_limit_and_leave_nothing_behind() {
-        let budget = Budget::new(64, 1.0);
+        let budget = Budget::new(64, 1.0, 1.0);
         std::thread::scope(|scope| {
             for _ in 0..4 {
                 let budget = Arc::clone(&budget);

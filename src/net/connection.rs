@@ -313,8 +313,8 @@ impl Connection {
     /// May the message come? Opens it.
     fn begin(&mut self) -> Result<(), Reply> {
         let envelope = self.session.envelope();
-        self.shared().delivery.ready_for(self.destination.as_deref(), envelope.declared_size)?;
-        let lease = self.shared().budget.lease(self.admission.share());
+        let of_route = self.shared().delivery.ready_for(self.destination.as_deref(), envelope.declared_size)?;
+        let lease = self.shared().budget.lease(self.admission.share()).of_route(of_route.as_ref());
         let destination = self.destination.take();
         let live = self.shared().live.load();
         match Message::open(envelope, destination, lease, &self.shared().id_key, &live.config.smtp, normalizes(&live.config.smtp)) {

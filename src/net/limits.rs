@@ -142,7 +142,7 @@ mod tests {
 
     fn limits(total_max: usize, per_ip_max: usize) -> (Arc<Limits>, Arc<Stats>) {
         let stats = Stats::new();
-        (Limits::new(total_max, per_ip_max, Budget::new(1 << 20, 0.5), Arc::clone(&stats)), stats)
+        (Limits::new(total_max, per_ip_max, Budget::new(1 << 20, 0.5, 1.0), Arc::clone(&stats)), stats)
     }
 
     fn ip(text: &str) -> IpAddr {

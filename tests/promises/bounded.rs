@@ -205,6 +205,58 @@ fn one_address_has_its_share_of_the_budget() {
     from(9).data(&message).starts("250 ");
 }
 
+/// Bodies that wait for one route's endpoint, and what is rendered of them, leave room for the others; alone it has all.
+#[test]
+fn one_route_has_its_share_of_the_budget() {
+    let gate = Gate::default();
+    let (slow, good) = (Endpoint::always(Answer::Behind(gate.clone(), Box::new(Answer::status(200)))), Endpoint::ok());
+    let alone = Config::without_routes()
+        .set("memory.body_budget", "16MiB")
+        .set("memory.per_ip_share", 1.0)
+        .set("memory.per_route_share", 0.25)
+        .set("smtp.max_message_size", "8MiB")
+        .route("slow", &["*@slow.test"], &slow.url("/in"))
+        .of_route("format", "rfc822")
+        .of_route("timeout", "60s");
+    let config = alone
+        .clone()
+        .route("good", &["*@good.test"], &good.url("/in"))
+        .of_route("format", "rfc822")
+        .route("parsed", &["*@parsed.test"], &good.url("/in"))
+        .of_route("format", "json");
+    let mut daemon = Daemon::start(config);
+    let message = messages::of_size("held", 3 * MIB / 2);
+    let mut held: Vec<Client> = (0..2)
+        .map(|_| {
+            let mut client = Client::connect(daemon.smtp());
+            client.envelope("a@sender.test", &["b@slow.test"]);
+            client.expect("DATA", "354 ");
+            client.send(stuffed(&message));
+            client
+        })
+        .collect();
+    slow.wait_for(2);
+    let to = |recipient: &str, message: &[u8]| deliver(daemon.smtp(), "a@sender.test", &[recipient], message);
+    to("b@slow.test", &message).starts("452 4.3.1 ");
+    to("b@good.test", &messages::of_size("room", 3 * MIB)).starts("250 ");
+    // The text stands in the request once more.
+    to("b@parsed.test", &messages::of_size("twice", 3 * MIB)).starts("452 4.3.1 ");
+    to("b@parsed.test", &messages::of_size("twice", MIB)).starts("250 ");
+    assert!(daemon.admin.stat("messages.refused.memory") >= 2);
+    gate.open();
+    for client in &mut held {
+        client.reply().starts("250 ");
+    }
+    daemon.admin.wait_for_stat("memory.body_bytes", 0);
+    to("b@slow.test", &message).starts("250 ");
+    to("b@slow.test", &messages::of_size("large", 6 * MIB)).starts("452 4.3.1 ");
+    daemon.reload(alone);
+    eventually("the route to be alone", || {
+        let reply = deliver(daemon.smtp(), "a@sender.test", &["b@slow.test"], &messages::of_size("large", 6 * MIB));
+        (reply.code == 250).then_some(())
+    });
+}
+
 #[test]
 fn memory_goes_back_after_a_burst() {
     let _turn = turn::alone();

@@ -320,7 +320,7 @@ fn ipv6() {
 fn a_rendered_request_over_the_budget_is_refused() {
     let endpoint = Endpoint::always(OK);
     let mut rig = Rig::new(&route("r", &endpoint.url("/in"), "").replace("rfc822", "json"));
-    rig.budget = Budget::new(1024 * 1024, 1.0);
+    rig.budget = Budget::new(1024 * 1024, 1.0, 1.0);
     let message = vec![b'm'; 700_000];
     let refused = rig.submit("r", &message).unwrap().blocking_recv().unwrap();
     assert_eq!(refused.err(), Some(Refused::OverBudget));

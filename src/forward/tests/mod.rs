@@ -191,7 +191,7 @@ impl Rig {
             };
             ring::run(until_dropped).unwrap();
         });
-        Self { forwarders, ring, stats, config, budget: Budget::new(256 * 1024 * 1024, 1.0) }
+        Self { forwarders, ring, stats, config, budget: Budget::new(256 * 1024 * 1024, 1.0, 1.0) }
     }
 
     fn on_ring(&self, work: impl FnOnce() + Send + 'static) {

@@ -38,7 +38,7 @@ struct Way<'a> {
 
 impl Way<'_> {
     fn walk(&self, message: &[u8]) -> Seen {
-        let budget = Budget::new(self.budget, 1.0);
+        let budget = Budget::new(self.budget, 1.0, 1.0);
         let envelope = Envelope {
             peer: Peer { ip: [192, 0, 2, 1].into(), port: 40_000 },
             helo: "client.test".into(),
@@ -187,7 +187,7 @@ proptest! {
 
 #[test]
 fn a_size_that_could_not_fit_now_is_refused_and_another_reserves_a_first_step() {
-    let budget = Budget::new(40 << 20, 0.5);
+    let budget = Budget::new(40 << 20, 0.5, 1.0);
     let share = budget.share();
     let open = |size| {
         let envelope = Envelope {
