@@ -241,7 +241,7 @@ fn one_route_has_its_share_of_the_budget() {
     to("b@good.test", &messages::of_size("room", 3 * MIB)).starts("250 ");
     // The text stands in the request once more.
     to("b@parsed.test", &messages::of_size("twice", 3 * MIB)).starts("452 4.3.1 ");
-    to("b@parsed.test", &messages::of_size("twice", MIB)).starts("250 ");
+    to("b@parsed.test", &messages::of_size("fits", MIB / 2)).starts("250 ");
     assert!(daemon.admin.stat("messages.refused.memory") >= 2);
     gate.open();
     for client in &mut held {

@@ -16,7 +16,7 @@ use super::refused::Refused;
 use crate::config;
 use crate::stats::BreakerState;
 pub(super) use breaker::{Admission, Breaker};
-use limit::{Begun, FEW, Limit};
+use limit::{Begun, Limit};
 use need::Need;
 pub(super) use queue::Key;
 use queue::{Queue, Waiting};
@@ -41,6 +41,9 @@ pub(super) struct Lane<W> {
     settings: Settings,
     queue: Queue<W>,
     in_flight: usize,
+    /// When all that the limit allows were last in flight.
+    full: Option<Instant>,
+    answered: Option<Instant>,
     /// When POSTs were given up that the endpoint may still be working on.
     given_up: VecDeque<Instant>,
     limit: Limit,
@@ -107,6 +110,8 @@ impl<W> Lane<W> {
             settings,
             queue: Queue::default(),
             in_flight: 0,
+            full: None,
+            answered: None,
             given_up: VecDeque::new(),
             limit: Limit::new(settings.most, settings.adaptive, settings.timeout),
             need: Need::default(),
@@ -171,8 +176,7 @@ impl<W> Lane<W> {
     }
 
     fn has_room(&self) -> bool {
-        let limit = self.limit.get();
-        self.in_flight < limit && (self.in_flight < FEW || self.in_flight + self.given_up.len() < limit)
+        self.in_flight == 0 || self.in_flight + self.given_up.len() < self.limit.get()
     }
 
     /// The next job may go if a worker is to be had.
@@ -203,6 +207,9 @@ impl<W> Lane<W> {
             Admission::Paused => return Err(Refused::Paused),
         };
         self.in_flight += 1;
+        if self.in_flight >= self.limit.get() {
+            self.full = Some(now);
+        }
         Ok(Flight { begun: self.limit.begin(self.in_flight), probe, in_time, in_flight: self.in_flight, at: now, octets })
     }
 
@@ -223,12 +230,18 @@ impl<W> Lane<W> {
     }
 
     pub(super) fn done(&mut self, now: Instant, flight: &Flight, came: Came) {
+        if self.in_flight >= self.limit.get() {
+            self.full = Some(now);
+        }
         while self.given_up.pop_front_if(|at| *at + self.settings.timeout <= now).is_some() {}
-        let used = self.in_flight >= self.limit.get();
+        let used = self.full.is_some_and(|full| flight.at <= full);
         self.in_flight = self.in_flight.saturating_sub(1);
         match came {
             Came::Answer { took, waited, says } => {
-                self.rate.answered(now);
+                self.answered = Some(now);
+                if used {
+                    self.rate.answered(now, self.settings.timeout);
+                }
                 // What was begun after them has been answered: so have they been, or never will be.
                 while self.given_up.pop_front_if(|at| *at <= flight.at).is_some() {}
                 let pause = if let Says::Pause(long) = says { Some(long) } else { None };
@@ -253,7 +266,8 @@ impl<W> Lane<W> {
                 self.given_up.push_back(now);
                 self.need.learn(now, self.settings.timeout, flight.in_flight, flight.octets.min(need::LARGE));
                 self.limit.failed(flight.begun);
-                if flight.in_time {
+                // One that has answered others meanwhile is there.
+                if flight.in_time && self.answered.is_none_or(|at| at <= flight.at) {
                     self.breaker.not_answered(flight.probe, now);
                 } else {
                     self.breaker.not_asked(flight.probe, now);
@@ -288,7 +302,7 @@ impl<W> Lane<W> {
 
     /// What comes in time if it waits: of that the half, since what is known is a guess.
     fn may_wait(&mut self, now: Instant, octets: u64) -> usize {
-        let Some(rate) = self.rate.per_second(now) else { return usize::MAX };
+        let Some(rate) = self.rate.per_second(now, self.in_flight) else { return usize::MAX };
         let timeout = self.settings.timeout;
         let time = timeout.saturating_sub(self.need.need(now, octets, self.limit.get(), timeout));
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates; never negative")]

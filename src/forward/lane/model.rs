@@ -79,8 +79,8 @@ struct Case {
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     Arrives,
-    /// A worker of the endpoint is free; the message it worked for.
-    Worked(usize),
+    /// A worker of the endpoint is free; the message it worked for, and since when (nanoseconds).
+    Worked(usize, u64),
     /// The message's time is over.
     Deadline(usize),
 }
@@ -90,6 +90,7 @@ struct Message {
     deadline: f64,
     begun: Option<(f64, Flight)>,
     key: Option<Key>,
+    pool: usize,
     ended: bool,
 }
 
@@ -97,8 +98,8 @@ struct Message {
 struct Outcome {
     delivered: usize,
     in_vain: usize,
-    /// How long those had waited who were told "later", seconds.
-    refused_after: Vec<f64>,
+    /// Who was told "later": when, and after how long, seconds.
+    refused: Vec<(f64, f64)>,
     breaker_opened: bool,
     /// POSTs inside the endpoint, at most.
     most_inside: usize,
@@ -106,16 +107,33 @@ struct Outcome {
     in_flight: Vec<(f64, usize)>,
     /// When each was delivered.
     times: Vec<f64>,
+    /// What the endpoint worked, while the load was there, for those that were delivered; seconds.
+    useful: f64,
 }
 
 impl Outcome {
-    fn goodput(&self, capacity: f64, seconds: f64) -> f64 {
-        100.0 * self.delivered as f64 / (capacity * seconds)
+    /// In percent of what it could do while the load was there: no more than came.
+    fn goodput(&self, workers: usize, seconds: f64, mean: f64) -> f64 {
+        100.0 * self.useful / (workers as f64 * seconds).min(self.in_flight.len() as f64 * mean)
+    }
+
+    /// How long the median of those waited who were told "later" from second 5 on.
+    fn told_after(&self) -> f64 {
+        let mut after: Vec<f64> = self.refused.iter().filter(|(at, _)| *at >= 5.0).map(|(_, after)| *after).collect();
+        after.sort_by(f64::total_cmp);
+        after.get(after.len() / 2).copied().unwrap_or_default()
     }
 
     fn duplicates(&self) -> f64 {
         100.0 * self.in_vain as f64 / self.delivered.max(1) as f64
     }
+}
+
+/// Workers of an endpoint, and what waits for them inside it.
+struct Pool {
+    free: usize,
+    inside: VecDeque<usize>,
+    takes: Takes,
 }
 
 struct Model {
@@ -126,10 +144,10 @@ struct Model {
     lanes: Lanes<usize>,
     lane: LaneId,
     messages: Vec<Message>,
-    /// The endpoint: its workers, and what waits inside it.
-    free: usize,
-    inside: VecDeque<usize>,
-    takes: Takes,
+    /// The endpoint's kinds of handlers, each with workers of its own; a message needs one of them, any as often as the others.
+    pools: Vec<Pool>,
+    /// Load comes so long.
+    until: f64,
     /// Nothing can be connected to from, until.
     away: Option<(f64, f64)>,
     /// A reload, and the limit it brings.
@@ -143,6 +161,10 @@ fn settings(timeout: Duration) -> Settings {
 
 impl Model {
     fn new(workers: usize, takes: Takes, seed: u64) -> Self {
+        Self::of(&[(workers, takes)], seed)
+    }
+
+    fn of(pools: &[(usize, Takes)], seed: u64) -> Self {
         let mut lanes = Lanes::new(512);
         let lane = lanes.add(settings(T));
         Self {
@@ -153,9 +175,8 @@ impl Model {
             lanes,
             lane,
             messages: Vec::new(),
-            free: workers,
-            inside: VecDeque::new(),
-            takes,
+            pools: pools.iter().map(|&(free, takes)| Pool { free, inside: VecDeque::new(), takes }).collect(),
+            until: 0.0,
             away: None,
             lower_at: None,
             outcome: Outcome::default(),
@@ -170,6 +191,7 @@ impl Model {
 
     /// Messages come at that rate until `until`; what is under way then ends.
     fn run(&mut self, from: f64, until: f64, rate: f64) {
+        self.until = until;
         let first = from + self.dice.exponential(1.0 / rate);
         self.at(first, Event::Arrives);
         while let Some(Reverse((nanos, _, event))) = self.events.pop() {
@@ -181,7 +203,7 @@ impl Model {
                     self.at(next, Event::Arrives);
                     self.arrives(now);
                 }
-                Event::Worked(number) => self.worked(now, number),
+                Event::Worked(number, since) => self.worked(now, number, since as f64 / 1e9),
                 Event::Deadline(number) => self.deadline(now, number),
             }
             self.outcome.breaker_opened |= self.lanes.get(self.lane).unwrap().standing().breaker != BreakerState::Closed;
@@ -199,7 +221,8 @@ impl Model {
         let in_flight = self.lanes.get(self.lane).unwrap().in_flight();
         self.outcome.in_flight.push((now, in_flight));
         let deadline = now + T.as_secs_f64();
-        self.messages.push(Message { deadline, begun: None, key: None, ended: false });
+        let pool = if self.pools.len() > 1 { (self.dice.throw() * self.pools.len() as f64) as usize } else { 0 };
+        self.messages.push(Message { deadline, begun: None, key: None, pool, ended: false });
         let mut told = Vec::new();
         let (now_at, deadline_at) = (self.start + S(now), self.start + S(deadline));
         match self.lanes.arrive(self.lane, now_at, deadline_at, 1000, || number, &mut told) {
@@ -225,7 +248,7 @@ impl Model {
     fn refuse(&mut self, now: f64, number: usize) {
         let message = &mut self.messages[number];
         message.ended = true;
-        self.outcome.refused_after.push(now - (message.deadline - T.as_secs_f64()));
+        self.outcome.refused.push((now, now - (message.deadline - T.as_secs_f64())));
     }
 
     fn begin(&mut self, now: f64, number: usize, flight: Flight) {
@@ -235,35 +258,37 @@ impl Model {
         }
         let message = &mut self.messages[number];
         (message.begun, message.key) = (Some((now, flight)), None);
-        let deadline = message.deadline;
+        let (deadline, pool) = (message.deadline, message.pool);
         self.at(deadline, Event::Deadline(number));
-        self.inside.push_back(number);
-        self.outcome.most_inside = self.outcome.most_inside.max(self.inside.len());
-        self.work(now);
+        self.pools[pool].inside.push_back(number);
+        self.outcome.most_inside = self.outcome.most_inside.max(self.pools[pool].inside.len());
+        self.work(now, pool);
     }
 
-    fn work(&mut self, now: f64) {
-        while self.free > 0 {
-            let Some(number) = self.inside.pop_front() else { return };
-            self.free -= 1;
-            let done = now + self.takes.draw(&mut self.dice);
-            self.at(done, Event::Worked(number));
+    fn work(&mut self, now: f64, pool: usize) {
+        while self.pools[pool].free > 0 {
+            let Some(number) = self.pools[pool].inside.pop_front() else { return };
+            self.pools[pool].free -= 1;
+            let done = now + self.pools[pool].takes.draw(&mut self.dice);
+            self.at(done, Event::Worked(number, (now * 1e9) as u64));
         }
     }
 
-    fn worked(&mut self, now: f64, number: usize) {
-        self.free += 1;
+    fn worked(&mut self, now: f64, number: usize, since: f64) {
         let message = &mut self.messages[number];
+        let pool = message.pool;
+        self.pools[pool].free += 1;
         if message.ended {
             self.outcome.in_vain += 1;
         } else if let Some((begun, flight)) = message.begun.take() {
             message.ended = true;
             self.outcome.delivered += 1;
             self.outcome.times.push(now);
+            self.outcome.useful += (now.min(self.until) - since).max(0.0);
             let took = S(now - begun);
             self.done(now, &flight, Came::Answer { took, waited: took, says: Says::Well });
         }
-        self.work(now);
+        self.work(now, pool);
     }
 
     fn deadline(&mut self, now: f64, number: usize) {
@@ -288,51 +313,122 @@ impl Model {
     }
 }
 
-/// Endpoints of the model, and what they have to keep.
-const CASES: [Case; 13] = [
-    Case { workers: 1, takes: Takes::Constant(0.25), goodput: 95.0, duplicates: 2.0 },
-    Case { workers: 4, takes: Takes::Exponential(1.0), goodput: 90.0, duplicates: 2.0 },
-    Case { workers: 50, takes: Takes::Exponential(0.1), goodput: 95.0, duplicates: 2.0 },
-    Case { workers: 50, takes: Takes::Mixed(0.9, 0.05, 2.0), goodput: 95.0, duplicates: 2.0 },
-    Case { workers: 20, takes: Takes::Mixed(0.4, 0.05, 2.0), goodput: 90.0, duplicates: 2.0 },
-    Case { workers: 10, takes: Takes::Uniform(3.0, 5.0), goodput: 80.0, duplicates: 2.0 },
-    Case { workers: 1, takes: Takes::Exponential(0.25), goodput: 90.0, duplicates: 2.0 },
-    Case { workers: 4, takes: Takes::Constant(1.0), goodput: 95.0, duplicates: 2.0 },
-    Case { workers: 50, takes: Takes::Constant(0.1), goodput: 95.0, duplicates: 2.0 },
-    Case { workers: 1, takes: Takes::Mixed(0.9, 0.05, 2.0), goodput: 75.0, duplicates: 4.0 },
-    Case { workers: 200, takes: Takes::Exponential(0.5), goodput: 90.0, duplicates: 2.0 },
-    Case { workers: 8, takes: Takes::Uniform(0.5, 2.0), goodput: 90.0, duplicates: 2.0 },
-    Case { workers: 16, takes: Takes::Constant(2.5), goodput: 85.0, duplicates: 5.0 },
+/// What every endpoint keeps: nine tenths of what it can do, and at most two in a hundred twice.
+const fn case(workers: usize, takes: Takes) -> Case {
+    Case { workers, takes, goodput: 90.0, duplicates: 2.0 }
+}
+
+const CASES: [Case; 28] = [
+    case(1, Takes::Constant(0.25)),
+    case(4, Takes::Exponential(1.0)),
+    case(50, Takes::Exponential(0.1)),
+    case(50, Takes::Mixed(0.9, 0.05, 2.0)),
+    case(20, Takes::Mixed(0.4, 0.05, 2.0)),
+    case(1, Takes::Exponential(0.25)),
+    case(4, Takes::Constant(1.0)),
+    case(50, Takes::Constant(0.1)),
+    case(200, Takes::Exponential(0.5)),
+    case(8, Takes::Uniform(0.5, 2.0)),
+    case(16, Takes::Constant(2.5)),
+    // One, four and fifty workers; the longest answers a quarter of the timeout.
+    case(1, Takes::Constant(1.0)),
+    case(4, Takes::Constant(2.5)),
+    case(50, Takes::Constant(1.0)),
+    case(4, Takes::Exponential(0.5)),
+    case(50, Takes::Exponential(0.5)),
+    case(4, Takes::Mixed(0.9, 0.05, 1.0)),
+    case(50, Takes::Mixed(0.9, 0.05, 1.0)),
+    case(4, Takes::Mixed(0.9, 0.05, 2.0)),
+    case(4, Takes::Mixed(0.9, 0.25, 2.5)),
+    case(50, Takes::Mixed(0.9, 0.25, 2.5)),
+    // It takes nearly half of the timeout: what is begun is hardly known when it is too late.
+    Case { goodput: 75.0, ..case(10, Takes::Uniform(3.0, 5.0)) },
+    // So many answers, a quarter of the timeout each, have to come before all workers are known.
+    Case { goodput: 75.0, ..case(50, Takes::Constant(2.5)) },
+    // A message in a minute is four in a hundred.
+    Case { goodput: 85.0, duplicates: 5.0, ..case(1, Takes::Constant(2.5)) },
+    // One answer in ten holds the only worker for a fifth of the timeout, and what waits behind it is not to be known before.
+    Case { goodput: 85.0, ..case(1, Takes::Mixed(0.9, 0.05, 1.0)) },
+    Case { goodput: 80.0, duplicates: 10.0, ..case(1, Takes::Exponential(0.5)) },
+    Case { goodput: 60.0, duplicates: 5.0, ..case(1, Takes::Mixed(0.9, 0.05, 2.0)) },
+    Case { goodput: 70.0, duplicates: 10.0, ..case(1, Takes::Mixed(0.9, 0.25, 2.5)) },
 ];
 
+/// `MAILSLUICE_TEST_FULL=1` takes three seeds instead of one.
 #[test]
 fn endpoints_do_what_they_can_at_any_load() {
+    let seeds = if std::env::var_os("MAILSLUICE_TEST_FULL").is_some() { 3 } else { 1 };
     let mut failures = Vec::new();
     for case in CASES {
         let capacity = case.workers as f64 / case.takes.mean();
-        let (mut worst, mut most) = (f64::MAX, 0.0_f64);
+        let (mut worst, mut most, mut slowest) = (f64::MAX, 0.0_f64, 0.0_f64);
         for load in [1.2, 2.5, 10.0] {
-            // Of the quick ones a third of a minute is as good.
-            let seconds = (40_000.0 / (capacity * load)).clamp(20.0, 60.0);
-            for seed in 1..=3 {
+            for seed in 1..=seeds {
                 let mut model = Model::new(case.workers, case.takes, seed);
-                model.run(0.0, seconds, capacity * load);
+                model.run(0.0, 60.0, capacity * load);
                 let outcome = &model.outcome;
-                let (goodput, duplicates) = (outcome.goodput(capacity, seconds), outcome.duplicates());
-                (worst, most) = (worst.min(goodput), most.max(duplicates));
-                let mut after = outcome.refused_after.clone();
-                after.sort_by(f64::total_cmp);
-                let median = after.get(after.len() / 2).copied().unwrap_or_default();
-                if goodput < case.goodput || duplicates > case.duplicates || outcome.breaker_opened || median > 0.15 {
+                let (goodput, duplicates) = (outcome.goodput(case.workers, 60.0, case.takes.mean()), outcome.duplicates());
+                let told = outcome.told_after();
+                (worst, most, slowest) = (worst.min(goodput), most.max(duplicates), slowest.max(told));
+                // Of a few that are told at all, some have waited for one that took long.
+                let late = told > 0.15 && outcome.refused.len() > 20;
+                if goodput < case.goodput || duplicates > case.duplicates || outcome.breaker_opened || late {
                     failures.push(format!(
-                        "{case:?} at {load}, seed {seed}: goodput {goodput:.0}, duplicates {duplicates:.1}, median {median}"
+                        "{case:?} at {load}, seed {seed}: goodput {goodput:.0}, duplicates {duplicates:.1}, told after {told}"
                     ));
                 }
             }
         }
-        println!("{} x {:?}: {worst:.0} / {most:.1}", case.workers, case.takes);
+        println!("{} x {:?}: {worst:.0} / {most:.1}, {slowest:.2}", case.workers, case.takes);
     }
     assert!(failures.is_empty(), "{failures:#?}");
+}
+
+/// Two speeds, as many workers as are wanted: the limit finds no bound, and costs next to nothing.
+#[test]
+fn an_endpoint_without_a_limit_of_its_own_is_not_given_one() {
+    for takes in [Takes::Mixed(0.9, 0.05, 2.0), Takes::Mixed(0.4, 0.05, 2.0), Takes::Mixed(0.5, 0.5, 2.5)] {
+        let mut model = Model::new(10_000, takes, 1);
+        // Half of what all forwarders could do.
+        let rate = 256.0 / takes.mean();
+        model.run(0.0, 60.0, rate);
+        // Once it is found out.
+        let later = |times: &mut dyn Iterator<Item = f64>| times.filter(|at| *at > 15.0).count();
+        let outcome = &model.outcome;
+        let (delivered, came) = (later(&mut outcome.times.iter().copied()), later(&mut outcome.in_flight.iter().map(|(at, _)| *at)));
+        assert!(delivered * 100 >= came * 95, "{takes:?}: {delivered} of {came}");
+        assert_eq!(model.outcome.in_vain, 0, "{takes:?}");
+    }
+}
+
+/// One kind of handler can do next to nothing, the other is well: both share a route.
+#[test]
+fn handlers_that_are_overloaded_leave_something_to_the_others() {
+    let mut model = Model::of(&[(50, Takes::Constant(0.1)), (2, Takes::Constant(1.0))], 1);
+    model.run(0.0, 60.0, 20.0);
+    let outcome = &model.outcome;
+    // Ten a second come for each; the slow ones do two.
+    assert!(!outcome.breaker_opened);
+    assert!(outcome.delivered > 150, "{}", outcome.delivered);
+    // What piled up before the first of them was too late.
+    assert!(outcome.in_vain < 130, "{}", outcome.in_vain);
+}
+
+/// Ten times what it can do, and then a little: that is answered as if nothing had been.
+#[test]
+fn when_the_load_stops_all_is_as_before() {
+    for (workers, takes) in [(1, Takes::Constant(0.25)), (4, Takes::Exponential(1.0)), (50, Takes::Mixed(0.9, 0.05, 2.0))] {
+        let mut model = Model::new(workers, takes, 1);
+        let capacity = workers as f64 / takes.mean();
+        model.run(0.0, 20.0, capacity * 10.0);
+        let (delivered, came) = (model.outcome.delivered, model.outcome.in_flight.len());
+        // Nine in ten of what was under way is done within five seconds.
+        let late = model.outcome.times.iter().filter(|at| **at > 25.0).count();
+        assert!(late * 20 < delivered, "{workers} x {takes:?}: {late} of {delivered} late");
+        model.run(25.0, 85.0, capacity * 0.3);
+        let (delivered, came) = (model.outcome.delivered - delivered, model.outcome.in_flight.len() - came);
+        assert!(delivered * 100 >= came * 99, "{workers} x {takes:?}: {delivered} of {came}");
+    }
 }
 
 /// It gives no answer for ten seconds, then all are there again.

@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 const INTERVALS: usize = 16;
-/// With fewer nothing is known: the first answers come side by side.
+/// Of many they are those of a quarter of the deadline: many at once are answered at once, and then none for a while.
+const INTERVALS_MAX: usize = 512;
+/// With fewer only the most that it may be is known.
 const LEAST: usize = 8;
 /// What was learned before such a pause says nothing.
 const FADES: Duration = Duration::from_secs(10);
@@ -14,8 +16,10 @@ pub(super) struct Rate {
     /// Between answers, with more to do all the while.
     intervals: VecDeque<Duration>,
     sum: Duration,
-    /// The last answer, or when the lane became full.
-    last: Option<Instant>,
+    /// Full time behind the last answer, as far as it has ended.
+    pending: Duration,
+    /// Since when, or since the last answer, it is full.
+    since: Option<Instant>,
     /// When it stopped being full.
     idle: Option<Instant>,
 }
@@ -23,46 +27,55 @@ pub(super) struct Rate {
 impl Rate {
     /// The lane is full from now on.
     pub(super) fn full(&mut self, now: Instant) {
-        if self.last.is_none() {
-            self.last = Some(now);
+        if self.since.is_none() {
+            self.since = Some(now);
             if self.idle.is_none_or(|idle| now.saturating_duration_since(idle) > FADES) {
                 self.forget();
             }
         }
     }
 
-    /// There is room in it again: the next answer's interval would be one of waiting for work.
+    /// There is room in it again: from now on the endpoint waits for work.
     pub(super) fn slack(&mut self, now: Instant) {
-        if self.last.take().is_some() {
+        if let Some(since) = self.since.take() {
+            self.pending += now.saturating_duration_since(since);
             self.idle = Some(now);
         }
     }
 
-    pub(super) fn answered(&mut self, now: Instant) {
-        let Some(last) = self.last.replace(now) else {
-            self.last = None;
-            return;
-        };
-        let interval = now.saturating_duration_since(last);
+    /// To a POST that was under way while the lane was full.
+    pub(super) fn answered(&mut self, now: Instant, timeout: Duration) {
+        let interval = std::mem::take(&mut self.pending) + self.open(now);
+        self.since = self.since.map(|_| now);
         self.intervals.push_back(interval);
         self.sum += interval;
-        if self.intervals.len() > INTERVALS {
-            self.sum -= self.intervals.pop_front().unwrap_or_default();
+        while let Some(oldest) = self.intervals.front().copied()
+            && self.intervals.len() > INTERVALS
+            && (self.intervals.len() > INTERVALS_MAX || self.sum - oldest >= timeout / 4)
+        {
+            self.intervals.pop_front();
+            self.sum -= oldest;
         }
+    }
+
+    fn open(&self, now: Instant) -> Duration {
+        self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     pub(super) fn forget(&mut self) {
         self.intervals.clear();
-        self.sum = Duration::ZERO;
+        (self.sum, self.pending) = (Duration::ZERO, Duration::ZERO);
     }
 
     /// Lower the longer none comes; `None`: not known.
-    pub(super) fn per_second(&self, now: Instant) -> Option<f64> {
-        if self.intervals.len() < LEAST {
+    pub(super) fn per_second(&self, now: Instant, in_flight: usize) -> Option<f64> {
+        let known = self.intervals.len();
+        if known == 0 {
             return None;
         }
-        let answers = self.intervals.len() as f64;
-        let open = self.last.map_or(0.0, |last| now.saturating_duration_since(last).as_secs_f64());
+        // The first answers come side by side: as if those in flight came now.
+        let answers = (known + in_flight.min(LEAST.saturating_sub(known))) as f64;
+        let open = (self.pending + self.open(now)).as_secs_f64();
         let sum = self.sum.as_secs_f64();
         Some(answers / (sum + (open - sum / answers).max(0.0)).max(1e-6))
     }
