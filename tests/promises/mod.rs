@@ -5,6 +5,7 @@ mod confidential;
 mod damaged;
 mod delivered;
 mod names;
+mod overload;
 mod recorded;
 mod senders;
 

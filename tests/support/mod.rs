@@ -1,6 +1,7 @@
 //! What the tests stand on: the daemon as a process, an HTTP endpoint that misbehaves on demand, an SMTP client that sends any octets.
 
 pub(crate) mod admin;
+pub(crate) mod busy;
 pub(crate) mod certificates;
 pub(crate) mod client;
 pub(crate) mod config;

@@ -89,7 +89,9 @@ impl Limit {
             self.timeout = timeout;
             self.forget_base();
         }
-        self.level = self.level.clamp(1.0, self.most as f64);
+        // Before anything is known a larger bound is a new start.
+        let least = if self.quick { START.min(self.most) as f64 } else { 1.0 };
+        self.level = self.level.clamp(least, self.most as f64);
     }
 
     /// From the start: the endpoint was away.

@@ -144,7 +144,7 @@ struct Model {
     lanes: Lanes<usize>,
     lane: LaneId,
     messages: Vec<Message>,
-    /// The endpoint's kinds of handlers, each with workers of its own; a message needs one of them, any as often as the others.
+    /// The endpoint's kinds of handlers, each with workers of its own: one, or two of which a message needs either as often as the other.
     pools: Vec<Pool>,
     /// Load comes so long.
     until: f64,
@@ -221,7 +221,7 @@ impl Model {
         let in_flight = self.lanes.get(self.lane).unwrap().in_flight();
         self.outcome.in_flight.push((now, in_flight));
         let deadline = now + T.as_secs_f64();
-        let pool = if self.pools.len() > 1 { (self.dice.throw() * self.pools.len() as f64) as usize } else { 0 };
+        let pool = if self.pools.len() > 1 && self.dice.throw() < 0.5 { 1 } else { 0 };
         self.messages.push(Message { deadline, begun: None, key: None, pool, ended: false });
         let mut told = Vec::new();
         let (now_at, deadline_at) = (self.start + S(now), self.start + S(deadline));
@@ -270,7 +270,7 @@ impl Model {
             let Some(number) = self.pools[pool].inside.pop_front() else { return };
             self.pools[pool].free -= 1;
             let done = now + self.pools[pool].takes.draw(&mut self.dice);
-            self.at(done, Event::Worked(number, (now * 1e9) as u64));
+            self.at(done, Event::Worked(number, u64::try_from(S(now).as_nanos()).unwrap()));
         }
     }
 
@@ -354,15 +354,19 @@ const CASES: [Case; 28] = [
     Case { goodput: 70.0, duplicates: 10.0, ..case(1, Takes::Mixed(0.9, 0.25, 2.5)) },
 ];
 
-/// `MAILSLUICE_TEST_FULL=1` takes three seeds instead of one.
+/// A minute each. `MAILSLUICE_TEST_FULL=1` takes three seeds instead of one, and more than 100 000 messages where it comes to that.
 #[test]
 fn endpoints_do_what_they_can_at_any_load() {
-    let seeds = if std::env::var_os("MAILSLUICE_TEST_FULL").is_some() { 3 } else { 1 };
+    let full = std::env::var_os("MAILSLUICE_TEST_FULL").is_some();
+    let seeds = if full { 3 } else { 1 };
     let mut failures = Vec::new();
     for case in CASES {
         let capacity = case.workers as f64 / case.takes.mean();
         let (mut worst, mut most, mut slowest) = (f64::MAX, 0.0_f64, 0.0_f64);
         for load in [1.2, 2.5, 10.0] {
+            if !full && capacity * load * 60.0 > 100_000.0 {
+                continue;
+            }
             for seed in 1..=seeds {
                 let mut model = Model::new(case.workers, case.takes, seed);
                 model.run(0.0, 60.0, capacity * load);
