@@ -46,11 +46,27 @@ fn config(url: &str, timeout: u32) -> Config {
         .of_route("timeout", format!("{timeout}s"))
 }
 
+/// All of them beside each other. A turn belongs to a thread, and so do the daemons.
+fn run(trials: &[Trial]) -> Vec<Seen> {
+    let start = |trial: &Trial| {
+        let endpoint = Busy::start(trial.workers, trial.takes);
+        let daemon = Daemon::start(config(&endpoint.url(), trial.timeout));
+        (*trial, endpoint, daemon)
+    };
+    let running: Vec<_> = trials.iter().map(start).collect();
+    let all = std::thread::scope(|scope| {
+        let threads: Vec<_> = running.iter().map(|(trial, endpoint, daemon)| scope.spawn(|| watch(*trial, endpoint, daemon))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+    });
+    for (Trial { workers, takes, load, .. }, seen) in trials.iter().zip(&all) {
+        println!("{workers:2} x {takes:?} at {load}: {seen:?}");
+    }
+    all
+}
+
 #[expect(clippy::cast_precision_loss, reason = "percentages")]
-fn run(trial: Trial) -> Seen {
-    let Trial { workers, takes, load, seconds, timeout } = trial;
-    let endpoint = Busy::start(workers, takes);
-    let daemon = Daemon::start(config(&endpoint.url(), timeout));
+fn watch(trial: Trial, endpoint: &Busy, daemon: &Daemon) -> Seen {
+    let Trial { workers, takes, load, seconds, .. } = trial;
     let could = workers as f64 * seconds;
     let began = Instant::now();
     let sent = busy::arrivals(daemon.smtp(), workers as f64 / takes.mean() * load, Duration::from_secs_f64(seconds));
@@ -90,19 +106,11 @@ fn run(trial: Trial) -> Seen {
 fn an_overloaded_endpoint_does_what_it_can_and_the_rest_is_told_at_once() {
     let _turn = turn::alone();
     let trials = [(1, Takes::Constant(0.2), 2.5), (4, Takes::Exponential(0.25), 10.0), (20, Takes::Mixed(0.2, 0.8), 1.5)];
-    std::thread::scope(|scope| {
-        let trials = trials.map(|(workers, takes, load)| {
-            let trial = Trial { workers, takes, load, seconds: 10.0, timeout: 4 };
-            (trial, scope.spawn(move || run(trial)))
-        });
-        for (Trial { workers, takes, load, .. }, seen) in trials {
-            let seen = seen.join().unwrap();
-            println!("{workers} x {takes:?} at {load}: {seen:?}");
-            assert!(seen.goodput > 60.0 && seen.duplicates < 15.0 && !seen.breaker_opened, "{workers} x {takes:?}: {seen:?}");
-            assert!(seen.refused < 10 || seen.told_after < Duration::from_secs(1), "{workers} x {takes:?}: {seen:?}");
-            assert!(seen.afterwards < Duration::from_secs(3), "{workers} x {takes:?}: {seen:?}");
-        }
-    });
+    for seen in run(&trials.map(|(workers, takes, load)| Trial { workers, takes, load, seconds: 10.0, timeout: 4 })) {
+        assert!(seen.goodput > 60.0 && seen.duplicates < 15.0 && !seen.breaker_opened, "{seen:?}");
+        assert!(seen.refused < 10 || seen.told_after < Duration::from_secs(1), "{seen:?}");
+        assert!(seen.afterwards < Duration::from_secs(3), "{seen:?}");
+    }
 }
 
 const LOADS: [f64; 3] = [1.2, 2.5, 10.0];
@@ -132,14 +140,8 @@ fn all_endpoints_at_all_loads() {
     for load in LOADS {
         // The small ones beside each other, the large ones by themselves.
         for batch in [&ENDPOINTS[..6], &ENDPOINTS[6..7], &ENDPOINTS[7..8], &ENDPOINTS[8..]] {
-            std::thread::scope(|scope| {
-                let running: Vec<_> = batch.iter().map(|&of| (trial(of, load), scope.spawn(move || run(trial(of, load))))).collect();
-                for (trial, seen) in running {
-                    let seen = seen.join().unwrap();
-                    println!("{:2} x {:?} at {load}: {seen:?}", trial.workers, trial.takes);
-                    rows.push((trial, seen));
-                }
-            });
+            let trials: Vec<_> = batch.iter().map(|&of| trial(of, load)).collect();
+            rows.extend(trials.iter().copied().zip(run(&trials)));
         }
     }
     std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/overload.svg"), plot(&rows)).unwrap();
