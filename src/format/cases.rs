@@ -118,3 +118,21 @@ fn rails_keeps_recipients_apart() {
         parsed.header_values("X-Original-To").map(|value| value.as_text().unwrap_or_default().to_owned()).collect();
     assert_eq!(recipients, ["one@example.org", "two@example.org"]);
 }
+
+/// Answers as programs and people of many languages write them; `tests/cases/replies.txt`.
+#[test]
+fn every_reply() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases/replies.txt");
+    let replies = std::fs::read_to_string(file).unwrap();
+    let (mut seen, mut wrong) = (0, Vec::new());
+    for reply in replies.split("=== ").skip(1) {
+        let (name, rest) = reply.split_once('\n').unwrap();
+        let (text, expected) = rest.rsplit_once("\n--- \n").unwrap();
+        let found = crate::message::reply_text::reply_text(text, true);
+        if found != expected.trim() {
+            wrong.push(format!("{name}: {found:?} instead of {:?}", expected.trim()));
+        }
+        seen += 1;
+    }
+    assert!(seen >= 40 && wrong.is_empty(), "{} of {seen} are wrong:\n{}", wrong.len(), wrong.join("\n"));
+}

@@ -19,12 +19,9 @@ pub(super) fn render(envelope: &Envelope, verification: &Verification, message: 
     }
     let skipped = before_fields(message);
     let rest = message.get(skipped..).unwrap_or_default();
-    match rest.first() {
-        // It would go on with the last of these fields.
-        Some(b' ' | b'\t') => out.push(b"X-Continued:\r\n")?,
-        // It is no header: all of it is text.
-        Some(_) if head(rest, 0, |_| false).body == 0 => out.push(b"\r\n")?,
-        _ => {}
+    // It is no header: all of it is text.
+    if !rest.is_empty() && head(rest, 0, |_| false).body == 0 {
+        out.push(b"\r\n")?;
     }
     out.message(skipped..message.len());
     let mut headers = vec![mail_from(envelope)];
@@ -32,12 +29,13 @@ pub(super) fn render(envelope: &Envelope, verification: &Verification, message: 
     Ok(Rendered::new(CONTENT_TYPE.to_owned(), headers, out.finish()?))
 }
 
-/// What may stand before the first field, and only there: a byte-order mark, an mbox line.
+/// What may stand before the first field, and only there: a byte-order mark, an mbox line, the continuation of nothing (which would go on with
+/// the last of our fields).
 fn before_fields(message: &[u8]) -> usize {
-    let marked = message.strip_prefix(b"\xef\xbb\xbf").unwrap_or(message);
-    let line = if marked.starts_with(b"From ") { memchr::memchr(b'\n', marked).map_or(0, |end| end + 1) } else { 0 };
-    let skipped = message.len() - marked.len() + line;
+    let mut rest = message.strip_prefix(b"\xef\xbb\xbf").unwrap_or(message);
+    while rest.starts_with(b"From ") || rest.starts_with(b" ") || rest.starts_with(b"\t") {
+        rest = memchr::memchr(b'\n', rest).and_then(|end| rest.get(end + 1..)).unwrap_or_default();
+    }
     // Without fields behind it, it is text like any other.
-    let is_header = message.get(skipped..).is_some_and(|rest| head(rest, 0, |_| false).body > 0);
-    if is_header { skipped } else { 0 }
+    if head(rest, 0, |_| false).end > 0 { message.len() - rest.len() } else { 0 }
 }

@@ -2,8 +2,8 @@
 //! once, in pieces cut anywhere, whether or not the message is kept.
 //!
 //! The block ends with its blank line, or before the first line that is no field: what no mail program wrote as a header is text. A
-//! byte-order mark and an mbox `From ` line in front of the first field are passed over; blanks before the colon are obsolete syntax
-//! (section 4.5) and still a field. Lines end with LF, with or without a CR. Logs nothing, cannot fail.
+//! byte-order mark, an mbox `From ` line and lines that begin with a blank are passed over in front of the first field; blanks before the colon
+//! are obsolete syntax (section 4.5) and still a field. Lines end with LF, with or without a CR. Logs nothing, cannot fail.
 
 use super::encoded_word;
 use super::field::{BYTE_ORDER_MARK, is_blank};
@@ -42,8 +42,8 @@ enum Line {
     Blanks,
     /// A field's body.
     Body,
-    /// `From ` of an mbox.
-    Mbox,
+    /// In front of the first field: `From ` of an mbox, the continuation of nothing.
+    Passed,
     /// The block is over.
     Over,
 }
@@ -75,6 +75,7 @@ pub struct Scan {
     name_len: usize,
     kind: Kind,
     any_field: bool,
+    any_passed: bool,
     received: u32,
     message_id: Option<Value>,
     subject: Option<Value>,
@@ -104,7 +105,7 @@ impl Scan {
                     self.line = if came + 1 < BYTE_ORDER_MARK.len() { Line::Mark(came + 1) } else { Line::Start };
                     at += 1;
                 }
-                Line::Cr if *first == b'\n' => self.over(self.line_start, base + at + 1),
+                Line::Cr if *first == b'\n' => self.blank_line(base + at + 1),
                 Line::Mark(came) => {
                     self.line = Line::Name;
                     self.name_len = came;
@@ -112,7 +113,7 @@ impl Scan {
                 Line::Cr => self.no_field(),
                 Line::Name => at += self.name(rest, base + at),
                 Line::Blanks => at += self.blanks(rest, base + at),
-                Line::Body | Line::Mbox => {
+                Line::Body | Line::Passed => {
                     let end = memchr(b'\n', rest);
                     let line = end.map_or(rest, |end| rest.get(..=end).unwrap_or(rest));
                     at += line.len();
@@ -130,10 +131,14 @@ impl Scan {
     /// The first octet of a line; how many were used.
     fn start(&mut self, first: u8, at: usize) -> usize {
         match first {
-            b'\n' => self.over(at, at + 1),
+            b'\n' => self.blank_line(at + 1),
             b'\r' => self.line = Line::Cr,
             b' ' | b'\t' if self.any_field => {
                 self.line = Line::Body;
+                return 0;
+            }
+            b' ' | b'\t' => {
+                self.pass();
                 return 0;
             }
             octet if is_of_name(octet) => {
@@ -168,7 +173,7 @@ impl Scan {
             None => {}
             Some(b':') => self.colon(at + run + 1),
             Some(_) if !self.any_field && self.name_len == 4 && self.name.starts_with(b"From") => {
-                self.line = Line::Mbox;
+                self.pass();
                 return run;
             }
             Some(_) => self.no_field(),
@@ -207,6 +212,16 @@ impl Scan {
         }
     }
 
+    fn pass(&mut self) {
+        self.line = Line::Passed;
+        self.any_passed = true;
+    }
+
+    /// Behind lines that were passed over it ends no header, so they were none of one.
+    fn blank_line(&mut self, body: usize) {
+        if self.any_field || !self.any_passed { self.over(self.line_start, body) } else { self.no_field() }
+    }
+
     /// The line is none of the header's.
     fn no_field(&mut self) {
         let end = if self.any_field { self.line_start } else { 0 };
@@ -223,7 +238,7 @@ impl Scan {
         match self.line {
             Line::Over => {}
             Line::Start | Line::Body if self.any_field => self.over(self.seen, self.seen),
-            Line::Start | Line::Body | Line::Mark(_) | Line::Cr | Line::Name | Line::Blanks | Line::Mbox => self.no_field(),
+            Line::Start | Line::Body | Line::Mark(_) | Line::Cr | Line::Name | Line::Blanks | Line::Passed => self.no_field(),
         }
     }
 
@@ -234,7 +249,7 @@ impl Scan {
             Line::Over => self.head,
             Line::Start | Line::Body => Head { end: self.seen, body: self.seen },
             // It is not known yet whether the line is the header's.
-            Line::Mark(_) | Line::Cr | Line::Name | Line::Blanks | Line::Mbox => Head { end: self.line_start, body: self.line_start },
+            Line::Mark(_) | Line::Cr | Line::Name | Line::Blanks | Line::Passed => Head { end: self.line_start, body: self.line_start },
         }
     }
 
@@ -377,12 +392,15 @@ mod tests {
             let name = colon.map(|colon| trimmed(&line[..colon])).unwrap_or_default();
             let is_field = !name.is_empty() && name.len() <= 998 && name.iter().all(|octet| octet.is_ascii_graphic() || !octet.is_ascii());
             if matches!(line, b"\n" | b"\r\n") {
-                break Head { end: at, body: at + line.len() };
+                // Behind what was passed over it ends nothing.
+                let ends = !fields.is_empty() || at == mark;
+                break Head { end: at, body: if ends { at + line.len() } else { at } };
             } else if let (b' ' | b'\t', Some(last)) = (line[0], fields.last_mut()) {
                 last.extend_from_slice(line);
-            } else if is_field {
+            } else if is_field && !matches!(line[0], b' ' | b'\t') {
                 fields.push(line.to_vec());
-            } else if !(fields.is_empty() && (line.starts_with(b"From ") || line.starts_with(b"From\t"))) {
+            } else if !(fields.is_empty() && (line.starts_with(b"From ") || line.starts_with(b"From\t") || matches!(line[0], b' ' | b'\t')))
+            {
                 break Head { end: at, body: at };
             }
             at += line.len();
@@ -431,7 +449,6 @@ mod tests {
             ("no colon\r\nMessage-Id: <a@b>\r\n\r\n", (None, None, 0, 0, 0)),
             ("X: a\r\ntext: with: colons\r\nReceived by hand: x\r\n\r\n", (None, None, 0, 26, 26)),
             ("\rSubject: b\r\n\r\n", (None, None, 0, 0, 0)),
-            (" folded\r\nSubject: b\r\n\r\n", (None, None, 0, 0, 0)),
             (": no name\r\nSubject: b\r\n\r\n", (None, None, 0, 0, 0)),
             // What stands in front of some messages.
             ("From a@b Mon\r\nSubject: c\r\n\r\n", (None, Some(b" c"), 0, 26, 28)),
@@ -439,6 +456,11 @@ mod tests {
             ("\u{feff}From a@b Mon\nFrom : d\nSubject: c\n\n", (None, Some(b" c"), 0, 36, 37)),
             ("Subject: c\r\nFrom a@b Mon\r\n\r\n", (None, Some(b" c"), 0, 12, 12)),
             ("From a@b Mon\r\ntext\r\n", (None, None, 0, 0, 0)),
+            (" folded\r\nSubject: b\r\n\r\n", (None, Some(b" b"), 0, 21, 23)),
+            ("    \r\n\t X: y\r\nSubject: b\r\n c\r\n\r\n", (None, Some(b" b\r\n c"), 0, 30, 32)),
+            (" text\r\n\r\nSubject: b\r\n\r\n", (None, None, 0, 0, 0)),
+            ("From a@b Mon\r\n\r\nSubject: b\r\n\r\n", (None, None, 0, 0, 0)),
+            (" text\r\n more", (None, None, 0, 0, 0)),
         ];
         for (message, (id, subject, received, end, body)) in table {
             let expected = (id.map(<[u8]>::to_vec), subject.map(<[u8]>::to_vec), *received, Head { end: *end, body: *body });

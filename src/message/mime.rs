@@ -197,6 +197,16 @@ impl Entity {
         entity
     }
 
+    /// What a part that is no multipart is: only a disposition says that a text is a file (RFC 2183), a name does not.
+    fn role(&self) -> Role {
+        match (self.content_type.as_str(), self.disposition) {
+            (_, Some(Disposition::Attachment)) => Role::Attachment,
+            ("text/plain", _) => Role::Plain,
+            ("text/html", _) => Role::Html,
+            _ => Role::Attachment,
+        }
+    }
+
     fn read_type(&mut self, value: &Parameters) {
         self.charset = value.get("charset");
         if self.file_name.is_none() {
@@ -263,21 +273,11 @@ struct Walk<'a> {
     parts: Vec<Part>,
     seen: usize,
     attachments: usize,
-    /// There is a text that is no file.
-    has_text: bool,
 }
 
 impl<'a> Walk<'a> {
     fn new(message: &'a [u8]) -> Self {
-        Self {
-            message,
-            hyphens: memmem::Finder::new(b"\n--"),
-            levels: Vec::new(),
-            parts: Vec::new(),
-            seen: 0,
-            attachments: 0,
-            has_text: false,
-        }
+        Self { message, hyphens: memmem::Finder::new(b"\n--"), levels: Vec::new(), parts: Vec::new(), seen: 0, attachments: 0 }
     }
 
     fn run(mut self) -> Structure {
@@ -340,13 +340,10 @@ impl<'a> Walk<'a> {
     fn leaf(&mut self, mut entity: Entity, body: Range<usize>) {
         // Two delimiters in a row leave less than nothing between them.
         let body = body.start..body.end.max(body.start);
-        let role = self.role(&entity);
+        let role = entity.role();
         if role == Role::Attachment {
             self.attachments += 1;
         } else {
-            self.has_text = true;
-        }
-        if role != Role::Attachment {
             entity.parameters.clear();
         }
         if entity.disposition.is_none() && entity.content_id.is_some() && self.levels.iter().any(|level| level.kind == "related") {
@@ -356,26 +353,6 @@ impl<'a> Walk<'a> {
         let octets = self.message.get(body.clone()).unwrap_or_default();
         let encoding = Encoding::of(&entity.encoding, octets, role != Role::Attachment);
         self.parts.push(Part::new(entity, role, encoding, body, self.attachments));
-    }
-
-    /// What a part that is no multipart is. Only a disposition says that a text is a file (RFC 2183), and yet a text with a name is one where
-    /// another text is the mail's own; but some name the alternatives of their text, or their only text.
-    fn role(&self, entity: &Entity) -> Role {
-        let role = match entity.content_type.as_str() {
-            "text/plain" => Role::Plain,
-            "text/html" => Role::Html,
-            _ => return Role::Attachment,
-        };
-        let is_alternative = || {
-            // What a related part shows first stands for all of it.
-            let around = self.levels.iter().rev().find(|level| !(level.kind == "related" && level.parts == 1));
-            around.is_some_and(|level| level.kind == "alternative")
-        };
-        match entity.disposition {
-            Some(Disposition::Attachment) => Role::Attachment,
-            _ if entity.file_name.is_some() && self.has_text && !is_alternative() => Role::Attachment,
-            _ => role,
-        }
     }
 
     /// What is beyond the bounds, as it came.

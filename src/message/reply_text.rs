@@ -102,7 +102,7 @@ fn end_of_reply(lines: &[&str]) -> usize {
 
 /// Where an attribution begins whose last line is here, and below which a message stands as it is.
 fn unquoted_attribution(lines: &[&str], at: usize) -> Option<usize> {
-    let line = lines.get(at)?.trim();
+    let line = bare(lines.get(at)?);
     if !(line.ends_with([':', '：', '-']) || line.contains("GMT")) {
         return None;
     }
@@ -119,7 +119,7 @@ fn ends_reply(line: &str) -> bool {
     if line.trim_end() == "--" {
         return true;
     }
-    let line = line.trim().trim_matches('*');
+    let line = bare(line).trim_matches('*');
     let words = line.trim_matches(|c: char| matches!(c, '-' | '_' | '=') || c.is_whitespace());
     let framed = line.starts_with("--") && line.ends_with("--") || line.starts_with("__") && line.ends_with("__");
     (framed || words.ends_with(':')) && {
@@ -133,20 +133,30 @@ fn ends_reply(line: &str) -> bool {
     }
 }
 
-/// In lower case, with plain apostrophes and blanks.
+/// A line without blanks and marks of direction around it.
+fn bare(line: &str) -> &str {
+    line.trim_matches(|c: char| c.is_whitespace() || is_mark(c))
+}
+
+/// It is not seen, and only says in which direction others are written.
+fn is_mark(c: char) -> bool {
+    matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+/// In lower case, with plain apostrophes and blanks, without marks.
 fn normal(text: &str) -> String {
     let plain = |c: char| match c {
         '’' | '‘' | '´' | '`' => '\'',
         c if c.is_whitespace() => ' ',
         c => c,
     };
-    text.chars().map(plain).flat_map(char::to_lowercase).collect()
+    text.chars().filter(|c| !is_mark(*c)).map(plain).flat_map(char::to_lowercase).collect()
 }
 
 /// What the line's label says, and what stands behind it.
 fn label(line: &str) -> Option<(Label, &str)> {
     static ALL: OnceLock<HashMap<&str, Label>> = OnceLock::new();
-    let line = line.trim_start_matches(|c: char| c == '*' || c.is_whitespace());
+    let line = bare(line).trim_start_matches('*');
     let (name, value) = line.split_once([':', '：'])?;
     if name.len() > 60 {
         return None;

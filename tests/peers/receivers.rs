@@ -6,7 +6,7 @@
 use crate::support::admin::Admin;
 use crate::support::client::deliver;
 use crate::support::process::Process;
-use crate::support::{Config, Daemon, Endpoint, port};
+use crate::support::{Config, Daemon, Endpoint, messages, port};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
@@ -116,26 +116,20 @@ fn hostile_texts() -> Vec<u8> {
     message
 }
 
-fn messages() -> Vec<(String, Vec<u8>)> {
+fn all_messages() -> Vec<(String, Vec<u8>)> {
     let full = std::env::var_os("MAILSLUICE_TEST_FULL").is_some();
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
     let files =
         ["cases", "messages"].into_iter().flat_map(|folder| root.join(folder).read_dir().unwrap()).map(|entry| entry.unwrap().path());
     let mut messages: Vec<(String, Vec<u8>)> = files
         .filter(|path| path.extension().is_some_and(|ending| ending == "eml"))
-        .map(|path| (path.file_stem().unwrap().to_string_lossy().into_owned(), with_crlf(&std::fs::read(&path).unwrap())))
+        .map(|path| (path.file_stem().unwrap().to_string_lossy().into_owned(), messages::with_crlf(&std::fs::read(&path).unwrap())))
         .filter(|(name, _)| full || !name.starts_with("reply-") || name.ends_with("-gmail"))
         .collect();
     messages.sort();
     messages.push(("hostile names".to_owned(), hostile_names()));
     messages.push(("hostile texts".to_owned(), hostile_texts()));
     messages
-}
-
-/// As SMTP wants lines to end.
-fn with_crlf(message: &[u8]) -> Vec<u8> {
-    let lines: Vec<&[u8]> = message.split(|octet| *octet == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line)).collect();
-    lines.join(&b"\r\n"[..])
 }
 
 /// A form's fields as the structure whose names they carry; lists and tables alike.
@@ -259,7 +253,7 @@ fn each_reads_what_is_sent(receivers: &[Receiver], json_port: u16, seen_at: u16)
     }
     let daemon = Daemon::start(config);
     let mut wrong = Vec::new();
-    for (name, message) in messages() {
+    for (name, message) in all_messages() {
         let send = |host: &str| deliver(daemon.smtp(), "alice@sender.test", &[&format!("bob@{host}")], &message);
         truth.clear();
         send("truth.test").starts("250 ");

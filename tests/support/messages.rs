@@ -25,3 +25,15 @@ pub(crate) fn of_size(subject: &str, size: usize) -> Vec<u8> {
     message[end..].copy_from_slice(b"xx\r\n");
     message
 }
+
+/// As SMTP wants lines to end, the last one too; a CR that ends none is a blank.
+pub(crate) fn with_crlf(message: &[u8]) -> Vec<u8> {
+    let mut lines = Vec::with_capacity(message.len() + message.len() / 16);
+    for line in message.split_inclusive(|octet| *octet == b'\n') {
+        let line = line.strip_suffix(b"\n").unwrap_or(line);
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        lines.extend(line.iter().map(|octet| if *octet == b'\r' { b' ' } else { *octet }));
+        lines.extend_from_slice(b"\r\n");
+    }
+    lines
+}
