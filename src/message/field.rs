@@ -50,7 +50,8 @@ pub(super) fn unfolded_line(from: &[u8]) -> (&[u8], &[u8]) {
             return (line.strip_suffix(b"\r").unwrap_or(line), next);
         }
     }
-    (from, &[])
+    // The last one may have lost half of its line end.
+    (from.strip_suffix(b"\r").unwrap_or(from), &[])
 }
 
 pub(super) fn is_blank(octet: u8) -> bool {

@@ -11,7 +11,7 @@ mod guard;
 pub mod header;
 mod iso_2022;
 pub mod mime;
-mod parameter;
+pub mod parameter;
 pub mod reply_text;
 mod reply_words;
 pub mod sample;

@@ -13,7 +13,7 @@ use std::borrow::Cow;
 /// How much of a field is read: long enough for any name.
 const FIELD_MAX: usize = 8 * 1024;
 
-pub(super) struct Parameters {
+pub struct Parameters {
     /// What stands before the slash, and behind it.
     main: String,
     sub: String,
@@ -22,7 +22,7 @@ pub(super) struct Parameters {
 }
 
 impl Parameters {
-    pub(super) fn parse(body: &[u8]) -> Self {
+    pub fn parse(body: &[u8]) -> Self {
         let unfolded = encoded_word::unfolded_octets(body.get(..FIELD_MAX).unwrap_or(body));
         let mut rest = Rest(&unfolded);
         // Some write the whole value in quotes.
@@ -42,29 +42,29 @@ impl Parameters {
     }
 
     /// What stands before the slash, in lower case; empty where there is none.
-    pub(super) fn main(&self) -> &str {
+    pub fn main(&self) -> &str {
         &self.main
     }
 
     /// What stands behind it, in lower case.
-    pub(super) fn sub(&self) -> &str {
+    pub fn sub(&self) -> &str {
         &self.sub
     }
 
     /// All of them, in their order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &[u8])> {
         self.list.iter().map(|(name, value)| (name.as_str(), value.as_slice()))
     }
 
     /// A parameter's octets as they came; `None` if they are none.
-    pub(super) fn octets(&self, name: &str) -> Option<&[u8]> {
+    pub fn octets(&self, name: &str) -> Option<&[u8]> {
         let (_, value) = self.list.iter().find(|(known, _)| known == name)?;
         (!value.is_empty()).then_some(value)
     }
 
     /// A parameter's value as one trimmed line; `None` if it is empty. The extended form wins (RFC 2231 section 3 has
     /// it beside a plain one for those who do not know it).
-    pub(super) fn get(&self, name: &str) -> Option<String> {
+    pub fn get(&self, name: &str) -> Option<String> {
         let value = self.extended(name).or_else(|| self.octets(name).map(encoded_word::decode))?;
         (!value.is_empty()).then_some(value)
     }
@@ -298,7 +298,7 @@ fn percent_decode(text: &[u8], out: &mut Vec<u8>) {
 }
 
 /// A name that a file can have and a strict server takes: no controls, no separators, no way up, bounded.
-pub(super) fn file_name(name: &str) -> Option<String> {
+pub fn file_name(name: &str) -> Option<String> {
     const NAME_MAX: usize = 255;
     let safe = |c: char| if c.is_control() || encoded_word::is_line_control(c) || matches!(c, '/' | '\\') { '_' } else { c };
     let mut name: String = name.trim().chars().map(safe).collect();

@@ -236,8 +236,10 @@ fn is_base64(octets: &[u8], is_text: bool) -> bool {
     decode_base64(before_padding, &mut decoded);
     let is_odd = |octet: &u8| (*octet < b' ' && !octet.is_ascii_whitespace() && *octet != 0x1b && *octet != 0) || *octet == 0x7f;
     let controls = decoded.iter().filter(|octet| is_odd(octet)).count();
-    // Of any octets an eighth are controls.
-    !decoded.is_empty() && controls * 32 <= decoded.len() && (std::str::from_utf8(&decoded).is_ok() || decoded.len() > 16)
+    // The sample may end within a character.
+    let is_utf_8 = std::str::from_utf8(&decoded).err().is_none_or(|error| error.error_len().is_none());
+    // Of any octets an eighth are controls; of those that words in lower case stand for, fewer.
+    !decoded.is_empty() && controls * 32 <= decoded.len() && (is_utf_8 || decoded.len() > 16 && strays <= 8)
 }
 
 /// Characters of the alphabet only, to octets; one character that is left over is less than an octet.
@@ -455,6 +457,7 @@ mod tests {
             "Grüße aus Köln, und bis bald!".as_bytes(),
             b"a=b is what I wrote, and c=d",
             b"Ok!",
+            b"Lorem ipsum dolor sit amet consectetur adipiscing elit sed do eiusmod tempor incididunt ut labore et dolore magna aliqua ut enim",
         ];
         for octets in none {
             assert_eq!(Encoding::of("base64", octets, true), Identity, "{}", octets.escape_ascii());

@@ -33,7 +33,7 @@ mod extension;
 #[cfg(test)]
 mod memory;
 mod newline;
-mod path;
+pub mod path;
 mod refused;
 pub mod reply;
 pub mod session;

@@ -13,23 +13,23 @@ const PATH_MAX: usize = 1000;
 
 /// A path at the start of an argument.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Path<'a> {
+pub struct Path<'a> {
     /// Empty for the null reverse-path.
-    pub(super) mailbox: String,
+    pub mailbox: String,
     /// No part of the path, the source route included, needs SMTPUTF8.
-    pub(super) ascii: bool,
+    pub ascii: bool,
     /// What stands behind the path.
-    pub(super) rest: &'a str,
+    pub rest: &'a str,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PathError {
+pub enum PathError {
     Syntax,
     TooLong,
 }
 
 /// `<>`, or a path with a domain.
-pub(super) fn reverse(argument: &str) -> Result<Path<'_>, PathError> {
+pub fn reverse(argument: &str) -> Result<Path<'_>, PathError> {
     if let Some(rest) = argument.strip_prefix("<>") {
         return complete(Path { mailbox: String::new(), ascii: true, rest });
     }
@@ -37,7 +37,7 @@ pub(super) fn reverse(argument: &str) -> Result<Path<'_>, PathError> {
 }
 
 /// A path with a domain, or `<Postmaster>` in any case without one (RFC 5321 section 4.5.1).
-pub(super) fn forward(argument: &str) -> Result<Path<'_>, PathError> {
+pub fn forward(argument: &str) -> Result<Path<'_>, PathError> {
     path(argument, true)
 }
 

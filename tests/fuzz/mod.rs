@@ -91,6 +91,23 @@ targets! {
         "per_ip_share = 0.5\n", "[admin]\n", "listen = \"unix:/run/a\"\n", "[store]\n", "retention = \"1d\"\n", "redact = [\"subject\"]\n", "[log]\n",
         "= ", "\"", "1e999", "\n", "[", "]", "#", "\u{e9}",
     ],
+    path: &[
+        "<", ">", "@", "a", "b.c", "..", "\"", "\\", " ", "[192.0.2.1]", "[IPv6:::1]", "@x.example:", ",", "postmaster", "xn--bcher-kva", "b\u{fc}cher",
+        "\u{131}\u{130}\u{df}", ".example", "e\u{301}", "+tag", "-", "_", " SIZE=1", "\t", "\u{3002}", "(c)",
+    ],
+    charset: &[
+        "\u{1b}$B", "\u{1b}(B", "\u{1b}$)C", "\u{e}", "\u{f}", "~{", "~}", "+ZYc-", "caf\u{e9}", "<meta charset=", "windows-1251>", "\u{feff}", "\0a", "a\0",
+        "$F%9", "text", "\n", "%H", "\u{4f60}\u{597d}",
+    ],
+    parameter: &[
+        "attachment", "; ", ";", "filename", "name", "charset", "boundary", "*", "0", "1", "*0*", "=", "\"", "\\", "utf-8''", "iso-2022-jp''", "%41", "%E9",
+        "=?utf-8?Q?a=C3?=", "\r\n ", "\r\n\t", "(c)", ")", "a b.pdf", "/", "..", " ",
+    ],
+    reply_text: &[
+        "On 5 Jan 2026 at 15:04, Ann <a@b.example> wrote:\n", "> old\n", "\n", "new\n", "From: a@b\n", "Sent: 1\n", "To: b\n", "Subject: c\n", "-- \n",
+        "-----Original Message-----\n", "________________________________\n", "### Reply Above This Line ###", "| a\n", "Sent from my phone\n",
+        "Am 5.1.2026 schrieb a@b:\n", "a \u{e9}crit :\n", "*", ":", ">", "wrote:", "20:26", "2026", "@",
+    ],
     admin: &[
         "since=", "until=", "sender=", "recipient=", "message_id=", "outcome=delivered", "undelivered=true", "text=", "cursor=", "limit=", "&", "=",
         "1h30m", "9223372036854775807d", "2026-01-31T12:00:00Z", "-009999-01-01T00:00:00Z", "01ARZ3NDEKTSV4RRFFQ69G5FAV", "%C3%A9", "%",

@@ -4,13 +4,17 @@
 //! (`mod.rs` one folder up). Each `run` takes any octets at all.
 
 pub mod admin;
+pub mod charset;
 pub mod config;
 pub mod data;
 pub mod driver;
 pub mod encoded_word;
 pub mod header;
 pub mod json;
+pub mod parameter;
+pub mod path;
 pub mod proxy_header;
+pub mod reply_text;
 pub mod session;
 
 /// The first octet, for choices that a target makes, and the rest.
