@@ -60,7 +60,7 @@ fi
 if ! cmp -s <(echo "$packages") "$peers/npm/installed" && command -v npm >/dev/null; then
     echo "tests: installing" $packages
     rm -rf "$peers/npm" && mkdir "$peers/npm" && echo '{ "private": true }' >"$peers/npm/package.json"
-    get=(npm install --prefix "$peers/npm" --no-audit --no-fund --ignore-scripts)
+    get=(npm install --prefix "$peers/npm" --save-exact --no-audit --no-fund --ignore-scripts)
     "${get[@]}" $packages </dev/null >>"$log" 2>&1 ||
         for package in $packages; do "${get[@]}" "$package" </dev/null >>"$log" 2>&1 || true; done
     echo "$packages" >"$peers/npm/installed"

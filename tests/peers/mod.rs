@@ -15,6 +15,7 @@ mod large;
 mod machine;
 mod nginx;
 mod package;
+mod parsers;
 mod postfix;
 mod postgres;
 mod prometheus;

@@ -200,13 +200,15 @@ impl Parser {
     fn form(self, got: &Value) -> (Fields, Vec<File>) {
         let decode = |text: &str| match self {
             Self::Octets => String::from_utf8_lossy(&STANDARD.decode(text).unwrap()).into_owned(),
-            Self::Text | Self::Browser | Self::Django | Self::Starlette => text.to_owned(),
+            // Of some versions only.
+            Self::Browser => text.strip_prefix('\u{feff}').unwrap_or(text).to_owned(),
+            Self::Text | Self::Django | Self::Starlette => text.to_owned(),
         };
         let mut fields = Fields::new();
         match got["fields"].as_object() {
             Some(flat) => {
                 for (name, values) in flat {
-                    let values = values.as_array().unwrap().iter().map(|value| value.as_str().unwrap().to_owned());
+                    let values = values.as_array().unwrap().iter().map(|value| decode(value.as_str().unwrap()));
                     fields.insert(readable(name), values.collect());
                 }
             }
