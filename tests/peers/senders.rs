@@ -96,6 +96,18 @@ fn phpmailer() {
 }
 
 #[test]
+fn javamail() {
+    let jars = ["jakarta-mail", "jakarta-mail-api", "jakarta-activation"].map(|name| format!("/usr/share/java/{name}.jar")).join(":");
+    let program = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers/Submit.java");
+    each_arrives(|host, port, from, to, file| {
+        let mut command = Command::new(super::program("java"));
+        command.args(["-XX:TieredStopAtLevel=1", "-cp", &jars]).arg(&program).args([host, port, from, to]);
+        // It is compiled before it runs.
+        run(command.arg(file), 4 * PATIENCE).ok();
+    });
+}
+
+#[test]
 fn smtplib() {
     const SCRIPT: &str = "import smtplib, sys; host, port, sender, to, path = sys.argv[1:]; server = smtplib.SMTP(host, int(port));\
         server.sendmail(sender, [to], open(path, 'rb').read()); server.quit()";
