@@ -33,7 +33,7 @@ pub fn local(text: &str) -> String {
 /// A domain or an address literal by itself.
 #[must_use]
 pub fn domain(text: &str) -> String {
-    let text = text.strip_suffix('.').unwrap_or(text);
+    let text = text.strip_suffix(is_dot).unwrap_or(text);
     if let Some(literal) = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         let (tag, address) = literal.split_at_checked(5).unwrap_or_default();
         return match address.parse::<Ipv6Addr>() {
@@ -76,12 +76,12 @@ pub fn fold(text: &str) -> String {
 #[must_use]
 pub fn is_whole(text: &str) -> bool {
     let (local, Some(domain)) = split(text) else { return false };
-    let domain = domain.strip_suffix('.').unwrap_or(domain);
+    let domain = domain.strip_suffix(is_dot).unwrap_or(domain);
     let is_literal = || {
         let inside = domain.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
         inside.is_some_and(|inside| !inside.is_empty() && inside.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | ':' | '-')))
     };
-    let is_name = || domain.split('.').all(|label| !label.is_empty() && label.chars().all(in_label));
+    let is_name = || domain.split(is_dot).all(|label| !label.is_empty() && label.chars().all(in_label));
     let is_local = || !local.is_empty() && local.chars().all(in_local);
     (is_local() || content(local).is_some()) && (is_name() || is_literal())
 }
@@ -123,6 +123,12 @@ pub fn content(local: &str) -> Option<String> {
         });
     }
     Some(content)
+}
+
+/// What IDNA takes for a dot (UTS #46 section 2.3).
+#[must_use]
+pub fn is_dot(c: char) -> bool {
+    matches!(c, '.' | '\u{3002}' | '\u{ff0e}' | '\u{ff61}')
 }
 
 /// What a domain's label is made of; the underscore is not in the grammar, but it is in the names of hosts that send mail.

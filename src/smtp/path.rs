@@ -3,7 +3,7 @@
 
 use super::Reply;
 use super::reply;
-use crate::mailbox::{in_label, in_local, unquoted};
+use crate::mailbox::{self, in_label, in_local, is_dot, unquoted};
 use std::borrow::Cow;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -118,7 +118,7 @@ fn domain_or_literal(inside: &str) -> Result<(&str, &str), PathError> {
         }
         None => take(inside, in_domain),
     };
-    let domain = domain.strip_suffix('.').unwrap_or(domain);
+    let domain = domain.strip_suffix(is_dot).unwrap_or(domain);
     if is_domain(domain) || is_address_literal(domain) { Ok((domain, rest)) } else { Err(PathError::Syntax) }
 }
 
@@ -133,7 +133,9 @@ fn is_address_literal(text: &str) -> bool {
 
 /// Labels of letters, digits and inner hyphens. The underscore is not in the grammar, but it is in the names of hosts that send mail.
 fn is_domain(text: &str) -> bool {
-    text.chars().all(in_domain) && text.split('.').all(|label| !label.is_empty() && !label.starts_with('-') && !label.ends_with('-'))
+    let labels = |text: &str| text.split(is_dot).all(|label| !label.is_empty() && !label.starts_with('-') && !label.ends_with('-'));
+    // Other characters may stand for dots and hyphens too.
+    text.chars().all(in_domain) && labels(text) && (text.is_ascii() || labels(&mailbox::domain(text)))
 }
 
 fn in_domain(c: char) -> bool {
@@ -262,6 +264,9 @@ mod tests {
             "<a\u{85}@b>",
             "<a@b\u{2028}c>",
             "<(a)@b>",
+            "<a@\u{3002}>",
+            "<a@\u{2026}>",
+            "<a@b\u{3002}\u{ff0e}c>",
         ] {
             for found in [reverse(path), forward(path)] {
                 assert_eq!(found, Err(PathError::Syntax), "{path}");
