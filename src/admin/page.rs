@@ -16,6 +16,7 @@ const CSS: &str = include_str!("page/page.css");
 const JS: &[&str] = &[
     include_str!("page/dom.js"),
     include_str!("page/plot.js"),
+    include_str!("page/fleet.js"),
     include_str!("page/routes.js"),
     include_str!("page/over_time.js"),
     include_str!("page/latency.js"),

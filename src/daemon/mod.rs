@@ -113,11 +113,7 @@ impl Daemon {
             Arc::clone(&stats),
         );
         let delivery = Delivery::new(&config, Arc::clone(&store), Arc::clone(&forwarders), verifier, Arc::clone(&stats));
-        let id_key = if config.forward.id_secret.is_empty() {
-            store.id_secret()
-        } else {
-            crate::forward::webhook::id_key(config.forward.id_secret.expose())
-        };
+        let id_key = id_key(&config).unwrap_or_else(|| store.id_secret());
         let fleet =
             Fleet::start(&config, &store, &stats, &id_key).map_err(|error| Error::Start(format!("cannot start the fleet: {error}")))?;
         let fleet = Arc::new(ArcSwapOption::new(fleet));
@@ -224,6 +220,13 @@ impl Daemon {
             }
         }
     }
+}
+
+/// The key of Webhook-Id that is configured; `None`: the one kept beside the store.
+#[must_use]
+pub fn id_key(config: &Config) -> Option<[u8; 32]> {
+    let secret = &config.forward.id_secret;
+    (!secret.is_empty()).then(|| crate::forward::webhook::id_key(secret.expose()))
 }
 
 /// Why the main loop ended.

@@ -10,6 +10,7 @@
 mod connect;
 mod erasure;
 mod init;
+mod inspect;
 mod latency;
 mod otlp;
 mod place;
@@ -23,6 +24,7 @@ mod shipper;
 pub use connect::Trouble;
 pub use erasure::{Erasure, Waiting};
 pub use init::{init, script};
+pub use inspect::{Look, inspect};
 pub use latency::{StageLatency, summary};
 pub use query::{BoxStanding, FleetPage, FleetRecord, FleetUndelivered};
 
@@ -84,7 +86,7 @@ pub struct Fleet {
 }
 
 impl Fleet {
-    /// Begins to bring records. `None`: there is no fleet; a list of changes that was kept for one is not any more.
+    /// Begins to bring records. `None`: there is no fleet.
     ///
     /// # Errors
     /// The box has no identity, or the thread cannot be started.
@@ -92,6 +94,10 @@ impl Fleet {
         let fleet = config.fleet.clone();
         stats.fleet.clear();
         stats.minutes.clear();
+        if fleet.postgres.is_none() {
+            // Nobody asks what forget changed; a list that cannot be ended is as good as none.
+            store.keep_changes(false).unwrap_or_default();
+        }
         if fleet.postgres.is_none() && fleet.otlp.is_none() {
             stats.notices.set("fleet", None);
             stats.notices.set("collector", None);
@@ -105,12 +111,7 @@ impl Fleet {
             stats: Arc::clone(stats),
             box_id: uuid(place.identity()?),
             token: session::fresh_token()?,
-            // Says whether two keys are one, and nothing else of them.
-            id_secret_check: blake3::derive_key("mailsluice 2026-11 fleet: which id_secret", id_key)
-                .iter()
-                .take(16)
-                .map(|octet| format!("{octet:02x}"))
-                .collect(),
+            id_secret_check: id_secret_check(id_key),
             place,
             stop: stopped,
             config: fleet,
@@ -168,6 +169,12 @@ async fn sinks(shared: &Arc<Shared>) {
         }
     };
     tokio::join!(postgres, otlp);
+}
+
+/// Says whether two keys are one, and nothing else of them.
+fn id_secret_check(id_key: &[u8; 32]) -> String {
+    let check = blake3::derive_key("mailsluice 2026-11 fleet: which id_secret", id_key);
+    check.iter().take(16).map(|octet| format!("{octet:02x}")).collect()
 }
 
 /// Lowers this thread's priority; it runs as well without.

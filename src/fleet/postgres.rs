@@ -2,10 +2,12 @@
 
 use super::connect::{Trouble, with_clock};
 use super::session::{Session, Standing};
-use super::shipper::{Answer, Batch, News, Shipper};
+use super::shipper::{Answer, Batch, News, Shipper, mend};
+use crate::record::Record;
 use super::{Shared, erasure, latency, query};
 use crate::stats::Sink;
 use crate::store::StoreError;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
@@ -18,6 +20,8 @@ const KEEP_CURSOR: Duration = Duration::from_secs(1);
 const COUNT: Duration = Duration::from_secs(20);
 /// Of one stage, in one statement.
 const MINUTES: usize = 500;
+/// Records that an erasure changed, in one statement.
+const CHANGES: usize = 500;
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
 /// A record that is so far ahead of the server's clock is kept apart from its day.
 const CLOCK_AHEAD: Duration = Duration::from_secs(60);
@@ -44,8 +48,13 @@ pub(super) async fn run(shared: &Arc<Shared>) {
     let seed = u64::from_str_radix(shared.token.get(..8).unwrap_or_default(), 16).unwrap_or(1);
     let newest = shared.store.newest();
     let kept = shared.place.progress(NAME);
+    // Where erasures were not noted, all may have changed.
+    let was_noted = shared.store.keep_changes(true).unwrap_or_else(|error| {
+        tracing::warn!(%error, "what forget changes cannot be noted for the fleet");
+        false
+    });
     // A store that was begun anew counts from one.
-    let cursor = kept.map(|(cursor, ..)| cursor).filter(|cursor| *cursor <= newest);
+    let cursor = kept.map(|(cursor, ..)| cursor).filter(|cursor| was_noted && *cursor <= newest);
     let mut shipper = Shipper::new(cursor, seed);
     (shipper.lost, shipper.mended) = kept.map_or((0, 0), |(_, lost, mended)| (lost, mended));
     let update_through = if kept.is_some() && cursor.is_none() { newest } else { 0 };
@@ -96,6 +105,7 @@ impl Postgres<'_> {
                 counted = Some(Instant::now());
             }
             let is_idle = !self.bring(&mut session).await?;
+            let is_idle = !self.bring_changes(&mut session).await? && is_idle;
             if is_idle {
                 self.bring_minutes(&session).await?;
                 if beat.elapsed() >= BEAT {
@@ -153,6 +163,28 @@ impl Postgres<'_> {
         }
     }
 
+    /// What `forget` changed of records that are there already. In the midst of an erasure the store still reads as before it.
+    async fn bring_changes(&mut self, session: &mut Session) -> Result<bool, Trouble> {
+        let store = &self.shared.store;
+        let Some(quiet) = store.quiet_since() else { return Ok(false) };
+        let changes = store.changes_after(0, CHANGES)?;
+        let Some(last) = changes.last().map(|change| change.position) else { return Ok(false) };
+        if store.quiet_since() != Some(quiet) {
+            return Ok(false);
+        }
+        // Those behind the cursor are brought as they are; one that changed twice is there once.
+        let after = self.shipper.after();
+        let known = changes.into_iter().filter(|change| change.number <= after).filter_map(|change| change.record);
+        let records: BTreeMap<u128, Record> = known.map(|record| (record.id.0, record)).collect();
+        let mut records: Vec<_> = records.into_values().collect();
+        records.iter_mut().for_each(mend);
+        if !records.is_empty() {
+            session.change(self.shared, records, self.standing(None)).await?;
+        }
+        store.changes_taken(last);
+        Ok(true)
+    }
+
     /// What `forget --fleet` asks of this box, one address after the other; and what is left when no box is missing.
     async fn erase(&mut self, session: &Session) -> Result<(), Trouble> {
         let shared = self.shared;
@@ -167,10 +199,12 @@ impl Postgres<'_> {
             }
         }
         let store = &shared.store;
-        for id in &self.forgotten {
-            with_clock(erasure::sign(&session.client, *id, &shared.box_id)).await?;
+        if !self.forgotten.is_empty() && store.quiet_since().is_some() && store.changes_after(0, 1)?.is_empty() {
+            for id in &self.forgotten {
+                with_clock(erasure::sign(&session.client, *id, &shared.box_id)).await?;
+            }
+            self.forgotten.clear();
         }
-        self.forgotten.clear();
         let asked = with_clock(erasure::asked(&session.client, &shared.box_id)).await?;
         let next = asked.into_iter().find(|(id, _)| !self.forgotten.contains(id));
         if let Some((id, address)) = next.filter(|_| self.forgetting.is_none()) {

@@ -23,7 +23,7 @@ impl Stats {
         });
         let refused: Map<String, Value> = self.messages.refused().into_iter().map(|(reason, n)| (reason.to_owned(), n.into())).collect();
         let latency: Map<String, Value> = Stage::ALL.into_iter().map(|stage| (stage.name().to_owned(), self.stage_json(stage))).collect();
-        json!({
+        let mut snapshot = json!({
             "version": env!("CARGO_PKG_VERSION"),
             "uptime_seconds": (self.started.elapsed().as_secs_f64() * 10.0).round() / 10.0,
             "connections": {
@@ -69,7 +69,15 @@ impl Stats {
                 "degraded": self.store.degraded.get() != 0,
             },
             "latency": latency,
-        })
+        });
+        // Only of a box that has a fleet.
+        let sinks = self.fleet.all();
+        if let Some(snapshot) = snapshot.as_object_mut().filter(|_| !sinks.is_empty()) {
+            let each =
+                sinks.iter().map(|(name, sink)| ((*name).to_owned(), json!({ "up": sink.up, "behind": sink.behind, "lost": sink.lost })));
+            snapshot.insert("fleet".to_owned(), Value::Object(each.collect()));
+        }
+        snapshot
     }
 
     fn stage_json(&self, stage: Stage) -> Value {

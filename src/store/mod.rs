@@ -389,6 +389,12 @@ impl Store {
         }
     }
 
+    /// `None` while something is being erased; the same as before: nothing was erased since.
+    #[must_use]
+    pub fn quiet_since(&self) -> Option<u64> {
+        self.shared.quiet_since()
+    }
+
     /// Erases the address; returns when it is absent from every file of the store. Blocking.
     pub fn forget(&self, address: &str) -> Result<u64, StoreError> {
         let address = Address::new(address).ok_or_else(|| StoreError::NotAnAddress(address.to_owned()))?;

@@ -96,6 +96,8 @@ pub(super) struct Shared {
     writable: AtomicBool,
     trouble: Mutex<String>,
     erasing: Mutex<Vec<Address>>,
+    /// Odd while something is being erased.
+    erasures: AtomicU64,
     /// Files in which a reader met damage: the keeper looks.
     suspects: Mutex<BTreeSet<Span>>,
     /// Until then nothing expires.
@@ -152,6 +154,7 @@ impl Shared {
             writable: AtomicBool::new(true),
             trouble: Mutex::default(),
             erasing: Mutex::default(),
+            erasures: AtomicU64::new(0),
             suspects: Mutex::default(),
             waiting_since: AtomicU64::new(0),
             began,
@@ -258,7 +261,16 @@ impl Shared {
     }
 
     pub(super) fn set_erasing(&self, addresses: Vec<Address>) {
-        *lock(&self.erasing) = addresses;
+        let mut erasing = lock(&self.erasing);
+        if erasing.is_empty() != addresses.is_empty() {
+            self.erasures.fetch_add(1, Ordering::AcqRel);
+        }
+        *erasing = addresses;
+    }
+
+    /// The number of the last erasure that ended; `None` in the midst of one.
+    pub(super) fn quiet_since(&self) -> Option<u64> {
+        Some(self.erasures.load(Ordering::Acquire)).filter(|turn| turn.is_multiple_of(2))
     }
 
     /// A reader met damage in a file, and goes on without what it cannot read.

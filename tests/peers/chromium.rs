@@ -188,6 +188,43 @@ fn the_undelivered_list() {
     clean(&browser, &daemon.admin_url());
 }
 
+/// "All boxes" shows what another box took, and where each stands; the page asks nothing that fails.
+#[test]
+fn the_log_of_all_boxes() {
+    let endpoint = Endpoint::with(|request| match request.body.windows(4).any(|w| w == b"LATE") {
+        true => Answer::text(503, "not now"),
+        false => Answer::status(200),
+    })
+    .start();
+    let fleet = super::postgres::two_boxes(&endpoint);
+    deliver(fleet.second.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("taken-elsewhere", "text")).starts("250 ");
+    deliver(fleet.second.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("put-off-elsewhere", "LATE")).starts("450 ");
+    deliver(fleet.first.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("taken-here", "text")).starts("250 ");
+    fleet.all_arrived();
+    let browser = Browser::start();
+    browser.open(&format!("{}/", fleet.first.admin_url()));
+    browser.wait_for_text("taken-here");
+    eventually("the switch", || (browser.eval("document.querySelector('#scope').hidden") == false).then_some(()));
+    assert!(!browser.text().contains("elsewhere"));
+    let choose = |value: &str| {
+        let change = "dispatchEvent(new Event('change'))";
+        browser.eval(&format!("(() => {{ const s = document.querySelector('#boxes-shown'); s.value = '{value}'; s.{change}; }})()"));
+    };
+    choose("all");
+    browser.wait_for_text("taken-elsewhere");
+    browser.wait_for_text("mx2");
+    eventually("the undelivered of all", || {
+        browser
+            .eval("document.querySelector('#late').innerText")
+            .as_str()
+            .is_some_and(|text| text.contains("put-off-elsewhere"))
+            .then_some(())
+    });
+    choose("");
+    eventually("this box alone", || (!browser.text().contains("taken-elsewhere")).then_some(()));
+    clean(&browser, &fleet.first.admin_url());
+}
+
 /// WebDriver's names of keys.
 const TAB: &str = "\u{e004}";
 const ENTER: &str = "\u{e007}";

@@ -30,6 +30,7 @@ function showStats(stats) {
   gauge("memory", octets(memory.body_bytes), memory.body_bytes, memory.body_budget_bytes, `of ${octets(memory.body_budget_bytes)}`);
   set("memory-note", `${number(stats.store.records)} records, ${octets(stats.store.file_bytes)} on disk`);
   set("uptime", `up ${since(stats.uptime_seconds)},`);
+  showFleet(stats.fleet);
   showStages(stats.latency);
   showRefusals(messages.refused, recipients.refused, connections.refused);
   byId("main").setAttribute("aria-busy", "false");
@@ -184,6 +185,7 @@ function listen() {
   listenToReport();
   listenToRefusals();
   listenToForget();
+  byId("boxes-shown").addEventListener("change", (event) => chooseBoxes(event.target.value));
   for (const choice of document.querySelectorAll("[name=window], [name=scale]")) choice.addEventListener("change", () => run(async () => { await showHistograms(); await readStats(); }));
   byId("sign-in").addEventListener("submit", (event) => {
     event.preventDefault();

@@ -6,7 +6,7 @@ async function showDetail(id) {
   body.replaceChildren(element("p", { class: "blank" }, "Loading"));
   if (!byId("detail").open) byId("detail").showModal();
   try {
-    const [record, attempts] = await Promise.all([askJson(`/records/${encodeURIComponent(id)}`), askJson(`/records/${encodeURIComponent(id)}/attempts`)]);
+    const [record, attempts] = await Promise.all([askJson(ofAll(`/records/${encodeURIComponent(id)}`)), askJson(ofAll(`/records/${encodeURIComponent(id)}/attempts`))]);
     // Another one has been opened meanwhile.
     if (asked === log.detail) body.replaceChildren(...detailOf(record, attempts.records));
   } catch (error) {
@@ -41,6 +41,7 @@ function detailOf(record, attempts) {
       ["TLS", record.tls ? shown(record.tls) : absent("none")],
       ["Size", octets(record.size)],
       ["Route", byValue("route", record.route)],
+      ...(record.box ? [["Box", shown(record.box)]] : []),
       ["SMTP reply", element("code", {}, shown(record.reply))],
     ]),
     element("h3", {}, `Took ${duration(record.processing_time_us)}`), ...spans(record),

@@ -5,7 +5,7 @@ const report = { seen: false };
 
 async function loadReport() {
   if (!report.seen) return;
-  const asked = byId("report-since").value, { causes, left_out, complete, rule, slow } = await askJson(`/report?since=${asked}`);
+  const asked = byId("report-since").value, { causes, left_out, complete, rule, slow } = await askJson(ofAll(`/report?since=${asked}`));
   if (asked !== byId("report-since").value) return;
   fillTable("causes", causes.map(causeRow), "Nothing: all that came was taken.");
   const notes = [complete || "Not all records could be looked at in time: there is more.", left_out && `${number(left_out)} messages of rarer causes are left out.`, causes.some((cause) => cause.given_up) && `${rule}.`];

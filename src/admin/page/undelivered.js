@@ -20,7 +20,7 @@ async function loadLate(more = false) {
   const messages = [], wanted = late.pages + (more ? 1 : 0);
   let cursor = null, pages = 0;
   do {
-    const page = await askJson(`/undelivered?limit=20${cursor ? `&cursor=${cursor}` : ""}`);
+    const page = await askJson(ofAll(`/undelivered?limit=20${cursor ? `&cursor=${cursor}` : ""}`));
     messages.push(...page.undelivered);
     cursor = page.cursor;
     pages += 1;

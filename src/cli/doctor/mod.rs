@@ -2,6 +2,7 @@
 //! sends no mail and no request, and changes nothing.
 
 mod certificate;
+mod fleet;
 mod machine;
 mod network;
 mod storage;
@@ -85,6 +86,7 @@ pub(super) fn run(choice: &Choice, options: &Doctor) -> Result<(), Failure> {
     report(network::names(&config))?;
     report(certificate::inspect(&config))?;
     report(network::endpoints(&config))?;
+    report(fleet::inspect(&config))?;
     report(storage::inspect(&config, options.store))?;
     match worst {
         Severity::Fine | Severity::Warning => Ok(()),

@@ -129,3 +129,22 @@ fn without_the_owners_rights_nothing_is_said_to_be_done() {
     eventually_within(CATCH_UP, "the erasure to go on by itself", done);
     assert_eq!(daemon.cli(&["export", "--fleet", "--address", ADDRESS]).ok(), "");
 }
+
+/// `forget` of one box reaches what it brought before, also what it is told while the database is away.
+#[test]
+fn what_one_box_forgets_is_brought() {
+    let server = Server::start();
+    let database = server.fleet("alone");
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(server.boxed(Config::to(&endpoint), &database, "mx1"));
+    send_to(&daemon);
+    all_arrived(&[("mx1", &daemon)]);
+    server.stop_at_once();
+    daemon.cli(&["forget", "--address", ADDRESS]).ok();
+    // The list of what is to be brought outlives the daemon.
+    let daemon = daemon.kill().restart();
+    server.begin();
+    let gone = || server.number(&database, &format!("SELECT count(*) FROM mailsluice.records r WHERE r::text ILIKE '%{LOCAL}%'"));
+    eventually_within(CATCH_UP, "what was forgotten", || (gone() == 0).then_some(()));
+    all_arrived(&[("mx1", &daemon)]);
+}

@@ -68,6 +68,26 @@ fn all_arrived(boxes: &[(&str, &Daemon)]) {
     }
 }
 
+/// Two boxes and their database.
+pub(super) struct Pair {
+    pub(super) first: Daemon,
+    pub(super) second: Daemon,
+    _server: Server,
+}
+
+pub(super) fn two_boxes(endpoint: &Endpoint) -> Pair {
+    let server = Server::start();
+    let database = server.fleet("two");
+    let start = |name| Daemon::start(server.boxed(Config::to(endpoint), &database, name));
+    Pair { first: start("mx1"), second: start("mx2"), _server: server }
+}
+
+impl Pair {
+    pub(super) fn all_arrived(&self) {
+        all_arrived(&[("mx1", &self.first), ("mx2", &self.second)]);
+    }
+}
+
 fn send(daemon: &Daemon, messages: u64) {
     let outcome = load::run(&Load { senders: 4, ..Load::new(daemon.smtp(), messages) }, &AtomicBool::new(false));
     assert_eq!(outcome.replies.len() as u64, messages);
@@ -263,4 +283,51 @@ fn minutes_are_brought() {
     let answer: Value = serde_json::from_str(&daemon.cli(&["stats", "--fleet", "--since", "5m", "--json"]).ok()).unwrap();
     assert_eq!(answer["latency"]["total"]["total"]["count"], 20, "{answer}");
     assert!(daemon.cli(&["stats", "--fleet"]).ok().contains("forward"));
+}
+
+/// Days to come have a partition, days that are not kept have none, and what came before its day had one moves there. `doctor` looks at it all.
+#[test]
+fn partitions_come_and_go_and_doctor_looks() {
+    let server = Server::start();
+    let database = server.fleet("days");
+    let endpoint = Endpoint::ok();
+    let config = server.boxed(Config::to(&endpoint), &database, "mx1");
+    let daemon = Daemon::start(config.clone());
+    send(&daemon, 3);
+    all_arrived(&[("mx1", &daemon)]);
+    let day =
+        |days: i64| server.sql(&database, &format!("SELECT to_char((now() AT TIME ZONE 'UTC') + {days} * interval '1 day', 'YYYYMMDD')"));
+    let (tomorrow, first) = (
+        format!("records_{}", day(1)),
+        "(extract(epoch FROM date_trunc('day', now() AT TIME ZONE 'UTC') + interval '1 day') * 1000)::bigint",
+    );
+    let doctor = || crate::support::daemon::cli(&["doctor", "--config", daemon.config_file().to_str().unwrap()]).out;
+    let seen = doctor();
+    for line in
+        ["fleet: forward.id_secret is the fleet's", &format!("tomorrow's partition mailsluice.{tomorrow} is there"), "addresses erased"]
+    {
+        assert!(seen.contains(line), "{line}: {seen}");
+    }
+    assert!(!seen.lines().any(|line| line.contains("fleet") && !line.starts_with("ok")), "{seen}");
+    server.sql(&database, &format!("DROP TABLE mailsluice.{tomorrow}"));
+    // A record of a clock that is a day ahead, and a partition that nobody keeps.
+    let copy = format!(
+        "INSERT INTO mailsluice.records SELECT (r).* FROM (SELECT jsonb_populate_record(r, jsonb_build_object('id', lpad(to_hex({first} + 5), 12, '0') || repeat('0', 20))) AS r FROM mailsluice.records r LIMIT 1) x"
+    );
+    server.sql(&database, &copy);
+    assert_eq!(server.number(&database, "SELECT count(*) FROM mailsluice.records_other"), 1);
+    let old = "CREATE TABLE mailsluice.records_20200101 PARTITION OF mailsluice.records FOR VALUES FROM ('016f5e66-e800-0000-0000-000000000000') TO ('016f638d-4400-0000-0000-000000000000')";
+    server.sql(&database, &format!("SET ROLE mailsluice_owner; {old}"));
+    let seen = doctor();
+    assert!(seen.contains("is missing") && seen.contains("lie in records_other"), "{seen}");
+    let dir = daemon.shared_dir();
+    assert_eq!(daemon.stop().code, Some(0));
+    let daemon = Daemon::start_in(dir, config);
+    let moved = || (server.try_sql(&database, &format!("SELECT count(*) FROM mailsluice.{tomorrow}")).out.trim() == "1").then_some(());
+    eventually_within(CATCH_UP, "tomorrow's partition, with its record", moved);
+    eventually_within(CATCH_UP, "no old partition", || {
+        (server.sql(&database, "SELECT to_regclass('mailsluice.records_20200101')").is_empty()).then_some(())
+    });
+    assert_eq!(server.number(&database, "SELECT count(*) FROM mailsluice.records_other"), 0);
+    assert_eq!(records_of(&daemon).len(), 3);
 }
