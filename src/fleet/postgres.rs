@@ -3,8 +3,8 @@
 use super::connect::{Trouble, with_clock};
 use super::session::{Session, Standing};
 use super::shipper::{Answer, Batch, News, Shipper, mend};
-use crate::record::Record;
 use super::{Shared, erasure, latency, query};
+use crate::record::Record;
 use crate::stats::Sink;
 use crate::store::StoreError;
 use std::collections::BTreeMap;

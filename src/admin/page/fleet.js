@@ -24,6 +24,7 @@ function chooseBoxes(chosen) {
   log.records = [];
   run(loadRecords);
   run(loadLate);
+  run(loadReport);
   if (fleet.all) run(loadBoxes);
 }
 
