@@ -219,11 +219,12 @@ pub(super) async fn candidates(
     Ok(Candidates { rows, next })
 }
 
-/// Rows that somebody's snapshot still shows would be copied as well.
+/// Rows that somebody's snapshot may still show would be copied as well. Transactions that are older than this moment's end first: what begins
+/// later sees the erased rows alone. The owner may look at all sessions, where an administrator ran `init`.
 async fn await_old_transactions(client: &Client) -> Result<(), Trouble> {
     let xid: String = client.query_one("SELECT pg_current_xact_id()::text", &[]).await?.try_get(0)?;
-    let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() AND backend_xmin IS NOT NULL \
-        AND age(backend_xmin) >= age($1::text::xid8::xid)";
+    let sql = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid() \
+        AND (age(backend_xmin) >= age($1::text::xid8::xid) OR age(backend_xid) >= age($1::text::xid8::xid))";
     let until = tokio::time::Instant::now() + OLD_TRANSACTIONS;
     while client.query_one(sql, &[&xid]).await?.try_get::<_, i64>(0)? > 0 {
         if tokio::time::Instant::now() >= until {

@@ -85,6 +85,8 @@ pub(super) fn init(postgres: Option<&Postgres>) -> String {
     }
     sql.push_str(&grant(OWNER, "mailsluice_writer"));
     sql.push_str(&grant(OWNER, "CURRENT_USER"));
+    // To see whose transactions keep old rows. It is an administrator's to give; without it only our own sessions are seen.
+    sql.push_str("DO $$ BEGIN GRANT pg_read_all_stats TO mailsluice_owner; EXCEPTION WHEN insufficient_privilege THEN NULL; END $$;\n");
     if let Some(user) = postgres.and_then(Postgres::user).filter(|user| !user.is_empty()) {
         let create = format!("CREATE ROLE {} LOGIN", identifier(user));
         _ = writeln!(sql, "{}", unless(&format!("SELECT FROM pg_roles WHERE rolname = {}", literal(user)), &create));

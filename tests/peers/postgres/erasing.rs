@@ -130,6 +130,34 @@ fn without_the_owners_rights_nothing_is_said_to_be_done() {
     assert_eq!(daemon.cli(&["export", "--fleet", "--address", ADDRESS]).ok(), "");
 }
 
+/// Somebody's open transaction still sees the old rows, and the server would keep them: it is waited for.
+#[test]
+fn an_old_transaction_is_waited_for() {
+    let server = Server::start();
+    let database = server.fleet("patient");
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(server.boxed(Config::to(&endpoint), &database, "mx1"));
+    send_to(&daemon);
+    all_arrived(&[("mx1", &daemon)]);
+    std::thread::scope(|scope| {
+        let count = "SELECT count(*) FROM mailsluice.records";
+        let old = format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {count}; SELECT pg_sleep(6); {count}");
+        let reading = scope.spawn(|| server.sql(&database, &old));
+        let begun = || {
+            (server.number(&database, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'BEGIN ISO%' AND wait_event = 'PgSleep'")
+                == 1)
+                .then_some(())
+        };
+        eventually_within(CATCH_UP, "an old transaction", begun);
+        let id = forget(&daemon);
+        eventually_within(CATCH_UP, "the erasure to be done", || is_done(&daemon, id));
+        assert!(reading.is_finished(), "done before nobody saw the old rows any more");
+        reading.join().unwrap();
+    });
+    server.sql("postgres", "CHECKPOINT");
+    assert_eq!(naming(&server.data().join("base")), Vec::<PathBuf>::new());
+}
+
 /// `forget` of one box reaches what it brought before, also what it is told while the database is away.
 #[test]
 fn what_one_box_forgets_is_brought() {
