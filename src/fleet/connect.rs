@@ -56,7 +56,7 @@ impl Trouble {
 /// The connection lives in a task of its own, which ends with the client.
 pub(super) async fn connect(fleet: &config::Fleet) -> Result<Client, Trouble> {
     let postgres = fleet.postgres.as_ref().ok_or(Trouble::Stopped)?.fresh();
-    with_clock(async {
+    let client = with_clock(async {
         if postgres.tls {
             let tls = MakeRustlsConnect::new(tls(fleet)?);
             let (client, connection) = postgres.client.connect(tls).await?;
@@ -68,7 +68,10 @@ pub(super) async fn connect(fleet: &config::Fleet) -> Result<Client, Trouble> {
             Ok(client)
         }
     })
-    .await
+    .await?;
+    // Of a user whose name is the schema's, names would be written without it.
+    with_clock(async { Ok(client.batch_execute("SET search_path = pg_catalog").await?) }).await?;
+    Ok(client)
 }
 
 /// Nothing waits without a clock.

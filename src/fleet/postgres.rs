@@ -172,9 +172,8 @@ impl Postgres<'_> {
         if store.quiet_since() != Some(quiet) {
             return Ok(false);
         }
-        // Those behind the cursor are brought as they are; one that changed twice is there once.
-        let after = self.shipper.after();
-        let known = changes.into_iter().filter(|change| change.number <= after).filter_map(|change| change.record);
+        // Also those before the cursor: after a kill it is behind what was brought. One that changed twice is there once.
+        let known = changes.into_iter().filter_map(|change| change.record);
         let records: BTreeMap<u128, Record> = known.map(|record| (record.id.0, record)).collect();
         let mut records: Vec<_> = records.into_values().collect();
         records.iter_mut().for_each(mend);

@@ -142,10 +142,10 @@ fn an_old_transaction_is_waited_for() {
     std::thread::scope(|scope| {
         let count = "SELECT count(*) FROM mailsluice.records";
         let old = format!("BEGIN ISOLATION LEVEL REPEATABLE READ; {count}; SELECT pg_sleep(6); {count}");
-        let reading = scope.spawn(|| server.sql(&database, &old));
+        let (server, database) = (&server, database.as_str());
+        let reading = scope.spawn(move || server.sql(database, &old));
         let begun = || {
-            (server.number(&database, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'BEGIN ISO%' AND wait_event = 'PgSleep'")
-                == 1)
+            (server.number(database, "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'BEGIN ISO%' AND wait_event = 'PgSleep'") == 1)
                 .then_some(())
         };
         eventually_within(CATCH_UP, "an old transaction", begun);
