@@ -210,8 +210,8 @@ fn whatever_keeps_the_database_from_taking_records() {
         Fault::new("certificate's name", || show(&server, &ours, "db.example"), || show(&server, &ours, "localhost")),
         Fault::new(
             "read-only",
-            || alter(&format!("ALTER DATABASE {database} SET default_transaction_read_only = on")),
-            || alter(&format!("SET default_transaction_read_only = off; ALTER DATABASE {database} RESET default_transaction_read_only")),
+            || drop(server.sql("postgres", &format!("ALTER DATABASE {database} SET default_transaction_read_only = on"))),
+            || drop(server.sql("postgres", &format!("ALTER DATABASE {database} RESET default_transaction_read_only"))),
         ),
         Fault::new(
             "rights",
