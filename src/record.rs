@@ -1,13 +1,13 @@
 //! The metadata record: the only thing that is kept of a message.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A record's id: a ULID, 26 characters, rising in time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct RecordId(pub u128);
 
 /// What became of a message, as the endpoint said (or did not say).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
     Delivered,
@@ -16,19 +16,19 @@ pub enum Outcome {
 }
 
 /// The endpoint's answer as recorded; status 0 where there was none.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServerResponse {
     pub status: u16,
     /// At most the first 2 KiB, valid UTF-8.
     pub body: String,
     pub content_type: Option<String>,
     /// `Retry-After`, as the endpoint sent it; absent in JSON where there was none.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub retry_after: Option<String>,
 }
 
 /// One record, with the contract's field names.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     pub id: RecordId,
     /// When the end of data arrived; RFC 3339 with microseconds in JSON.
@@ -72,6 +72,13 @@ impl std::str::FromStr for RecordId {
 impl Serialize for RecordId {
     fn serialize<S: serde::Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
         s.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for RecordId {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
     }
 }
 

@@ -10,6 +10,7 @@ use crate::stats::{Refusal, Stats, TlsFailure};
 use arc_swap::ArcSwap;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -17,8 +18,10 @@ use std::time::{Duration, Instant};
 const LINES: u32 = 20;
 /// What refusals may take of them: a crowd that is refused does not hide what becomes of messages.
 const LINES_OF_REFUSALS: u32 = 15;
-/// Clients that the line with the count names.
+/// Clients that the line with the count names; the others are named in the seconds that follow.
 const CLIENTS_NAMED: usize = 50;
+/// Clients that wait to be named. A crowd that is larger for long is not named whole.
+const CLIENTS_WAITING: usize = 4096;
 /// A text in a line, octets at the most.
 const TEXT_MAX: usize = 998;
 
@@ -241,6 +244,8 @@ struct Pace {
     written: u32,
     left_out: u64,
     clients: BTreeMap<IpAddr, u64>,
+    /// Up to here they have had their turn.
+    named: Option<IpAddr>,
 }
 
 struct LeftOut {
@@ -250,7 +255,7 @@ struct LeftOut {
 
 impl Pace {
     fn new(now: Instant) -> Self {
-        Self { second: now, written: 0, left_out: 0, clients: BTreeMap::new() }
+        Self { second: now, written: 0, left_out: 0, clients: BTreeMap::new(), named: None }
     }
 
     /// Begins a second when the last one is over; what was left out in that one is to be said now, and is a line of the new one.
@@ -259,9 +264,17 @@ impl Pace {
             return None;
         }
         self.second = now;
-        self.written = u32::from(self.left_out > 0);
-        let (lines, clients) = (std::mem::take(&mut self.left_out), std::mem::take(&mut self.clients));
-        (lines > 0).then_some(LeftOut { lines, clients })
+        let lines = std::mem::take(&mut self.left_out);
+        // In turn, so that those who come again and again hide nobody.
+        let behind = (self.named.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let before = (Bound::Unbounded, self.named.map_or(Bound::Unbounded, Bound::Included));
+        let turn = self.clients.range(behind).chain(self.clients.range(before)).take(CLIENTS_NAMED);
+        let clients: BTreeMap<_, _> = turn.map(|(ip, lines)| (*ip, *lines)).collect();
+        self.named = self.clients.range(behind).map(|(ip, _)| *ip).take(CLIENTS_NAMED).last();
+        self.clients.retain(|ip, _| !clients.contains_key(ip));
+        let left_out = (lines > 0 || !clients.is_empty()).then_some(LeftOut { lines, clients });
+        self.written = u32::from(left_out.is_some());
+        left_out
     }
 
     fn take(&mut self, ip: IpAddr, most: u32) -> bool {
@@ -270,7 +283,7 @@ impl Pace {
             return true;
         }
         self.left_out += 1;
-        if self.clients.len() < CLIENTS_NAMED || self.clients.contains_key(&ip) {
+        if self.clients.len() < CLIENTS_WAITING || self.clients.contains_key(&ip) {
             *self.clients.entry(ip).or_default() += 1;
         }
         false
@@ -295,8 +308,19 @@ mod tests {
         assert_eq!((lines, clients.len()), (280, CLIENTS_NAMED));
         assert_eq!(clients.get(&ip(20)), Some(&2));
         assert_eq!((0..100).filter(|_| pace.take(ip(1), LINES)).count(), 19, "the count is a line too");
-        assert!(pace.turn(later + Duration::from_secs(5)).is_some());
-        assert!(pace.turn(later + Duration::from_secs(9)).is_none());
+        // Who was not named yet is, and then there is nothing more to say.
+        let mut named = clients;
+        for second in 1..=3 {
+            let left_out = pace.turn(later + Duration::from_secs(second));
+            assert_eq!(left_out.is_some(), second < 3);
+            named.extend(left_out.into_iter().flat_map(|left_out| left_out.clients));
+        }
+        assert_eq!(named.len(), 101);
+        for n in 0..10_000_u16 {
+            let [a, b] = n.to_be_bytes();
+            pace.take(IpAddr::from([10, 0, a, b]), 0);
+        }
+        assert_eq!(pace.clients.len(), CLIENTS_WAITING);
     }
 
     #[test]

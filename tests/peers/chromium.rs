@@ -1,8 +1,10 @@
 //! A real Chromium drives the page.
 
+mod axe;
 mod browser;
 mod inspector;
 mod pictures;
+mod sections;
 
 use crate::support::client::deliver;
 use crate::support::load::{self, Load};
@@ -78,11 +80,17 @@ fn hostile_fields_are_shown_as_text() {
         "javascript:window.hit=1",
         "{{constructor.constructor('window.hit=1')()}}",
         "event: skipped",
+        "data: {}",
+        "event: skipped =?utf-8?Q?=0A=0Aevent:_skipped=0Adata:_{}=0A=0A?= id: 1",
     ];
     for subject in hostile {
         deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], format!("Subject: {subject}\r\n\r\n").as_bytes()).starts("250 ");
-        browser.wait_for_text(subject);
+        browser.wait_for_text(subject.split(" =?").next().unwrap());
     }
+    // In other fields that a stranger fills: each is a row, none an event.
+    let odd = b"Message-ID: event: skipped\r\nSubject: odd fields\r\n\r\n";
+    deliver(daemon.smtp(), "\"event: skipped\"@sender.test", &["\"data: {}\"@example.test"], odd).starts("250 ");
+    browser.wait_for_text("odd fields");
     let bidi = "=?utf-8?Q?=E2=80=AEgnp.exe=00=07?=";
     deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], format!("Subject: marker {bidi}\r\n\r\n").as_bytes()).starts("250 ");
     deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], format!("Subject: {}\r\n\r\n", "long ".repeat(199)).as_bytes())
@@ -103,6 +111,7 @@ fn what_is_wrong_comes_first() {
     let config = config.route("away", &["x@away.test"], &format!("http://{away}/in"));
     let daemon = Daemon::start(config.reversed_routes());
     let browser = Browser::start();
+    browser.become_a_desk();
     browser.open(&format!("{}/", daemon.admin_url()));
     browser.wait_for_text("Taking mail");
     let title = || browser.eval("document.title").as_str().unwrap_or_default().to_owned();
@@ -117,7 +126,15 @@ fn what_is_wrong_comes_first() {
     eventually("the title", || title().starts_with("◐ 1 of 2 routes").then_some(()));
     assert_ne!(browser.eval("document.querySelector('link[rel=icon]').href"), icon);
     // In the first screen, with the way to its records, on a desk and on a phone.
-    let above = "document.querySelector('#trouble').getBoundingClientRect().bottom < innerHeight";
+    let above = "['#state', '#host', '#trouble li', '#trouble button'].every((one) => {
+            const box = document.querySelector(one)?.getBoundingClientRect();
+            return box && box.top >= 0 && box.bottom < innerHeight && box.right <= innerWidth && box.width > 0;
+        })";
+    eventually("since when, where and what comes next", || {
+        let said = strip();
+        (said.contains("since ") && said.contains(&away.to_string()) && said.contains("3 deferred") || said.contains("2 deferred"))
+            .then_some(())
+    });
     assert_eq!(browser.eval(above), true);
     browser.eval("document.querySelector('#trouble button').click()");
     eventually("its records", || (browser.eval("location.search") == "?outcome=deferred&route=away").then_some(()));

@@ -10,6 +10,7 @@ mod doctor;
 mod endpoints;
 mod fail2ban;
 mod forgetful;
+mod handlers;
 mod haproxy;
 mod large;
 mod machine;

@@ -85,15 +85,20 @@ function clock(date) {
   return element("time", { datetime: date, title: date }, text);
 }
 
-// As the store compares texts: whatever their case, composed or not.
+// As the store compares texts: each letter in lower case by itself.
 function foldText(text) {
+  return /^[\x00-\x7f]*$/.test(text) ? text.toLowerCase() : Array.from(text, (letter) => letter.toLowerCase()).join("");
+}
+
+// As the store compares local parts: by Unicode's case folding, composed or not.
+function foldLocal(text) {
   return text.normalize("NFD").toUpperCase().toLowerCase().replaceAll("ς", "σ").normalize("NFC");
 }
 
 // As the store compares mailboxes: the domain as an A-label, the local part without quotes that it does not need.
 function foldMailbox(text) {
   const at = text.lastIndexOf("@");
-  const local = foldText(text.slice(0, at < 0 ? text.length : at)).replace(/^"([^"\\\s]+)"$/, "$1");
+  const local = foldLocal(text.slice(0, at < 0 ? text.length : at)).replace(/^"([^"\\\s]+)"$/, "$1");
   return at < 0 ? local : `${local}@${foldDomain(text.slice(at + 1))}`;
 }
 

@@ -71,7 +71,7 @@ function attemptTable(record, attempts) {
     element("td", {}, outcome(attempt.outcome)),
     element("td", {}, attempt.server_response.status ? String(attempt.server_response.status) : shown(reasonOf(attempt))),
     element("td", {}, duration(attempt.processing_time_us))));
-  return element("div", { class: "scroll" }, element("table", {},
+  return element("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Table of attempts" }, element("table", {},
     element("caption", { class: "unseen" }, "All attempts at this message, oldest first"),
     element("thead", {}, element("tr", {}, ...["Time", "Outcome", "Answer", "Took"].map((name) => element("th", { scope: "col" }, name)))),
     element("tbody", {}, ...rows)));

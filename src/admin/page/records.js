@@ -40,7 +40,9 @@ async function loadRecords(older = false) {
   const request = (log.request = new AbortController());
   const wanted = filters();
   // The search is in the address: it can be sent to somebody, and is there again after a reload.
-  const address = `${location.pathname}${[...wanted].length ? `?${wanted}` : ""}${location.hash}`;
+  const place = log.leaving ? "#log" : location.hash;
+  log.leaving = false;
+  const address = `${location.pathname}${[...wanted].length ? `?${wanted}` : ""}${place}`;
   if (address !== `${location.pathname}${location.search}${location.hash}`) history[log.typing ? "replaceState" : "pushState"](null, "", address);
   log.typing = false;
   wanted.set("limit", "50");
@@ -241,6 +243,8 @@ async function followRecords(signal) {
 // A value that filters the log by itself.
 function byValue(name, value, text = value) {
   return element("button", { type: "button", class: "quiet value", title: `Show the log of this ${name}`, onclick: () => {
+    // One step back leads to the record again.
+    log.leaving = byId("detail").open;
     byId("detail").close();
     filterBy({ [name]: value });
   } }, shown(text));

@@ -4,13 +4,18 @@ use super::super::args::Records;
 use super::super::client::with_query;
 use super::super::time::Zone;
 use super::super::{Exit, Failure};
+use crate::admin::query::{self, Among, Wanted};
+use crate::record::{Outcome, Record};
+use crate::store::Filter;
 use jiff::Timestamp;
+use serde::Deserialize as _;
 use serde_json::Value;
 
 pub(super) struct Filters {
     pairs: Vec<(&'static str, String)>,
-    since: Option<Timestamp>,
-    until: Option<Timestamp>,
+    /// What the daemon makes of them.
+    wanted: Wanted,
+    filter: Filter,
 }
 
 impl Filters {
@@ -43,7 +48,11 @@ impl Filters {
         if options.undelivered {
             pairs.push(("undelivered", "true".to_owned()));
         }
-        Ok(Self { pairs, since, until })
+        // Which boxes are asked is no filter.
+        let texts = pairs.iter().filter(|(name, _)| *name != "fleet").map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
+        let wanted = query::parse(texts, now).map_err(|problem| Failure::new(Exit::Usage, problem.to_string()))?;
+        let filter = Filter::new(&wanted.query);
+        Ok(Self { pairs, wanted, filter })
     }
 
     pub(super) fn page(&self, limit: u64, cursor: Option<&str>) -> String {
@@ -54,25 +63,16 @@ impl Filters {
         with_query("/records", &pairs)
     }
 
-    /// Whether a new record belongs to what is followed. What has just failed is undelivered, whatever comes later.
+    /// Whether a new record belongs to what is followed, as the store would say. What has just failed is undelivered, whatever comes later.
     pub(super) fn takes(&self, record: &Value) -> bool {
-        let text = |name: &str| record.get(name).and_then(Value::as_str);
-        let date = text("date").and_then(|date| date.parse::<Timestamp>().ok());
-        let in_time = date.is_none_or(|date| self.since.is_none_or(|since| date >= since) && self.until.is_none_or(|until| date < until));
-        in_time
-            && self.pairs.iter().all(|(name, wanted)| match *name {
-                "sender" => text("sender").is_some_and(|sender| sender.eq_ignore_ascii_case(wanted)),
-                "recipient" => recipients(record).any(|address| address.eq_ignore_ascii_case(wanted)),
-                "message_id" => text("message_id").is_some_and(|id| bare(id) == bare(wanted)),
-                "webhook_id" => text("webhook_id") == Some(wanted),
-                "route" => text("route") == Some(wanted),
-                "ip" => text("sender_ip") == Some(wanted.trim_matches(['[', ']'])),
-                "status" => status(record).to_string() == *wanted,
-                "outcome" => text("outcome") == Some(wanted),
-                "undelivered" => text("outcome") == Some("deferred"),
-                "text" => says(record, wanted),
-                _ => true,
-            })
+        // What cannot be read is shown where everything is.
+        let Ok(record) = Record::deserialize(record) else { return self.pairs.is_empty() };
+        let is_among = match &self.wanted.among {
+            Among::All => true,
+            Among::One(id) => record.id == *id,
+            Among::Attempts(webhook_id) => record.webhook_id == *webhook_id,
+        };
+        is_among && self.filter.takes(&record) && (!self.wanted.query.undelivered || record.outcome == Outcome::Deferred)
     }
 }
 
@@ -83,25 +83,6 @@ pub(super) fn status(record: &Value) -> u64 {
 
 pub(super) fn recipients(record: &Value) -> impl Iterator<Item = &str> {
     record.get("recipients").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str)
-}
-
-/// As the daemon's search box: a part of any text that people have of a message, or an id at the end of a reply.
-fn says(record: &Value, wanted: &str) -> bool {
-    let text = |name: &str| record.get(name).and_then(Value::as_str).unwrap_or_default();
-    let wanted = wanted.trim();
-    let last = wanted.rsplit([' ', ':']).next().unwrap_or_default();
-    if !last.is_empty() && text("id").eq_ignore_ascii_case(last) {
-        return true;
-    }
-    let wanted = wanted.to_lowercase();
-    let body = record.pointer("/server_response/body").and_then(Value::as_str).unwrap_or_default();
-    let texts = ["subject", "message_id", "sender", "reply", "webhook_id", "sender_ip"].map(text);
-    texts.into_iter().chain([body]).chain(recipients(record)).any(|text| text.to_lowercase().contains(&wanted))
-}
-
-/// A Message-ID with or without its brackets.
-fn bare(id: &str) -> &str {
-    id.trim_matches(['<', '>'])
 }
 
 #[cfg(test)]
@@ -142,10 +123,11 @@ mod tests {
     #[test]
     fn a_followed_record_is_filtered_the_same_way() {
         let record = json!({
+            "subject": "Grüße", "size": 7, "tls": null, "processing_time_us": 4, "queue_us": 1, "forward_us": 2, "store_us": 1,
             "id": "01ARZ3NDEKTSV4RRFFQ69G5FAV", "date": "2026-11-24T11:30:00.000000Z", "sender": "Alice@Sender.test",
-            "recipients": ["bob@example.test", "carl@example.test"], "message_id": "<1@x>", "outcome": "deferred", "route": "tickets",
+            "recipients": ["bob@example.test", "carl@example.test", "jürgen@bücher.test"], "message_id": "<1@x>", "outcome": "deferred", "route": "tickets",
             "sender_ip": "192.0.2.1", "reply": "450 4.4.1 Endpoint cannot be reached", "webhook_id": "msg_1",
-            "server_response": {"status": 0, "body": "Connection refused"},
+            "server_response": {"status": 0, "body": "Connection refused", "content_type": null},
         });
         let with = |change: fn(&mut Records)| {
             let mut options = options();
@@ -156,6 +138,12 @@ mod tests {
         assert!(with(|options| options.sender = Some("alice@sender.test".into())));
         assert!(!with(|options| options.sender = Some(String::new())));
         assert!(with(|options| options.recipient = Some("CARL@example.test".into())));
+        // However it is spelled, as in the store.
+        for spelling in ["JÜRGEN@xn--bcher-kva.test", "\"ju\u{308}rgen\"@BU\u{308}CHER.test.", "<jürgen@bücher.test>"] {
+            let options = Records { recipient: Some(spelling.into()), ..options() };
+            assert!(filters(&options).takes(&record), "{spelling}");
+        }
+        assert!(!with(|options| options.recipient = Some("jurgen@bücher.test".into())));
         assert!(with(|options| options.message_id = Some("1@x".into())));
         assert!(with(|options| options.since = Some("1h".into())));
         assert!(!with(|options| options.since = Some("10m".into())));
@@ -163,7 +151,9 @@ mod tests {
         assert!(with(|options| (options.status, options.route) = (Some(0), Some("tickets".into()))));
         assert!(!with(|options| options.ip = Some("192.0.2.11".into())));
         assert!(with(|options| options.undelivered = true));
-        for text in ["250 2.0.0 Ok: 01ARZ3NDEKTSV4RRFFQ69G5FAV", "example.test", "connection REFUSED", "450 4.4.1", "msg_1"] {
+        for text in
+            ["250 2.0.0 Ok: 01ARZ3NDEKTSV4RRFFQ69G5FAV", "example.test", "connection REFUSED", "450 4.4.1", "msg_1", "GRÜßE", "192.0.2.1"]
+        {
             let options = Records { text: Some(text.into()), ..options() };
             assert!(filters(&options).takes(&record), "{text}");
         }

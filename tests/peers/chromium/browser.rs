@@ -62,6 +62,18 @@ impl Browser {
         self.call("execute/sync", &json!({"script": format!("return ({expression});"), "args": []}))
     }
 
+    /// Runs statements in the page; what they declare is there afterwards.
+    #[track_caller]
+    pub(super) fn run(&self, script: &str) {
+        self.call("execute/sync", &json!({"script": script, "args": []}));
+    }
+
+    /// What statements give to `done`.
+    #[track_caller]
+    pub(super) fn eval_async(&self, script: &str) -> Value {
+        self.call("execute/async", &json!({"script": format!("const done = arguments[0]; {script}"), "args": []}))
+    }
+
     /// What a person sees.
     pub(super) fn text(&self) -> String {
         self.eval("document.body.innerText").as_str().unwrap_or_default().to_owned()
@@ -93,6 +105,24 @@ impl Browser {
         self.call("actions", &json!({"actions": [{"type": "key", "id": "keyboard", "actions": presses}]}));
     }
 
+    #[track_caller]
+    fn pointer(&self, actions: &[Value]) {
+        let parameters = json!({"pointerType": "mouse"});
+        self.call("actions", &json!({"actions": [{"type": "pointer", "id": "mouse", "parameters": parameters, "actions": actions}]}));
+    }
+
+    /// Moves the mouse to a place in the window.
+    #[track_caller]
+    pub(super) fn point(&self, x: u32, y: u32) {
+        self.pointer(&[json!({"type": "pointerMove", "duration": 0, "x": x, "y": y})]);
+    }
+
+    /// Clicks where the mouse is.
+    #[track_caller]
+    pub(super) fn click(&self) {
+        self.pointer(&[json!({"type": "pointerDown", "button": 0}), json!({"type": "pointerUp", "button": 0})]);
+    }
+
     /// A command of Chromium's own protocol.
     #[track_caller]
     pub(super) fn chromium(&self, command: &str, parameters: &Value) -> Value {
@@ -102,6 +132,14 @@ impl Browser {
     /// The window of a phone, as a phone's browser has it.
     pub(super) fn become_a_phone(&self) {
         self.chromium("Emulation.setDeviceMetricsOverride", &json!({"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": true}));
+    }
+
+    /// The window that most desks have.
+    pub(super) fn become_a_desk(&self) {
+        self.chromium(
+            "Emulation.setDeviceMetricsOverride",
+            &json!({"width": 1440, "height": 900, "deviceScaleFactor": 1, "mobile": false}),
+        );
     }
 
     /// `light` or `dark`, as the reader's system says.

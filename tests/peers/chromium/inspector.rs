@@ -75,5 +75,22 @@ fn inspect() {
         let rows = browser.eval("document.querySelector('#requests').innerText");
         rows.as_str().is_some_and(|rows| rows.contains("refuse-me to b@anywhere.test") && rows.contains("422")).then_some(())
     });
+    // As it was sent, octet for octet; and a sample comes in by the same door as any mail.
+    browser.eval("document.querySelector('#requests [data-number=\"1\"]').click()");
+    eventually("the request", || (browser.eval("document.querySelector('#request [name=form]') !== null") == true).then_some(()));
+    browser.eval("[...document.querySelectorAll('#request [name=form]')].at(-1).click()");
+    let sent = String::from_utf8(admin.get("/inspector/requests/1/body").body).unwrap().replace('\u{202e}', "U+202E");
+    eventually("the body", || (browser.eval("document.querySelector('#request .sent')?.textContent ?? ''") == sent.as_str()).then_some(()));
+    browser.eval("void (document.querySelector('#next-answer').value = '200', document.querySelector('#next-answer').dispatchEvent(new Event('change')))");
+    eventually("the setting", || (admin.json("/inspector/next")["status"] == 200).then_some(()));
+    browser.eval("document.querySelector('#send-sample').click()");
+    browser.wait_for_text("The sender was told: 250 2.0.0 Ok: ");
+    browser.wait_for_text("A sample message");
+    let newest = admin.records("").remove(0);
+    assert_eq!(
+        (&newest["sender"], &newest["outcome"], &newest["sender_ip"]),
+        (&json!("sample@localhost"), &json!("delivered"), &json!("127.0.0.1"))
+    );
+    assert_eq!(admin.post("/inspector/sample", "text/plain", "").status, 415, "no form of another page sends one");
     clean(&browser, origin);
 }
