@@ -47,6 +47,7 @@ fn config(url: &str, timeout: u32) -> Config {
 }
 
 /// All of them beside each other. A turn belongs to a thread, and so do the daemons.
+#[expect(clippy::print_stdout, reason = "the figures of a run by hand")]
 fn run(trials: &[Trial]) -> Vec<Seen> {
     let start = |trial: &Trial| {
         let endpoint = Busy::start(trial.workers, trial.takes);
