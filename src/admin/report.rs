@@ -205,7 +205,8 @@ fn cause(record: &Record) -> String {
     let body = record.server_response.body.lines().map(str::trim).find(|line| !line.is_empty()).unwrap_or_default();
     let cause = match (record.server_response.status, body) {
         (0, "") => record.reply.clone(),
-        (0, reason) => reason.to_owned(),
+        // Each outage since another moment is one cause all the same.
+        (0, reason) => reason.split_once(" since ").map_or(reason, |(cause, _)| cause).to_owned(),
         (status, "") => format!("the endpoint answered {status}"),
         (status, body) => format!("the endpoint answered {status}: {}", alike(body)),
     };

@@ -93,6 +93,9 @@ fn text(report: &Value, zone: &Zone) -> String {
         );
         text.push_str(&terminal::columns().map_or_else(|| line.clone(), |window| super::table::cut(&line, window)));
         text.push('\n');
+        if slow.get("over_half") == Some(&Value::Bool(true)) {
+            text.push_str(&format!("      {} takes more than half of its timeout {}\n", of(slow, "route"), us("timeout_us")));
+        }
     }
     text
 }

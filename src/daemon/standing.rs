@@ -2,9 +2,10 @@
 //! among the notices, and is logged when it begins and once a day.
 
 use super::Daemon;
+use crate::stats::TooSlow;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// An alert before this many days, as `doctor` and the alert rules have it.
 const SOON_DAYS: i64 = 14;
@@ -24,6 +25,7 @@ impl Daemon {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
         let broken = self.shared.tls.watch(&stats.certificates.reload_failures);
         stats.notices.set("certificate files", broken);
+        stats.notices.set("slow endpoints", slow_endpoints(&stats.too_slow()));
         let in_use: BTreeMap<_, _> = self.shared.tls.not_after().into_iter().collect();
         let ending = in_use.iter().find_map(|(file, end)| ends_soon(file, *end, now));
         if stats.notices.set("certificate", ending.clone())
@@ -43,6 +45,16 @@ impl Daemon {
             tracing::warn!("{refused}; mend that, then: systemctl restart mailsluice");
         }
     }
+}
+
+fn slow_endpoints(slow: &[TooSlow]) -> Option<String> {
+    let seconds = |us: u64| Duration::from_micros(us).as_secs_f64();
+    let one = |slow: &TooSlow| format!("route {}: {:.1} s of {:.0} s", slow.route, seconds(slow.p50_us), seconds(slow.timeout_us));
+    let named = slow.iter().take(5).map(one).collect::<Vec<_>>().join(", ");
+    let more = if slow.len() > 5 { format!(" and {} more", slow.len() - 5) } else { String::new() };
+    (!slow.is_empty()).then(|| {
+        format!("takes more than half of its timeout ({named}{more}): under load less is delivered than the endpoint could do; raise timeout, or make it quicker")
+    })
 }
 
 /// A new sentence each day, so that it is logged each day.

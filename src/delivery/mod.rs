@@ -95,6 +95,9 @@ impl Delivery {
 
     /// A refusal that no record has; each is told here once.
     pub fn refused(&self, refused: Refused) {
+        if refused.what == What::Message {
+            self.stats.messages.unrecorded.add(1);
+        }
         self.lines.refused(refused);
     }
 
@@ -129,7 +132,7 @@ impl Delivery {
         let Some(destination) = destination else { return Ok(None) };
         self.forwarders.open(&destination.route, octets.unwrap_or_default()).map_err(|refused| {
             self.count_refusal(refused);
-            verdict::of_refusal(refused).reply
+            verdict::of_refusal(refused, None).reply
         })
     }
 
@@ -153,8 +156,9 @@ impl Delivery {
             spf: content.spf.into_receiver(),
         };
         let (verdict, spent) = self.forward(job, id, received.envelope.smtputf8).await;
-        recorder.record(Stage::Queue, spent.queue_us);
+        // Of what was not sent an outage would look quick.
         if let Some(us) = spent.forward_us {
+            recorder.record(Stage::Queue, spent.queue_us);
             recorder.record_forward(&received.route.name, us);
         }
         self.record(id, received, verdict, spent, recorder).await
@@ -190,7 +194,8 @@ impl Delivery {
             }
             Err(refused) => {
                 self.count_refusal(refused);
-                (verdict::of_refusal(refused), Spent { queue_us: micros_since(received), forward_us: None })
+                let open_since = self.live.load().route_stats.get(&route.name).and_then(|stats| stats.away()).map(|away| away.since);
+                (verdict::of_refusal(refused, open_since), Spent { queue_us: micros_since(received), forward_us: None })
             }
         }
     }

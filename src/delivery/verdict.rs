@@ -4,6 +4,9 @@ use crate::config::Route;
 use crate::forward::{NoAnswer, Refused, Response};
 use crate::record::{Outcome, RecordId, ServerResponse};
 use crate::smtp::{Reply, reply};
+use jiff::Timestamp;
+
+const NOT_ASKED: &str = "the endpoint was not asked";
 
 /// What became of a message: told to the sender, and recorded.
 pub(super) struct Verdict {
@@ -55,9 +58,9 @@ fn of_no_answer(none: NoAnswer) -> Verdict {
     Verdict { outcome: Outcome::Deferred, reply, server_response: no_response(why) }
 }
 
-/// A job that no forwarder took: "later", and it costs the endpoint nothing.
+/// A job that no forwarder took: "later", and it costs the endpoint nothing. `open_since`: when the breaker opened.
 #[must_use]
-pub(super) fn of_refusal(refused: Refused) -> Verdict {
+pub(super) fn of_refusal(refused: Refused, open_since: Option<Timestamp>) -> Verdict {
     let (reply, why) = match refused {
         Refused::QueueFull => (reply::QUEUE_FULL, "the route's queue is full"),
         Refused::WaitTooLong => (reply::QUEUE_FULL, "those in front of it would take all its time"),
@@ -67,16 +70,36 @@ pub(super) fn of_refusal(refused: Refused) -> Verdict {
         Refused::Draining => (reply::DRAINING, "the daemon is draining"),
         Refused::OverBudget => (reply::OUT_OF_MEMORY, "no memory for the rendered request"),
     };
-    Verdict { outcome: Outcome::Deferred, reply, server_response: no_response(format!("the endpoint was not asked: {why}")) }
+    let since = open_since.filter(|_| refused == Refused::BreakerOpen).map_or_else(String::new, |since| format!(" since {since:.0}"));
+    Verdict { outcome: Outcome::Deferred, reply, server_response: no_response(format!("{NOT_ASKED}: {why}{since}")) }
 }
 
 /// The daemon's own refusal at the end of data (size, newlines, a loop): the endpoint was not asked.
 #[must_use]
 pub(super) fn of_own_refusal(reply: Reply) -> Verdict {
     let outcome = if reply.code() >= 500 { Outcome::Rejected } else { Outcome::Deferred };
-    Verdict { outcome, reply, server_response: no_response(String::new()) }
+    // Behind the codes stands in words what was wrong.
+    let why = reply.0.splitn(3, ' ').nth(2).unwrap_or_default();
+    let server_response = no_response(format!("{NOT_ASKED}: {why}"));
+    Verdict { outcome, reply, server_response }
 }
 
 fn no_response(why: String) -> ServerResponse {
     ServerResponse { status: 0, body: why, content_type: None, retry_after: None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn own_refusals_say_why_the_endpoint_was_not_asked() {
+        let since = "2026-11-30T06:00:00Z".parse().unwrap();
+        let of = |refused| of_refusal(refused, Some(since)).server_response.body;
+        assert_eq!(of(Refused::BreakerOpen), "the endpoint was not asked: breaker open since 2026-11-30T06:00:00Z");
+        assert_eq!(of(Refused::QueueFull), "the endpoint was not asked: the route's queue is full");
+        let own = of_own_refusal(reply::MESSAGE_TOO_LARGE).server_response;
+        assert!(own.status == 0 && own.body.starts_with("the endpoint was not asked: ") && !own.body.contains("552"), "{}", own.body);
+        assert!(own.body.len() > 30, "{}", own.body);
+    }
 }

@@ -132,6 +132,7 @@ fn json_envelope() {
         "spf": {"result": "pass", "domain": "example.com"},
         "dkim": {"success": true, "result": [{"result": "pass", "domain": "example.com", "selector": "s\u{fffd}"}]},
         "dmarc": {"success": false, "result": "fail", "details": {"domain": "exämple.com", "policy": null}},
+        "spam": {"score": -1.5, "required": 15.0, "action": "no action", "symbols": ["A", "B"]},
     });
     assert_eq!(serde_json::from_slice::<Value>(&body).unwrap()["envelope"], expected);
 }
@@ -281,6 +282,11 @@ fn form_fields_of_the_envelope() {
         "envelope[dmarc][result]",
         "envelope[dmarc][details][domain]",
         "envelope[dmarc][details][policy]",
+        "envelope[spam][score]",
+        "envelope[spam][required]",
+        "envelope[spam][action]",
+        "envelope[spam][symbols][0]",
+        "envelope[spam][symbols][1]",
     ];
     let message = b"Subject: x\r\n\r\ntext\r\n";
     for format in [Format::Multipart, Format::Raw] {
@@ -294,7 +300,7 @@ fn form_fields_of_the_envelope() {
         assert_eq!(form.text("envelope[dmarc][details][domain]"), "exämple.com");
 
         let form = Form::of(format, message);
-        assert!(!form.names().iter().any(|name| name.contains("spf") || name.contains("dkim") || name.contains("dmarc")));
+        assert!(!form.names().iter().any(|name| ["spf", "dkim", "dmarc", "spam"].iter().any(|check| name.contains(check))));
     }
 }
 
@@ -350,6 +356,7 @@ fn rfc822_is_the_message_itself() {
         ("Mailsluice-Spf", r#"{"result":"pass","domain":"example.com"}"#),
         ("Mailsluice-Dkim", r#"{"success":true,"result":[{"result":"pass","domain":"example.com","selector":"s\u0000"}]}"#),
         ("Mailsluice-Dmarc", r#"{"success":false,"result":"fail","details":{"domain":"ex\u00e4mple.com","policy":null}}"#),
+        ("Mailsluice-Spam", "score=-1.5; required=15.0; action=no action"),
     ];
     let found: Vec<(&str, &str)> = rendered.headers.iter().map(|(name, value)| (*name, value.as_str())).collect();
     assert_eq!(found, expected);

@@ -89,8 +89,13 @@ impl Line {
             memory: Arc::default(),
             questions: AtomicUsize::new(0),
         });
+        line.show(settings);
         line.news(&mut gate.lanes());
         line
+    }
+
+    fn show(&self, settings: Settings) {
+        self.route_stats.timeout_us.set(u64::try_from(settings.timeout.as_micros()).unwrap_or(u64::MAX));
     }
 
     /// New limits, also for the jobs that wait.
@@ -100,6 +105,7 @@ impl Line {
         if self.gate.lanes().get(self.id).is_some_and(|lane| lane.settings() == settings) {
             return;
         }
+        self.show(settings);
         let news = self.gate.change(|lanes, told| {
             lanes.configure(self.id, settings, Instant::now(), told);
             self.news(lanes)

@@ -221,7 +221,7 @@ impl Conn {
         }
     }
 
-    /// Writes all of it, or fails; the buffer comes back (cleared by nobody).
+    /// Writes all of it, or fails; a buffer comes back for its memory, with what had to wait for the peer in it.
     pub async fn write_all(&self, octets: Vec<u8>, deadline: Instant) -> (io::Result<()>, Vec<u8>) {
         self.write_flagged(octets, 0, deadline).await
     }

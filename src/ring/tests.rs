@@ -193,14 +193,14 @@ fn a_dropped_accept_swallows_no_connection() {
 }
 
 #[test]
-fn a_peer_that_never_reads_gives_the_buffer_back() {
+fn a_peer_that_never_reads_gives_the_rest_back() {
     const OCTETS: usize = 32 * 1024 * 1024;
     run(async {
         let (conn, mut stream) = pair().await;
         let number = socket_number(&conn);
         let (result, octets) = conn.write_all(vec![7; OCTETS], soon()).await;
         assert_eq!(result.unwrap_err().kind(), io::ErrorKind::TimedOut);
-        assert_eq!(octets.len(), OCTETS);
+        assert!(!octets.is_empty() && octets.len() < OCTETS, "what did not go: {}", octets.len());
         drop(conn);
         until_true(|| in_hand::operations() == 0 && !open_sockets().contains(&number)).await;
         joined(thread::spawn(move || assert!(sees_end(&mut stream)))).await;
@@ -220,9 +220,7 @@ fn all_is_written_and_read_across_short_waits() {
             stream.read_exact(&mut octets).unwrap();
             stream.write_all(&octets).unwrap();
         });
-        let (result, sent) = conn.write_all(sent, late()).await;
-        result.unwrap();
-        assert_eq!(sent.len(), OCTETS);
+        conn.write_all(sent, late()).await.0.unwrap();
         let mut back = Vec::with_capacity(OCTETS);
         while back.len() < OCTETS {
             conn.readable(late()).await.unwrap();

@@ -68,6 +68,8 @@ pub struct Messages {
     pub refused_store: Counter,
     pub refused_bare_newline: Counter,
     pub refused_loop: Counter,
+    /// Refused before there was a record; those with one are among the outcomes.
+    pub unrecorded: Counter,
 }
 
 impl Messages {
@@ -211,6 +213,8 @@ pub struct RouteStats {
     pub queued: Gauge,
     /// How many it may ask at once, now.
     pub limit: Gauge,
+    /// Of the route, microseconds.
+    pub timeout_us: Gauge,
     breaker: AtomicU64,
     away: ArcSwapOption<Away>,
 }

@@ -36,6 +36,14 @@ use std::time::Instant;
 /// Routes that have series and histograms of their own; the rest have one together.
 const ROUTES_MAX: usize = 1000;
 
+/// An endpoint that takes more than half of its timeout.
+pub struct TooSlow {
+    pub route: String,
+    /// Of the last minute.
+    pub p50_us: u64,
+    pub timeout_us: u64,
+}
+
 /// Everything that is counted, for one daemon.
 pub struct Stats {
     pub started: Instant,
@@ -164,9 +172,13 @@ impl Stats {
         let durations = |(name, _): (String, Arc<RouteStats>)| (self.latency.route(&name, Window::Total).histogram, name);
         let mut routes: Vec<_> = self.routes().into_iter().map(durations).filter(|(histogram, _)| !histogram.is_empty()).collect();
         routes.sort_by_key(|(histogram, _)| std::cmp::Reverse(histogram.value_at_quantile(0.99)));
+        let too_slow: Vec<String> = self.too_slow().into_iter().map(|slow| slow.route).collect();
         let row = |(histogram, name): (hdrhistogram::Histogram<u64>, String)| {
             let [p50, p99] = [0.5, 0.99].map(|quantile| histogram.value_at_quantile(quantile));
-            serde_json::json!({ "route": name, "count": histogram.len(), "p50_us": p50, "p99_us": p99, "max_us": histogram.max() })
+            serde_json::json!({
+                "route": name, "count": histogram.len(), "p50_us": p50, "p99_us": p99, "max_us": histogram.max(),
+                "timeout_us": self.route(&name).timeout_us.get(), "over_half": too_slow.contains(&name),
+            })
         };
         routes.into_iter().take(5).map(row).collect()
     }
@@ -175,6 +187,20 @@ impl Stats {
     #[must_use]
     pub fn forward_of(&self, route: &str) -> Durations<u64> {
         self.latency.route(route, Window::Minute)
+    }
+
+    /// Routes whose endpoint has lately been taking more than half of its timeout: at overload it gets less than it could do, as what is
+    /// begun is hardly known when it is too late.
+    #[must_use]
+    pub fn too_slow(&self) -> Vec<TooSlow> {
+        /// Fewer say nothing.
+        const LEAST: u64 = 3;
+        let slow = |(route, stats): (String, Arc<RouteStats>)| {
+            let durations = self.latency.route(&route, Window::Minute).histogram;
+            let (p50_us, timeout_us) = (durations.value_at_quantile(0.5), stats.timeout_us.get());
+            (durations.len() >= LEAST && timeout_us > 0 && p50_us > timeout_us / 2).then_some(TooSlow { route, p50_us, timeout_us })
+        };
+        self.routes().into_iter().filter_map(slow).collect()
     }
 
     /// All routes by name.
@@ -188,6 +214,23 @@ impl Stats {
 mod tests {
     use super::*;
     use std::time::Duration;
+
+    #[test]
+    fn an_endpoint_that_takes_most_of_its_timeout() {
+        let stats = Stats::new();
+        for (route, us) in [("slow", 600_000), ("quick", 400_000), ("rare", 900_000)] {
+            stats.route(route).timeout_us.set(1_000_000);
+            for _ in 0..if route == "rare" { 2 } else { 5 } {
+                stats.recorder().record_forward(route, us);
+            }
+        }
+        stats.collect();
+        let slow: Vec<_> = stats.too_slow().into_iter().map(|slow| slow.route).collect();
+        assert_eq!(slow, ["slow"]);
+        let rows = stats.slowest_routes();
+        let over = |name: &str| rows.iter().find(|row| row["route"] == name).map(|row| row["over_half"].clone());
+        assert_eq!((over("slow"), over("quick")), (Some(true.into()), Some(false.into())));
+    }
 
     #[test]
     fn the_hour_is_bounded_and_counts_each_minute_once() {

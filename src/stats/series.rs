@@ -13,24 +13,20 @@ struct Counted {
     delivered: u64,
     rejected: u64,
     deferred: u64,
+    /// Messages without a record: each is counted once, and a recipient or a connection is none.
     refused: u64,
     bytes: u64,
 }
 
 impl Counted {
     fn read(stats: &Stats) -> Self {
-        let (messages, recipients, connections) = (&stats.messages, &stats.recipients, &stats.connections);
-        let refused = messages.refused().iter().map(|(_, n)| n).sum::<u64>()
-            + recipients.refused_no_route.get()
-            + recipients.refused_authorization.get()
-            + connections.refused_total_limit.get()
-            + connections.refused_per_ip_limit.get();
+        let messages = &stats.messages;
         Self {
-            connections: connections.accepted.get(),
+            connections: stats.connections.accepted.get(),
             delivered: messages.delivered.get(),
             rejected: messages.rejected.get(),
             deferred: messages.deferred.get(),
-            refused,
+            refused: messages.unrecorded.get(),
             bytes: stats.bytes_received.get(),
         }
     }

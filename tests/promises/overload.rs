@@ -114,6 +114,29 @@ fn an_overloaded_endpoint_does_what_it_can_and_the_rest_is_told_at_once() {
     }
 }
 
+/// A reload takes most of its forwarders away while it is overloaded: what is under way ends, the rest is told as before.
+#[test]
+fn max_concurrency_lowered_under_load() {
+    let endpoint = Busy::start(30, Takes::Constant(0.2));
+    let before = config(&endpoint.url(), 4);
+    let mut daemon = Daemon::start(before.clone());
+    let to = daemon.smtp();
+    let sent = std::thread::scope(|scope| {
+        let load = scope.spawn(move || busy::arrivals(to, 150.0, Duration::from_secs(5)));
+        eventually("many at work", || (daemon.admin.stat("routes.all.busy") > 10).then_some(()));
+        daemon.reload(before.of_route("max_concurrency", 4));
+        // The load is still there.
+        eventually("few at work", || (daemon.admin.stat("routes.all.busy") <= 4).then_some(()));
+        load.join().unwrap()
+    });
+    let count = |code: u16| sent.values().filter(|sent| sent.code == code).count();
+    assert!(count(250) > 40 && count(250) + count(451) + count(450) == sent.len(), "{} of {}", count(250), sent.len());
+    let worked = endpoint.worked();
+    let in_vain = worked.iter().filter(|work| sent.get(&work.id).is_none_or(|sent| sent.code != 250)).count();
+    assert!(in_vain * 10 < worked.len(), "{in_vain} of {}", worked.len());
+    assert!(!daemon.log().contains("breaker opened"));
+}
+
 const LOADS: [f64; 3] = [1.2, 2.5, 10.0];
 
 /// The longest answers are a quarter of the deadline, but for one in fifty of the exponential ones.

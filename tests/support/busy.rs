@@ -1,6 +1,7 @@
 //! An endpoint that does what it can and no more, as real ones are: it takes every request, keeps what it cannot work on yet in a queue
 //! of its own, first in, first out, and works on when its client is gone. And senders who come however many wait already.
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -92,6 +93,9 @@ struct Inside {
 
 impl Busy {
     pub(crate) fn start(workers: usize, takes: Takes) -> Self {
+        // A connection of each that waits inside, and of each that sends.
+        let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let (address, done) = (listener.local_addr().unwrap(), Arc::<Mutex<Done>>::default());
@@ -138,7 +142,7 @@ async fn serve(mut stream: TcpStream, inside: &Rc<Inside>) -> std::io::Result<()
                 };
                 let length = number("content-length:", &octets[..end]).unwrap() as usize + end + 4;
                 if octets.len() >= length {
-                    break (length, number("x-id:", &octets[end + 4..length]).unwrap());
+                    break (length, number("x-id:", &octets[end + 4..length]).unwrap_or_default());
                 }
             }
             if stream.read_buf(&mut octets).await? == 0 {

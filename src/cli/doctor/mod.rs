@@ -9,11 +9,13 @@ mod storage;
 mod sysctl;
 mod unit;
 
-use super::args::Doctor;
+use super::args::{Admin, Doctor};
 use super::as_daemon::AsDaemon;
 use super::choice::Choice;
+use super::client::Client;
 use super::{Exit, Failure, print};
 use crate::config::{AdminListen, Config, Origin};
+use serde_json::Value;
 use std::io::IsTerminal as _;
 use std::path::Path;
 
@@ -87,6 +89,7 @@ pub(super) fn run(choice: &Choice, options: &Doctor) -> Result<(), Failure> {
     report(certificate::inspect(&config))?;
     report(network::endpoints(&config))?;
     report(fleet::inspect(&config))?;
+    report(seen_by.as_root(|| standing(choice)))?;
     report(storage::inspect(&config, options.store))?;
     match worst {
         Severity::Fine | Severity::Warning => Ok(()),
@@ -103,6 +106,14 @@ fn admin(config: &Config) -> Vec<Finding> {
         )],
         (AdminListen::Tcp(_) | AdminListen::Unix(_), _) => Vec::new(),
     }
+}
+
+/// What the running daemon knows to be wrong, an endpoint that takes most of its timeout among it; nothing where none runs.
+fn standing(choice: &Choice) -> Vec<Finding> {
+    let asked = Client::new(choice, &Admin { admin: None, token_file: None }).and_then(|client| client.get("/notices"));
+    let notices: Value = asked.ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+    let notices = notices.get("notices").and_then(Value::as_array).into_iter().flatten();
+    notices.filter_map(Value::as_str).map(|notice| Finding::warning(format!("the running daemon: {notice}"), "")).collect()
 }
 
 #[cfg(test)]
