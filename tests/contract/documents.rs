@@ -61,6 +61,9 @@ fn every_configuration_is_taken() {
         ("tls/privkey.pem", key.as_str()),
         ("ca.pem", authority.pem.as_str()),
         ("token", "a token of an example\n"),
+        ("id.secret", "a secret of an example\n"),
+        ("postgres", "host=db.example dbname=mail user=mailsluice password=x\n"),
+        ("db-ca.pem", authority.pem.as_str()),
     ] {
         std::fs::write(etc.join(name), text).unwrap();
     }
@@ -86,11 +89,11 @@ fn every_command_line_is_known() {
             let Some(arguments) = line.strip_prefix("cargo run --release -- ").or_else(|| line.strip_prefix("mailsluice ")) else {
                 continue;
             };
-            let mut words = arguments.split(['|', '>']).next().unwrap().split_whitespace();
-            let subcommand = words.next().unwrap();
-            let help = if subcommand.starts_with('-') { cli(&["--help"]).ok() } else { cli(&[subcommand, "--help"]).ok() };
-            for flag in words.filter(|word| word.starts_with("--")) {
-                assert!(help.contains(flag.split('=').next().unwrap()), "{at}: {subcommand} has no {flag}");
+            let words: Vec<&str> = arguments.split(['|', '>']).next().unwrap().split_whitespace().collect();
+            let command = words.iter().take_while(|word| !word.starts_with('-')).copied().chain(["--help"]);
+            let help = cli(&command.collect::<Vec<_>>()).ok();
+            for flag in words.iter().filter(|word| word.starts_with("--")) {
+                assert!(help.contains(flag.split('=').next().unwrap()), "{at}: `{line}` has no {flag}");
             }
             seen += 1;
         }
