@@ -28,7 +28,9 @@ case "$profile" in dev) program=$target/debug/mailsluice ;; *) program=$target/$
 "$program" generate zsh >"$made/_mailsluice"
 "$program" generate fish >"$made/mailsluice.fish"
 gzip -9n <packaging/debian/changelog >"$made/changelog.gz"
-gzip -9n <packaging/prometheus/mailsluice.rules.yml >"$made/mailsluice.rules.yml.gz"
+for rules in mailsluice mailsluice-fleet; do
+    gzip -9n <"packaging/prometheus/$rules.rules.yml" >"$made/$rules.rules.yml.gz"
+done
 gzip -9n <packaging/grafana/mailsluice.json >"$made/mailsluice.grafana.json.gz"
 
 package="$(cargo deb --no-build --strip --locked --profile "$profile" "$@" | tail -n 1)"
