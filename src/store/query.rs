@@ -408,8 +408,15 @@ pub(super) fn after(shared: &Shared, number: u64, limit: usize) -> Result<Vec<Co
         sum >= PAGE_OCTETS || found.len() >= limit
     };
     for file in files.iter().filter(|file| file.span().last > number) {
+        let mut before = number;
         let read = file.commits(number.saturating_add(1), limit).and_then(|commits| {
             for (commit, id) in commits {
+                // A flipped bit in a number: whoever went on behind it would pass others over.
+                if commit <= before || commit > file.span().last {
+                    damaged(shared, id);
+                    continue;
+                }
+                before = commit;
                 if let Some((_, octets)) = file.get(id)?
                     && put(commit, id, &octets)
                 {
