@@ -90,7 +90,9 @@ impl Known {
         let answers: Vec<_> = records.iter().map(|record| store.commit(record.clone())).collect();
         self.calls += 1;
         for (record, answer) in records.into_iter().zip(answers) {
-            // An id that nothing holds any more is not known to the next start, which may be in the same millisecond.
+            // An id that nothing holds any more is not known to the next start, which may be in the same millisecond (its first ten digits).
+            let moment = |id: RecordId| id.to_string().get(..10).map(str::to_owned);
+            assert!(self.newest.is_none_or(|newest| newest < record.id || moment(newest) == moment(record.id)), "ids rise");
             self.newest = self.newest.max(Some(record.id));
             self.together.insert(record.id, self.calls);
             if answer.blocking_recv().expect("every commit is answered").is_ok() {
