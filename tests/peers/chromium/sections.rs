@@ -1,6 +1,6 @@
 //! What the page tells of routes, causes, refusals and time, and what may be done there.
 
-use super::{Browser, clean};
+use super::{Browser, clean, look_at_the_log};
 use crate::support::client::deliver;
 use crate::support::load::{self, Load};
 use crate::support::{Answer, Client, Config, Daemon, Endpoint, eventually, messages, port};
@@ -224,7 +224,7 @@ fn a_busy_log_costs_little() {
     browser.become_a_desk();
     browser.open(&format!("{}/#log", daemon.admin_url()));
     browser.wait_for_text("No mail yet.");
-    browser.eval("void document.querySelector('#log').scrollIntoView()");
+    look_at_the_log(&browser);
     browser.chromium("Performance.enable", &serde_json::json!({}));
     let script_ms = || {
         let metrics = browser.chromium("Performance.getMetrics", &serde_json::json!({}));
