@@ -45,8 +45,8 @@ if ! cmp -s <(echo "$modules") "$venv/installed" && /usr/bin/python3 -c 'import 
     rm -rf "$venv"
     if /usr/bin/python3 -m venv "$venv" >>"$log" 2>&1; then
         # One by one if not together, so that one that cannot be had does not cost the others.
-        "$venv/bin/pip" install -q --disable-pip-version-check $modules >>"$log" 2>&1 ||
-            for module in $modules; do "$venv/bin/pip" install -q --disable-pip-version-check "$module" >>"$log" 2>&1 || true; done
+        "$venv/bin/python3" -m pip install -q --disable-pip-version-check $modules >>"$log" 2>&1 ||
+            for module in $modules; do "$venv/bin/python3" -m pip install -q --disable-pip-version-check "$module" >>"$log" 2>&1 || true; done
         echo "$modules" >"$venv/installed"
     fi
 fi
@@ -75,7 +75,7 @@ for crate in $(wanted cargo); do
 done
 
 # Which groups of tests have to be skipped?
-modules_there=$("$venv/bin/pip" freeze 2>>"$log" | tr 'A-Z_' 'a-z-' || true)
+modules_there=$("$venv/bin/python3" -m pip freeze 2>>"$log" | tr 'A-Z_' 'a-z-' || true)
 skip=()
 absent=()
 while read -r kind name group; do
