@@ -92,7 +92,7 @@ while read -r kind name group; do
 done <tests/peers.list
 if [ "$(id -u)" != 0 ]; then
     echo "tests: NOT ROOT: tests with small file systems, other users, Postfix and the package are skipped" >&2
-    skip+=(--skip peers::machine:: --skip peers::postfix:: --skip peers::package:: --skip peers::tinyproxy::)
+    skip+=(--skip peers::machine:: --skip peers::postfix:: --skip peers::package:: --skip peers::tinyproxy:: --skip peers::postgres::machines::)
 fi
 for thing in "${absent[@]}"; do
     echo "tests: NOT AVAILABLE: $thing (see $log): what needs it is skipped" >&2

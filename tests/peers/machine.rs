@@ -3,57 +3,14 @@
 use crate::promises::files_with;
 use crate::support::client::deliver;
 use crate::support::load::{self, Load, recorded};
-use crate::support::process::run;
-use crate::support::{Answer, Config, Daemon, Endpoint, PATIENCE, eventually, messages, turn};
+use crate::support::small_disk::SmallDisk;
+use crate::support::{Answer, Config, Daemon, Endpoint, eventually, messages, turn};
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-use tempfile::TempDir;
-
-/// A tmpfs of a size; unmounted when dropped.
-struct SmallDisk {
-    dir: TempDir,
-}
-
-impl SmallDisk {
-    fn new(mib: u32) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        mount(&["-t", "tmpfs", "-o", &format!("size={mib}m"), "tmpfs"], dir.path());
-        Self { dir }
-    }
-
-    fn path(&self, name: &str) -> PathBuf {
-        self.dir.path().join(name)
-    }
-
-    /// Writes a file until nothing fits any more.
-    fn fill(&self) -> PathBuf {
-        use std::io::Write;
-        let path = self.path("filler");
-        let mut file = std::fs::File::create(&path).unwrap();
-        for size in [1 << 20, 4096, 1] {
-            while file.write_all(&vec![0; size]).is_ok() {}
-        }
-        path
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _ = run(Command::new("umount").arg("-l").arg(self.dir.path()), PATIENCE);
-    }
-}
-
-#[track_caller]
-fn mount(arguments: &[&str], at: &Path) {
-    let done = run(Command::new("mount").args(arguments).arg(at), PATIENCE);
-    assert_eq!(done.code, Some(0), "{done:?}");
-}
 
 #[test]
 fn a_disk_that_fills_up_under_load_and_is_freed() {

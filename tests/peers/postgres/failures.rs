@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 /// Runs `work` while mail flows to the daemon; gives how many were acknowledged.
-fn under_load(daemon: &Daemon, work: impl FnOnce()) -> usize {
+pub(super) fn under_load(daemon: &Daemon, work: impl FnOnce()) -> usize {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let mail = scope.spawn(|| load::run(&Load { senders: 2, persistent: true, ..Load::new(daemon.smtp(), u64::MAX) }, &stop));
@@ -24,7 +24,7 @@ fn under_load(daemon: &Daemon, work: impl FnOnce()) -> usize {
     })
 }
 
-fn said(daemon: &Daemon, words: &str) {
+pub(super) fn said(daemon: &Daemon, words: &str) {
     eventually_within(CATCH_UP, words, || daemon.log().contains(words).then_some(()));
 }
 
@@ -161,7 +161,7 @@ impl<'a> Fault<'a> {
 }
 
 /// The certificate that the server shows from its next start or reload on.
-fn show(server: &Server, authority: &Authority, name: &str) {
+pub(super) fn show(server: &Server, authority: &Authority, name: &str) {
     let (chain, key) = authority.issue(&[name]);
     for (file, text) in [("server.crt", chain), ("server.key", key)] {
         let path = server.data().join(file);

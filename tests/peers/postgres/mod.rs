@@ -2,6 +2,7 @@
 
 mod erasing;
 mod failures;
+mod machines;
 mod server;
 
 use crate::support::client::deliver;

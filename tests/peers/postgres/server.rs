@@ -18,6 +18,50 @@ pub(super) struct Server {
     dir: tempfile::TempDir,
     pub(super) port: u16,
     process: Mutex<Option<Process>>,
+    cable: Option<Cable>,
+}
+
+/// A network of the server's own, and the cable to it.
+pub(super) struct Cable {
+    network: String,
+    ours: String,
+}
+
+impl Cable {
+    pub(super) const SERVER: &str = "198.18.77.2";
+    const OURS: &str = "198.18.77.1/30";
+
+    fn new() -> Self {
+        let id = std::process::id();
+        let this = Self { network: format!("mailsluice-{id}"), ours: format!("ms{id}") };
+        let (network, ours) = (&this.network[..], &this.ours[..]);
+        ip(&["netns", "add", network]);
+        ip(&["link", "add", ours, "type", "veth", "peer", "name", "server", "netns", network]);
+        ip(&["address", "add", Self::OURS, "dev", ours]);
+        ip(&["link", "set", ours, "up"]);
+        ip(&["-n", network, "address", "add", "198.18.77.2/30", "dev", "server"]);
+        ip(&["-n", network, "link", "set", "lo", "up"]);
+        this.plug(true);
+        this
+    }
+
+    /// Pulled out, what is sent is lost without a word.
+    pub(super) fn plug(&self, is_in: bool) {
+        ip(&["-n", &self.network, "link", "set", "server", if is_in { "up" } else { "down" }]);
+    }
+}
+
+impl Drop for Cable {
+    fn drop(&mut self) {
+        for words in [["link", "delete", &self.ours], ["netns", "delete", &self.network]] {
+            drop(run(Command::new("ip").args(words), PATIENCE));
+        }
+    }
+}
+
+#[track_caller]
+fn ip(words: &[&str]) {
+    run(Command::new("ip").args(words), PATIENCE).ok();
 }
 
 fn program(name: &str) -> PathBuf {
@@ -42,6 +86,15 @@ fn as_postgres(program: &Path) -> Command {
 impl Server {
     /// A server that trusts whoever comes.
     pub(super) fn start() -> Self {
+        Self::start_in(None)
+    }
+
+    /// Another machine, as far as the network goes. Takes root.
+    pub(super) fn start_behind_a_cable() -> Self {
+        Self::start_in(Some(Cable::new()))
+    }
+
+    fn start_in(cable: Option<Cable>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         if nix::unistd::geteuid().is_root() {
             let user = nix::unistd::User::from_name("postgres").unwrap().expect("the package's user");
@@ -60,11 +113,12 @@ impl Server {
             "--no-sync",
         ]);
         run(&mut initdb, BOOT).ok();
-        let server = Self { port: port::free(), process: Mutex::default(), dir };
+        let addresses = if cable.is_some() { "'*'" } else { "'127.0.0.1'" };
+        let server = Self { port: port::free(), process: Mutex::default(), dir, cable };
         server.set(&[
             ("port", &server.port.to_string()),
             ("unix_socket_directories", &format!("'{}'", server.dir.path().display())),
-            ("listen_addresses", "'127.0.0.1'"),
+            ("listen_addresses", addresses),
             ("shared_buffers", "'32MB'"),
             ("max_connections", "60"),
             ("fsync", "off"),
@@ -90,8 +144,20 @@ impl Server {
         self.dir.path()
     }
 
+    pub(super) fn cable(&self) -> &Cable {
+        self.cable.as_ref().expect("a server behind a cable")
+    }
+
     pub(super) fn begin(&self) {
-        let mut postgres = as_postgres(&program("postgres"));
+        let mut postgres = match &self.cable {
+            None => as_postgres(&program("postgres")),
+            Some(cable) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", &cable.network, "setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups"]);
+                command.arg(program("postgres"));
+                command
+            }
+        };
         postgres.current_dir(self.dir.path()).arg("-D").arg(self.data());
         *self.process.lock().unwrap() = Some(Process::start(&mut postgres));
         let ready = || (self.try_sql("postgres", "SELECT 1").code == Some(0)).then_some(());
