@@ -28,10 +28,10 @@ case "$profile" in dev) program=$target/debug/mailsluice ;; *) program=$target/$
 "$program" generate zsh >"$made/_mailsluice"
 "$program" generate fish >"$made/mailsluice.fish"
 gzip -9n <packaging/debian/changelog >"$made/changelog.gz"
-for rules in mailsluice mailsluice-fleet; do
-    gzip -9n <"packaging/prometheus/$rules.rules.yml" >"$made/$rules.rules.yml.gz"
+for watched in mailsluice mailsluice-fleet; do
+    gzip -9n <"packaging/prometheus/$watched.rules.yml" >"$made/$watched.rules.yml.gz"
+    gzip -9n <"packaging/grafana/$watched.json" >"$made/$watched.grafana.json.gz"
 done
-gzip -9n <packaging/grafana/mailsluice.json >"$made/mailsluice.grafana.json.gz"
 
 package="$(cargo deb --no-build --strip --locked --profile "$profile" "$@" | tail -n 1)"
 

@@ -5,13 +5,14 @@ mod failures;
 mod machines;
 mod server;
 
+use super::prometheus::{Prometheus, alerts, dashboard};
 use crate::support::client::deliver;
 use crate::support::load::{self, Load};
 use crate::support::{Answer, Config, Daemon, Endpoint, Gate, eventually, eventually_within};
 use serde_json::Value;
 use server::Server;
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 /// Caught up with, beside whatever else runs on this machine.
@@ -265,6 +266,27 @@ fn latency_adds_up_over_boxes() {
     assert!(by_files["max_us"].as_u64().unwrap().abs_diff(longest) <= longest / 500, "{by_files}, {longest}");
     let wrong = boxes[0].cli(&["stats", "--merge", file!()]);
     assert_eq!(wrong.code, Some(65), "{}", wrong.err);
+}
+
+/// What is packaged for Prometheus asks a box of a fleet for what it has.
+#[test]
+fn the_dashboard_and_the_alerts_of_a_fleet() {
+    let packaging = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging");
+    let server = Server::start();
+    let database = server.fleet("watched");
+    let endpoint = Endpoint::with(|request| Answer::status(if load::id_of(request) % 5 == 0 { 422 } else { 200 })).start();
+    let daemon = Daemon::start(server.boxed(Config::to(&endpoint), &database, "mx1"));
+    let prometheus = Prometheus::scraping(&daemon);
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| load::run(&Load { senders: 2, persistent: true, ..Load::new(daemon.smtp(), u64::MAX) }, &stop));
+        let checked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            dashboard(&packaging.join("grafana/mailsluice-fleet.json"), &prometheus);
+            alerts(&packaging.join("prometheus/mailsluice-fleet.rules.yml"), &prometheus);
+        }));
+        stop.store(true, Ordering::Relaxed);
+        checked.unwrap_or_else(|failure| std::panic::resume_unwind(failure));
+    });
 }
 
 /// Each whole minute's histograms are in the database, of all boxes.
