@@ -4,7 +4,7 @@
 use super::App;
 use super::answer::{self, Problem};
 use super::history::{HOUR, Span};
-use crate::stats::{OPENMETRICS, Process, Stage, Window};
+use crate::stats::{self, OPENMETRICS, Process, Stage, Window};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -96,8 +96,8 @@ pub(super) async fn metrics(State(app): State<Arc<App>>) -> Response {
     ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response()
 }
 
-/// `window` is `1m` (the default) or `total`, `format` is `json` (the default), `hgrm` or `hdr`. `counts=false` leaves out what the page
-/// does not draw.
+/// `window` is `1m` (the default), `1h` or `total`, `format` is `json` (the default), `hgrm` or `hdr`; `route` is one that has histograms of
+/// its own, of this stage. `counts=false` leaves out what the page does not draw.
 pub(super) async fn histogram(
     State(app): State<Arc<App>>,
     Path(stage): Path<String>,
@@ -106,17 +106,24 @@ pub(super) async fn histogram(
     let stages = || Stage::ALL.map(Stage::name).join(", ");
     let stage = Stage::from_name(&stage).ok_or_else(|| Problem::not_found(format!("no such stage; there are {}", stages())))?;
     let wanted = |key: &str, default: &'static str| params.get(key).cloned().unwrap_or_else(|| default.to_owned());
-    let window = Window::from_name(&wanted("window", "1m")).ok_or_else(|| Problem::bad_request("window is 1m or total"))?;
+    let window = Window::from_name(&wanted("window", "1m")).ok_or_else(|| Problem::bad_request("window is 1m, 1h or total"))?;
+    let stats = &app.deps.stats;
+    let durations = match params.get("route").filter(|route| !route.is_empty()) {
+        None => stats.histogram(stage, window),
+        Some(route) => stats.route_histogram(route, stage, window).ok_or_else(|| {
+            Problem::not_found("no such route, or none with histograms of its own; these are of the stages total and forward")
+        })?,
+    };
     match wanted("format", "json").as_str() {
         "json" => {
-            let mut value = app.deps.stats.histogram_json(stage, window);
+            let mut value = stats::histogram_json(stage, window, &durations);
             if let (Some("false"), Some(value)) = (params.get("counts").map(String::as_str), value.as_object_mut()) {
                 value.remove("counts");
             }
             Ok(answer::json(&value))
         }
-        "hdr" => Ok(answer::plain(app.deps.stats.histogram_hdr(stage, window) + "\n")),
-        "hgrm" => Ok(answer::plain(app.deps.stats.histogram_text(stage, window))),
+        "hdr" => Ok(answer::plain(stats::hdr::encode(&durations.histogram) + "\n")),
+        "hgrm" => Ok(answer::plain(stats::hgrm(&durations.histogram))),
         _ => Err(Problem::bad_request("format is json, hgrm or hdr")),
     }
 }

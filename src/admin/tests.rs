@@ -292,7 +292,12 @@ fn numbers_in_all_their_forms() {
     assert!(admin.get("/histograms/total?counts=false").json().get("counts").is_none());
     let text = admin.get("/histograms/total?format=hgrm");
     assert!(text.text().contains("     500.000 0.500000000000        500           2.00\n"), "{}", text.text());
-    for (path, status) in [("/histograms/nothing", 404), ("/histograms/total?window=5m", 400), ("/histograms/total?format=xml", 400)] {
+    for (path, status) in [
+        ("/histograms/nothing", 404),
+        ("/histograms/total?window=5m", 400),
+        ("/histograms/total?format=xml", 400),
+        ("/histograms/total?route=elsewhere", 404),
+    ] {
         assert_eq!(admin.get(path).status, status, "{path}");
     }
     let series = admin.get("/series").json();

@@ -159,7 +159,7 @@ impl Delivery {
         // Of what was not sent an outage would look quick.
         if let Some(us) = spent.forward_us {
             recorder.record(Stage::Queue, spent.queue_us);
-            recorder.record_forward(&received.route.name, us);
+            recorder.record_of(&received.route.name, Stage::Forward, us);
         }
         self.record(id, received, verdict, spent, recorder).await
     }
@@ -236,7 +236,7 @@ impl Delivery {
         // A failed commit leaves the record in the store's log line (promise 3); the endpoint's word stands either way.
         self.durable(self.store.commit(record), handed_over + RECORD_PATIENCE).await;
         recorder.record(Stage::Store, micros_since(handed_over));
-        recorder.record(Stage::Total, micros_since(ended));
+        recorder.record_of(&received.route.name, Stage::Total, micros_since(ended));
         if let Some(line) = line {
             self.lines.message(&line, ip, ended.elapsed());
         }

@@ -38,7 +38,7 @@ pub(super) fn percentiles(histogram: &Histogram<u64>) -> Vec<Percentile> {
 }
 
 /// The whole text.
-pub(super) fn hgrm(histogram: &Histogram<u64>) -> String {
+pub fn hgrm(histogram: &Histogram<u64>) -> String {
     let mut text = format!("{:>12} {:>14} {:>10} {:>14}\n\n", "Value", "Percentile", "TotalCount", "1/(1-Percentile)");
     for Percentile { value, percentile, count } in percentiles(histogram) {
         let line = format!("{value:>8}.000 {:.12} {count:>10}", percentile / 100.0);
@@ -69,7 +69,7 @@ mod tests {
         let recorder = stats.recorder();
         (0..5000).for_each(|i: u64| recorder.record(Stage::Forward, i * i * 7919 % 500_000 + 1));
         (1..=20).for_each(|i| recorder.record(Stage::Forward, i * 1_000_000));
-        let text = stats.histogram_text(Stage::Forward, Window::Minute);
+        let text = super::hgrm(&stats.histogram(Stage::Forward, Window::Minute).histogram);
         for (ours, theirs) in text.lines().zip(ANOTHER.lines()) {
             assert_eq!(ours, theirs);
         }
@@ -78,7 +78,7 @@ mod tests {
 
     #[test]
     fn an_empty_histogram_is_a_readable_text() {
-        let text = Stats::new().histogram_text(Stage::Store, Window::Total);
+        let text = super::hgrm(&Stats::new().histogram(Stage::Store, Window::Total).histogram);
         assert!(text.contains("Total count    =            0]"), "{text}");
         assert!(!text.contains("NaN"), "{text}");
     }

@@ -2,7 +2,8 @@
 //!
 //! A thread records into its own shard. The shard's lock is the thread's own but for the two pointer moves with which a
 //! reader takes the interval out, so recording never waits for a reader's arithmetic. The collector adds what it took to a
-//! ring of six 10-second slots (the window `1m`) and to the histogram since the start (`total`).
+//! ring of six 10-second slots (the window `1m`) and to the histogram since the start (`total`); a slot that ended goes to a
+//! ring of six of 10 minutes (`1h`), as pairs, since most of a histogram's counters are zero.
 //! Durations beyond an hour count as an hour. Nothing here logs.
 
 use super::ROUTES_MAX;
@@ -18,8 +19,9 @@ const STAGE_DIGITS: u8 = 3;
 /// A route's histograms take at most 13 KiB instead of 92, so that hundreds of routes stay affordable.
 const ROUTE_DIGITS: u8 = 2;
 pub(super) const SLOT: Duration = Duration::from_secs(10);
-/// Slots in the window `1m`.
+/// Slots in the window `1m`, and in `1h`; and of those in one of these.
 const SLOTS: usize = 6;
+const SLOTS_IN_LONG: u64 = 60;
 
 /// A stage of the contract; microseconds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -62,6 +64,8 @@ impl Stage {
 pub enum Window {
     /// The last minute, sliding in steps of 10 s.
     Minute,
+    /// The last hour, sliding in steps of 10 minutes.
+    Hour,
     /// Since the daemon started.
     Total,
 }
@@ -72,13 +76,14 @@ impl Window {
     pub fn name(self) -> &'static str {
         match self {
             Self::Minute => "1m",
+            Self::Hour => "1h",
             Self::Total => "total",
         }
     }
 
     #[must_use]
     pub fn from_name(name: &str) -> Option<Self> {
-        [Self::Minute, Self::Total].into_iter().find(|window| window.name() == name)
+        [Self::Minute, Self::Hour, Self::Total].into_iter().find(|window| window.name() == name)
     }
 }
 
@@ -87,6 +92,13 @@ impl Window {
 pub struct Durations<T: Count> {
     pub histogram: Histogram<T>,
     pub sum_us: u64,
+}
+
+/// Of a route without any.
+impl Default for Durations<u64> {
+    fn default() -> Self {
+        Self::new(ROUTE_DIGITS)
+    }
 }
 
 impl<T: Count> Durations<T> {
@@ -143,11 +155,42 @@ impl<T: Count> Durations<T> {
     }
 }
 
+/// A histogram at rest: how often each value was counted, without the zeros in between.
+#[derive(Default)]
+struct Pairs {
+    counts: BTreeMap<u64, u32>,
+    sum_us: u64,
+}
+
+impl Pairs {
+    fn add(&mut self, durations: &Durations<u32>) {
+        for step in durations.histogram.iter_recorded() {
+            let count = self.counts.entry(step.value_iterated_to()).or_default();
+            *count = count.saturating_add(step.count_at_value());
+        }
+        self.sum_us = self.sum_us.saturating_add(durations.sum_us);
+    }
+
+    fn add_to(&self, sum: &mut Durations<u64>) {
+        for (us, count) in &self.counts {
+            sum.record_n(*us, u64::from(*count));
+        }
+        sum.sum_us = sum.sum_us.saturating_add(self.sum_us);
+    }
+}
+
+/// The stages that a route has histograms of.
+const ROUTE_STAGES: [Stage; 2] = [Stage::Total, Stage::Forward];
+
+fn of_route(stage: Stage) -> Option<usize> {
+    ROUTE_STAGES.iter().position(|one| *one == stage)
+}
+
 /// What one thread recorded since the last collection. Histograms are made at their first use.
 #[derive(Default)]
 struct Interval {
     stages: [Option<Box<Durations<u32>>>; Stage::ALL.len()],
-    routes: BTreeMap<Box<str>, Durations<u32>>,
+    routes: [BTreeMap<Box<str>, Durations<u32>>; ROUTE_STAGES.len()],
 }
 
 impl Interval {
@@ -157,11 +200,25 @@ impl Interval {
         }
     }
 
+    fn record_of(&mut self, route: &str, stage: Stage, us: u64) {
+        self.record(stage, us);
+        let Some(routes) = of_route(stage).and_then(|at| self.routes.get_mut(at)) else { return };
+        if let Some(durations) = routes.get_mut(route) {
+            durations.record(us);
+        } else {
+            let mut durations = Durations::growing(ROUTE_DIGITS);
+            durations.record(us);
+            routes.insert(route.into(), durations);
+        }
+    }
+
     fn clear(&mut self) {
         self.stages.iter_mut().flatten().for_each(|stage| stage.clear());
-        // A route that was idle for one interval gives its memory back, so that routes of old configurations do not stay.
-        self.routes.retain(|_, route| !route.histogram.is_empty());
-        self.routes.values_mut().for_each(Durations::clear);
+        for routes in &mut self.routes {
+            // A route that was idle for one interval gives its memory back, so that routes of old configurations do not stay.
+            routes.retain(|_, route| !route.histogram.is_empty());
+            routes.values_mut().for_each(Durations::clear);
+        }
     }
 }
 
@@ -177,31 +234,25 @@ impl Recorder {
         self.shard.lock().unwrap_or_else(PoisonError::into_inner).record(stage, us);
     }
 
-    /// The forward stage, and the same of one route.
-    pub fn record_forward(&self, route: &str, us: u64) {
-        let mut interval = self.shard.lock().unwrap_or_else(PoisonError::into_inner);
-        interval.record(Stage::Forward, us);
-        if let Some(durations) = interval.routes.get_mut(route) {
-            durations.record(us);
-        } else {
-            let mut durations = Durations::growing(ROUTE_DIGITS);
-            durations.record(us);
-            interval.routes.insert(route.into(), durations);
-        }
+    /// A stage, and the same of one route where routes have it.
+    pub fn record_of(&self, route: &str, stage: Stage, us: u64) {
+        self.shard.lock().unwrap_or_else(PoisonError::into_inner).record_of(route, stage, us);
     }
 }
 
-/// One kind of duration over both windows.
+/// One kind of duration over all windows.
 struct Windows {
     digits: u8,
     /// A slot without durations holds nothing.
     slots: [Option<Box<Durations<u32>>>; SLOTS],
+    /// Of the hour, without the slot at hand.
+    long_slots: [Pairs; SLOTS],
     total: Durations<u64>,
 }
 
 impl Windows {
     fn new(digits: u8) -> Self {
-        Self { digits, slots: Default::default(), total: Durations::growing(digits) }
+        Self { digits, slots: Default::default(), long_slots: Default::default(), total: Durations::growing(digits) }
     }
 
     fn add(&mut self, slot: usize, durations: &Durations<u32>) {
@@ -214,11 +265,30 @@ impl Windows {
         }
     }
 
-    fn read(&self, window: Window) -> Durations<u64> {
+    /// The slot at hand ended, and `next` begins.
+    fn advance(&mut self, next: u64) {
+        let ended = next.saturating_sub(1);
+        if let (Some(Some(slot)), Some(long)) = (self.slots.get(position(ended)), self.long_slots.get_mut(position(ended / SLOTS_IN_LONG)))
+        {
+            long.add(slot);
+        }
+        if let Some(oldest) = self.slots.get_mut(position(next)) {
+            *oldest = None;
+        }
+        if let Some(oldest) = self.long_slots.get_mut(position(next / SLOTS_IN_LONG)).filter(|_| next.is_multiple_of(SLOTS_IN_LONG)) {
+            *oldest = Pairs::default();
+        }
+    }
+
+    fn read(&self, window: Window, slot: u64) -> Durations<u64> {
         let mut sum = Durations::new(self.digits);
         match window {
             Window::Total => sum.add(&self.total),
             Window::Minute => self.slots.iter().flatten().for_each(|slot| sum.add(slot)),
+            Window::Hour => {
+                self.long_slots.iter().for_each(|slot| slot.add_to(&mut sum));
+                self.slots.get(position(slot)).into_iter().flatten().for_each(|slot| sum.add(slot));
+            }
         }
         sum
     }
@@ -233,14 +303,14 @@ pub(super) struct Latency {
 
 struct Collected {
     stages: [Windows; Stage::ALL.len()],
-    routes: BTreeMap<Box<str>, Windows>,
+    routes: [BTreeMap<Box<str>, Windows>; ROUTE_STAGES.len()],
     /// Number of the current slot since the start.
     slot: u64,
 }
 
 impl Latency {
     pub(super) fn new(started: Instant) -> Self {
-        let collected = Collected { stages: std::array::from_fn(|_| Windows::new(STAGE_DIGITS)), routes: BTreeMap::new(), slot: 0 };
+        let collected = Collected { stages: std::array::from_fn(|_| Windows::new(STAGE_DIGITS)), routes: Default::default(), slot: 0 };
         Self { started, shards: Mutex::default(), collected: Mutex::new(collected) }
     }
 
@@ -268,14 +338,28 @@ impl Latency {
         });
     }
 
-    pub(super) fn stage(&self, stage: Stage, window: Window) -> Durations<u64> {
-        let collected = self.collected.lock().unwrap_or_else(PoisonError::into_inner);
-        collected.stages.get(stage as usize).map_or_else(|| Durations::new(STAGE_DIGITS), |windows| windows.read(window))
+    /// Those that stay away make room for others. What "" has of routes beyond the bound stays.
+    pub(super) fn keep_routes(&self, stays: impl Fn(&str) -> bool) {
+        let mut collected = self.collected.lock().unwrap_or_else(PoisonError::into_inner);
+        for routes in &mut collected.routes {
+            routes.retain(|name, _| name.is_empty() || stays(name));
+        }
     }
 
-    pub(super) fn route(&self, route: &str, window: Window) -> Durations<u64> {
+    pub(super) fn stage(&self, stage: Stage, window: Window) -> Durations<u64> {
         let collected = self.collected.lock().unwrap_or_else(PoisonError::into_inner);
-        collected.routes.get(route).map_or_else(|| Durations::new(ROUTE_DIGITS), |windows| windows.read(window))
+        let windows = collected.stages.get(stage as usize);
+        windows.map_or_else(|| Durations::new(STAGE_DIGITS), |windows| windows.read(window, collected.slot))
+    }
+
+    /// `None`: there are none of this stage, or of this route, which is one beyond the bound.
+    pub(super) fn route(&self, route: &str, stage: Stage, window: Window) -> Option<Durations<u64>> {
+        let collected = self.collected.lock().unwrap_or_else(PoisonError::into_inner);
+        let routes = of_route(stage).and_then(|at| collected.routes.get(at))?;
+        match routes.get(route) {
+            Some(windows) => Some(windows.read(window, collected.slot)),
+            None => (routes.len() < ROUTES_MAX).then(Durations::default),
+        }
     }
 }
 
@@ -285,15 +369,12 @@ impl Collected {
         while self.slot < slot {
             let next = self.slot + 1;
             if next.is_multiple_of(slots) {
-                let ended: Vec<_> = self.stages.iter().map(|windows| windows.read(Window::Minute)).collect();
+                let ended: Vec<_> = self.stages.iter().map(|windows| windows.read(Window::Minute, self.slot)).collect();
                 minute(next / slots, &ended);
             }
             self.slot = next;
-            for windows in self.stages.iter_mut().chain(self.routes.values_mut()) {
-                if let Some(oldest) = windows.slots.get_mut(position(next)) {
-                    *oldest = None;
-                }
-            }
+            let routes = self.routes.iter_mut().flat_map(BTreeMap::values_mut);
+            self.stages.iter_mut().chain(routes).for_each(|windows| windows.advance(next));
         }
     }
 
@@ -304,12 +385,13 @@ impl Collected {
                 windows.add(slot, durations);
             }
         }
-        for (route, durations) in &interval.routes {
-            // Those beyond the bound share one, under no name.
-            let known = self.routes.len() < ROUTES_MAX || self.routes.contains_key(route);
-            let route = if known { route.clone() } else { Box::default() };
-            let windows = self.routes.entry(route).or_insert_with(|| Windows::new(ROUTE_DIGITS));
-            windows.add(slot, durations);
+        for (routes, recorded) in self.routes.iter_mut().zip(&interval.routes) {
+            for (route, durations) in recorded {
+                // Those beyond the bound share one, under no name.
+                let known = routes.len() < ROUTES_MAX || routes.contains_key(route);
+                let route = if known { route.clone() } else { Box::default() };
+                routes.entry(route).or_insert_with(|| Windows::new(ROUTE_DIGITS)).add(slot, durations);
+            }
         }
     }
 }
@@ -347,6 +429,29 @@ mod tests {
     }
 
     #[test]
+    fn an_hour_slides_in_steps_of_ten_minutes() {
+        let start = Instant::now();
+        let latency = Latency::new(start);
+        let recorder = latency.recorder();
+        let (mut sum, minute) = (0, 60);
+        for second in (0..3 * 3600).step_by(5) {
+            recorder.record_of("a", Stage::Forward, 1000 + second);
+            latency.collect(start + Duration::from_secs(second), |_, _| ());
+            sum += 1000 + second;
+            let hour = latency.stage(Stage::Forward, Window::Hour);
+            if second < 50 * minute {
+                assert_eq!((hour.histogram.len(), hour.sum_us), (second / 5 + 1, sum), "second {second}");
+            } else if second >= 60 * minute {
+                assert!((50 * 12..=60 * 12).contains(&hour.histogram.len()), "second {second}: {}", hour.histogram.len());
+                assert!(hour.histogram.min() + 5 >= 1000 + second - 3600, "second {second}");
+            }
+            assert_eq!(latency.route("a", Stage::Forward, Window::Hour).unwrap().histogram.len(), hour.histogram.len());
+        }
+        latency.collect(start + Duration::from_secs(100_000), |_, _| ());
+        assert_eq!(latency.stage(Stage::Forward, Window::Hour).histogram.len(), 0);
+    }
+
+    #[test]
     fn the_sum_is_exact_and_the_top_saturates() {
         let latency = Latency::new(Instant::now());
         let recorder = latency.recorder();
@@ -364,13 +469,19 @@ mod tests {
     fn routes_have_their_own_and_count_towards_the_stage() {
         let latency = Latency::new(Instant::now());
         let recorder = latency.recorder();
-        recorder.record_forward("a", 1000);
-        recorder.record_forward("b", 2000);
-        recorder.record_forward("b", 2000);
+        recorder.record_of("a", Stage::Forward, 1000);
+        recorder.record_of("b", Stage::Forward, 2000);
+        recorder.record_of("b", Stage::Forward, 2000);
+        recorder.record_of("b", Stage::Total, 3000);
         latency.collect(Instant::now(), |_, _| ());
-        assert_eq!(latency.route("a", Window::Minute).histogram.len(), 1);
-        assert_eq!(latency.route("b", Window::Total).histogram.len(), 2);
-        assert_eq!(latency.route("none", Window::Total).histogram.len(), 0);
+        let count = |route, stage, window| latency.route(route, stage, window).map(|read| read.histogram.len());
+        assert_eq!(count("a", Stage::Forward, Window::Minute), Some(1));
+        assert_eq!(count("b", Stage::Forward, Window::Total), Some(2));
+        assert_eq!(count("b", Stage::Total, Window::Hour), Some(1));
+        assert_eq!(count("none", Stage::Forward, Window::Total), Some(0));
+        assert_eq!(count("b", Stage::Store, Window::Total), None);
+        latency.keep_routes(|name| name == "a");
+        assert_eq!((count("a", Stage::Forward, Window::Total), count("b", Stage::Forward, Window::Total)), (Some(1), Some(0)));
         assert_eq!(minute(&latency, Stage::Forward), 3);
     }
 
@@ -398,7 +509,9 @@ mod tests {
             assert_eq!(Stage::from_name(stage.name()), Some(stage));
         }
         assert_eq!(Stage::from_name("tls-handshake"), None);
-        assert_eq!(Window::from_name("1m"), Some(Window::Minute));
+        for window in [Window::Minute, Window::Hour, Window::Total] {
+            assert_eq!(Window::from_name(window.name()), Some(window));
+        }
         assert_eq!(Window::from_name("5m"), None);
     }
 }

@@ -22,12 +22,14 @@ pub use counters::{
 };
 pub use fleet::{Sink, Sinks};
 pub use hdr::{Minute, Minutes};
+pub use hdr_text::hgrm;
 pub use histogram::{Durations, Recorder, Stage, Window};
 pub use notices::{Notice, Notices};
 pub use openmetrics::{CONTENT_TYPE as OPENMETRICS, Process};
 pub use pulse::{BEAT_EVERY, Pulse, Pulses};
 pub use ready::{Readiness, Ready};
 pub use refusals::{Refusal, Refusals, Row as RefusalRow};
+pub use snapshot::histogram_json;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -114,6 +116,7 @@ impl Stats {
     /// Routes that a reload took away are no longer shown.
     pub fn keep_routes(&self, stays: impl Fn(&str) -> bool) {
         self.routes.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| stays(name));
+        self.latency.keep_routes(stays);
     }
 
     /// A thread's own recorder of durations.
@@ -145,16 +148,12 @@ impl Stats {
         self.latency.stage(stage, window)
     }
 
-    /// `GET /histograms/{stage}?format=hgrm`.
+    /// One stage of one route. `None`: not of this stage, or of no such route.
     #[must_use]
-    pub fn histogram_text(&self, stage: Stage, window: Window) -> String {
-        hdr_text::hgrm(&self.histogram(stage, window).histogram)
-    }
-
-    /// `GET /histograms/{stage}?format=hdr`: HdrHistogram's V2 encoding in base64, to be added to that of other boxes.
-    #[must_use]
-    pub fn histogram_hdr(&self, stage: Stage, window: Window) -> String {
-        hdr::encode(&self.histogram(stage, window).histogram)
+    pub fn route_histogram(&self, route: &str, stage: Stage, window: Window) -> Option<Durations<u64>> {
+        self.collect();
+        let is_known = self.routes.lock().unwrap_or_else(PoisonError::into_inner).contains_key(route);
+        self.latency.route(route, stage, window).filter(|_| is_known)
     }
 
     /// The last hour, a point per minute.
@@ -169,8 +168,9 @@ impl Stats {
     #[must_use]
     pub fn slowest_routes(&self) -> Vec<serde_json::Value> {
         self.collect();
-        let durations = |(name, _): (String, Arc<RouteStats>)| (self.latency.route(&name, Window::Total).histogram, name);
-        let mut routes: Vec<_> = self.routes().into_iter().map(durations).filter(|(histogram, _)| !histogram.is_empty()).collect();
+        let durations =
+            |(name, _): (String, Arc<RouteStats>)| Some((self.latency.route(&name, Stage::Forward, Window::Total)?.histogram, name));
+        let mut routes: Vec<_> = self.routes().into_iter().filter_map(durations).filter(|(histogram, _)| !histogram.is_empty()).collect();
         routes.sort_by_key(|(histogram, _)| std::cmp::Reverse(histogram.value_at_quantile(0.99)));
         let too_slow: Vec<String> = self.too_slow().into_iter().map(|slow| slow.route).collect();
         let row = |(histogram, name): (hdrhistogram::Histogram<u64>, String)| {
@@ -186,7 +186,7 @@ impl Stats {
     /// How long a route's endpoint took in the last minute, as of the last collection.
     #[must_use]
     pub fn forward_of(&self, route: &str) -> Durations<u64> {
-        self.latency.route(route, Window::Minute)
+        self.latency.route(route, Stage::Forward, Window::Minute).unwrap_or_default()
     }
 
     /// Routes whose endpoint has lately been taking more than half of its timeout: at overload it gets less than it could do, as what is
@@ -196,7 +196,7 @@ impl Stats {
         /// Fewer say nothing.
         const LEAST: u64 = 3;
         let slow = |(route, stats): (String, Arc<RouteStats>)| {
-            let durations = self.latency.route(&route, Window::Minute).histogram;
+            let durations = self.forward_of(&route).histogram;
             let (p50_us, timeout_us) = (durations.value_at_quantile(0.5), stats.timeout_us.get());
             (durations.len() >= LEAST && timeout_us > 0 && p50_us > timeout_us / 2).then_some(TooSlow { route, p50_us, timeout_us })
         };
@@ -221,7 +221,7 @@ mod tests {
         for (route, us) in [("slow", 600_000), ("quick", 400_000), ("rare", 900_000)] {
             stats.route(route).timeout_us.set(1_000_000);
             for _ in 0..if route == "rare" { 2 } else { 5 } {
-                stats.recorder().record_forward(route, us);
+                stats.recorder().record_of(route, Stage::Forward, us);
             }
         }
         stats.collect();

@@ -210,8 +210,9 @@ impl Stats {
         let routes = self.routes();
         let rest = (routes.len() > ROUTES_MAX).then_some("");
         for name in routes.iter().take(ROUTES_MAX).map(|(name, _)| name.as_str()).chain(rest) {
-            let durations = self.latency.route(name, Window::Total);
-            text.histogram("mailsluice_route_forward_duration_seconds", ("route", name), &durations);
+            if let Some(durations) = self.latency.route(name, Stage::Forward, Window::Total) {
+                text.histogram("mailsluice_route_forward_duration_seconds", ("route", name), &durations);
+            }
         }
     }
 }

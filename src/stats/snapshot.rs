@@ -9,7 +9,7 @@ impl Stats {
     pub fn snapshot(&self) -> Value {
         self.collect();
         let routes = self.routes().into_iter().map(|(name, route)| {
-            let forward = self.latency.route(&name, Window::Minute).histogram;
+            let forward = self.forward_of(&name).histogram;
             let value = json!({
                 "delivered": route.delivered.get(),
                 "rejected": route.rejected.get(),
@@ -86,30 +86,29 @@ impl Stats {
             "total": window_json(&self.latency.stage(stage, Window::Total)),
         })
     }
+}
 
-    /// `GET /histograms/{stage}?format=json`: the percentiles a plot needs and every counted value.
-    #[must_use]
-    pub fn histogram_json(&self, stage: Stage, window: Window) -> Value {
-        let durations = self.histogram(stage, window);
-        let histogram = &durations.histogram;
-        let percentiles: Vec<Value> = super::hdr_text::percentiles(histogram)
-            .into_iter()
-            .map(|step| json!({ "percentile": step.percentile, "value_us": step.value, "count": step.count }))
-            .collect();
-        let counts: Vec<Value> = histogram
-            .iter_recorded()
-            .map(|step| json!([histogram.median_equivalent(step.value_iterated_to()), step.count_at_value()]))
-            .collect();
-        let mut value = json!({ "stage": stage.name(), "window": window.name(), "unit": "us", "significant_digits": histogram.sigfig() });
-        if let (Value::Object(value), Value::Object(summary)) = (&mut value, window_json(&durations)) {
-            value.extend(summary);
-            value.insert("min_us".into(), histogram.min().into());
-            value.insert("stdev_us".into(), round(histogram.stdev()).into());
-            value.insert("percentiles".into(), percentiles.into());
-            value.insert("counts".into(), counts.into());
-        }
-        value
+/// The percentiles a plot needs and every counted value.
+#[must_use]
+pub fn histogram_json(stage: Stage, window: Window, durations: &Durations<u64>) -> Value {
+    let histogram = &durations.histogram;
+    let percentiles: Vec<Value> = super::hdr_text::percentiles(histogram)
+        .into_iter()
+        .map(|step| json!({ "percentile": step.percentile, "value_us": step.value, "count": step.count }))
+        .collect();
+    let counts: Vec<Value> = histogram
+        .iter_recorded()
+        .map(|step| json!([histogram.median_equivalent(step.value_iterated_to()), step.count_at_value()]))
+        .collect();
+    let mut value = json!({ "stage": stage.name(), "window": window.name(), "unit": "us", "significant_digits": histogram.sigfig() });
+    if let (Value::Object(value), Value::Object(summary)) = (&mut value, window_json(durations)) {
+        value.extend(summary);
+        value.insert("min_us".into(), histogram.min().into());
+        value.insert("stdev_us".into(), round(histogram.stdev()).into());
+        value.insert("percentiles".into(), percentiles.into());
+        value.insert("counts".into(), counts.into());
     }
+    value
 }
 
 /// The seven numbers of one window.
@@ -184,7 +183,7 @@ mod tests {
         stats.route("tickets");
         for us in 1..=1000 {
             recorder.record(Stage::Total, us);
-            recorder.record_forward("tickets", us);
+            recorder.record_of("tickets", Stage::Forward, us);
         }
         let snapshot = stats.snapshot();
         for window in ["1m", "total"] {
@@ -196,7 +195,7 @@ mod tests {
         let p50 = snapshot["routes"]["tickets"]["forward"]["p50_us"].as_u64().unwrap();
         assert!((495..=505).contains(&p50), "{p50}");
         assert_eq!(snapshot["latency"]["store"]["1m"]["p99_us"], 0);
-        let histogram = stats.histogram_json(Stage::Total, Window::Minute);
+        let histogram = histogram_json(Stage::Total, Window::Minute, &stats.histogram(Stage::Total, Window::Minute));
         assert_eq!(histogram["counts"].as_array().unwrap().len(), 1000);
         assert_eq!(histogram["percentiles"].as_array().unwrap().last().unwrap()["value_us"], 1000);
     }

@@ -104,20 +104,28 @@ fn counters_add_up() {
 }
 
 #[test]
-fn histograms_in_both_formats() {
+fn histograms_of_all_and_of_a_route() {
     let endpoint = Endpoint::ok();
     let daemon = Daemon::start(Config::to(&endpoint));
     for _ in 0..20 {
         deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("x", "text")).starts("250 ");
     }
     for stage in ["total", "receive", "queue", "forward", "store", "session"] {
-        for window in ["1m", "total"] {
+        for window in ["1m", "1h", "total"] {
             let json = daemon.admin.json(&format!("/histograms/{stage}?window={window}&format=json"));
             assert!(json.is_object(), "{json}");
             let text = daemon.admin.get(&format!("/histograms/{stage}?window={window}&format=hgrm")).text();
             assert!(text.contains("Percentile") && text.contains("#[Max"), "{text}");
+            let of_route = format!("/histograms/{stage}?window={window}&route=all");
+            if ["total", "forward"].contains(&stage) {
+                assert_eq!((&json["count"], &daemon.admin.json(&of_route)["count"]), (&20.into(), &20.into()), "{stage} {window}");
+                assert!(daemon.admin.get(&format!("{of_route}&format=hdr")).text().starts_with("HISTFAAAA"), "{stage} {window}");
+            } else {
+                assert_eq!(daemon.admin.get(&of_route).status, 404, "{stage}");
+            }
         }
     }
+    assert_eq!(daemon.admin.get("/histograms/total?route=other").status, 404);
     assert_eq!(daemon.admin.get("/histograms/nothing").status, 404);
     assert_eq!(daemon.admin.get("/histograms/total?window=7d").status, 400);
 }

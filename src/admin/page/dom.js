@@ -22,6 +22,9 @@ function drawing(name, attributes, ...children) {
   return made;
 }
 
+// Tells whether an element is in the window, at each change. A busy page hears of several changes at once: the last one counts.
+const watchSight = (target, tell) => new IntersectionObserver((changes) => tell(changes.at(-1).isIntersecting)).observe(target);
+
 // C0 and C1 controls, soft hyphen, bidi and zero-width controls, line separators, tags.
 const INVISIBLE = /[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb]|[\u{e0000}-\u{e007f}]/u;
 const INVISIBLE_BUT_LINES = /(?![\n\t])(?:[\u0000-\u001f\u007f-\u009f\u00ad\u061c\u115f\u1160\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb]|[\u{e0000}-\u{e007f}])/u;

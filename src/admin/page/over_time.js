@@ -54,7 +54,11 @@ function showSeries() {
 }
 
 function offerRoutes(names) {
-  const select = byId("series-route"), there = [...select.options].slice(1).map((option) => option.value);
+  for (const select of [byId("series-route"), byId("latency-route")]) offer(select, names);
+}
+
+function offer(select, names) {
+  const there = [...select.options].slice(1).map((option) => option.value);
   if (there.join("\n") === names.join("\n")) return;
   const chosen = select.value;
   select.replaceChildren(select.options[0], ...names.map((name) => element("option", { value: name }, name)));

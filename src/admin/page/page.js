@@ -31,7 +31,6 @@ function showStats(stats) {
   set("memory-note", `${number(stats.store.records)} records, ${octets(stats.store.file_bytes)} on disk`);
   set("uptime", `up ${since(stats.uptime_seconds)},`);
   showFleet(stats.fleet);
-  showStages(stats.latency);
   showRefusals(messages.refused, recipients.refused, connections.refused);
   byId("main").setAttribute("aria-busy", "false");
 }
@@ -186,7 +185,7 @@ function listen() {
   listenToRefusals();
   listenToForget();
   byId("boxes-shown").addEventListener("change", (event) => chooseBoxes(event.target.value));
-  for (const choice of document.querySelectorAll("[name=window], [name=scale]")) choice.addEventListener("change", () => run(async () => { await showHistograms(); await readStats(); }));
+  for (const choice of document.querySelectorAll("[name=window], [name=scale], #latency-route")) choice.addEventListener("change", () => run(showHistograms));
   byId("sign-in").addEventListener("submit", (event) => {
     event.preventDefault();
     session.token = byId("token").value.trim();

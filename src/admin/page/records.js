@@ -203,10 +203,10 @@ function holdTheLog() {
   rows.addEventListener("pointerleave", release);
   rows.addEventListener("focusout", release);
   document.addEventListener("selectionchange", release);
-  new IntersectionObserver(([seen]) => {
-    log.inView = seen.isIntersecting;
+  watchSight(rows.closest("table"), (seen) => {
+    log.inView = seen;
     release();
-  }).observe(rows.closest("table"));
+  });
 }
 
 function showNewer() {

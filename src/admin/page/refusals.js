@@ -47,9 +47,9 @@ function refusalRow(row) {
 function listenToRefusals() {
   byId("refused-find").addEventListener("input", drawRefusals);
   byId("refusal-rows").addEventListener("pointerleave", () => setTimeout(drawRefusals));
-  new IntersectionObserver(([entry]) => {
-    const news = entry.isIntersecting && !refusals.seen;
-    refusals.seen = entry.isIntersecting;
+  watchSight(byId("refused"), (seen) => {
+    const news = seen && !refusals.seen;
+    refusals.seen = seen;
     if (news && byId("sign-in").hidden) run(loadRefusals);
-  }).observe(byId("refused"));
+  });
 }

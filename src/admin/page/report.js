@@ -30,9 +30,9 @@ function causeRow({ route, outcome: kind, cause, count, first_seen, last_seen, s
 function listenToReport() {
   byId("report-since").addEventListener("change", () => run(loadReport));
   byId("report-again").addEventListener("click", () => run(loadReport));
-  new IntersectionObserver(([entry]) => {
-    const news = entry.isIntersecting && !report.seen;
-    report.seen = entry.isIntersecting;
+  watchSight(byId("report"), (seen) => {
+    const news = seen && !report.seen;
+    report.seen = seen;
     if (news && byId("sign-in").hidden) run(loadReport);
-  }).observe(byId("report"));
+  });
 }
