@@ -40,6 +40,10 @@ const TURN_NEEDS: usize = 64;
 /// Chunks that were pipelined behind one that failed are part of its message; who says nothing for so long sends no more of them.
 const LATE_CHUNKS: Duration = Duration::from_secs(2);
 
+/// Recipients that were refused may have good ones behind them in what is on its way: octets that come within this, while none of the
+/// replies has been written, were sent by somebody who does not wait for them.
+const PIPELINED: Duration = Duration::from_secs(1);
+
 /// Why a connection that waited has something to do.
 enum Woken {
     /// Nothing came: at its start, or the daemon is draining.
@@ -165,22 +169,48 @@ impl Connection {
     async fn turn(&mut self, woken: Woken) -> Result<bool, Ended> {
         match woken {
             Woken::Unasked => {}
-            Woken::Heard => {
-                let deadline = self.deadline();
-                let into = self.input.take_to_fill();
-                let most = COMMANDS.saturating_sub(into.len());
-                let (result, Limited { into, .. }) = self.stream.hear(Limited { into, most }, deadline).await;
-                self.input.put(into);
-                match result {
-                    Ok(true) => self.unheard = false,
-                    Ok(false) => return self.rest().await,
-                    Err(Ended::TimedOut) => return self.late().await,
-                    Err(ended) => return Err(ended),
-                }
-            }
+            Woken::Heard => match self.hear(self.deadline()).await {
+                Ok(true) => {}
+                Ok(false) => return self.rest().await,
+                Err(Ended::TimedOut) => return self.late().await,
+                Err(ended) => return Err(ended),
+            },
             Woken::Late => return self.late().await,
         }
         self.work().await
+    }
+
+    /// Takes what the peer says. False: under TLS it is not enough yet.
+    async fn hear(&mut self, deadline: Instant) -> Result<bool, Ended> {
+        let into = self.input.take_to_fill();
+        let most = COMMANDS.saturating_sub(into.len());
+        let (result, Limited { into, .. }) = self.stream.hear(Limited { into, most }, deadline).await;
+        self.input.put(into);
+        if let Ok(true) = result {
+            self.unheard = false;
+        }
+        result
+    }
+
+    /// Has the peer said more, though none of the replies is written yet?
+    async fn has_pipelined(&mut self) -> Result<bool, Ended> {
+        let deadline = Instant::now() + PIPELINED;
+        loop {
+            if !self.stream.has_news() {
+                match self.stream.idle(deadline).await.map_err(Ended::from) {
+                    Ok(()) => {}
+                    Err(Ended::Interrupted) => return Ok(true),
+                    Err(Ended::TimedOut) => return Ok(false),
+                    Err(ended) => return Err(ended),
+                }
+            }
+            match self.hear(deadline).await {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                Err(Ended::TimedOut) => return Ok(false),
+                Err(ended) => return Err(ended),
+            }
+        }
     }
 
     async fn work(&mut self) -> Result<bool, Ended> {
@@ -199,6 +229,11 @@ impl Connection {
                 self.envelope = None;
             }
             match need {
+                Need::Input if self.session.has_only_refused() => {
+                    if !Box::pin(self.has_pipelined()).await? {
+                        return self.last_words(reply::TOO_MANY_ERRORS).await;
+                    }
+                }
                 Need::Input => return self.rest().await,
                 Need::Turn => needs = TURN_NEEDS,
                 Need::Recipient(mailbox) => Box::pin(self.recipient(&mailbox)).await?,

@@ -80,6 +80,7 @@ fn cut(transcript: &Transcript, segments: &[Vec<u8>], before: impl Fn(usize) -> 
         }
         connection.send(&segment[from..]);
     }
+    connection.wait();
     connection.seen
 }
 
@@ -93,6 +94,7 @@ fn as_written(transcript: &Transcript) -> Seen {
         }
         if !to_send.is_empty() {
             connection.send(&std::mem::take(&mut to_send));
+            connection.wait();
         }
         let delivered: Vec<_> = connection.seen.ended.iter().filter(|ended| ended.refusal.is_none()).collect();
         let recipients_of_last = messages.checked_sub(1).map_or(0, |last| delivered[last].envelope.recipients.len());

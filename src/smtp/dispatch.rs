@@ -34,6 +34,10 @@ impl Session {
 
     pub(super) fn command(&mut self, command: &Command<'_>, out: &mut Vec<u8>) {
         self.verb = command.verb;
+        if self.has_erred_enough() && !matches!(command.verb, Verb::Rcpt | Verb::Data | Verb::Bdat | Verb::Quit) {
+            // The transaction that is heard to its end ends here.
+            return self.last_words(&reply::TOO_MANY_ERRORS, out);
+        }
         if command.verb == Verb::Mail {
             self.mail_refused = false;
         }
@@ -254,13 +258,30 @@ impl Session {
                 self.last_words(&words, out);
             }
         } else if reply.says_command_was_wrong() {
-            self.count_error(out);
+            self.errors = self.errors.saturating_add(1);
+            self.check_errors(out);
+        } else if reply.refuses() && matches!(self.verb, Verb::Data | Verb::Bdat) {
+            // No message makes up for the recipients that were refused before it.
+            self.check_errors(out);
         }
     }
 
-    pub(super) fn count_error(&mut self, out: &mut Vec<u8>) {
+    /// As many as may be named in a transaction may be wrong, and no more.
+    pub(super) fn count_refused_recipient(&mut self, out: &mut Vec<u8>) {
         self.errors = self.errors.saturating_add(1);
-        if self.errors >= self.settings.max_errors {
+        let refused = self.transaction.as_mut().map_or(usize::MAX, |transaction| transaction.refuse());
+        if refused > self.settings.max_recipients {
+            self.check_errors(out);
+        }
+    }
+
+    /// All that `max_errors` allows.
+    pub(super) fn has_erred_enough(&self) -> bool {
+        self.errors >= self.settings.max_errors
+    }
+
+    fn check_errors(&mut self, out: &mut Vec<u8>) {
+        if self.has_erred_enough() {
             self.last_words(&reply::TOO_MANY_ERRORS, out);
         }
     }

@@ -97,6 +97,14 @@ impl Connection {
         self.input.clear();
     }
 
+    /// The client sends no more before it has read the replies.
+    pub(super) fn wait(&mut self) {
+        if self.flow.is_none() && !self.seen.closed && self.session.has_only_refused() {
+            self.session.cut_off(&reply::TOO_MANY_ERRORS, &mut self.seen.out);
+            self.seen.closed = true;
+        }
+    }
+
     pub(super) fn handshake(&mut self) {
         assert!(std::mem::take(&mut self.seen.wants_tls), "no STARTTLS before");
         self.session.tls_started("TLSv1.3 TLS_AES_256_GCM_SHA384".into());
@@ -111,6 +119,7 @@ impl Connection {
     pub(super) fn ask(&mut self, octets: impl AsRef<[u8]>) -> Vec<String> {
         let before = self.lines().len();
         self.send(octets.as_ref());
+        self.wait();
         self.lines().into_iter().skip(before).map(str::to_owned).collect()
     }
 

@@ -163,7 +163,8 @@ impl Session {
     }
 
     /// The verdict on the recipient asked about. A refusal for good (5xx) counts towards `max_errors`; one that says "later" or "in
-    /// another transaction" does not, or else a long list of recipients would never get through.
+    /// another transaction" does not, or else a long list of recipients would never get through. Too many of them do not end a
+    /// transaction in which good ones are named as well: it is heard to its end, and what is delivered makes up for them.
     pub fn recipient(&mut self, verdict: Result<(), Reply>, out: &mut Vec<u8>) {
         let State::AskRecipient(mailbox) = &mut self.state else { return self.out_of_turn() };
         let mailbox = std::mem::take(mailbox);
@@ -180,7 +181,7 @@ impl Session {
                 self.named = Some(mailbox.into());
                 self.answer(&refusal, out);
                 if (500..600).contains(&refusal.code()) && !refusal.says_command_was_wrong() {
-                    self.count_error(out);
+                    self.count_refused_recipient(out);
                 }
             }
         }
@@ -258,10 +259,10 @@ impl Session {
         if reply.code() == 250 {
             (self.errors, self.junk) = (0, 0);
         }
-        self.write_reply(reply, out);
         if *reply == reply::BARE_NEWLINE {
-            self.count_error(out);
+            self.errors = self.errors.saturating_add(1);
         }
+        self.write_reply(reply, out);
     }
 
     /// A message has begun, or has failed with a chunk, and more chunks may follow. When this is false (RSET between chunks), what was
@@ -278,6 +279,12 @@ impl Session {
     /// A recipient of the transaction has been accepted.
     pub fn has_recipients(&self) -> bool {
         self.transaction.as_ref().is_some_and(|transaction| !transaction.recipients.is_empty())
+    }
+
+    /// Recipients were refused beyond `max_errors`, and none was accepted. Unless good ones are named in what was sent before the
+    /// replies could be read, [`Session::cut_off`] ends it.
+    pub fn has_only_refused(&self) -> bool {
+        self.has_erred_enough() && !self.has_recipients()
     }
 
     /// Octets of the recipients accepted so far.

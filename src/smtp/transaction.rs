@@ -19,6 +19,7 @@ pub(super) struct Transaction {
     named: HashSet<Box<str>>,
     pub(super) declared_size: Option<u64>,
     pub(super) smtputf8: bool,
+    refused: usize,
     /// RCPT was tried, so that none left means "all refused" and not "none given".
     rcpt_tried: bool,
     /// Its data have begun.
@@ -44,6 +45,7 @@ impl Transaction {
             named: HashSet::new(),
             declared_size: parameters.size,
             smtputf8: parameters.smtputf8,
+            refused: 0,
             rcpt_tried: false,
             begun: false,
         })
@@ -76,6 +78,12 @@ impl Transaction {
         self.named.insert(canonical(&mailbox).into());
         self.octets += mailbox.len();
         self.recipients.push(mailbox);
+    }
+
+    /// Another recipient was refused for good; so many are.
+    pub(super) fn refuse(&mut self) -> usize {
+        self.refused += 1;
+        self.refused
     }
 
     /// May data follow? Pipelined behind recipients that were all refused, DATA must not get a 354 (RFC 2920 section 3.1).

@@ -1,11 +1,13 @@
 //! The connection: banner, limits, deadlines, and who may not be here.
 
+use crate::support::certificates::Authority;
 use crate::support::client::{deliver, stuffed};
 use crate::support::daemon::command;
 use crate::support::process::run;
 use crate::support::{Client, Config, Daemon, Endpoint, PATIENCE, messages};
 use std::net::IpAddr;
 use std::os::unix::process::CommandExt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 fn daemon(endpoint: &Endpoint, limits: &[(&str, toml::Value)]) -> Daemon {
@@ -107,6 +109,41 @@ fn refused_recipients_count_as_errors() {
     }
     assert_eq!(codes.pop(), Some(421), "{codes:?}");
     assert!((2..=3).contains(&codes.len()) && codes.iter().all(|&code| code == 550), "{codes:?}");
+}
+
+/// Who does not wait for the replies named the good ones as well, in however many packets and through whatever they come.
+#[test]
+fn unknown_recipients_do_not_keep_the_message_from_good_ones() {
+    let endpoint = Endpoint::ok();
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let authority = Authority::new();
+    let files = authority.issue_into(dir.path(), "mx", &["mx.test"]);
+    let config = Config::without_routes()
+        .route("some", &["*@example.test"], &endpoint.url("/in"))
+        .set("smtp.tls.certificate", files.certificate.to_str().unwrap())
+        .set("smtp.tls.private_key", files.key.to_str().unwrap());
+    let daemon = Daemon::start_in(dir, config);
+    let unknown: String = (0..12).map(|n| format!("RCPT TO:<{n}@other.test>\r\n")).collect();
+    let good: String = (0..3).map(|n| format!("RCPT TO:<{n}@example.test>\r\n")).collect();
+    let octets = format!("MAIL FROM:<a@sender.test>\r\n{unknown}{good}DATA\r\n").into_bytes();
+    for tls in [false, true] {
+        for piece in [octets.len(), 100, 7] {
+            let mut client = Client::connect(daemon.smtp());
+            client.ehlo();
+            if tls {
+                client.starttls(authority.client(rustls::ALL_VERSIONS));
+                client.ehlo();
+            }
+            octets.chunks(piece).for_each(|piece| client.send(piece));
+            client.reply().starts("250 2.1.0 ");
+            for reply in [["550 5.1.1 "; 12].as_slice(), &["250 2.1.5 "; 3], &["354 "]].concat() {
+                client.reply().starts(reply);
+            }
+            client.send("text\r\n.\r\n");
+            client.reply().starts("250 2.0.0 Ok: ");
+        }
+    }
+    assert_eq!(endpoint.count(), 6);
 }
 
 #[test]

@@ -59,6 +59,11 @@ impl Postfix {
     /// Puts a message into its queue.
     #[track_caller]
     fn submit(&self, subject: &str) {
+        self.submit_to(subject, &["bob@example.test".to_owned()]);
+    }
+
+    #[track_caller]
+    fn submit_to(&self, subject: &str, recipients: &[String]) {
         let file = self.dir.path().join("message");
         std::fs::write(
             &file,
@@ -66,7 +71,7 @@ impl Postfix {
         )
         .unwrap();
         let mut command = Command::new(super::program("sendmail"));
-        command.arg("-C").arg(self.config()).args(["-f", "alice@sender.test", "bob@example.test"]);
+        command.arg("-C").arg(self.config()).args(["-f", "alice@sender.test"]).args(recipients);
         let mut child = command.stdin(std::fs::File::open(&file).unwrap()).spawn().unwrap();
         assert!(child.wait().unwrap().success());
     }
@@ -167,6 +172,24 @@ fn with_mandatory_tls() {
     postfix.wait_for(&["status=sent (250 2.0.0 Ok: "]);
     assert!(postfix.log().contains("TLSv1.3"), "{}", postfix.log());
     assert!(daemon.admin.records("")[0]["tls"].as_str().unwrap().starts_with("TLSv1.3 "));
+}
+
+/// Unknown recipients in front of good ones: these get the message at the first try.
+#[test]
+fn unknown_recipients_come_first() {
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(Config::without_routes().route("some", &["good*@example.test"], &endpoint.url("/in")));
+    let postfix = Postfix::start(daemon.smtp(), "");
+    let unknown = (0..12).map(|n| format!("a{n}@example.test"));
+    let recipients: Vec<String> = unknown.chain((0..3).map(|n| format!("good{n}@example.test"))).collect();
+    postfix.submit_to("to fifteen", &recipients);
+    for recipient in &recipients {
+        let status = if recipient.starts_with("good") { "status=sent" } else { "status=bounced" };
+        postfix.wait_for(&[&format!("to=<{recipient}>"), status]);
+    }
+    assert!(!postfix.log().contains("status=deferred"), "{}", postfix.log());
+    let delivered = daemon.admin.records("outcome=delivered");
+    assert_eq!((delivered.len(), &delivered[0]["recipients"]), (1, &recipients[12..].into()), "{delivered:?}");
 }
 
 /// Connections that are kept for the next message meet the limit of messages in between, and nothing is put off for it.
