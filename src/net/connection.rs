@@ -389,8 +389,7 @@ impl Connection {
         } else {
             if last && message.has_failed() {
                 // All of it has come, though its sender knew the end of it before.
-                Box::pin(self.conclude(message)).await;
-                self.lay_out();
+                Box::pin(self.record(message)).await;
                 self.session.chunk_done(None, &mut self.out);
                 return Ok(());
             }
@@ -407,9 +406,17 @@ impl Connection {
         if over || !self.session.awaits_chunks() {
             let Some(message) = self.message.take() else { return };
             if message.has_failed() {
-                self.conclude(message).await;
+                self.record(message).await;
             }
         }
+    }
+
+    /// Only for the record: its sender knows already. What there is to tell does not wait for the disk.
+    async fn record(&mut self, message: Box<Message>) {
+        // Whoever does not listen any more is recorded all the same.
+        self.flush().await.ok();
+        self.conclude(message).await;
+        self.lay_out();
     }
 
     /// Takes octets until the flow ends, first those that have come with the commands.
@@ -510,6 +517,7 @@ impl Connection {
         let Ok(tls) = Tls::new(config) else { return Err(Ended::Gone) };
         let description = match self.stream.start_tls(tls, began + HANDSHAKE_TIMEOUT).await {
             Ok(description) => description,
+            Err((Ended::Interrupted, _)) => return Err(Ended::Interrupted),
             Err((ended, failure)) => {
                 self.shared().delivery.handshake_failed(self.session.peer().ip, failure);
                 return Err(ended);

@@ -225,7 +225,13 @@ impl Stream {
     pub(super) async fn start_tls(&mut self, tls: Tls, deadline: Instant) -> Result<String, (Ended, TlsFailure)> {
         self.tls = Some(Box::new(tls));
         while self.tls.as_ref().is_some_and(|tls| tls.is_handshaking()) {
-            if let Err(ended) = self.read_records(buffer::OCTETS, deadline).await {
+            // Waited for without a buffer, and by nobody when the daemon drains.
+            let waited = self.conn.readable(deadline).await.map_err(Ended::from);
+            let read = match waited {
+                Ok(()) => self.read_records(buffer::OCTETS, deadline).await,
+                Err(ended) => Err(ended),
+            };
+            if let Err(ended) = read {
                 let otherwise = if ended == Ended::TimedOut { TlsFailure::Timeout } else { TlsFailure::BrokenOff };
                 return Err((ended, self.tls_failure.unwrap_or(otherwise)));
             }

@@ -508,6 +508,34 @@ fn nothing_begins_behind_a_sigterm() {
     assert_eq!(endpoint.count(), 1);
 }
 
+/// A handshake is nothing that has begun: who stands in one keeps no daemon from its end.
+#[test]
+fn nobody_waits_for_a_handshake_behind_a_sigterm() {
+    let gate = Gate::default();
+    let endpoint = Endpoint::always(Answer::Behind(gate.clone(), Box::new(Answer::status(200))));
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let files = certificates::Authority::new().issue_into(dir.path(), "mx", &["mx.test"]);
+    let config = one_ring(&endpoint)
+        .set("smtp.tls.certificate", files.certificate.to_str().unwrap())
+        .set("smtp.tls.private_key", files.key.to_str().unwrap());
+    let daemon = Daemon::start_in(dir, config);
+    let mut silent = Client::connect(daemon.smtp());
+    silent.ehlo();
+    silent.expect("STARTTLS", "220 ");
+    let mut client = Client::connect(daemon.smtp());
+    client.envelope("a@sender.test", &["b@example.test"]);
+    client.expect("DATA", "354 ");
+    client.send(stuffed(&messages::simple("x", "text")));
+    endpoint.wait_for(1);
+    let begun = Instant::now();
+    daemon.signal(Signal::SIGTERM);
+    silent.closed();
+    assert!(begun.elapsed() < Duration::from_secs(20), "the handshake's own time was waited for");
+    gate.open();
+    client.reply().starts("250 2.0.0 Ok: ");
+    client.closed();
+}
+
 /// Stops one thread as a debugger does, and lets it go again.
 fn ptrace(request: libc::c_uint, thread: i32) {
     // SAFETY: none of these requests has an address to read or write.
