@@ -36,11 +36,10 @@ pub enum Error {
     Store(#[from] StoreError),
     #[error("cannot listen on {address} ({key}): {error}; {mend}")]
     Listen { key: String, address: String, error: io::Error, mend: String },
-    #[error(
-        "io_uring is forbidden here ({0}): set the sysctl kernel.io_uring_disabled=0, or allow io_uring_setup, io_uring_enter and io_uring_register in the sandbox"
-    )]
+    /// Says itself how to mend it, as the one below.
+    #[error("{0}")]
     IoUringForbidden(io::Error),
-    #[error("cannot make an io_uring: {0}")]
+    #[error("{0}")]
     IoUring(io::Error),
     #[error("{0}")]
     Start(String),

@@ -12,7 +12,7 @@ const COMPLETION_ENTRIES: u32 = 4096;
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
     #[error(
-        "io_uring is forbidden here ({0}): set sysctl kernel.io_uring_disabled=0, and allow the io_uring system calls in the container's seccomp profile"
+        "io_uring is forbidden here ({0}): set the sysctl kernel.io_uring_disabled=0; in a container, start it with the seccomp profile that allows io_uring (container.md)"
     )]
     Forbidden(#[source] io::Error),
     #[error("this kernel's io_uring lacks what is needed ({0}): use Linux 5.19 or newer")]

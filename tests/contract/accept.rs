@@ -279,6 +279,8 @@ fn io_uring_forbidden() {
     let line = said.lines().find(|line| line.contains("kernel.io_uring_disabled"));
     assert!(line.is_some(), "{said}");
     assert_eq!(said.trim().lines().filter(|line| line.contains("io_uring")).count(), 1, "{said}");
+    assert_eq!(said.matches("is forbidden here").count(), 1, "said once: {said}");
+    assert!(said.contains("seccomp"), "{said}");
 }
 
 /// `io_uring_setup` answers EPERM from now on.

@@ -4,6 +4,7 @@ mod acme;
 mod answers;
 mod chromium;
 mod collector;
+mod container;
 mod disk;
 mod dns;
 mod doctor;

@@ -181,3 +181,12 @@ pub(crate) fn enter_a_network_of_its_own() {
         assert_eq!(up, 0, "{}", std::io::Error::last_os_error());
     }
 }
+
+/// What this thread and its children mount is gone with them.
+pub(crate) fn enter_mounts_of_its_own() {
+    #[expect(unsafe_code, reason = "a system call that has no safe form here")]
+    // SAFETY: `unshare` changes this thread only.
+    let entered = unsafe { libc::unshare(libc::CLONE_NEWNS) };
+    assert_eq!(entered, 0, "{}", std::io::Error::last_os_error());
+    run(Command::new("mount").args(["--make-rprivate", "/"]), PATIENCE).ok();
+}

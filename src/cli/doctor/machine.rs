@@ -21,8 +21,8 @@ pub(super) fn io_uring() -> Finding {
     match crate::ring::probe() {
         Ok(()) => Finding::fine("io_uring: a ring, an operation and a cancel work"),
         Err(error) if crate::ring::forbidden(&error) => Finding::problem(
-            format!("io_uring is forbidden here: {error}"),
-            "sysctl -w kernel.io_uring_disabled=0, or allow the io_uring system calls in the container's seccomp profile",
+            "io_uring is forbidden here",
+            "sysctl -w kernel.io_uring_disabled=0; in a container, start it with the seccomp profile that allows io_uring (container.md)",
         ),
         Err(error) => Finding::problem(
             format!("io_uring does not work: {error}"),
