@@ -26,7 +26,7 @@ fn root() -> &'static Path {
 /// Two packages of the development build, an older and this one, built once: what they are made from lies in `target/package`, which
 /// each build makes anew. `build-deb.sh` ends with lintian, which must find nothing.
 #[track_caller]
-fn packages() -> &'static [PathBuf; 2] {
+pub(super) fn packages() -> &'static [PathBuf; 2] {
     static BUILT: OnceLock<[PathBuf; 2]> = OnceLock::new();
     BUILT.get_or_init(|| {
         let _turn = turn::shared();
