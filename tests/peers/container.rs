@@ -15,7 +15,6 @@ use tempfile::TempDir;
 const SLOW: Duration = Duration::from_secs(300);
 /// The page names the release that it was written for.
 const PACKAGE: &str = "target/debian/mailsluice_0.2.0_amd64.deb";
-const IMAGE: &str = "mailsluice:0.2.0";
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
 fn root() -> &'static Path {

@@ -274,7 +274,7 @@ fn the_dashboard_and_the_alerts_of_a_fleet() {
     let packaging = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging");
     let server = Server::start();
     let database = server.fleet("watched");
-    let endpoint = Endpoint::with(|request| Answer::status(if load::id_of(request) % 5 == 0 { 422 } else { 200 })).start();
+    let endpoint = Endpoint::with(|request| Answer::status(if load::id_of(request).is_multiple_of(5) { 422 } else { 200 })).start();
     let daemon = Daemon::start(server.boxed(Config::to(&endpoint), &database, "mx1"));
     let prometheus = Prometheus::scraping(&daemon);
     let stop = AtomicBool::new(false);
