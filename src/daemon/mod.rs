@@ -190,11 +190,20 @@ impl Daemon {
         stats.body_budget_bytes.set(self.shared.budget.limit());
         stats.log_lines_lost.set(log.lines_lost());
         stats.store.wait_us.set(u64::try_from(self.store.wait().as_micros()).unwrap_or(u64::MAX));
+        let before = self.ready.state();
         self.ready.set(match self.store.trouble() {
             None if self.store.writable() => Readiness::Ready,
             None => Readiness::Degraded("the store has more to do than it can".to_owned()),
             Some(trouble) => Readiness::Degraded(format!("degraded: {trouble}")),
         });
+        // An error the store logs itself; that nothing comes of a disk is seen from here only.
+        match (before, self.ready.state()) {
+            (Readiness::Ready, Readiness::Degraded(reason)) if stats.store.degraded.get() == 0 => {
+                tracing::error!(reason, "no mail is taken: it is answered 452");
+            }
+            (Readiness::Degraded(_), Readiness::Ready) => tracing::warn!("mail is taken again"),
+            _ => {}
+        }
         if seconds.is_multiple_of(2) {
             self.look_at_values(log);
         }

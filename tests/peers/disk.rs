@@ -71,6 +71,9 @@ fn a_disk_that_hangs_keeps_nobody_waiting() {
         (response.status == 503).then(|| response.text())
     });
     assert!(reason.contains("disk"), "{reason}");
+    eventually("a line that says so", || {
+        daemon.log().lines().any(|line| line.contains("no mail is taken") && line.contains("disk")).then_some(())
+    });
     let mut new = Client::connect(daemon.smtp());
     new.envelope("a@sender.test", &["b@example.test"]);
     new.expect("DATA", "452 4.3.1");

@@ -124,7 +124,7 @@ fn a_workflow_that_is_off_costs_no_mail() {
     let off: &[(&str, &[u16])] = &[("n8n", &[404, 403, 500]), ("zapier", &[429]), ("make", &[400, 410, 429]), ("node-red", &[404, 500])];
     for (name, statuses) in off {
         let configuration = configurations.iter().find(|one| one["route"][0]["name"].as_str() == Some(name)).unwrap();
-        let mut statuses = statuses.iter().copied().collect::<Vec<_>>();
+        let mut statuses = statuses.to_vec();
         let answers = std::sync::Mutex::new(statuses.clone());
         let endpoint = Endpoint::with(move |_| {
             let mut left = answers.lock().unwrap();

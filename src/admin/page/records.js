@@ -120,7 +120,7 @@ function recordRow(record, fresh) {
     whole(record.sender, record.sender ? shown(record.sender) : absent("null sender")),
     whole(record.recipients.join(", "), recipients),
     whole(record.route, shown(record.route)),
-    status ? element("td", { class: "number" }, String(status)) : whole(reasonOf(record), absent("no answer")),
+    status ? element("td", { class: "number" }, String(status)) : whole(reasonOf(record), absent(reasonOf(record).startsWith("the endpoint was not asked") ? "not asked" : "no answer")),
     element("td", { class: "number" }, duration(record.processing_time_us)),
     element("td", { class: "number" }, octets(record.size)));
 }

@@ -1,7 +1,7 @@
 
 // Who was refused before there was a record. From the daemon's memory: a restart begins anew.
 
-const refusals = { rows: [], last: 0, seen: false };
+const refusals = { rows: [], asked: false, seen: false };
 const MAX_REFUSALS = 1000;
 
 // The counts of all, by their reasons.
@@ -13,7 +13,9 @@ function showRefusals(messages, recipients, connections) {
 }
 
 async function loadRefusals() {
-  if (!refusals.seen) return;
+  // Once at the start, so that it is there in print; then while somebody looks.
+  if (!refusals.seen && refusals.asked) return;
+  refusals.asked = true;
   // Rows may also have gone (an address that was forgotten), so all are asked for; they are bounded.
   const rows = (await askJson("/refusals")).refusals;
   const before = refusals.rows.map((row) => row.number).join();

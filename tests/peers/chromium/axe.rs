@@ -19,13 +19,16 @@ fn axe() -> String {
 /// What is wrong with the page as it stands, by rule and place.
 fn violations(browser: &Browser) -> serde_json::Value {
     browser.eval_async(
-        "axe.run(document, { resultTypes: ['violations'] })
+        "axe.run(document, { resultTypes: ['violations'], preload: false })
             .then((result) => done(result.violations.map((rule) => [rule.id, rule.nodes.map((node) => node.html)])))",
     )
 }
 
-/// Opens the page on each kind of screen, in each scheme, and looks at each of its views.
-fn look(browser: &Browser, url: &str, views: &[(&str, &str)]) {
+/// What is done, and by what it is seen to be done.
+type Step = (&'static str, &'static str);
+
+/// Opens the page on each kind of screen, in each scheme, and looks at each of its views: where some steps have led.
+fn look(browser: &Browser, url: &str, views: &[&[Step]]) {
     let axe = axe();
     for (scheme, phone) in [("light", false), ("dark", false), ("light", true), ("dark", true)] {
         browser.prefer(scheme);
@@ -38,10 +41,12 @@ fn look(browser: &Browser, url: &str, views: &[(&str, &str)]) {
         browser.open("about:blank");
         browser.open(url);
         browser.run(&axe);
-        for (view, shown) in views {
-            browser.eval(&format!("void ({view})"));
-            eventually(view, || (browser.eval(shown) == true).then_some(()));
-            assert_eq!(violations(browser), serde_json::json!([]), "{view}, {scheme}, phone: {phone}");
+        for view in views {
+            for (step, shown) in *view {
+                browser.eval(&format!("void ({step})"));
+                eventually(step, || (browser.eval(shown) == true).then_some(()));
+            }
+            assert_eq!(violations(browser), serde_json::json!([]), "{view:?}, {scheme}, phone: {phone}");
         }
     }
 }
@@ -58,7 +63,8 @@ fn no_view_of_the_page_shuts_anybody_out() {
     deliver(daemon.smtp(), "", &["x@away.test"], &messages::simple("away", "text")).starts("45");
     let mut client = Client::connect(daemon.smtp());
     client.expect("RCPT TO:<x@away.test>", "503 ");
-    let views = [
+    // What is filled when it is looked at.
+    let page: [Step; 4] = [
         ("document.querySelector('#report').scrollIntoView()", "document.querySelectorAll('#causes .outcome').length >= 4"),
         ("document.querySelector('#refused').scrollIntoView()", "document.querySelectorAll('#refusal-rows time').length >= 1"),
         ("document.querySelector('#over-time details').open = true", "document.querySelectorAll('#series-table tr').length >= 1"),
@@ -66,13 +72,14 @@ fn no_view_of_the_page_shuts_anybody_out() {
             "scrollTo(0, 0)",
             "document.querySelector('#route-rows .breaker') !== null && document.querySelectorAll('#trouble a').length === 1",
         ),
-        (
-            "document.querySelector('#records a').click()",
-            "document.querySelector('#detail dl') !== null && document.querySelector('#detail').open",
-        ),
-        ("document.querySelector('#detail .actions button:last-child').click()", "document.querySelector('#forget').open"),
     ];
-    look(&Browser::start(), &format!("{}/", daemon.admin_url()), &views);
+    let record: [Step; 1] = [(
+        "document.querySelector('#records a').click()",
+        "document.querySelector('#detail dl') !== null && document.querySelector('#detail').open",
+    )];
+    let forget: [Step; 1] =
+        [("document.querySelector('#detail .actions button:last-child').click()", "document.querySelector('#forget').open")];
+    look(&Browser::start(), &format!("{}/", daemon.admin_url()), &[&page, &record, &forget]);
 }
 
 #[test]
@@ -81,8 +88,8 @@ fn nor_do_the_sign_in_and_the_inspector() {
     let dir = std::sync::Arc::new(tempfile::tempdir().unwrap());
     std::fs::write(dir.path().join("token"), "secret").unwrap();
     let daemon = Daemon::start_in(dir.clone(), Config::to(&endpoint).set("admin.token_file", dir.path().join("token").to_str().unwrap()));
-    let signed_out = [("0", "!document.querySelector('#sign-in').hidden")];
-    look(&Browser::start(), &format!("{}/", daemon.admin_url()), &signed_out);
+    let signed_out: [Step; 1] = [("0", "!document.querySelector('#sign-in').hidden")];
+    look(&Browser::start(), &format!("{}/", daemon.admin_url()), &[&signed_out]);
     drop(daemon);
 
     // Its ports are fixed: in a network of its own.
@@ -93,11 +100,10 @@ fn nor_do_the_sign_in_and_the_inspector() {
         let process = Process::start(crate::support::daemon::command().current_dir(dir.path()));
         process.lines.wait_for("the addresses", |line| line.contains("see it arrive").then_some(()));
         let browser = Browser::start();
-        let views = [
-            ("document.querySelector('#send-sample').click()", "document.querySelector('#request .forms') !== null"),
-            ("document.querySelector('#request [name=form]:not(:checked)').click()", "document.querySelector('#request .sent') !== null"),
-        ];
-        look(&browser, "http://127.0.0.1:8025/", &views);
+        let sample: [Step; 1] = [("document.querySelector('#send-sample').click()", "document.querySelector('#request .forms') !== null")];
+        let as_sent: [Step; 1] =
+            [("document.querySelector('#request [name=form]:not(:checked)').click()", "document.querySelector('#request .sent') !== null")];
+        look(&browser, "http://127.0.0.1:8025/", &[&sample, &as_sent]);
     })
     .join()
     .unwrap();

@@ -55,6 +55,17 @@ fn routes_causes_and_refusals() {
     shows(&browser, "#refusal-rows", &["No refusal matches."]);
     browser.type_into("#refused-find", "NOBODY@");
     shows(&browser, "#refusal-rows", &["nobody@elsewhere.test"]);
+    // On paper: all that is said, nothing to press. With the reader's own colours the state stands out by its frame.
+    browser.chromium("Emulation.setEmulatedMedia", &json!({"media": "print"}));
+    let drawn = |one: &str| browser.eval(&format!("document.querySelector('{one}').getClientRects().length > 0")) == true;
+    for said in ["#route-rows th .value", "#causes .value", "#state", "#trouble a", "#refusal-rows time"] {
+        assert!(drawn(said), "{said} is not on paper");
+    }
+    for control in [".top nav", "#filters", "#trouble button", "#causes ~ * button"] {
+        assert!(browser.eval(&format!("document.querySelector('{control}') === null")) == true || !drawn(control), "{control} is on paper");
+    }
+    browser.chromium("Emulation.setEmulatedMedia", &json!({"media": "", "features": [{"name": "forced-colors", "value": "active"}]}));
+    assert_eq!(browser.eval("getComputedStyle(document.querySelector('#state')).borderTopStyle"), "solid");
     clean(&browser, &daemon.admin_url());
 }
 
