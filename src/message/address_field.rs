@@ -93,6 +93,10 @@ impl Place {
         } else if self.comments > 0 {
             escaped(out, &['(', ')', '\\']);
         } else if text.contains(|c| "()<>[]:;@\\,.\"".contains(c)) {
+            // Two quotes side by side would be one to some.
+            if out.ends_with('"') {
+                out.push(' ');
+            }
             out.push('"');
             escaped(out, &['"', '\\']);
             out.push('"');
@@ -135,6 +139,7 @@ mod tests {
             ("=?utf-8?Q?boss=40corp.example=2C?=@evil.example", "=?utf-8?Q?boss=40corp.example=2C?=@evil.example"),
             ("Doe <a@b>, =?utf-8?Q?x=2Cy?= <c@d>", "Doe <a@b>, \"x,y\" <c@d>"),
             ("\"a\\\" =?utf-8?Q?=22?=\" <c@d>", "\"a\\\" \\\"\" <c@d>"),
+            ("\"a\"=?utf-8?Q?=2Cb?= <c@d>", "\"a\" \",b\" <c@d>"),
             ("=?utf-8?Q?a=0D=0Ab=3A?= <c@d>", "\"a  b:\" <c@d>"),
             ("=?utf-8?Q?plain_words?= <c@d>", "plain words <c@d>"),
         ];

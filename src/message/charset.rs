@@ -4,9 +4,9 @@
 //! valid; a guess (`chardetng`). A label that the octets contradict is none.
 
 use super::guard;
-use super::iso_2022;
+use super::iso_2022::{self, Set};
 use chardetng::{EncodingDetector, Iso2022JpDetection, Utf8Detection};
-use encoding_rs::{Encoding, ISO_2022_JP, REPLACEMENT, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_1252};
+use encoding_rs::{Encoding, ISO_2022_JP, MACINTOSH, REPLACEMENT, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_1252, X_USER_DEFINED};
 use mail_parser::decoders::charsets::map::charset_decoder;
 use memchr::{memchr, memchr_iter, memmem};
 use oem_cp::code_table_type::TableType;
@@ -26,7 +26,8 @@ pub enum Charset {
     /// What is declared by those who do not know: seven bits say nothing of the eighth.
     Ascii,
     Dos(&'static TableType),
-    Iso2022,
+    /// With the set that stands between the shifts until an escape names one.
+    Iso2022(Set),
     Hz,
     Utf7,
     Utf32,
@@ -46,6 +47,7 @@ impl Charset {
         key.extend(label.iter().filter(|octet| octet.is_ascii_alphanumeric()).map(|octet| char::from(octet.to_ascii_lowercase())));
         match Encoding::for_label(label) {
             Some(encoding) if encoding == WINDOWS_1252 && (key.contains("ascii") || key.starts_with("ansi")) => Some(Self::Ascii),
+            Some(encoding) if encoding == X_USER_DEFINED => None,
             Some(encoding) if encoding != REPLACEMENT && encoding != ISO_2022_JP => Some(Self::Known(encoding)),
             _ => by_key(&key),
         }
@@ -57,7 +59,7 @@ impl Charset {
             Self::Known(encoding) => encoding.decode_without_bom_handling(octets),
             Self::Ascii => (String::from_utf8_lossy(octets), !octets.is_ascii()),
             Self::Dos(table) => (Cow::Owned(table.decode_string_lossy(octets)), false),
-            Self::Iso2022 => (Cow::Owned(iso_2022::decode(octets)), !octets.is_ascii()),
+            Self::Iso2022(set) => (Cow::Owned(iso_2022::decode(*set, octets)), !octets.is_ascii()),
             Self::Hz => (Cow::Owned(iso_2022::decode_hz(octets)), !octets.is_ascii()),
             Self::Utf32 => (Cow::Owned(utf_32(octets)), false),
             Self::Utf7 => (Cow::Owned(utf_7(octets)), !octets.is_ascii()),
@@ -72,7 +74,7 @@ impl Charset {
 
     /// Its words cannot be joined before they are decoded: each begins anew.
     pub(super) fn is_stateful(&self) -> bool {
-        matches!(self, Self::Iso2022 | Self::Hz | Self::Utf7)
+        matches!(self, Self::Iso2022(_) | Self::Hz | Self::Utf7)
     }
 }
 
@@ -108,8 +110,8 @@ fn decide(named: Option<Charset>, is_html: bool, octets: &[u8]) -> Cow<'_, str> 
             Some(order) => order.decode_without_bom_handling(octets).0,
             None => utf_8().map_or_else(|| charset.lossy(octets).0, Cow::Borrowed),
         },
-        Charset::Iso2022 | Charset::Hz | Charset::Utf7 if !octets.is_ascii() => unnamed(is_html, octets),
-        Charset::Known(_) | Charset::Dos(_) | Charset::Iso2022 | Charset::Hz | Charset::Utf7 | Charset::Utf32 => {
+        Charset::Iso2022(_) | Charset::Hz | Charset::Utf7 if !octets.is_ascii() => unnamed(is_html, octets),
+        Charset::Known(_) | Charset::Dos(_) | Charset::Iso2022(_) | Charset::Hz | Charset::Utf7 | Charset::Utf32 => {
             let (text, malformed) = charset.lossy(octets);
             if malformed && is_wrong(&text, octets) { unnamed(is_html, octets) } else { text }
         }
@@ -139,7 +141,7 @@ fn unnamed(is_html: bool, octets: &[u8]) -> Cow<'_, str> {
         return order.decode_without_bom_handling(octets).0;
     }
     if let Ok(text) = std::str::from_utf8(octets) {
-        return if iso_2022::switches(octets) { Cow::Owned(iso_2022::decode(octets)) } else { Cow::Borrowed(text) };
+        return if iso_2022::switches(octets) { Cow::Owned(iso_2022::decode(Set::Katakana, octets)) } else { Cow::Borrowed(text) };
     }
     if is_html && let Some((text, false)) = meta(octets).map(|charset| charset.lossy(octets)) {
         return text;
@@ -290,8 +292,16 @@ fn by_key(key: &str) -> Option<Charset> {
         ("ecma114", "iso-8859-6"),
         ("maccyrillic", "x-mac-cyrillic"),
         ("macukrain", "x-mac-cyrillic"),
-        ("mac", "macintosh"),
+        ("macroman", "macintosh"),
+        ("macwestern", "macintosh"),
         ("applemac", "macintosh"),
+        // The same but for a few letters.
+        ("macturk", "macintosh"),
+        ("maciceland", "macintosh"),
+        ("macchinesesimp", "gbk"),
+        ("macchinesetrad", "big5"),
+        ("macjapan", "shift_jis"),
+        ("mackorean", "euc-kr"),
         ("latin10", "iso-8859-16"),
         ("latin1", "windows-1252"),
         ("latin7", "iso-8859-13"),
@@ -307,10 +317,18 @@ fn by_key(key: &str) -> Option<Charset> {
         return Some(Charset::Ascii);
     }
     if let Some(rest) = key.strip_prefix("iso2022") {
-        return (!rest.is_empty()).then_some(Charset::Iso2022);
+        let set = match rest.get(..2) {
+            Some("kr") => Set::Ksc5601,
+            Some("cn") => Set::Gb2312,
+            _ => Set::Katakana,
+        };
+        return (!rest.is_empty()).then_some(Charset::Iso2022(set));
     }
     if matches!(key, "jis" | "jis7" | "jisencoding") {
-        return Some(Charset::Iso2022);
+        return Some(Charset::Iso2022(Set::Katakana));
+    }
+    if key == "mac" {
+        return Some(Charset::Known(MACINTOSH));
     }
     if key == "hz" || key.starts_with("hzgb") {
         return Some(Charset::Hz);
@@ -329,10 +347,9 @@ fn by_key(key: &str) -> Option<Charset> {
     if let Some((_, label)) = FAMILIES.iter().find(|(family, _)| key.starts_with(family)) {
         return Encoding::for_label(label.as_bytes()).map(Charset::Known);
     }
-    let number =
-        ["windows", "win", "ibm", "cp", "ms", "dos", "oem", "pc"].iter().find_map(|system| key.strip_prefix(system)).unwrap_or(key);
-    let digits = number.bytes().take_while(u8::is_ascii_digit).count();
-    code_page(number.get(..digits)?.parse().ok()?)
+    // `cp850`, `pc850multilingual`, `pc8codepage437`, `ccsid00850`: its number, whatever system says it.
+    let mut numbers = key.split(|c: char| !c.is_ascii_digit()).filter(|digits| digits.len() >= 3);
+    code_page(numbers.next()?.parse().ok()?)
 }
 
 /// By the number that Microsoft or IBM gave it.
@@ -357,7 +374,9 @@ fn code_page(number: u16) -> Option<Charset> {
         21866 => "koi8-u",
         20932 | 51932 | 954 => "euc-jp",
         28593..=28606 => return Encoding::for_label(format!("iso-8859-{}", number - 28590).as_bytes()).map(Charset::Known),
-        50220..=50229 => return Some(Charset::Iso2022),
+        50225 => return Some(Charset::Iso2022(Set::Ksc5601)),
+        50227 | 50229 => return Some(Charset::Iso2022(Set::Gb2312)),
+        50220..=50222 => return Some(Charset::Iso2022(Set::Katakana)),
         52936 => return Some(Charset::Hz),
         54936 => "gb18030",
         65000 => return Some(Charset::Utf7),
@@ -430,7 +449,8 @@ mod tests {
             (&["utf-7", "unicode-1-1-utf-7", "csUnicode11UTF7", "x-unicode-2-0-utf-7"], b"+ZYc-", "文"),
             (&["ibm850", "cp850", "850", "csPC850Multilingual", "x-ibm850", "cp-850"], b"\x9b", "ø"),
             (&["ibm852", "cp852", "ibm-852"], b"n\x82", "né"),
-            (&["cp437", "ibm437", "437", "cspc8codepage437"][..3], b"\x82", "é"),
+            (&["cp437", "ibm437", "437", "cspc8codepage437", "CCSID00437"], b"\x82", "é"),
+            (&["x-mac-korean"], b"\xc7\xd1", "한"),
             (&["ibm866", "cp866"], b"\x8f", "П"),
             (&["macintosh", "x-mac-roman", "MacRoman"], b"\x8e", "é"),
         ];
@@ -439,7 +459,19 @@ mod tests {
                 assert_eq!(text(Some(label), false, octets), *expected, "{label}");
             }
         }
-        for label in ["no-such-charset", "", "replacement", "x-unknown", "default", "iso-2022", "utf", "&#x"] {
+        for label in [
+            "no-such-charset",
+            "x-user-defined",
+            "x-mac-greek",
+            "x-mac-centraleurroman",
+            "",
+            "replacement",
+            "x-unknown",
+            "default",
+            "iso-2022",
+            "utf",
+            "&#x",
+        ] {
             assert!(Charset::named(label.as_bytes()).is_none(), "{label}");
             assert_eq!(text(Some(label), false, "é".as_bytes()), "é");
         }

@@ -231,6 +231,7 @@ impl<'a> Words<'a> {
         };
         // RFC 2231 section 5: `charset*language`.
         let label = label.split(|octet| *octet == b'*').next().unwrap_or_default();
+        let label = label.trim_ascii();
         if !label.iter().all(|octet| octet.is_ascii_graphic()) {
             return None;
         }
@@ -328,6 +329,8 @@ mod tests {
             (b"=?ISO-2022-JP?B?GyRCJUY=?= =?ISO-2022-JP?Q?ok?=", "テok"),
             (b"=?ISO-2022-JP?B?GyRCJUYl?= =?ISO-2022-JP?B?OSVIGyhC?=", "テスト"),
             (b"=?iso-2022-kr?B?GyQpQw5HUQ8=?= =?iso-2022-kr?B?GyQpQw4xOQ8=?=", "한국"),
+            (b"=?iso-2022-kr?B?DkdRMTkP?=", "한국"),
+            (b"=?utf-8 ?Q?=C3=A9?=", "é"),
             (b"=?hz-gb-2312?Q?=7E{Dc=7E}?= =?hz-gb-2312?Q?=7E{:C=7E}?=", "你好"),
             (b"=?utf-7?Q?+ZYc?= =?utf-7?Q?a?=", "文a"),
             (b"=?utf-8?Q?with blanks inside?=", "with blanks inside"),

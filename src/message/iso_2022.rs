@@ -12,7 +12,7 @@ const SHIFT_IN: u8 = 0x0f;
 
 /// A set of characters that can be switched to.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Set {
+pub enum Set {
     Ascii,
     /// Half-width katakana (JIS X 0201).
     Katakana,
@@ -137,11 +137,11 @@ impl Runs {
     }
 }
 
-/// ISO-2022-JP, -KR, -CN and their kin: what the escapes say, whatever the label.
-pub(super) fn decode(octets: &[u8]) -> String {
+/// ISO-2022-JP, -KR, -CN and their kin: what the escapes say, whatever the label. `between_shifts` is what stands there before one says so:
+/// half-width katakana are an old habit of ISO-2022-JP, the others may forget to name their set in a word.
+pub(super) fn decode(between_shifts: Set, octets: &[u8]) -> String {
     let mut runs = Runs::default();
-    // Half-width katakana between the shifts are an old habit of ISO-2022-JP; the others name their set first.
-    let (mut g0, mut g1, mut g2, mut shifted) = (Set::Ascii, Set::Katakana, Set::Unknown, false);
+    let (mut g0, mut g1, mut g2, mut shifted) = (Set::Ascii, between_shifts, Set::Unknown, false);
     let mut rest = octets;
     while let Some(first) = rest.first() {
         let set = if shifted { g1 } else { g0 };
@@ -247,8 +247,12 @@ pub(super) fn decode_hz(octets: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{continues, decode, decode_hz, switches};
+    use super::{Set, continues, decode_hz, switches};
     use proptest::prelude::*;
+
+    fn decode(octets: &[u8]) -> String {
+        super::decode(Set::Katakana, octets)
+    }
 
     #[test]
     fn escapes() {

@@ -17,6 +17,8 @@ use std::ops::Range;
 pub const DEPTH_MAX: usize = 100;
 /// Parts, multiparts among them; what follows them is one opaque attachment.
 pub const PARTS_MAX: usize = 10_000;
+/// A longer line is no delimiter that nobody announced.
+const BOUNDARY_MAX: usize = 200;
 
 /// What a part is in a mail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -124,7 +126,7 @@ struct Entity {
     content_type: String,
     /// What else must be known to read it as a file: `; charset=…`.
     parameters: String,
-    /// It is a multipart, of this delimiter.
+    /// It is a multipart, of this delimiter; empty if it does not say of which.
     boundary: Option<Vec<u8>>,
     charset: Option<String>,
     /// The name of its transfer encoding.
@@ -186,7 +188,7 @@ impl Entity {
             entity.read_type(&Parameters::parse(field.body));
         }
         if let Some(field) = encoding {
-            Parameters::parse(field.body).main().clone_into(&mut entity.encoding);
+            entity.encoding = encoding_name(field.body);
         }
         if let Some(field) = content_id {
             let id = encoded_word::unfold(field.body);
@@ -214,6 +216,7 @@ impl Entity {
         }
         match (value.main(), value.sub()) {
             ("multipart", "") => "multipart/mixed".clone_into(&mut self.content_type),
+            ("html", "") => "text/html".clone_into(&mut self.content_type),
             (main, sub) if is_type(main) && is_type(sub) => self.content_type = format!("{main}/{sub}"),
             // A type that is none; the content is a file nevertheless.
             _ if self.file_name.is_some() => "application/octet-stream".clone_into(&mut self.content_type),
@@ -221,11 +224,7 @@ impl Entity {
         }
         if self.content_type.starts_with("multipart/") {
             let boundary = value.octets("boundary").map(<[u8]>::to_vec).or_else(|| Some(value.get("boundary")?.into_bytes()));
-            self.boundary = boundary.map(|boundary| boundary.trim_ascii_end().to_vec()).filter(|boundary| !boundary.is_empty());
-            if self.boundary.is_none() {
-                // Without a delimiter it can only be read.
-                "text/plain".clone_into(&mut self.content_type);
-            }
+            self.boundary = Some(boundary.unwrap_or_default().trim_ascii_end().to_vec());
         }
         let shown: &[&str] = match value.main() {
             "text" => &["charset", "method", "component"],
@@ -238,6 +237,14 @@ impl Entity {
             }
         }
     }
+}
+
+/// A transfer encoding's name, in lower case: without the quotes, signs and prefix that some write around it.
+fn encoding_name(body: &[u8]) -> String {
+    let value = Parameters::parse(body);
+    let written = if value.main().is_empty() { encoded_word::decode(body) } else { value.main().to_owned() };
+    let name: String = written.chars().filter(char::is_ascii_alphanumeric).map(|c| c.to_ascii_lowercase()).collect();
+    name.strip_prefix('x').map_or_else(|| name.clone(), str::to_owned)
 }
 
 /// Short enough for a type (RFC 6838 section 4.2).
@@ -283,7 +290,8 @@ impl<'a> Walk<'a> {
     fn run(mut self) -> Structure {
         // A delimiter ends the message's header too, once its type has said what one is.
         let mut top = head(self.message, 0, |_| false);
-        if let Some(boundary) = Entity::read(self.message.get(..top.end).unwrap_or_default(), false).boundary {
+        let boundary = Entity::read(self.message.get(..top.end).unwrap_or_default(), false).boundary;
+        if let Some(boundary) = boundary.filter(|boundary| !boundary.is_empty()) {
             self.levels.push(Level { boundary, kind: String::new(), parts: 0, body: 0 });
             top = head(self.message, 0, |line| self.delimiter_at(line).is_some());
             self.levels.clear();
@@ -298,24 +306,18 @@ impl<'a> Walk<'a> {
             // A part starts here.
             let Head { end: header_end, body } = here;
             let in_digest = self.levels.last().is_some_and(|level| level.kind == "digest");
-            let entity = Entity::read(self.message.get(at..header_end).unwrap_or_default(), in_digest);
+            let mut entity = Entity::read(self.message.get(at..header_end).unwrap_or_default(), in_digest);
             if self.seen == PARTS_MAX || (entity.boundary.is_some() && self.levels.len() == DEPTH_MAX) {
                 self.rest(at..end);
                 return self.parts;
             }
             self.seen += 1;
-            let mut next = match &entity.boundary {
-                Some(boundary) => {
-                    let kind = entity.content_type.strip_prefix("multipart/").unwrap_or_default().to_owned();
-                    self.levels.push(Level { boundary: boundary.clone(), kind, parts: 0, body });
-                    self.delimiter(body)
-                }
-                None => {
-                    let next = self.delimiter(body);
-                    self.leaf(entity, body..next.map_or(end, |delimiter| delimiter.content_end));
-                    next
-                }
-            };
+            let inner = entity.boundary.take().and_then(|boundary| self.open(boundary, &entity.content_type, body));
+            let mut next = inner.or_else(|| {
+                let next = self.delimiter(body);
+                self.leaf(entity, body..next.map_or(end, |delimiter| delimiter.content_end));
+                next
+            });
             // To the start of the next part.
             at = loop {
                 let Some(delimiter) = next else {
@@ -337,7 +339,43 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Opens a multipart, as far as a delimiter of its own comes; without one it is not what it says.
+    fn open(&mut self, boundary: Vec<u8>, content_type: &str, body: usize) -> Option<Delimiter> {
+        let kind = content_type.strip_prefix("multipart/").unwrap_or_default().to_owned();
+        self.levels.push(Level { boundary, kind, parts: 0, body });
+        let next = self.delimiter(body);
+        if next.is_some_and(|next| next.level + 1 == self.levels.len()) {
+            return next;
+        }
+        let unannounced = self.delimiter_within(body..next.map_or(self.message.len(), |next| next.content_end));
+        let level = self.levels.pop()?;
+        self.levels.push(Level { boundary: unannounced?, ..level });
+        self.delimiter(body)
+    }
+
+    /// The delimiter of a multipart that does not say which it has, or says another one: two hyphens, and a part's header below.
+    fn delimiter_within(&self, content: Range<usize>) -> Option<Vec<u8>> {
+        let octets = self.message.get(content)?;
+        let mut at = 0;
+        loop {
+            let rest = octets.get(at..)?;
+            if let Some(line) = rest.strip_prefix(b"--") {
+                let (line, below) = line.split_at_checked(memchr(b'\n', line)?)?;
+                let boundary = line.trim_ascii_end();
+                let begins_part = below.get(1..9).is_some_and(|name| name.eq_ignore_ascii_case(b"content-"));
+                if begins_part && (1..=BOUNDARY_MAX).contains(&boundary.len()) {
+                    return Some(boundary.to_vec());
+                }
+            }
+            at += self.hyphens.find(rest)? + 1;
+        }
+    }
+
     fn leaf(&mut self, mut entity: Entity, body: Range<usize>) {
+        if entity.content_type.starts_with("multipart/") {
+            // Without a delimiter it can only be read.
+            "text/plain".clone_into(&mut entity.content_type);
+        }
         // Two delimiters in a row leave less than nothing between them.
         let body = body.start..body.end.max(body.start);
         let role = entity.role();
@@ -362,7 +400,7 @@ impl<'a> Walk<'a> {
         self.parts.push(Part::new(entity, Role::Attachment, Encoding::Identity, body, self.attachments));
     }
 
-    /// Closes the levels from `depth` on. A multipart in which no delimiter came is not what it says: it is text.
+    /// Closes the levels from `depth` on. A multipart whose only delimiter is its end has no part: it is text.
     fn close(&mut self, depth: usize, content_end: usize) {
         while self.levels.len() > depth
             && let Some(level) = self.levels.pop()
@@ -399,6 +437,7 @@ impl<'a> Walk<'a> {
         let line = rest.get(2..line_len)?.trim_ascii_end();
         let (level, closes) =
             self.levels.iter().enumerate().rev().find_map(|(level, open)| match line.strip_prefix(open.boundary.as_slice())? {
+                _ if open.boundary.is_empty() => None,
                 b"" => Some((level, false)),
                 b"--" => Some((level, true)),
                 _ => None,

@@ -9,7 +9,7 @@ pub mod encoded_word;
 pub mod field;
 mod guard;
 pub mod header;
-mod iso_2022;
+pub mod iso_2022;
 pub mod mime;
 pub mod parameter;
 pub mod reply_text;

@@ -65,7 +65,8 @@ impl Parameters {
     /// A parameter's value as one trimmed line; `None` if it is empty. The extended form wins (RFC 2231 section 3 has
     /// it beside a plain one for those who do not know it).
     pub fn get(&self, name: &str) -> Option<String> {
-        let value = self.extended(name).or_else(|| self.octets(name).map(encoded_word::decode))?;
+        let extended = self.extended(name).filter(|value| !value.is_empty());
+        let value = extended.or_else(|| self.octets(name).map(encoded_word::decode))?;
         (!value.is_empty()).then_some(value)
     }
 
@@ -100,9 +101,17 @@ impl Parameters {
             let mut value = value;
             if encoded && number == first {
                 let mut pieces = value.splitn(3, |octet| *octet == b'\'');
-                if let (Some(label), Some(_language), Some(rest)) = (pieces.next(), pieces.next(), pieces.next()) {
-                    charset = Charset::named(label);
-                    value = rest;
+                match (pieces.next(), pieces.next(), pieces.next()) {
+                    (Some(label), Some(_language), Some(rest)) => {
+                        charset = Charset::named(label);
+                        value = rest;
+                    }
+                    // Who forgets the language's place.
+                    (Some(label), Some(rest), None) if Charset::named(label).is_some() => {
+                        charset = Charset::named(label);
+                        value = rest;
+                    }
+                    _ => {}
                 }
             }
             expected += 1;
@@ -133,6 +142,15 @@ impl<'a> Rest<'a> {
                 b'(' => self.skip_comment(),
                 octet => return Some(*octet),
             }
+        }
+    }
+
+    /// Blanks; a comment only in front of a quoted string, since names that stand in no quotes begin with parentheses too.
+    fn skip_to_value(&mut self) {
+        self.0 = self.0.trim_ascii_start();
+        let mut behind = Rest(self.0);
+        if behind.skip_blanks() == Some(b'"') {
+            *self = behind;
         }
     }
 
@@ -192,7 +210,7 @@ impl<'a> Rest<'a> {
                 continue;
             }
             self.advance(1);
-            self.0 = self.0.trim_ascii_start();
+            self.skip_to_value();
             let is_text = name.starts_with("filename") || name.starts_with("name");
             let value = match self.0.first() {
                 Some(b'"') => self.quoted(),
@@ -343,6 +361,9 @@ mod tests {
             (b" attachment; name*0*=iso-2022-jp''%1B$B%25F%1B%28B; name*1*=%1B$B%259%1B%28B.pdf", Some("テス.pdf")),
             (b" attachment; name=plain; name*=utf-8''extended", Some("extended")),
             (b" attachment; name*=no-such''%E9", Some("é")),
+            (b" attachment; name=plain; name*=utf-8''", Some("plain")),
+            (b" attachment; name*=utf-8'caf%C3%A9", Some("café")),
+            (b" attachment; name*=it's%20mine", Some("it's mine")),
             (b" attachment; name*=utf-8''100%; x=y", Some("100%")),
             (b" attachment; name*=\"utf-8''quoted%20too\"", Some("quoted too")),
             (b" attachment; name=a*b.txt", Some("a*b.txt")),
@@ -364,6 +385,8 @@ mod tests {
             (b" attachment; name=a.txt (a comment)", Some("a.txt")),
             (b" attachment; name=\"a.txt\" (a comment); x=y", Some("a.txt")),
             (b" attachment (comment; name=no) ; name=yes", Some("yes")),
+            (b" attachment; (a) name (b) = (c) \"a b.txt\" (d)", Some("a b.txt")),
+            (b" attachment; name=(1) a.txt", Some("(1) a.txt")),
             (b" attachment; name=\"a\"b\".pdf\"", Some("a\"b\".pdf")),
             (b" attachment; name=\"a.pdf\" x=y", Some("a.pdf")),
             (b" attachment; name=\"a.pdf\",", Some("a.pdf")),

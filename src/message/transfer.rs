@@ -33,13 +33,15 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    /// By its name, in lower case, and what it is said of: what is no such encoding is taken as it came.
+    /// By its name, of letters and digits in lower case, and what it is said of: what is no such encoding is taken as it came.
     #[must_use]
     pub fn of(name: &str, octets: &[u8], is_text: bool) -> Self {
         match name {
-            "base64" if is_base64(octets, is_text) => Self::Base64,
-            "quoted-printable" | "quotedprintable" => Self::QuotedPrintable,
-            "x-uuencode" | "uuencode" | "x-uue" | "uue" if uu_lines(octets).is_some() => Self::Uuencode,
+            "base64" | "b64" if is_base64(octets, is_text) => Self::Base64,
+            "qp" => Self::QuotedPrintable,
+            // "printable" is often misspelt, or another word.
+            _ if name.starts_with("quoted") => Self::QuotedPrintable,
+            "uuencode" | "uuencoded" | "uue" if uu_lines(octets).is_some() => Self::Uuencode,
             _ => Self::Identity,
         }
     }
@@ -428,7 +430,9 @@ mod tests {
             (b"begin 644 a\n,2&5L;&\\@", b"Hello "),
         ];
         for (encoded, expected) in table {
-            assert_eq!(Encoding::of("x-uuencode", encoded, false), Uuencode);
+            for name in ["uuencode", "uuencoded", "uue"] {
+                assert_eq!(Encoding::of(name, encoded, false), Uuencode);
+            }
             assert_eq!(Uuencode.decode(encoded), *expected, "{}", encoded.escape_ascii());
         }
         assert_eq!(Encoding::of("uuencode", b"begin again\n", false), Identity);
