@@ -6,6 +6,10 @@ use memchr::memchr;
 
 /// Stands in front of the first field of some messages.
 pub(super) const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+/// A line has no more octets (RFC 5322 section 2.1.1), so nothing that is longer is a name.
+pub(super) const NAME_MAX: usize = 998;
+/// No parameter's name is longer, its equals sign included.
+pub(super) const PARAMETER_MAX: usize = 64;
 
 /// One field; both slices as they came, the body still folded and encoded.
 #[derive(Clone, Copy)]
@@ -40,18 +44,35 @@ impl<'a> Iterator for Fields<'a> {
 }
 
 /// Splits behind the first line that no blank follows: one field with its folding. It comes without its line end.
-pub(super) fn unfolded_line(from: &[u8]) -> (&[u8], &[u8]) {
+fn unfolded_line(from: &[u8]) -> (&[u8], &[u8]) {
+    let content = from.get(..8).is_some_and(|name| name.eq_ignore_ascii_case(b"content-"));
     let mut end = 0;
     while let Some(found) = from.get(end..).and_then(|rest| memchr(b'\n', rest)) {
         end += found + 1;
-        if !from.get(end).is_some_and(|octet| is_blank(*octet)) {
-            let (line, next) = from.split_at_checked(end).unwrap_or((from, &[]));
+        let (line, next) = from.split_at_checked(end).unwrap_or((from, &[]));
+        let goes_on =
+            next.first().is_some_and(|octet| is_blank(*octet)) || content && line.trim_ascii_end().ends_with(b";") && is_parameter(next);
+        if !goes_on {
             let line = line.strip_suffix(b"\n").unwrap_or(line);
             return (line.strip_suffix(b"\r").unwrap_or(line), next);
         }
     }
     // The last one may have lost half of its line end.
     (from.strip_suffix(b"\r").unwrap_or(from), &[])
+}
+
+/// The next parameter of a list whose fold has lost its blank.
+fn is_parameter(from: &[u8]) -> bool {
+    let len = from.iter().position(|octet| !is_of_name(*octet)).unwrap_or(from.len());
+    let (name, rest) = from.split_at_checked(len).unwrap_or_default();
+    let next = rest.iter().find(|octet| !is_blank(**octet));
+    let equals = name.get(..PARAMETER_MAX).unwrap_or(name).contains(&b'=') || next == Some(&b'=') && rest.first() != next;
+    len > 0 && (next != Some(&b':') || len > NAME_MAX) && equals
+}
+
+/// Printable US-ASCII but the colon (RFC 5322 section 2.2). Other octets make no name that anybody asks for, but no text of the line either.
+pub(super) fn is_of_name(octet: u8) -> bool {
+    octet != b':' && (octet.is_ascii_graphic() || !octet.is_ascii())
 }
 
 pub(super) fn is_blank(octet: u8) -> bool {

@@ -1,22 +1,28 @@
 //! The header block of a message while it comes (RFC 5322 section 2.2): where it ends, and the fields that are logged. Each octet is seen
 //! once, in pieces cut anywhere, whether or not the message is kept.
 //!
-//! The block ends with its blank line, or before the first line that is no field: what no mail program wrote as a header is text. A
-//! byte-order mark, an mbox `From ` line and lines that begin with a blank are passed over in front of the first field; blanks before the colon
-//! are obsolete syntax (section 4.5) and still a field. Lines end with LF, with or without a CR. Logs nothing, cannot fail.
+//! The block ends with its blank line, or before the first line that is no field: what no mail program wrote as a header is text. But where a
+//! field that only headers have follows it, before any blank line, it is junk in the middle, and the header goes on; and so does a list of
+//! parameters whose fold has lost its blank. A byte-order mark, an mbox `From ` line and lines that begin with a blank are passed over in front
+//! of the first field; blanks before the colon are obsolete syntax (section 4.5) and still a field. Lines end with LF, with or without a CR.
+//! Logs nothing, cannot fail.
 
 use super::encoded_word;
-use super::field::{BYTE_ORDER_MARK, is_blank};
+use super::field::{BYTE_ORDER_MARK, NAME_MAX, PARAMETER_MAX, is_blank, is_of_name};
 use memchr::memchr;
 
 /// Longest text of a field that is recorded, octets.
 const TEXT_MAX: usize = 998;
 /// Of a field so many octets are looked at for its text: encoded words are longer than what they say.
 const RAW_MAX: usize = 8 * 1024;
-/// A line has no more octets (section 2.1.1), so nothing that is longer is a name.
-const NAME_MAX: usize = 998;
 /// The longest name of interest.
 const MESSAGE_ID: &[u8; 10] = b"message-id";
+/// Behind a line that is no field so much is looked at for one that is a header's.
+const DOUBT_MAX: usize = 2 * 1024;
+/// How names begin that stand in no text.
+const OF_HEADERS_ONLY: [&[u8]; 3] = [b"content-", b"mime-versi", b"x-"];
+/// Names that stand in texts too, where they quote a header: one that has come already says nothing.
+const ONCE: [&[u8]; 5] = [b"from", b"to", b"subject", b"date", MESSAGE_ID];
 
 /// A header block and the body behind it, as places in the message.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,6 +50,8 @@ enum Line {
     Body,
     /// In front of the first field: `From ` of an mbox, the continuation of nothing.
     Passed,
+    /// Of no field, behind some.
+    Odd,
     /// The block is over.
     Over,
 }
@@ -76,6 +84,19 @@ pub struct Scan {
     kind: Kind,
     any_field: bool,
     any_passed: bool,
+    /// It is the header of a part: others than `Content-` say nothing.
+    of_part: bool,
+    /// Which of `ONCE` have come.
+    once: [bool; ONCE.len()],
+    /// The field is one of `Content-`, and its last octet but for blanks.
+    content: bool,
+    last: u8,
+    /// The line above ends in a semicolon, and this one has its equals sign.
+    unfinished: bool,
+    equals: bool,
+    /// Where the header ends if nothing of one comes any more, and `Received` fields since.
+    doubt: Option<usize>,
+    received_in_doubt: u32,
     received: u32,
     message_id: Option<Value>,
     subject: Option<Value>,
@@ -99,7 +120,13 @@ impl Scan {
                 }
                 Line::Start => {
                     self.line_start = base + at;
-                    at += self.start(*first, base + at);
+                    (self.name_len, self.equals) = (0, false);
+                    self.unfinished = self.content && self.last == b';';
+                    if self.doubt.is_some_and(|doubt| base + at >= doubt + DOUBT_MAX) {
+                        self.give_up()
+                    } else {
+                        at += self.start(*first, base + at)
+                    }
                 }
                 Line::Mark(came) if BYTE_ORDER_MARK.get(came) == Some(first) => {
                     self.line = if came + 1 < BYTE_ORDER_MARK.len() { Line::Mark(came + 1) } else { Line::Start };
@@ -110,10 +137,11 @@ impl Scan {
                     self.line = Line::Name;
                     self.name_len = came;
                 }
+                Line::Odd if self.doubt.is_some_and(|doubt| base + at >= doubt + DOUBT_MAX) => self.give_up(),
                 Line::Cr => self.no_field(),
                 Line::Name => at += self.name(rest, base + at),
                 Line::Blanks => at += self.blanks(rest, base + at),
-                Line::Body | Line::Passed => {
+                Line::Body | Line::Passed | Line::Odd => {
                     let end = memchr(b'\n', rest);
                     let line = end.map_or(rest, |end| rest.get(..=end).unwrap_or(rest));
                     at += line.len();
@@ -134,7 +162,7 @@ impl Scan {
             b'\n' => self.blank_line(at + 1),
             b'\r' => self.line = Line::Cr,
             b' ' | b'\t' if self.any_field => {
-                self.line = Line::Body;
+                self.line = if self.doubt.is_some() { Line::Odd } else { Line::Body };
                 return 0;
             }
             b' ' | b'\t' => {
@@ -143,10 +171,12 @@ impl Scan {
             }
             octet if is_of_name(octet) => {
                 self.line = Line::Name;
-                self.name_len = 0;
                 return 0;
             }
-            _ => self.no_field(),
+            _ => {
+                self.no_field();
+                return 0;
+            }
         }
         1
     }
@@ -156,32 +186,61 @@ impl Scan {
         if let (Some(room), Some(octets)) = (self.name.get_mut(self.name_len..), rest.get(..run)) {
             room.iter_mut().zip(octets).for_each(|(place, octet)| *place = *octet);
         }
+        if self.unfinished {
+            let looked_at = rest.get(..run.min(PARAMETER_MAX.saturating_sub(self.name_len))).unwrap_or_default();
+            self.equals |= looked_at.contains(&b'=');
+            self.last = run.checked_sub(1).and_then(|last| rest.get(last)).copied().unwrap_or(self.last);
+        }
         self.name_len += run;
         match rest.get(run) {
             _ if self.name_len > NAME_MAX => self.no_field(),
             None => {}
-            Some(b':') => self.colon(at + run + 1),
+            Some(b':') => {
+                self.colon(at + run + 1);
+                return run + 1;
+            }
             Some(b' ' | b'\t') => self.line = Line::Blanks,
             Some(_) => self.no_field(),
         }
-        run + 1
+        run
     }
 
     fn blanks(&mut self, rest: &[u8], at: usize) -> usize {
         let run = rest.iter().take_while(|octet| is_blank(**octet)).count();
         match rest.get(run) {
             None => {}
-            Some(b':') => self.colon(at + run + 1),
-            Some(_) if !self.any_field && self.name_len == 4 && self.name.starts_with(b"From") => {
-                self.pass();
-                return run;
+            Some(b':') => {
+                self.colon(at + run + 1);
+                return run + 1;
             }
-            Some(_) => self.no_field(),
+            // As mailboxes of old have it, and quoted as they quote it.
+            Some(_) if !self.any_field && matches!(self.name.get(..self.name_len), Some(b"From" | b">From")) => self.pass(),
+            Some(octet) => {
+                self.equals |= *octet == b'=';
+                self.no_field();
+            }
         }
-        run + 1
+        run
     }
 
     fn colon(&mut self, body: usize) {
+        let known = self.name.map(|octet| octet.to_ascii_lowercase());
+        let known = known.get(..self.name_len).unwrap_or(&known);
+        let once = ONCE.iter().zip(&mut self.once).find(|(name, _)| known == **name && !self.of_part);
+        if self.doubt.is_some() {
+            let surely = if self.of_part { &OF_HEADERS_ONLY[..1] } else { &OF_HEADERS_ONLY[..] };
+            if !(surely.iter().any(|start| known.starts_with(start)) || once.as_ref().is_some_and(|(_, came)| !**came)) {
+                self.line = Line::Odd;
+                self.received_in_doubt += u32::from(known == b"received");
+                return;
+            }
+            self.doubt = None;
+            self.received = self.received.saturating_add(std::mem::take(&mut self.received_in_doubt));
+        }
+        if let Some((_, came)) = once {
+            *came = true;
+        }
+        (self.content, self.last) = (known.starts_with(b"content-"), 0);
         self.any_field = true;
         self.line = Line::Body;
         self.kind = Kind::Other;
@@ -199,6 +258,9 @@ impl Scan {
     }
 
     fn body(&mut self, line: &[u8], end: usize) {
+        if self.content {
+            self.last = line.iter().rev().find(|octet| !octet.is_ascii_whitespace()).copied().unwrap_or(self.last);
+        }
         let value = match self.kind {
             Kind::MessageId => &mut self.message_id,
             Kind::Subject => &mut self.subject,
@@ -219,12 +281,25 @@ impl Scan {
 
     /// Behind lines that were passed over it ends no header, so they were none of one.
     fn blank_line(&mut self, body: usize) {
-        if self.any_field || !self.any_passed { self.over(self.line_start, body) } else { self.no_field() }
+        if self.doubt.is_none() && (self.any_field || !self.any_passed) { self.over(self.line_start, body) } else { self.give_up() }
     }
 
-    /// The line is none of the header's.
+    /// The line is no field: the header ends above it, unless it goes on below.
     fn no_field(&mut self) {
-        let end = if self.any_field { self.line_start } else { 0 };
+        if self.unfinished && self.equals && self.doubt.is_none() {
+            self.line = Line::Body;
+            return;
+        }
+        self.content = false;
+        self.doubt.get_or_insert(if self.any_field { self.line_start } else { 0 });
+        // A delimiter is no junk.
+        let is_delimiter = self.name.get(..self.name_len.min(2)) == Some(b"--");
+        if self.any_field && !is_delimiter { self.line = Line::Odd } else { self.give_up() }
+    }
+
+    /// Nothing of a header comes any more.
+    fn give_up(&mut self) {
+        let end = self.doubt.unwrap_or_default();
         self.over(end, end);
     }
 
@@ -236,9 +311,14 @@ impl Scan {
     /// The message has no more octets.
     pub fn end(&mut self) {
         match self.line {
+            Line::Over => return,
+            Line::Mark(_) | Line::Cr | Line::Name | Line::Blanks => self.no_field(),
+            Line::Start | Line::Body | Line::Passed | Line::Odd => {}
+        }
+        match self.line {
+            Line::Start | Line::Body if self.any_field && self.doubt.is_none() => self.over(self.seen, self.seen),
             Line::Over => {}
-            Line::Start | Line::Body if self.any_field => self.over(self.seen, self.seen),
-            Line::Start | Line::Body | Line::Mark(_) | Line::Cr | Line::Name | Line::Blanks | Line::Passed => self.no_field(),
+            Line::Start | Line::Body | Line::Mark(_) | Line::Cr | Line::Name | Line::Blanks | Line::Passed | Line::Odd => self.give_up(),
         }
     }
 
@@ -247,9 +327,12 @@ impl Scan {
     pub fn head(&self) -> Head {
         match self.line {
             Line::Over => self.head,
-            Line::Start | Line::Body => Head { end: self.seen, body: self.seen },
+            Line::Start | Line::Body if self.doubt.is_none() => Head { end: self.seen, body: self.seen },
             // It is not known yet whether the line is the header's.
-            Line::Mark(_) | Line::Cr | Line::Name | Line::Blanks | Line::Passed => Head { end: self.line_start, body: self.line_start },
+            Line::Start | Line::Body | Line::Mark(_) | Line::Cr | Line::Name | Line::Blanks | Line::Passed | Line::Odd => {
+                let end = self.doubt.unwrap_or(self.line_start);
+                Head { end, body: end }
+            }
         }
     }
 
@@ -309,7 +392,7 @@ impl Value {
 /// (given by its place) ends the part that the block belongs to.
 #[must_use]
 pub fn head(message: &[u8], start: usize, is_delimiter: impl Fn(usize) -> bool) -> Head {
-    let (mut scan, mut at) = (Scan::default(), start);
+    let (mut scan, mut at) = (Scan { of_part: start > 0, ..Scan::default() }, start);
     while let Some(rest @ [_, ..]) = message.get(at..).filter(|_| !scan.is_over()) {
         if rest.starts_with(b"--") && is_delimiter(at) {
             break;
@@ -321,11 +404,6 @@ pub fn head(message: &[u8], start: usize, is_delimiter: impl Fn(usize) -> bool) 
     scan.end();
     let head = scan.head();
     Head { end: start + head.end, body: start + head.body }
-}
-
-/// Printable US-ASCII but the colon (section 2.2). Other octets make no name that anybody asks for, but no text of the line either.
-fn is_of_name(octet: u8) -> bool {
-    octet != b':' && (octet.is_ascii_graphic() || !octet.is_ascii())
 }
 
 /// Message-ID unfolded and trimmed, valid UTF-8, at most 998 octets.
@@ -385,23 +463,56 @@ mod tests {
         let (mut id, mut subject, mut received) = (None, None, 0);
         let mark = if message.starts_with(b"\xef\xbb\xbf") { 3 } else { 0 };
         let (mut at, mut fields): (usize, Vec<Vec<u8>>) = (mark, Vec::new());
+        let (mut doubt, mut apart) = (None, Vec::new());
+        let given_up = |at| Head { end: at, body: at };
         let head = loop {
             let rest = &message[at..];
-            let Some(line) = rest.split_inclusive(|octet| *octet == b'\n').next() else { break Head { end: at, body: at } };
+            let Some(line) = rest.split_inclusive(|octet| *octet == b'\n').next() else { break given_up(doubt.unwrap_or(at)) };
+            if doubt.is_some_and(|doubt| at >= doubt + 2048) {
+                break given_up(doubt.unwrap());
+            }
             let colon = line.iter().position(|octet| *octet == b':');
             let name = colon.map(|colon| trimmed(&line[..colon])).unwrap_or_default();
             let is_field = !name.is_empty() && name.len() <= 998 && name.iter().all(|octet| octet.is_ascii_graphic() || !octet.is_ascii());
+            let is = |start: &[u8]| name.len() >= start.len() && name[..start.len()].eq_ignore_ascii_case(start);
+            let came = |name: &[u8]| {
+                fields.iter().any(|field| trimmed(field.split(|octet| *octet == b':').next().unwrap()).eq_ignore_ascii_case(name))
+            };
+            let sure = super::OF_HEADERS_ONLY.iter().any(|start| is(start))
+                || super::ONCE.iter().any(|once| name.eq_ignore_ascii_case(once) && !came(once));
+            let mbox = [b"From ".as_slice(), b"From\t", b">From ", b">From\t"].iter().any(|start| line.starts_with(start));
+            let open =
+                |last: &Vec<u8>| last[..8.min(last.len())].eq_ignore_ascii_case(b"content-") && last.trim_ascii_end().ends_with(b";");
+            let run = &line
+                [..line.iter().position(|octet| !octet.is_ascii_graphic() && octet.is_ascii() || *octet == b':').unwrap_or(line.len())];
+            let blanks = line[run.len()..].iter().take_while(|octet| matches!(octet, b' ' | b'\t')).count();
+            let equals =
+                !run.is_empty() && (run[..64.min(run.len())].contains(&b'=') || blanks > 0 && line.get(run.len() + blanks) == Some(&b'='));
             if matches!(line, b"\n" | b"\r\n") {
                 // Behind what was passed over it ends nothing.
-                let ends = !fields.is_empty() || at == mark;
-                break Head { end: at, body: if ends { at + line.len() } else { at } };
+                let ends = doubt.is_none() && (!fields.is_empty() || at == mark);
+                break if ends { Head { end: at, body: at + line.len() } } else { given_up(doubt.unwrap_or(at)) };
             } else if let (b' ' | b'\t', Some(last)) = (line[0], fields.last_mut()) {
-                last.extend_from_slice(line);
+                if doubt.is_none() {
+                    last.extend_from_slice(line);
+                }
             } else if is_field && !matches!(line[0], b' ' | b'\t') {
-                fields.push(line.to_vec());
-            } else if !(fields.is_empty() && (line.starts_with(b"From ") || line.starts_with(b"From\t") || matches!(line[0], b' ' | b'\t')))
-            {
-                break Head { end: at, body: at };
+                apart.push(line.to_vec());
+                if doubt.is_none() || sure {
+                    doubt = None;
+                    fields.append(&mut apart);
+                }
+            } else if fields.is_empty() {
+                if !(mbox || matches!(line[0], b' ' | b'\t')) {
+                    break given_up(at);
+                }
+            } else if doubt.is_none() && equals && open(fields.last().unwrap()) {
+                fields.last_mut().unwrap().extend_from_slice(line);
+            } else {
+                doubt = doubt.or(Some(at));
+                if line.starts_with(b"--") {
+                    break given_up(doubt.unwrap());
+                }
             }
             at += line.len();
         };
@@ -461,6 +572,20 @@ mod tests {
             (" text\r\n\r\nSubject: b\r\n\r\n", (None, None, 0, 0, 0)),
             ("From a@b Mon\r\n\r\nSubject: b\r\n\r\n", (None, None, 0, 0, 0)),
             (" text\r\n more", (None, None, 0, 0, 0)),
+            (">From a@b Mon\r\nSubject: c\r\n\r\n", (None, Some(b" c"), 0, 27, 29)),
+            // Junk in the middle; and texts without a blank line above them.
+            ("Subject: c\r\njunk\r\nX-Y: z\r\n\r\n", (None, Some(b" c"), 0, 26, 28)),
+            ("Subject: c\r\njunk\r\n more\r\nFrom: a\r\n\r\n", (None, Some(b" c"), 0, 34, 36)),
+            ("From: a\r\nlong\r\nSubject: c\r\n\r\n", (None, Some(b" c"), 0, 27, 29)),
+            ("From: a\r\ntext\r\nFrom: b\r\nNote: c\r\n\r\nX-Y: z", (None, None, 0, 9, 9)),
+            ("Subject: c\r\ntext\r\n\r\nX-Y: z\r\n\r\n", (None, Some(b" c"), 0, 12, 12)),
+            ("Subject: c\r\n--b\r\nContent-Type: d\r\n\r\n", (None, Some(b" c"), 0, 12, 12)),
+            ("Subject: c\r\n: none\r\nX-Y: z\r\n\r\n", (None, Some(b" c"), 0, 28, 30)),
+            // A fold that has lost its blank.
+            ("Content-Type: a;\r\nb=\"c\"\r\nSubject: d\r\n\r\n", (None, Some(b" d"), 0, 37, 39)),
+            ("Content-Type: a;\nb=c; \nd = \"e f\"\n\n", (None, None, 0, 33, 34)),
+            ("Content-Type: a\r\nb=\"c\"\r\n\r\n", (None, None, 0, 17, 17)),
+            ("Subject: a;\r\nb=c\r\n\r\n", (None, Some(b" a;"), 0, 13, 13)),
         ];
         for (message, (id, subject, received, end, body)) in table {
             let expected = (id.map(<[u8]>::to_vec), subject.map(<[u8]>::to_vec), *received, Head { end: *end, body: *body });

@@ -2,11 +2,27 @@
 //! written so that programs read it differently, every address that one of them may see is given: what has two domains has no author whose
 //! policy it could pass. Pure.
 
+use crate::message::{field, header};
+use mail_auth::AuthenticatedMessage;
+
 /// Addresses looked at.
 const ADDRESSES_MAX: usize = 100;
 
+/// Those of the fields that the library finds and, where lines that are no field stand between, of those that the application gets.
+pub(super) fn of_message(parsed: &AuthenticatedMessage<'_>, message: &[u8]) -> Vec<String> {
+    let block = message.get(..header::head(message, 0, |_| false).end).unwrap_or_default();
+    let ours = field::fields(block).map(|field| (field.name, field.body));
+    let mut found = addresses(parsed.headers.iter().copied());
+    for address in addresses(ours) {
+        if !found.contains(&address) {
+            found.push(address);
+        }
+    }
+    found
+}
+
 /// The addresses of all From fields, unfolded, without comments and white space.
-pub(super) fn addresses<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Vec<String> {
+fn addresses<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Vec<String> {
     let from = fields.filter(|(name, _)| name.trim_ascii().eq_ignore_ascii_case(b"from"));
     from.flat_map(|(_, value)| of_field(&String::from_utf8_lossy(value))).take(ADDRESSES_MAX).collect()
 }
@@ -83,7 +99,12 @@ fn tokens(value: &str) -> Vec<Token> {
 fn specs(tokens: &[Token]) -> Vec<String> {
     let route = tokens.iter().find(|token| **token != Token::Blank) == Some(&Token::Plain('@'));
     let from = if route { tokens.iter().position(|token| *token == Token::Plain(':')).map_or(0, |at| at + 1) } else { 0 };
-    let mut pieces = tokens.get(from..).unwrap_or_default().split(|token| *token == Token::Plain('@'));
+    // Several of them within one pair of brackets are several to some, and the comma is no part of a domain to anybody.
+    tokens.get(from..).unwrap_or_default().split(|token| *token == Token::Plain(',')).flat_map(spec).collect()
+}
+
+fn spec(tokens: &[Token]) -> Vec<String> {
+    let mut pieces = tokens.split(|token| *token == Token::Plain('@'));
     let local = pieces.next().unwrap_or_default();
     let text = |tokens: &[Token]| {
         let text = |token: &Token| match token {
@@ -115,13 +136,14 @@ mod tests {
             ("a@good\r\n .example", &["a@good.example"]),
             ("<a@good.example><b@evil.example>", &["a@good.example", "b@evil.example"]),
             ("<a@good.example> <b@evil.example>", &["a@good.example", "b@evil.example"]),
-            ("<a@good.example, b@evil.example>", &["a@good.example,b", "a@evil.example"]),
+            ("<a@good.example, b@evil.example>", &["a@good.example", "b@evil.example"]),
             ("a@good.example, B <b@evil.example>", &["a@good.example", "b@evil.example"]),
             ("Group: a@good.example, b@good.example;", &["a@good.example", "b@good.example"]),
             ("<@relay.example,@other.example:a@good.example>", &["a@good.example"]),
             ("<a@good.example@evil.example>", &["a@good.example", "a@evil.example"]),
             ("<b@evil.example <a@good.example>>", &["b@evil.example", "a@good.example"]),
-            ("<a@good.example", &["a@good.example,"]),
+            ("<a@good.example", &["a@good.example"]),
+            ("<a@good.example,<b@evil.example>", &["a@good.example", "b@evil.example"]),
             ("\"a@b\"@good.example", &["a%40b@good.example"]),
             ("a@good.example.", &["a@good.example"]),
             ("x@evil.example <a@good.example>", &["a@good.example"]),
@@ -134,6 +156,20 @@ mod tests {
         }
         let two = [(&b"From"[..], &b"a@x"[..]), (&b"From"[..], &b"b@y"[..])];
         assert_eq!(addresses(two.into_iter()), ["a@x", "b@y"]);
+    }
+
+    /// What is behind a line that is no field counts as soon as the application gets it.
+    #[test]
+    fn of_messages() {
+        for (message, expected) in [
+            ("From: a@x\r\nSubject: b\r\n\r\nFrom: c@y\r\n", &["a@x"][..]),
+            ("From: a@x\r\njunk\r\nFrom: b@y\r\nX-Z: c\r\n\r\n", &["a@x", "b@y"]),
+            ("Subject: a\r\njunk\r\nFrom: b@y\r\n\r\n", &["b@y"]),
+            ("From: a@x\r\nFrom: a@x\r\n\r\n", &["a@x", "a@x"]),
+        ] {
+            let parsed = AuthenticatedMessage::parse(message.as_bytes()).unwrap();
+            assert_eq!(of_message(&parsed, message.as_bytes()), expected, "{message:?}");
+        }
     }
 
     proptest! {

@@ -49,7 +49,7 @@ impl Facts {
             return Some(results::unparsed(wanted, envelope, spf));
         };
         let aside = signatures::set_aside(&mut parsed);
-        parsed.from = author::addresses(parsed.headers.iter().copied());
+        parsed.from = author::of_message(&parsed, message);
         let dkim = at_once(library.verify_dkim(Parameters::new(&parsed).with_txt_cache(&self.known)))?;
         let dmarc = match spf {
             Some(spf) if wanted.dmarc => Some(self.dmarc(library, envelope, &parsed, &dkim, spf)?),

@@ -39,7 +39,7 @@ impl Questions {
     fn read(&mut self, envelope: &Envelope, header: &[u8]) {
         let Some(mut parsed) = AuthenticatedMessage::parse(header) else { return };
         drop(signatures::set_aside(&mut parsed));
-        parsed.from = author::addresses(parsed.headers.iter().copied());
+        parsed.from = author::of_message(&parsed, header);
         self.signed = !parsed.dkim_headers.is_empty();
         for header in &parsed.dkim_headers {
             self.names.insert(header.header.domain_key().to_fqdn().into(), Kind::Key);
