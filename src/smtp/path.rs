@@ -44,13 +44,15 @@ pub fn forward(argument: &str) -> Result<Path<'_>, PathError> {
 fn path(argument: &str, postmaster: bool) -> Result<Path<'_>, PathError> {
     // Devices and old programs leave both brackets out.
     let (inside, bracket) = argument.strip_prefix('<').map_or((argument, ""), |inside| (inside, ">"));
-    let (local, rest) = local_part(source_route(inside)?)?;
+    // Within them, some put blanks.
+    let blanks: &[char] = if bracket.is_empty() { &[] } else { &[' ', '\t'] };
+    let (local, rest) = local_part(source_route(inside.trim_start_matches(blanks))?)?;
     let (domain, rest) = match rest.strip_prefix('@') {
         Some(rest) => domain_or_literal(rest)?,
         None if postmaster && local.eq_ignore_ascii_case("postmaster") => ("", rest),
         None => return Err(PathError::Syntax),
     };
-    let rest = rest.strip_prefix(bracket).ok_or(PathError::Syntax)?;
+    let rest = rest.trim_start_matches(blanks).strip_prefix(bracket).ok_or(PathError::Syntax)?;
     let written = argument.get(..argument.len() - rest.len()).unwrap_or(argument);
     if written.len() > PATH_MAX {
         return Err(PathError::TooLong);
@@ -196,6 +198,8 @@ mod tests {
             ("a@example.com", "a@example.com"),
             ("\"a b\"@example.com.", "\"a b\"@example.com"),
             ("<\"\"@example.com>", "\"\"@example.com"),
+            ("< a@example.com\t>", "a@example.com"),
+            ("< @x.example:a@example.com. >", "a@example.com"),
             ("<j\u{fc}rgen@m\u{fc}ller.example>", "j\u{fc}rgen@m\u{fc}ller.example"),
         ] {
             for found in [reverse(path), forward(path)] {
@@ -232,6 +236,9 @@ mod tests {
             "a@",
             "postmaster@",
             " a@b",
+            "< a b@c >",
+            "< >",
+            "<@x.example: a@b>",
             "a@b,c@d",
             "\"a@b",
             "<a@b..c>",
