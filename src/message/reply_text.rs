@@ -3,7 +3,7 @@
 //! What mail programs put around a quoted message is known by its shape: an attribution has a date, an address or a verb, and a colon; a header
 //! block has labels, one under another. The words are a table's (`reply_words`). Line by line, linear in the text. Logs nothing, cannot fail.
 
-use super::reply_words::{DEVICES, LABELS, Label, OPENERS, ORIGINAL, WROTE};
+use super::reply_words::{DEVICES, DEVICES_OF_MINE, LABELS, Label, MACHINES, OPENERS, ORIGINAL, WROTE};
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
@@ -143,14 +143,22 @@ fn is_mark(c: char) -> bool {
     matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }
 
-/// In lower case, with plain apostrophes and blanks, without marks.
+/// In lower case, with plain apostrophes, blanks and digits, without marks.
 fn normal(text: &str) -> String {
     let plain = |c: char| match c {
         '’' | '‘' | '´' | '`' => '\'',
         c if c.is_whitespace() => ' ',
+        // Arabic, Persian, and of Devanagari.
+        '\u{660}'..='\u{669}' => digit(c, '\u{660}'),
+        '\u{6f0}'..='\u{6f9}' => digit(c, '\u{6f0}'),
+        '\u{966}'..='\u{96f}' => digit(c, '\u{966}'),
         c => c,
     };
     text.chars().filter(|c| !is_mark(*c)).map(plain).flat_map(char::to_lowercase).collect()
+}
+
+fn digit(c: char, zero: char) -> char {
+    char::from_digit(u32::from(c) - u32::from(zero), 10).unwrap_or(c)
 }
 
 /// What the line's label says, and what stands behind it.
@@ -288,7 +296,7 @@ impl<'a> Attribution<'a> {
             Below::Quote => {
                 self.address && dated
                     || self.wrote_last && (self.address || dated)
-                    || self.wrote && self.opens() && dated
+                    || self.wrote && (self.opens() && dated || self.date && self.time)
                     || self.wrote && self.sentence.contains('<') && self.address
             }
             Below::Text if !self.colon => false,
@@ -364,7 +372,10 @@ fn is_of_device(line: &str) -> bool {
         return false;
     }
     let line = normal(line.trim_matches(|c: char| matches!(c, '<' | '>' | '(' | ')' | '[' | ']' | '*' | '_') || c.is_whitespace()));
-    DEVICES.iter().any(|start| line.starts_with(start)) || line.ends_with(" from mobile")
+    let of_mine = || DEVICES_OF_MINE.iter().find_map(|start| line.strip_prefix(start));
+    DEVICES.iter().any(|start| line.starts_with(start))
+        || of_mine().is_some_and(|rest| MACHINES.iter().any(|machine| rest.contains(machine)))
+        || line.ends_with(" from mobile")
 }
 
 #[cfg(test)]
@@ -441,6 +452,8 @@ mod tests {
             "A: yes\nB: no\nC: maybe",
             "```\n# a comment\n####\n```\nEnd.",
             "From what I see, it works:\nyes",
+            "It works.\nFrom my point of view, that is all.",
+            "Das geht.\nVon meinem Standpunkt aus ist alles gut.",
         ];
         for text in texts {
             assert_eq!(reply_text(text, true), text);

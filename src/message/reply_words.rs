@@ -65,6 +65,7 @@ pub(super) const LABELS: &[(Label, &[&str])] = &[
             "nuo",
             "šalje",
             "pošiljatelj",
+            "од",
         ],
     ),
     (
@@ -138,6 +139,9 @@ pub(super) const LABELS: &[(Label, &[&str])] = &[
             "išsiųsta",
             "poslano",
             "enviat",
+            "enviat el",
+            "изпратено",
+            "послато",
         ],
     ),
     (
@@ -178,10 +182,12 @@ pub(super) const LABELS: &[(Label, &[&str])] = &[
             "kepada",
             "saaja",
             "kam",
-            "kam",
             "prima",
             "za",
             "per",
+            "per a",
+            "до",
+            "коме",
         ],
     ),
     (
@@ -222,6 +228,7 @@ pub(super) const LABELS: &[(Label, &[&str])] = &[
             "assumpte",
             "naslov",
             "sujet",
+            "относно",
         ],
     ),
     (
@@ -333,6 +340,7 @@ pub(super) const WROTE: &[&str] = &[
     "のメール",
     "書きました",
     "님이 작성",
+    "نوشت",
 ];
 
 /// How an attribution begins.
@@ -369,6 +377,7 @@ pub(super) const OPENERS: &[&str] = &[
 
 /// What stands between hyphens above a whole message.
 pub(super) const ORIGINAL: &[&str] = &[
+    "original",
     "original message",
     "original email",
     "original appointment",
@@ -416,6 +425,7 @@ pub(super) const ORIGINAL: &[&str] = &[
     "oryginalna wiadomość",
     "wiadomość przekazana",
     "původní zpráva",
+    "původní e-mail",
     "přeposlaná zpráva",
     "pôvodná správa",
     "исходное сообщение",
@@ -453,19 +463,18 @@ pub(super) const DEVICES: &[&str] = &[
     "sent by ",
     "sent using ",
     "sent on the go",
-    "from my ",
     "get outlook for",
     "get [outlook",
     "envoyé de ",
     "envoyé depuis ",
     "envoyé à partir ",
     "envoyé avec ",
-    "von meinem ",
     "gesendet von ",
     "gesendet mit ",
     "gesendet aus ",
     "diese nachricht wurde von mein",
     "hol dir outlook",
+    "holen sie sich outlook",
     "enviado desde ",
     "enviado do ",
     "enviado de ",
@@ -494,6 +503,7 @@ pub(super) const DEVICES: &[&str] = &[
     "iphone'umdan gönderildi",
     "ipad'imden gönderildi",
     "elküldve ",
+    "küldve az ",
     "iphone-omról küldve",
     "στάλθηκε από ",
     "trimis de pe ",
@@ -503,8 +513,6 @@ pub(super) const DEVICES: &[&str] = &[
     "iphoneから送信",
     "ipadから送信",
     "androidから送信",
-    "从我的",
-    "從我的",
     "发自我的",
     "來自我的",
     "나의 iphone에서",
@@ -516,4 +524,27 @@ pub(super) const DEVICES: &[&str] = &[
     "obtener outlook",
     "outlook für",
     "téléchargez outlook",
+];
+
+/// The same where the words alone may begin any sentence: one of the machines has to follow.
+pub(super) const DEVICES_OF_MINE: &[&str] = &["from my ", "von meinem ", "从我的", "從我的", "נשלח מה", "ส่งจาก"];
+
+pub(super) const MACHINES: &[&str] = &[
+    "phone",
+    "ipad",
+    "ipod",
+    "mobil",
+    "cell",
+    "android",
+    "tablet",
+    "galaxy",
+    "samsung",
+    "huawei",
+    "pixel",
+    "nokia",
+    "blackberry",
+    "windows",
+    "telefon",
+    "handy",
+    "outlook",
 ];
