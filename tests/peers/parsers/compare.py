@@ -154,7 +154,7 @@ def _(a, b, about, ours, theirs):
     return "=?" in b and "=?" not in a
 
 
-@rule("the header ends before the first line that is no field", values="subject from plain html attachments")
+@rule("where the header ends: before the first line that is no field, unless it goes on; a fold that has lost its blank", values="subject from plain html attachments")
 def _(a, b, about, ours, theirs):
     lines = re.split(rb"\r\n(?![ \t])", about["head"])
     odd = lambda line: not re.match(rb"[!-9;-~\x80-\xff]+[ \t]*:", line)
@@ -208,9 +208,9 @@ def _(a, b, about, ours, theirs):
     return any(not re.fullmatch(whole, re.sub(rb"\s", b"", part)) for part in parts)
 
 
-@rule("a delimiter that they do not know: folded, or with characters that are none of a token's", values="plain html attachments")
+@rule("a delimiter that they do not know: folded, with characters that are none of a token's, or not announced", values="plain html attachments")
 def _(a, b, about, ours, theirs):
-    return not any((theirs["plain"].strip(), theirs["html"].strip())) and b"boundary" in about["lower"]
+    return not any((theirs["plain"].strip(), theirs["html"].strip())) and b"multipart" in about["lower"]
 
 
 @rule("a multipart of which it finds no part is a file to it", "email", "attachments")
