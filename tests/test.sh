@@ -30,7 +30,8 @@ apt_install() {
     [ -z "$made" ] || rm -f "$policy"
 }
 
-wanted() { awk -v kind="$1" '$1 == kind { print $2 }' tests/peers.list; }
+# Some are needed by several groups.
+wanted() { awk -v kind="$1" '$1 == kind && !seen[$2]++ { print $2 }' tests/peers.list; }
 
 missing=()
 for package in $(wanted apt); do installed "$package" || missing+=("$package"); done
@@ -66,6 +67,18 @@ if ! cmp -s <(echo "$packages") "$peers/npm/installed" && command -v npm >/dev/n
     echo "$packages" >"$peers/npm/installed"
 fi
 
+# Packages that cannot be installed beside those that are: unpacked.
+for package in $(wanted deb); do
+    if [ ! -d "$peers/deb/$package" ] && command -v dpkg-deb >/dev/null; then
+        echo "tests: unpacking $package"
+        mkdir -p "$peers/deb/new"
+        (cd "$peers/deb/new" && apt-get -q download "$package") </dev/null >>"$log" 2>&1 &&
+            dpkg-deb -x "$peers/deb/new/${package}"_*.deb "$peers/deb/new/$package" >>"$log" 2>&1 &&
+            mv "$peers/deb/new/$package" "$peers/deb/$package" || true
+        rm -rf "$peers/deb/new"
+    fi
+done
+
 # Programs of crates, built here.
 for crate in $(wanted cargo); do
     if [ ! -x "$peers/cargo/bin/${crate%%@*}" ]; then
@@ -84,6 +97,7 @@ while read -r kind name group; do
     pip) grep -qxF -- "$(tr 'A-Z_' 'a-z-' <<<"$name")" <<<"$modules_there" && continue ;;
     npm) grep -qsF "\"version\": \"${name##*@}\"" "$peers/npm/node_modules/${name%@*}/package.json" && continue ;;
     cargo) [ -x "$peers/cargo/bin/${name%%@*}" ] && continue ;;
+    deb) [ -d "$peers/deb/$name" ] && continue ;;
     file) [ -f "$name" ] && continue ;;
     *) continue ;;
     esac
@@ -92,7 +106,7 @@ while read -r kind name group; do
 done <tests/peers.list
 if [ "$(id -u)" != 0 ]; then
     echo "tests: NOT ROOT: tests with small file systems, other users, Postfix and the package are skipped" >&2
-    skip+=(--skip peers::machine:: --skip peers::postfix:: --skip peers::package:: --skip peers::tinyproxy:: --skip peers::postgres::machines::)
+    skip+=(--skip peers::machine:: --skip peers::postfix:: --skip peers::package:: --skip peers::relays:: --skip peers::tinyproxy:: --skip peers::postgres::machines::)
 fi
 for thing in "${absent[@]}"; do
     echo "tests: NOT AVAILABLE: $thing (see $log): what needs it is skipped" >&2

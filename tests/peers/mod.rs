@@ -25,6 +25,7 @@ mod prometheus;
 mod python;
 mod rails;
 mod receivers;
+mod relays;
 mod release;
 mod rspamd;
 mod senders;

@@ -13,6 +13,7 @@ use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use tempfile::TempDir;
 
 /// What a form parser does beyond reading.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -318,19 +319,20 @@ fn each_reads_what_is_sent(receivers: &[Receiver], json_port: u16, seen_at: u16)
     assert!(wrong.is_empty(), "{} are wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// Starts a program and waits for the ports that it says.
-fn start(command: &mut Command) -> (Process, Vec<u16>) {
-    let process = Process::start(command);
+/// Starts a program and waits for the ports that it says. What it keeps of uploads goes with the directory.
+fn start(command: &mut Command) -> (Process, Vec<u16>, TempDir) {
+    let uploads = tempfile::tempdir().unwrap();
+    let process = Process::start(command.env("TMPDIR", uploads.path()));
     let ports = process
         .lines
         .wait_for("ports", |line| Some(line.strip_prefix("listening on ")?.split(' ').map(|port| port.parse().unwrap()).collect()));
-    (process, ports)
+    (process, ports, uploads)
 }
 
 #[test]
 fn node() {
     let modules = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/peers/npm");
-    let (_process, ports) = start(Command::new("node").arg(folder().join("receiver.mjs")).arg(modules));
+    let (_process, ports, _uploads) = start(Command::new("node").arg(folder().join("receiver.mjs")).arg(modules));
     let receivers = [("busboy", Parser::Text), ("multer", Parser::Text), ("formidable", Parser::Text), ("undici", Parser::Browser)]
         .map(|(name, parser)| Receiver { name, parser, port: ports[0] });
     each_reads_what_is_sent(&receivers, ports[0], ports[0]);
@@ -338,7 +340,7 @@ fn node() {
 
 #[test]
 fn python() {
-    let (_process, ports) = start(Command::new(super::python::interpreter()).arg(folder().join("receiver.py")));
+    let (_process, ports, _uploads) = start(Command::new(super::python::interpreter()).arg(folder().join("receiver.py")));
     let receivers = [
         Receiver { name: "werkzeug", parser: Parser::Text, port: ports[0] },
         Receiver { name: "django", parser: Parser::Django, port: ports[0] },
@@ -349,7 +351,7 @@ fn python() {
 
 #[test]
 fn ruby() {
-    let (_process, ports) = start(Command::new(super::program("ruby")).arg(folder().join("receiver.rb")));
+    let (_process, ports, _uploads) = start(Command::new(super::program("ruby")).arg(folder().join("receiver.rb")));
     each_reads_what_is_sent(&[Receiver { name: "rack", parser: Parser::Octets, port: ports[0] }], ports[0], ports[0]);
 }
 
@@ -363,6 +365,7 @@ fn php() {
         command.args(["-d", limit]);
     }
     command.args(["-S", &format!("127.0.0.1:{port}")]).arg(folder().join("receiver.php")).current_dir(dir.path());
+    command.env("TMPDIR", dir.path());
     let process = Process::start(&mut command);
     process.lines.wait_for("the server", |line| line.contains("started").then_some(()));
     each_reads_what_is_sent(&[Receiver { name: "php", parser: Parser::Octets, port }], port, port);

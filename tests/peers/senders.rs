@@ -5,19 +5,19 @@ use crate::support::process::run;
 use crate::support::{Client, Config, Daemon, Endpoint, PATIENCE};
 use std::process::Command;
 
-const FROM: [&str; 4] = [
+pub(super) const FROM: [&str; 4] = [
     "gmailuser+caf_=website_8b506e99-b5c5-4e14-8294-f5ebd6083faa=mail.jam.in@gmail.com",
     "bounces+1234567-ab12-someuser=verylongcustomerdomainname-example.com@em1234.sendgrid.example",
     "SRS0=fGv9=BC=a.ccdefghijklmn.com=bounce-4IDNASXYtY_FG21s4IoV1XzCfCtHkb2RZY_qdGZ8Q-6A@email.mydomin.com",
     "try..this..0511@docomo.example",
 ];
-const TO: [&str; 4] = [
+pub(super) const TO: [&str; 4] = [
     "website_8b506e99-b5c5-4e14-8294-f5ebd6083faa@mail.jam.in",
     "reply+000c89caea14b0bf53caf17fd0c9c67fce378f51fd1af05492cf000000011292f3d892a169ce07601530@reply.example",
     "incoming+my-long-group-name-my-long-project-name-12345678-abcdefghijklmnopqrst-issue@incoming.example",
     "ilo.@reply.example",
 ];
-const MESSAGE: &str = "From: <a@sender.test>\r\nTo: <b@example.test>\r\nSubject: by a program\r\n\r\nhi\r\n.dot\r\n";
+pub(super) const MESSAGE: &str = "From: <a@sender.test>\r\nTo: <b@example.test>\r\nSubject: by a program\r\n\r\nhi\r\n.dot\r\n";
 
 /// Sends with each pair by `send`, given host, port, sender and recipient, and a file that holds the message.
 #[track_caller]
