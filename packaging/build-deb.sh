@@ -65,7 +65,8 @@ dpkg-deb --raw-extract "$package" "$tree/package"
 (cd "$tree/package" && find . -path ./DEBIAN -prune -o -type f -printf '%P\0' | LC_ALL=C sort -z | xargs -0 md5sum >DEBIAN/md5sums)
 dpkg-deb --root-owner-group --build "$tree/package" "$package" >/dev/null
 if command -v lintian >/dev/null; then
-    lintian --fail-on error,warning "$package"
+    # It leaves files in the place for temporary ones.
+    TMPDIR="$tree" lintian --fail-on error,warning "$package"
 else
     echo "build-deb: lintian is not installed, so the package was not looked over" >&2
 fi
