@@ -171,7 +171,8 @@ fn a_server_name_that_is_no_name_ends_the_handshake_alone() {
         ("a127.0.0.1b", "[127.0.0.1]".to_owned()),
         (long.as_str(), long.replacen('.', "x", 1)),
     ] {
-        let mut tls = rustls::ClientConnection::new(secured.authority.client(rustls::ALL_VERSIONS), name.to_owned().try_into().unwrap()).unwrap();
+        let mut tls =
+            rustls::ClientConnection::new(secured.authority.client(rustls::ALL_VERSIONS), name.to_owned().try_into().unwrap()).unwrap();
         let mut hello = Vec::new();
         tls.write_tls(&mut hello).unwrap();
         let at = hello.windows(name.len()).position(|octets| octets == name.as_bytes()).unwrap();

@@ -1,5 +1,6 @@
 //! Postfix as the sending server: relays to the daemon, keeps a message on a 4xx, delivers it later, bounces on a 5xx.
 
+use super::senders::{FROM, TO};
 use crate::support::certificates::Authority;
 use crate::support::process::{Process, run};
 use crate::support::{Answer, Config, Daemon, Endpoint, PATIENCE, eventually};
@@ -59,11 +60,11 @@ impl Postfix {
     /// Puts a message into its queue.
     #[track_caller]
     fn submit(&self, subject: &str) {
-        self.submit_to(subject, &["bob@example.test".to_owned()]);
+        self.submit_between("alice@sender.test", &["bob@example.test"], subject);
     }
 
     #[track_caller]
-    fn submit_to(&self, subject: &str, recipients: &[String]) {
+    fn submit_between(&self, from: &str, to: &[&str], subject: &str) {
         let file = self.dir.path().join("message");
         std::fs::write(
             &file,
@@ -71,7 +72,7 @@ impl Postfix {
         )
         .unwrap();
         let mut command = Command::new(super::program("sendmail"));
-        command.arg("-C").arg(self.config()).args(["-f", "alice@sender.test"]).args(recipients);
+        command.arg("-C").arg(self.config()).args(["-f", from]).args(to);
         let mut child = command.stdin(std::fs::File::open(&file).unwrap()).spawn().unwrap();
         assert!(child.wait().unwrap().success());
     }
@@ -156,6 +157,24 @@ fn delivers_now_later_and_never() {
     postfix.wait_for(&["status=bounced", "554 5.7.1 as told"]);
 }
 
+/// Addresses as forwarders, list servers and ticket systems make them.
+#[test]
+fn long_addresses_arrive() {
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(Config::to(&endpoint));
+    let postfix = Postfix::start(daemon.smtp(), "");
+    for (from, to) in FROM.into_iter().zip(TO) {
+        postfix.submit_between(from, &[to], "long");
+    }
+    endpoint.wait_for(FROM.len());
+    eventually("the queue to run empty", || (postfix.queued() == 0).then_some(()));
+    let records = daemon.admin.records("outcome=delivered");
+    for (from, to) in FROM.into_iter().zip(TO) {
+        let arrived = records.iter().any(|record| record["sender"] == from && record["recipients"] == serde_json::json!([to]));
+        assert!(arrived, "{from} {to}: {records:?}");
+    }
+}
+
 #[test]
 fn with_mandatory_tls() {
     let endpoint = Endpoint::ok();
@@ -182,7 +201,8 @@ fn unknown_recipients_come_first() {
     let postfix = Postfix::start(daemon.smtp(), "");
     let unknown = (0..12).map(|n| format!("a{n}@example.test"));
     let recipients: Vec<String> = unknown.chain((0..3).map(|n| format!("good{n}@example.test"))).collect();
-    postfix.submit_to("to fifteen", &recipients);
+    let named: Vec<&str> = recipients.iter().map(String::as_str).collect();
+    postfix.submit_between("alice@sender.test", &named, "to fifteen");
     for recipient in &recipients {
         let status = if recipient.starts_with("good") { "status=sent" } else { "status=bounced" };
         postfix.wait_for(&[&format!("to=<{recipient}>"), status]);

@@ -75,7 +75,8 @@ fn exim() {
             port = relay.port(),
         );
         std::fs::write(dir.join("exim.conf"), config).unwrap();
-        std::fs::set_permissions(dir.join("exim.conf"), std::fs::Permissions::from_mode(0o600)).unwrap();
+        // Read again by its own user.
+        std::fs::set_permissions(dir.join("exim.conf"), std::fs::Permissions::from_mode(0o644)).unwrap();
         format!(
             "install -d -o Debian-exim -g Debian-exim spool; while read -r from to; do {} -C $1/exim.conf -odf -oi -f \"$from\" \"$to\" <message; done \
              <pairs; cat spool/mainlog >&2",
