@@ -32,6 +32,7 @@ end
 class ApplicationMailbox < ActionMailbox::Base
   routing(/^support(\+.*)?@/i => :support)
   routing(/^hidden@/i => :hidden)
+  routing(/^case\+/i => :case)
 end
 
 class SupportMailbox < ApplicationMailbox
@@ -43,6 +44,12 @@ end
 class HiddenMailbox < ApplicationMailbox
   def process
     SEEN << ["hidden", mail.subject, mail.decoded]
+  end
+end
+
+class CaseMailbox < ApplicationMailbox
+  def process
+    SEEN << ["case", mail.x_original_to_addresses.map(&:address).join(","), mail.attachments.map(&:filename).join(",")]
   end
 end
 

@@ -48,6 +48,30 @@ fn action_mailbox_routes_each_message() {
     assert_eq!(mail[2].as_str().unwrap().trim_end(), "some text");
     routed("hidden", "for-bcc");
 
+    // Whatever a message begins with, and whatever is in its header, it gets to the mailbox of its recipient.
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cases");
+    let table = std::fs::read_to_string(root.join("cases.tsv")).unwrap();
+    let full = std::env::var_os("MAILSLUICE_TEST_FULL").is_some();
+    let kinds = ["rails", "bom", "header", "no-separator"];
+    let cases: Vec<&str> = table
+        .lines()
+        .skip(1)
+        .filter_map(|line| {
+            let mut columns = line.split('\t');
+            let (name, kind) = (columns.next()?, columns.next()?);
+            (kinds.contains(&kind) || full && !kind.starts_with("reply")).then_some(name)
+        })
+        .collect();
+    assert!(cases.len() >= 7, "{cases:?}");
+    let recipient = |name: &str| format!("case+{name}@example.test");
+    for name in &cases {
+        let message = messages::with_crlf(&std::fs::read(root.join(format!("{name}.eml"))).unwrap());
+        deliver(daemon.smtp(), "alice@sender.test", &[&recipient(name)], &message).starts("250 ");
+    }
+    for name in &cases {
+        routed("case", &recipient(name));
+    }
+
     // Its 415 is a refusal; a 401 is a password that somebody will mend.
     send(&["x@wrong.test"], "denied").starts("450 4.3.0 ");
     send(&["x@json.test"], "wrong-type").starts("554 5.7.1 ");
