@@ -94,7 +94,7 @@ impl Engine {
         run(Command::new(root().join("packaging/clean-debian.sh")).arg(&made), Duration::from_secs(1800)).ok();
         self.sh(&format!(
             "tar -C {} --exclude=./usr/share/man --exclude=./usr/share/doc --exclude=./usr/share/locale --exclude=./var/cache --one-file-system \
-             -cf - . | docker import - docker.io/library/debian:12-slim",
+             -cf - . | docker import - debian:12-slim",
             made.display()
         ))
         .ok();
