@@ -60,10 +60,14 @@ fn slow_endpoints(slow: &[TooSlow]) -> Option<String> {
 /// A new sentence each day, so that it is logged each day.
 fn ends_soon(file: &str, end: i64, now: i64) -> Option<String> {
     let days = (end - now).div_euclid(DAY);
-    if days < 0 {
-        return Some(format!("{file} expired {} days ago: senders that look at it defer their mail; renew it", -days));
+    let in_words = |days: i64| if days == 1 { "1 day".to_owned() } else { format!("{days} days") };
+    let renew = "renew it (certbot renew, or lego renew)";
+    match days {
+        ..0 => Some(format!("{file} expired {} ago: senders that look at it defer their mail; {renew}", in_words(-days))),
+        0 => Some(format!("{file} expires within a day: {renew}")),
+        1..SOON_DAYS => Some(format!("{file} expires in {}: {renew}", in_words(days))),
+        _ => None,
     }
-    (days < SOON_DAYS).then(|| format!("{file} expires in {days} days: renew it (certbot renew, or lego renew)"))
 }
 
 #[cfg(test)]
@@ -75,7 +79,8 @@ mod tests {
         let at = |days: i64| ends_soon("a.pem", 100 * DAY, (100 - days) * DAY);
         assert_eq!(at(14), None);
         assert!(at(13).unwrap().contains("expires in 13 days"));
-        assert!(at(0).unwrap().contains("expires in 0 days"));
-        assert!(at(-1).unwrap().contains("expired 1 days ago"));
+        assert!(at(1).unwrap().contains("expires in 1 day:"));
+        assert!(at(0).unwrap().contains("expires within a day"));
+        assert!(at(-1).unwrap().contains("expired 1 day ago"));
     }
 }

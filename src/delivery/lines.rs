@@ -323,6 +323,38 @@ mod tests {
         assert_eq!(pace.clients.len(), CLIENTS_WAITING);
     }
 
+    /// Thirty clients that are new each second, each refused seven times, for an hour: so many lines at the most, and every client in one.
+    #[test]
+    fn an_hour_of_a_hostile_crowd_is_bounded_and_names_everybody() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        let (mut lines, mut counted) = (0_u64, 0);
+        let mut named = std::collections::BTreeSet::new();
+        let mut said = |left_out: Option<LeftOut>, lines: &mut u64| {
+            let Some(LeftOut { lines: left, clients }) = left_out else { return Vec::new() };
+            *lines += 1;
+            counted += left;
+            clients.into_keys().collect()
+        };
+        for second in 0..3600_u32 {
+            named.extend(said(pace.turn(start + Duration::from_secs(u64::from(second))), &mut lines));
+            for attempt in 0..210 {
+                let [_, a, b, c] = (second * 30 + attempt % 30).to_be_bytes();
+                let ip = IpAddr::from([10, a, b, c]);
+                if pace.take(ip, LINES_OF_REFUSALS) {
+                    lines += 1;
+                    named.insert(ip);
+                }
+            }
+        }
+        for second in 3600..3610 {
+            named.extend(said(pace.turn(start + Duration::from_secs(second)), &mut lines));
+        }
+        assert_eq!(named.len(), 3600 * 30, "everybody is named");
+        assert!(lines <= 3610 * u64::from(LINES), "{lines} lines");
+        assert!(counted > 3600 * 190, "{counted} are a number");
+    }
+
     #[test]
     fn long_lists_and_texts_are_cut() {
         let many: Vec<_> = (0..100).map(|n| format!("{n:03}@{}.test", "x".repeat(50))).collect();

@@ -122,7 +122,7 @@ fn what_is_wrong_comes_first() {
     }
     browser.wait_for_text("1 of 2 routes not answering");
     let strip = || browser.eval("document.querySelector('#trouble').innerText").as_str().unwrap_or_default().to_owned();
-    eventually("the reason", || strip().contains("refused").then_some(()));
+    eventually("the reason, and what to do", || (strip().contains("refused") && strip().contains("mailsluice doctor")).then_some(()));
     eventually("the title", || title().starts_with("◐ 1 of 2 routes").then_some(()));
     assert_ne!(browser.eval("document.querySelector('link[rel=icon]').href"), icon);
     // In the first screen, with the way to its records, on a desk and on a phone.

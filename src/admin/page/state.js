@@ -45,6 +45,7 @@ async function lastDeferral(route) {
 }
 
 const MEND = {
+  route: "Look with: mailsluice doctor.",
   draining: "It ends soon; senders keep their mail and come again.",
   store: "Senders are told \"later\" and keep their mail. Look with: mailsluice doctor; df -h; journalctl -u mailsluice.",
 };
@@ -74,7 +75,7 @@ function troubleOf(name, route) {
   row.append(...sinceOf(known?.away_since));
   if (known) row.append(" from ", element("code", {}, shown(known.url)));
   if (sample) row.append(": ", element("a", { href: `#record=${sample.id}` }, shown(reasonOf(sample))), " (last at ", clock(sample.date), ")");
-  row.append(`. ${number(route.deferred)} deferred since the start; ${route.breaker === "open" ? "its mail is told \"later\" without asking, but for a try now and then" : "it is being tried again"}. `);
+  row.append(`. ${number(route.deferred)} deferred since the start; ${route.breaker === "open" ? "its mail is told \"later\" without asking, but for a try now and then" : "it is being tried again"}. ${MEND.route} `);
   row.append(element("button", { type: "button", class: "quiet value", onclick: () => filterBy({ route: name, outcome: "deferred" }) }, "Its records"));
   return row;
 }
