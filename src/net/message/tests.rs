@@ -4,9 +4,14 @@ use super::{Flow, Message};
 use crate::config::{Config, Smtp};
 use crate::envelope::{Envelope, Peer};
 use crate::message::Budget;
+use crate::net::stream::Stream;
+use crate::ring::{self, Conn};
 use crate::smtp::{Reply, reply};
 use crate::stats::Stats;
 use proptest::prelude::*;
+use std::io::Write as _;
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
 
 /// What a record says of a message, and what its endpoint gets.
 #[derive(Debug, PartialEq)]
@@ -37,8 +42,7 @@ struct Way<'a> {
 }
 
 impl Way<'_> {
-    fn walk(&self, message: &[u8]) -> Seen {
-        let budget = Budget::new(self.budget, 1.0, 1.0);
+    fn open(&self, budget: &Arc<Budget>) -> Message {
         let envelope = Envelope {
             peer: Peer { ip: [192, 0, 2, 1].into(), port: 40_000 },
             helo: "client.test".into(),
@@ -48,9 +52,15 @@ impl Way<'_> {
             smtputf8: false,
             tls: None,
         };
-        let stats = Stats::new();
         let lease = budget.lease(&budget.share());
-        let mut open = Message::open(envelope, None, lease, &[7; 32], &self.limits, self.normalize).unwrap();
+        Message::open(envelope, None, lease, &[7; 32], &self.limits, self.normalize).unwrap()
+    }
+
+    /// All that came with commands.
+    fn walk(&self, message: &[u8]) -> Seen {
+        let budget = Budget::new(self.budget, 1.0, 1.0);
+        let stats = Stats::new();
+        let mut open = self.open(&budget);
         match self.chunks {
             None => {
                 let mut flow = Flow::Data;
@@ -86,7 +96,55 @@ impl Way<'_> {
                 }
             }
         }
-        let finished = open.finish(&stats).unwrap();
+        Self::seen(open, &budget, &stats)
+    }
+
+    /// All that is read from a connection.
+    fn read(&self, message: &[u8]) -> Seen {
+        let budget = Budget::new(self.budget, 1.0, 1.0);
+        let stats = Stats::new();
+        let mut open = self.open(&budget);
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        client.set_nodelay(true).unwrap();
+        let server = listener.accept().unwrap().0;
+        let wire = if self.chunks.is_none() { [stuffed(message), b"NOOP\r\n".to_vec()].concat() } else { message.to_vec() };
+        std::thread::scope(|scope| {
+            scope.spawn(move || pieces(&wire, self.cuts).into_iter().for_each(|piece| client.write_all(piece).unwrap()));
+            let lengths = self.chunks.map(|ends| pieces(message, ends).iter().map(|chunk| chunk.len()).collect::<Vec<_>>());
+            ring::run(async {
+                let mut stream = Stream::new(Conn::from_std(server));
+                let flows = match &lengths {
+                    None => vec![Flow::Data],
+                    Some(chunks) => chunks
+                        .iter()
+                        .enumerate()
+                        .map(|(n, length)| Flow::Chunk { left: *length as u64, last: n + 1 == chunks.len() })
+                        .collect(),
+                };
+                for mut flow in flows {
+                    if let Flow::Chunk { left, .. } = flow
+                        && !open.has_failed()
+                    {
+                        open.announce(left);
+                    }
+                    let (_, mut done) = open.take(&[], &mut flow, &stats);
+                    while !done {
+                        done = open.read(&mut stream, &mut flow, &stats).await.unwrap();
+                    }
+                    assert!(b"NOOP\r\n".starts_with(&open.rest(&flow).0));
+                    if let Flow::Chunk { .. } = flow {
+                        open.fails(&stats);
+                    }
+                }
+            })
+            .unwrap();
+        });
+        Self::seen(open, &budget, &stats)
+    }
+
+    fn seen(open: Message, budget: &Budget, stats: &Stats) -> Seen {
+        let finished = open.finish(stats).unwrap();
         assert_eq!(finished.body.is_none(), finished.refusal.is_some());
         assert!(finished.body.is_some() || budget.held() == 0, "what is refused holds nothing");
         let body = finished.body.map(|body| body.octets().to_vec());
@@ -152,7 +210,7 @@ proptest! {
 
     #[test]
     fn one_identity(message in message(), cuts in prop::collection::vec(any::<usize>(), 0..6), ends in prop::collection::vec(any::<usize>(), 0..4),
-            normalize: bool) {
+            normalize: bool, budget in 16_u64..200, size: prop::sample::Index, headers in (0_u64..3000, 0_u32..3)) {
         let way = |chunks: bool, cuts| Way { limits: limits(), budget: 1 << 30, normalize, cuts, chunks: chunks.then_some(&ends[..]) };
         let whole = way(false, &[]).walk(&message);
         let bare = message.iter().enumerate().any(|(at, octet)| match octet {
@@ -168,19 +226,40 @@ proptest! {
         for chunks in [false, true] {
             for cuts in [&[][..], &cuts[..]] {
                 prop_assert_eq!(&way(chunks, cuts).walk(&message), &whole);
-                let starved = Way { budget: 16 * 1024, ..way(chunks, cuts) }.walk(&message);
+                let starved = Way { budget: budget * 1024, ..way(chunks, cuts) }.walk(&message);
                 prop_assert_eq!(starved.identity(), whole.identity());
                 prop_assert!(starved.refusal == whole.refusal || starved.refusal == Some(reply::OUT_OF_MEMORY));
                 let mut small = limits();
-                small.max_message_size = message.len() as u64 / 2;
+                small.max_message_size = size.index(message.len() + 1) as u64;
                 let large = Way { limits: small, ..way(chunks, cuts) }.walk(&message);
                 prop_assert_eq!(large.identity(), whole.identity());
-                prop_assert!(large.refusal.is_some() || message.len() < 2);
+                prop_assert_eq!(large.refusal == Some(reply::MESSAGE_TOO_LARGE), whole.size > size.index(message.len() + 1) as u64);
                 let mut strict = limits();
-                (strict.max_header_size, strict.max_received) = (30, 1);
+                (strict.max_header_size, strict.max_received) = headers;
                 let refused = Way { limits: strict, ..way(chunks, cuts) }.walk(&message);
                 prop_assert_eq!(refused.identity(), whole.identity());
             }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 60, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn one_identity_through_a_connection(message in message(), cuts in prop::collection::vec(any::<usize>(), 0..6), ends in prop::collection::vec(any::<usize>(), 0..4),
+            normalize: bool, budget in 16_u64..200, size: prop::sample::Index) {
+        let way = |chunks: bool| Way { limits: limits(), budget: 1 << 30, normalize, cuts: &cuts, chunks: chunks.then_some(&ends[..]) };
+        let whole = way(false).walk(&message);
+        for chunks in [false, true] {
+            prop_assert_eq!(&way(chunks).read(&message), &whole);
+            let starved = Way { budget: budget * 1024, ..way(chunks) }.read(&message);
+            prop_assert_eq!(starved.identity(), whole.identity());
+            prop_assert!(starved.refusal == whole.refusal || starved.refusal == Some(reply::OUT_OF_MEMORY));
+            let mut small = limits();
+            small.max_message_size = size.index(message.len() + 1) as u64;
+            let large = Way { limits: small, ..way(chunks) }.read(&message);
+            prop_assert_eq!(large.identity(), whole.identity());
         }
     }
 }
