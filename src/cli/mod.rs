@@ -11,6 +11,7 @@ mod export;
 mod fleet;
 mod forget;
 mod generate;
+mod output;
 mod records;
 mod refusals;
 mod report;
@@ -27,7 +28,7 @@ use args::{Args, Command};
 use choice::Choice;
 use clap::Parser as _;
 use clap::error::ErrorKind;
-use std::io::{self, Write as _};
+use output::{complain, print};
 use std::process::ExitCode;
 
 /// The whole program: parses the command line, runs the command, says in one line why it could not.
@@ -83,18 +84,6 @@ fn run(args: Args) -> Result<(), Failure> {
         Command::Forget(forget) => forget::run(config, &forget),
         Command::Generate { what } => generate::run(what),
     }
-}
-
-/// One line on standard error, beside the command's result.
-fn complain(line: &str) {
-    // There is nowhere left to say it.
-    drop(writeln!(io::stderr().lock(), "mailsluice: {line}"));
-}
-
-/// Writes a command's result; the reader of a pipe may leave early (`mailsluice records | head`).
-fn print(text: &str) -> Result<(), Failure> {
-    let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(|error| Failure::output(&error))
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 //!
 //! Nothing here waits for a disk: the store is closed by a thread of its own, and left to itself when the time is up.
 
-use super::{Daemon, Signals, extend_timeout, notify};
+use super::systemd::{extend_timeout, notify};
+use super::{Daemon, Signals};
 use crate::log::Handle as Log;
 use crate::stats::Readiness;
 use std::sync::Arc;

@@ -3,21 +3,25 @@
 //! Logs its start, its listeners, each reload and its end. Fails with one line and an exit code.
 
 mod drain;
+mod error;
 mod holder;
 mod machine;
 mod reload;
 mod sockets;
 mod standing;
+mod systemd;
+
+pub use error::Error;
 
 use crate::admin::{self, AdminSocket};
-use crate::config::{Config, ConfigError, Origin};
+use crate::config::{Config, Origin};
 use crate::delivery::Delivery;
 use crate::fleet::Fleet;
 use crate::forward::Forwarders;
 use crate::message::Budget;
 use crate::net::{self, Live, Shared};
 use crate::stats::{Readiness, Ready, Stats};
-use crate::store::{Store, StoreError};
+use crate::store::Store;
 use crate::verify::Verifier;
 use arc_swap::{ArcSwap, ArcSwapOption};
 use sockets::Sockets;
@@ -25,25 +29,8 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
+use systemd::{extend_timeout, notify};
 use tokio::signal::unix::{Signal, SignalKind, signal};
-
-/// Why the daemon could not start or go on: one line for the operator.
-#[derive(Debug, thiserror::Error)]
-pub enum Error {
-    #[error(transparent)]
-    Config(#[from] ConfigError),
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    #[error("cannot listen on {address} ({key}): {error}; {mend}")]
-    Listen { key: String, address: String, error: io::Error, mend: String },
-    /// Says itself how to mend it, as the one below.
-    #[error("{0}")]
-    IoUringForbidden(io::Error),
-    #[error("{0}")]
-    IoUring(io::Error),
-    #[error("{0}")]
-    Start(String),
-}
 
 /// The running parts.
 struct Daemon {
@@ -305,16 +292,4 @@ fn patiently<T>(work: impl FnOnce() -> T) -> T {
     drop(done);
     drop(asking);
     result
-}
-
-/// Asks systemd for so much time from now on.
-fn extend_timeout(time: Duration) {
-    notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(u32::try_from(time.as_micros()).unwrap_or(u32::MAX))]);
-}
-
-/// Tells systemd; without it there is nobody to tell.
-fn notify(states: &[sd_notify::NotifyState<'_>]) {
-    if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "systemd was not told");
-    }
 }

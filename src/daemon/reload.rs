@@ -1,6 +1,7 @@
 //! SIGHUP: the file is read again; a good one replaces routes, limits, TLS and logging, a bad one changes nothing.
 
-use super::{Daemon, notify};
+use super::Daemon;
+use super::systemd::notify;
 use crate::config::{Config, Origin};
 use crate::fleet::Fleet;
 use crate::net::Live;

@@ -5,7 +5,8 @@
 //! where the two differ. What can come later is not waited for: an address that no interface has yet is listened on all the same, and
 //! `[::]` is `0.0.0.0` where the machine has no IPv6.
 
-use super::Error;
+use super::error::Error;
+use super::systemd::notify;
 use crate::admin::AdminSocket;
 use crate::config::{AdminListen, Config};
 use nix::libc;
@@ -47,7 +48,7 @@ impl Sockets {
             false => {
                 tell_other_addresses(&inherited.smtp, &config.smtp.listen);
                 if !inherited.kept.is_empty() {
-                    super::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(KEPT)]);
+                    notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(KEPT)]);
                 }
                 // What came to the sockets before these is served; at the next start they are gone.
                 inherited.smtp.append(&mut inherited.kept);
@@ -81,7 +82,7 @@ fn own(addresses: &[SocketAddr], kept: Vec<TcpListener>) -> Result<Vec<TcpListen
     if !stale.is_empty() {
         // An address that is not configured any more, and may be in the way of one that is.
         drop(stale);
-        super::notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(KEPT)]);
+        notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(KEPT)]);
     }
     let mut sockets = Vec::new();
     for address in addresses {

@@ -6,12 +6,13 @@
 //! ring of six of 10 minutes (`1h`), as pairs, since most of a histogram's counters are zero.
 //! Durations beyond an hour count as an hour. Nothing here logs.
 
-use super::ROUTES_MAX;
 use hdrhistogram::{Counter as Count, Histogram};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+/// Routes that have series and histograms of their own; the rest have one together.
+pub(super) const ROUTES_MAX: usize = 1000;
 /// 1 h in microseconds: the top of every histogram.
 const HIGHEST_US: u64 = 3_600_000_000;
 /// The contract's precision for stages.

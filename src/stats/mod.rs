@@ -35,9 +35,6 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-/// Routes that have series and histograms of their own; the rest have one together.
-const ROUTES_MAX: usize = 1000;
-
 /// An endpoint that takes more than half of its timeout.
 pub struct TooSlow {
     pub route: String,
@@ -132,7 +129,8 @@ impl Stats {
 
     fn collect_at(&self, now: Instant) {
         self.latency.collect(now, |minute, stages| {
-            self.series.lock().unwrap_or_else(PoisonError::into_inner).minute(minute, self, stages);
+            let counted = series::Counted::read(&self.connections, &self.messages, &self.bytes_received);
+            self.series.lock().unwrap_or_else(PoisonError::into_inner).minute(minute, counted, stages);
             let now = jiff::Timestamp::now();
             let end = jiff::Timestamp::from_second(now.as_second().div_euclid(60) * 60).unwrap_or(now);
             for (stage, durations) in Stage::ALL.into_iter().zip(stages) {

@@ -1,7 +1,8 @@
 //! The text of `/metrics` in OpenMetrics 1.0: counters, gauges, and histograms whose buckets are computed from the HDR
 //! histograms since the start. Nothing here fails or logs.
 
-use super::{BreakerState, Durations, ROUTES_MAX, RouteStats, Stage, Stats, Window};
+use super::histogram::ROUTES_MAX;
+use super::{BreakerState, Durations, RouteStats, Stage, Stats, Window};
 use std::fmt::Display;
 
 /// The content type of this text.

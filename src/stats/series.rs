@@ -1,6 +1,6 @@
 //! The last hour, a point per minute, in memory: what the page plots over time. Nothing here fails or logs.
 
-use super::{Durations, Stage, Stats};
+use super::{Connections, Counter, Durations, Messages, Stage};
 use serde_json::{Map, Value, json};
 use std::collections::VecDeque;
 
@@ -8,7 +8,7 @@ const POINTS: usize = 60;
 
 /// Counters at one moment; a point is the difference of two.
 #[derive(Clone, Copy, Default)]
-struct Counted {
+pub(super) struct Counted {
     connections: u64,
     delivered: u64,
     rejected: u64,
@@ -19,15 +19,14 @@ struct Counted {
 }
 
 impl Counted {
-    fn read(stats: &Stats) -> Self {
-        let messages = &stats.messages;
+    pub(super) fn read(connections: &Connections, messages: &Messages, bytes: &Counter) -> Self {
         Self {
-            connections: stats.connections.accepted.get(),
+            connections: connections.accepted.get(),
             delivered: messages.delivered.get(),
             rejected: messages.rejected.get(),
             deferred: messages.deferred.get(),
             refused: messages.unrecorded.get(),
-            bytes: stats.bytes_received.get(),
+            bytes: bytes.get(),
         }
     }
 
@@ -60,8 +59,7 @@ pub(super) struct Series {
 
 impl Series {
     /// A minute ended; `stages` are its durations in the order of [`Stage::ALL`].
-    pub(super) fn minute(&mut self, minute: u64, stats: &Stats, stages: &[Durations<u64>]) {
-        let now = Counted::read(stats);
+    pub(super) fn minute(&mut self, minute: u64, now: Counted, stages: &[Durations<u64>]) {
         let mut latency = [(0, 0); Stage::ALL.len()];
         for (point, stage) in latency.iter_mut().zip(stages) {
             *point = (stage.histogram.value_at_quantile(0.5), stage.histogram.value_at_quantile(0.99));

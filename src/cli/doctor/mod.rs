@@ -2,6 +2,7 @@
 //! sends no mail and no request, and changes nothing.
 
 mod certificate;
+mod finding;
 mod fleet;
 mod machine;
 mod network;
@@ -15,53 +16,10 @@ use super::choice::Choice;
 use super::client::Client;
 use super::{Exit, Failure, print};
 use crate::config::{AdminListen, Config, Origin};
+use finding::{Finding, Severity};
 use serde_json::Value;
 use std::io::IsTerminal as _;
 use std::path::Path;
-
-/// How bad a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-enum Severity {
-    Fine,
-    /// Mail flows, but something is not as it should be.
-    Warning,
-    /// Mail will not flow, or a promise will not be kept.
-    Problem,
-}
-
-/// One line of the result.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Finding {
-    severity: Severity,
-    what: String,
-    /// A command or a change; empty where there is nothing to do.
-    mend: String,
-}
-
-impl Finding {
-    fn fine(what: impl Into<String>) -> Self {
-        Self { severity: Severity::Fine, what: what.into(), mend: String::new() }
-    }
-    fn warning(what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { severity: Severity::Warning, what: what.into(), mend: mend.into() }
-    }
-    fn problem(what: impl Into<String>, mend: impl Into<String>) -> Self {
-        Self { severity: Severity::Problem, what: what.into(), mend: mend.into() }
-    }
-
-    fn line(&self, colours: bool) -> String {
-        let (word, colour) = match self.severity {
-            Severity::Fine => ("ok      ", "\x1b[32m"),
-            Severity::Warning => ("warning ", "\x1b[33m"),
-            Severity::Problem => ("problem ", "\x1b[31m"),
-        };
-        let (on, off) = if colours { (colour, "\x1b[0m") } else { ("", "") };
-        let what = crate::log::escaped(&self.what);
-        let mend = crate::log::escaped(&self.mend);
-        let separator = if mend.is_empty() { "" } else { "; " };
-        format!("{on}{word}{off} {what}{separator}{mend}\n")
-    }
-}
 
 pub(super) fn run(choice: &Choice, options: &Doctor) -> Result<(), Failure> {
     let colours = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
@@ -114,16 +72,4 @@ fn standing(choice: &Choice) -> Vec<Finding> {
     let notices: Value = asked.ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
     let notices = notices.get("notices").and_then(Value::as_array).into_iter().flatten();
     notices.filter_map(Value::as_str).map(|notice| Finding::warning(format!("the running daemon: {notice}"), "")).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_finding_is_one_line() {
-        assert_eq!(Finding::fine("all\nwell").line(false), "ok       all\\nwell\n");
-        assert_eq!(Finding::warning("a", "do b").line(false), "warning  a; do b\n");
-        assert_eq!(Finding::problem("a", "do b").line(true), "\x1b[31mproblem \x1b[0m a; do b\n");
-    }
 }

@@ -4,7 +4,7 @@
 use super::super::client::Client;
 use super::super::{Exit, Failure, complain};
 use super::filters::Filters;
-use super::pages;
+use super::paging::pages;
 use super::table::Output;
 use crate::record::RecordId;
 use serde_json::Value;

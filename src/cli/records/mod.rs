@@ -4,20 +4,19 @@
 mod filters;
 mod follow;
 mod one;
+mod paging;
 mod table;
 
 use super::args::Records;
 use super::choice::Choice;
 use super::client::{Client, with_query};
 use super::time::Zone;
-use super::{Failure, complain, fleet};
+use super::{Failure, complain};
 use filters::Filters;
 use jiff::Timestamp;
+use paging::{page, pages};
 use serde_json::Value;
 use table::Output;
-
-/// As many as the daemon gives at once.
-const PAGE: u64 = 1000;
 
 pub(super) fn run(config: &Choice, options: &Records) -> Result<(), Failure> {
     let client = Client::new(config, &options.admin)?;
@@ -41,28 +40,6 @@ pub(super) fn run(config: &Choice, options: &Records) -> Result<(), Failure> {
         complain(&format!("these are the newest {limit}, there may be more: --limit 0 shows all"));
     }
     Ok(())
-}
-
-/// Up to `limit` records in pages, newest first, as long as `take` wants more; whether there may be more of them.
-fn pages(
-    client: &Client,
-    filters: &Filters,
-    limit: u64,
-    mut take: impl FnMut(Vec<Value>) -> Result<bool, Failure>,
-) -> Result<bool, Failure> {
-    let mut left = limit;
-    let mut cursor: Option<String> = None;
-    loop {
-        if left == 0 {
-            return Ok(true);
-        }
-        let (records, next) = page(client, &filters.page(left.min(PAGE), cursor.as_deref()), "records")?;
-        left = left.saturating_sub(records.len().try_into().unwrap_or(u64::MAX));
-        if !take(records)? || next.is_none() {
-            return Ok(false);
-        }
-        cursor = next;
-    }
 }
 
 /// As [`pages`], of the messages that nobody has taken or refused, with the number of attempts and the first of them.
@@ -100,18 +77,6 @@ fn with_attempts(mut message: Value) -> Option<Value> {
         record.as_object_mut()?.insert(name.to_owned(), message.remove(name)?);
     }
     Some(record)
-}
-
-/// One answer of the daemon: a list by this name, and where the next one begins.
-fn page(client: &Client, path: &str, name: &str) -> Result<(Vec<Value>, Option<String>), Failure> {
-    let answer: Value = serde_json::from_str(&client.get(path)?).map_err(|error| client.broken(error))?;
-    let Value::Object(mut answer) = answer else { return Err(client.broken("it is no page of records")) };
-    fleet::complain_of(answer.get("boxes"));
-    let Some(Value::Array(list)) = answer.remove(name) else { return Err(client.broken("it is no page of records")) };
-    match answer.remove("cursor") {
-        Some(Value::String(next)) => Ok((list, Some(next))),
-        _ => Ok((list, None)),
-    }
 }
 
 #[cfg(test)]
