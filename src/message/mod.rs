@@ -5,6 +5,7 @@ pub mod address_field;
 pub mod body;
 pub mod budget;
 pub mod charset;
+mod charset_label;
 pub mod encoded_word;
 pub mod field;
 mod guard;

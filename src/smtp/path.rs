@@ -54,7 +54,8 @@ fn path(argument: &str, postmaster: bool) -> Result<Path<'_>, PathError> {
     };
     let rest = rest.trim_start_matches(blanks).strip_prefix(bracket).ok_or(PathError::Syntax)?;
     let written = argument.get(..argument.len() - rest.len()).unwrap_or(argument);
-    if written.len() > PATH_MAX {
+    // Brackets that are missing are counted too: what is taken without them is taken with them.
+    if written.len() + 2 * (1 - bracket.len()) > PATH_MAX {
         return Err(PathError::TooLong);
     }
     let mailbox = if domain.is_empty() { local.into_owned() } else { [&*local, "@", domain].concat() };
@@ -287,7 +288,8 @@ mod tests {
             let local = local.repeat((PATH_MAX - 4) / local.len());
             assert_eq!(octets(format!("<{local}@b>")), Ok(PATH_MAX - 2));
             assert_eq!(octets(format!("<{local}@bc>")), Err(PathError::TooLong));
-            assert_eq!(octets(format!("{local}@bcd")), Ok(PATH_MAX));
+            assert_eq!(octets(format!("{local}@b")), Ok(PATH_MAX - 2));
+            assert_eq!(octets(format!("{local}@bc")), Err(PathError::TooLong));
         }
         let domain = ["a"].repeat((PATH_MAX - 3) / 2).join(".");
         assert_eq!(octets(format!("<l@{domain}>")), Ok(domain.len() + 2));
