@@ -2,18 +2,20 @@
 //! written so that programs read it differently, every address that one of them may see is given: what has two domains has no author whose
 //! policy it could pass. Pure.
 
-use crate::message::{field, header};
+use crate::message::{encoded_word, field, header};
 use mail_auth::AuthenticatedMessage;
 
 /// Addresses looked at.
 const ADDRESSES_MAX: usize = 100;
 
-/// Those of the fields that the library finds and, where lines that are no field stand between, of those that the application gets.
+/// Those of the fields that the library finds, and of those that the application gets, as it gets them: lines that are no field may stand
+/// between, and in a charset that switches sets a quote or a bracket is half of a letter.
 pub(super) fn of_message(parsed: &AuthenticatedMessage<'_>, message: &[u8]) -> Vec<String> {
     let block = message.get(..header::head(message, 0, |_| false).end).unwrap_or_default();
-    let ours = field::fields(block).map(|field| (field.name, field.body));
+    let texts: Vec<_> =
+        field::fields(block).filter(|field| is_from(field.name)).map(|field| encoded_word::decode_addresses(field.body)).collect();
     let mut found = addresses(parsed.headers.iter().copied());
-    for address in addresses(ours) {
+    for address in texts.iter().flat_map(|text| of_field(text)).take(ADDRESSES_MAX) {
         if !found.contains(&address) {
             found.push(address);
         }
@@ -23,8 +25,12 @@ pub(super) fn of_message(parsed: &AuthenticatedMessage<'_>, message: &[u8]) -> V
 
 /// The addresses of all From fields, unfolded, without comments and white space.
 fn addresses<'a>(fields: impl Iterator<Item = (&'a [u8], &'a [u8])>) -> Vec<String> {
-    let from = fields.filter(|(name, _)| name.trim_ascii().eq_ignore_ascii_case(b"from"));
+    let from = fields.filter(|(name, _)| is_from(name));
     from.flat_map(|(_, value)| of_field(&String::from_utf8_lossy(value))).take(ADDRESSES_MAX).collect()
+}
+
+fn is_from(name: &[u8]) -> bool {
+    name.trim_ascii().eq_ignore_ascii_case(b"from")
 }
 
 /// A piece of a field, comments and folds left out.
@@ -166,6 +172,9 @@ mod tests {
             ("From: a@x\r\njunk\r\nFrom: b@y\r\nX-Z: c\r\n\r\n", &["a@x", "b@y"]),
             ("Subject: a\r\njunk\r\nFrom: b@y\r\n\r\n", &["b@y"]),
             ("From: a@x\r\nFrom: a@x\r\n\r\n", &["a@x", "a@x"]),
+            // To who reads octets the first is in quotes.
+            ("From: \u{1b}$B!\"\u{1b}(B) <a@x> \u{1b}$B!\"\u{1b}(B) <b@y>\r\n\r\n", &["b@y", "a@x"]),
+            ("From: =?utf-8?Q?a=40x=2C?= <b@y>\r\n\r\n", &["b@y"]),
         ] {
             let parsed = AuthenticatedMessage::parse(message.as_bytes()).unwrap();
             assert_eq!(of_message(&parsed, message.as_bytes()), expected, "{message:?}");
