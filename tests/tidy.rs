@@ -17,7 +17,8 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("verify", &["config", "envelope", "message", "stats", "log"]),
     ("store", &["mailbox", "record", "config", "stats", "log"]),
     ("format", &["mailbox", "message", "envelope", "config", "verify", "log"]),
-    ("http", &["ring"]),
+    // Of `message` only the charsets.
+    ("http", &["ring", "message"]),
     ("forward", &["ring", "http", "format", "message", "envelope", "config", "stats", "verify", "log"]),
     ("delivery", &["forward", "format", "store", "route", "verify", "smtp", "message", "envelope", "record", "stats", "config", "log"]),
     ("net", &["ring", "smtp", "envelope", "message", "delivery", "stats", "config", "log"]),

@@ -1,7 +1,7 @@
 //! One connection to the fleet's database. Files are read anew for each: a renewed certificate or password needs no signal. Logs nothing.
 
 use crate::config::{self, files};
-use crate::http::Tls;
+use crate::http::{Roots, Tls};
 use rustls::client::ResolvesClientCert;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use std::sync::Arc;
@@ -88,7 +88,7 @@ pub(super) fn tls(fleet: &config::Fleet) -> Result<rustls::ClientConfig, Trouble
     };
     let identity = fleet.identity.as_ref().map(files::client_key).transpose().map_err(files_error)?;
     let identity = identity.map(|key: CertifiedKey| Arc::new(SingleCertAndKey::from(key)) as Arc<dyn ResolvesClientCert>);
-    let tls = Tls::new(trusted, identity).map_err(Trouble::Files)?;
+    let tls = Roots::new(trusted).and_then(|roots| Tls::new(&roots, identity)).map_err(Trouble::Files)?;
     let mut config = rustls::ClientConfig::clone(&tls.config());
     // This is no HTTP.
     config.alpn_protocols.clear();

@@ -2,7 +2,7 @@
 
 use super::identity::Identity;
 use crate::config::{self, Route};
-use crate::http::{Client, Proxy, Resolver, Tls};
+use crate::http::{Client, Proxy, Resolver, Roots, Tls};
 use rustls::client::ResolvesClientCert;
 use rustls::pki_types::CertificateDer;
 use std::collections::HashMap;
@@ -66,7 +66,7 @@ impl Clients {
                 }
                 let certificates = read.entry(route.ca_certificate.clone()).or_insert_with(|| Certificates::read(&route.ca_certificate));
                 let old = self.trusted().get(&settings).cloned();
-                let made = certificates.as_ref().map_err(Clone::clone).and_then(|certificates| certificates.trusted(shown, old));
+                let made = certificates.as_mut().map_err(|error| error.clone()).and_then(|certificates| certificates.trusted(shown, old));
                 let made = made.map_err(|error| format!("route {}: {error}", route.name));
                 let tls = made.as_ref().map(|made| made.tls.clone()).map_err(Clone::clone);
                 new.insert(settings, made);
@@ -106,6 +106,8 @@ struct Certificates {
     path: Option<PathBuf>,
     all: Vec<CertificateDer<'static>>,
     hash: blake3::Hash,
+    /// Made of them once, however many identities are shown to who has them.
+    roots: Option<Roots>,
 }
 
 impl Certificates {
@@ -122,11 +124,11 @@ impl Certificates {
         };
         let mut hasher = blake3::Hasher::new();
         all.iter().for_each(|certificate| _ = hasher.update(certificate));
-        Ok(Self { path: path.clone(), all, hash: hasher.finalize() })
+        Ok(Self { path: path.clone(), all, hash: hasher.finalize(), roots: None })
     }
 
     /// `old` is what was made of the same settings before.
-    fn trusted(&self, shown: &Option<config::Identity>, old: Option<Trusted>) -> Result<Trusted, String> {
+    fn trusted(&mut self, shown: &Option<config::Identity>, old: Option<Trusted>) -> Result<Trusted, String> {
         if let Some(old) = old.as_ref().filter(|old| old.certificates == self.hash) {
             // It looks after its own files.
             old.identity.iter().for_each(|identity| _ = identity.watch());
@@ -138,10 +140,15 @@ impl Certificates {
             (None, _) => None,
         };
         let resolver = identity.clone().map(|identity| identity as Arc<dyn ResolvesClientCert>);
-        let tls = Tls::new(self.all.clone(), resolver).map_err(|error| match &self.path {
+        let failed = |error| match &self.path {
             Some(path) => format!("ca_certificate: {error} in {}", path.display()),
             None => format!("no TLS for endpoints: {error}"),
-        })?;
+        };
+        let roots = match self.roots.take() {
+            Some(roots) => roots,
+            None => Roots::new(self.all.clone()).map_err(failed)?,
+        };
+        let tls = Tls::new(self.roots.insert(roots), resolver).map_err(failed)?;
         Ok(Trusted { certificates: self.hash, identity, tls })
     }
 }

@@ -2,7 +2,7 @@
 //! trouble, and the status line decides. Pure.
 
 use httparse::{Header, ParserConfig};
-use memchr::memchr_iter;
+use memchr::{memchr, memchr_iter};
 use std::borrow::Cow;
 use std::mem::MaybeUninit;
 
@@ -61,9 +61,26 @@ pub(super) fn read(input: &[u8], searched: &mut usize) -> Result<Option<(Head, u
     let Some(end) = end(input, searched)? else {
         return if input.len() < HEAD_MAX { Ok(None) } else { Err(format!("the response's header is longer than {HEAD_MAX} octets")) };
     };
-    let octets = input.get(..end).unwrap_or_default();
-    let head = parse(octets).or_else(|_| parse(&repaired(octets))).map_err(|error| format!("malformed answer: {error}"))?;
+    let head = lenient(input.get(..end).unwrap_or_default()).map_err(|error| format!("malformed answer: {error}"))?;
     Ok(Some((head, end)))
+}
+
+fn lenient(octets: &[u8]) -> Result<Head, httparse::Error> {
+    if is_doubled(octets) {
+        return parse(&repaired(&single(octets)));
+    }
+    parse(octets).or_else(|_| parse(&repaired(octets)))
+}
+
+/// Who writes in a text mode that makes CRLF of each LF ends the first line, and then all, with CR CR LF.
+fn is_doubled(octets: &[u8]) -> bool {
+    let begun = octets.get(empty_lines(octets)..).unwrap_or_default();
+    memchr(b'\n', begun).and_then(|at| begun.get(..at)).is_some_and(|line| line.ends_with(b"\r\r"))
+}
+
+fn single(octets: &[u8]) -> Vec<u8> {
+    let lines = octets.split_inclusive(|octet| *octet == b'\n');
+    lines.flat_map(|line| line.trim_ascii_end().iter().chain(b"\r\n")).copied().collect()
 }
 
 /// What an endpoint says while it is still being sent to.
@@ -111,21 +128,27 @@ fn end(input: &[u8], searched: &mut usize) -> Result<Option<usize>, String> {
     if !begun.iter().zip(START).all(|(one, other)| one == other) {
         return Err("not an HTTP/1 answer".to_owned());
     }
+    let doubled = is_doubled(begun);
     // The last line end that was seen may be the one in front of the empty line.
-    let from = start.max(searched.saturating_sub(2));
+    let from = start.max(searched.saturating_sub(3));
     *searched = input.len();
     let found =
         memchr_iter(b'\n', input.get(from..).unwrap_or_default()).map(|at| from + at + 1).find_map(|next| match input.get(next..)? {
             [b'\n', ..] => Some(next + 1),
             [b'\r', b'\n', ..] => Some(next + 2),
+            [b'\r', b'\r', b'\n', ..] if doubled => Some(next + 3),
             _ => None,
         });
     Ok(found)
 }
 
-/// What no line may have in it stands for a space (RFC 9112 section 2.2, RFC 9110 section 5.5).
+/// What no line may have in it stands for a space (RFC 9112 section 2.2, RFC 9110 section 5.5); a later minor version is the one that is
+/// known (RFC 9110 section 2.5).
 fn repaired(octets: &[u8]) -> Vec<u8> {
     let mut repaired = octets.to_vec();
+    if let Some(minor @ b'2'..=b'9') = repaired.get_mut(empty_lines(octets) + START.len()) {
+        *minor = b'1';
+    }
     for (at, octet) in repaired.iter_mut().enumerate() {
         let ends_line = matches!(octet, b'\n') || (*octet == b'\r' && octets.get(at + 1) == Some(&b'\n'));
         if !ends_line && *octet != b'\t' && octet.is_ascii_control() {
@@ -153,7 +176,7 @@ fn parse_into<'b>(octets: &'b [u8], fields: &mut [MaybeUninit<Header<'b>>]) -> R
     let mut response = httparse::Response::new(&mut []);
     let parsed = config.parse_response_with_uninit_headers(&mut response, octets, fields)?;
     match (parsed, response.code, response.version) {
-        (httparse::Status::Complete(_), Some(status), Some(version)) => Ok(of_fields(status, version, response.headers)),
+        (httparse::Status::Complete(_), Some(status @ 100..), Some(version)) => Ok(of_fields(status, version, response.headers)),
         _ => Err(httparse::Error::Status),
     }
 }
@@ -184,7 +207,8 @@ fn of_fields(status: u16, version: u8, fields: &[Header<'_>]) -> Head {
         status,
         content_type: first("content-type").map(Cow::into_owned),
         retry_after: first("retry-after").map(Cow::into_owned),
-        location: first("location").map(Cow::into_owned),
+        // An empty one names no place.
+        location: first("location").filter(|location| !location.is_empty()).map(Cow::into_owned),
         cache_control: joined(all("cache-control")),
         challenges: first("www-authenticate").is_some() || first("proxy-authenticate").is_some(),
         is_coded: coded("content-encoding").next().is_some() || coded("transfer-encoding").any(is_coded),
@@ -261,6 +285,7 @@ mod tests {
             ("HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\n", Framing::Length(5), false),
             ("HTTP/1.0 200 OK\r\nContent-Length: 5\r\nConnection: Keep-Alive\r\n\r\n", Framing::Length(5), true),
             ("HTTP/1.1 200 OK\r\nContent-Length: 5\r\nConnection: x, close\r\n\r\n", Framing::Length(5), false),
+            ("HTTP/1.2 200 OK\r\nContent-Length: 5\r\n\r\n", Framing::Length(5), true),
             ("HTTP/1.1 204 No\r\nContent-Length: 5\r\n\r\n", Framing::Length(0), true),
             ("HTTP/1.1 200 OK\r\n\r\n", Framing::Close, true),
         ];
@@ -302,7 +327,9 @@ mod tests {
             "\0\u{1}",
             "HTTP/2 200\r\n\r\n",
             "HTTP/1.1 2000 OK\r\n\r\n",
+            "HTTP/1.1 099 OK\r\n\r\n",
             "HTTP/1.1 OK\r\n\r\n",
+            "HTTP/1.10 200 OK\r\n\r\n",
         ] {
             assert!(read(octets.as_bytes(), &mut 0).is_err(), "{octets:?}");
         }
@@ -310,6 +337,18 @@ mod tests {
             assert!(matches!(read(octets.as_bytes(), &mut 0), Ok(None)), "{octets:?}");
         }
         assert!(read(&[b"HTTP/1.1 200 OK\r\n".as_slice(), &vec![b'x'; HEAD_MAX]].concat(), &mut 0).is_err());
+    }
+
+    #[test]
+    fn line_ends_that_were_doubled() {
+        let octets = "HTTP/1.1 422 No\r\r\nContent-Type: text/plain\r\r\nContent-Length: 2\r\r\n\r\r\n";
+        for cut in 0..octets.len() {
+            let mut searched = 0;
+            assert!(matches!(read(&octets.as_bytes()[..cut], &mut searched), Ok(None)), "{cut}");
+            let (head, used) = read(format!("{octets}no").as_bytes(), &mut searched).unwrap().unwrap();
+            assert_eq!((head.status, head.framing, used), (422, Framing::Length(2), octets.len()));
+            assert_eq!(head.content_type.as_deref(), Some("text/plain"));
+        }
     }
 
     #[test]

@@ -2,11 +2,12 @@
 //! look-up, and nobody's hosts hold up another's. Logs nothing; fails when there is no address in time.
 
 use super::dns::{Dns, Found, NotFound};
+use super::origin::literal;
 use crate::ring;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 use tokio::sync::{Notify, Semaphore};
 
@@ -95,6 +96,25 @@ impl Resolver {
         Names { resolver: Arc::clone(self), own: Arc::default(), redirected: Arc::default() }
     }
 
+    /// The host's addresses as they are said now; for who is on no ring.
+    ///
+    /// # Errors
+    /// It has none, or nobody could say.
+    pub fn look_up(&self, host: &str) -> Result<Vec<IpAddr>, String> {
+        if let Some(ip) = literal(host) {
+            return Ok(vec![ip]);
+        }
+        let (tell, told) = mpsc::channel();
+        let (dns, host) = (Arc::clone(&self.dns), host.to_owned());
+        self.dns.spawn(async move { dns.look_up(&host, |found| drop(tell.send(found))).await });
+        match told.recv() {
+            Ok(Ok(found)) => Ok(found.addresses),
+            Ok(Err(NotFound::Nothing(why))) => Err(why.to_owned()),
+            Ok(Err(NotFound::Unknown(why))) => Err(why),
+            Err(mpsc::RecvError) => Err("no answer".to_owned()),
+        }
+    }
+
     fn table(&self, redirected: bool) -> &Table {
         if redirected { &self.redirected } else { &self.own }
     }
@@ -106,8 +126,7 @@ impl Names {
     /// # Errors
     /// It has no address, or none was found in time.
     pub(super) async fn addresses(&self, host: &str, redirected: bool, deadline: Instant) -> Result<Vec<IpAddr>, String> {
-        let literal = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
-        if let Ok(ip) = literal.parse() {
+        if let Some(ip) = literal(host) {
             return Ok(vec![ip]);
         }
         let table = self.resolver.table(redirected);

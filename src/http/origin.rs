@@ -1,5 +1,6 @@
 //! What a connection is made to. Pure.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use url::Url;
 
@@ -40,4 +41,9 @@ impl Origin {
     pub(super) fn port(&self) -> u16 {
         self.port
     }
+}
+
+/// A host that is an address, an IPv6 one in brackets.
+pub(super) fn literal(host: &str) -> Option<IpAddr> {
+    host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host).parse().ok()
 }

@@ -1,7 +1,8 @@
 //! An HTTP proxy between us and endpoints (RFC 9110 sections 7.1 and 9.3.6). Pure.
 
-use super::origin::Origin;
+use super::origin::{Origin, literal};
 use std::net::{IpAddr, Ipv4Addr};
+use url::Url;
 
 /// Who stands behind a proxy has no address that we know: a name there counts as one of the open internet.
 const BEYOND: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
@@ -21,13 +22,21 @@ pub(super) fn is_for(origin: &Origin) -> bool {
     origin.socket().is_none() && !is_local && !literal(host).is_some_and(|ip| ip.to_canonical().is_loopback())
 }
 
+/// Whether what is at this URL is asked through a proxy, where there is one.
+#[must_use]
+pub fn is_proxied(url: &Url) -> bool {
+    Origin::of(url, None).is_some_and(|origin| is_for(&origin))
+}
+
 /// What stands for the address of who is asked.
 pub(super) fn peer(origin: &Origin) -> IpAddr {
     literal(origin.host()).unwrap_or(BEYOND)
 }
 
-fn literal(host: &str) -> Option<IpAddr> {
-    host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host).parse().ok()
+/// The head of a request for a tunnel to what is at this URL.
+#[must_use]
+pub fn tunnel(proxy: &Proxy, url: &Url) -> Vec<u8> {
+    Origin::of(url, None).map(|origin| connect(proxy, &origin)).unwrap_or_default()
 }
 
 /// The head of a request for a tunnel.

@@ -1,8 +1,7 @@
 //! What an endpoint said, as far as it is of interest, and its text. Pure.
 
 use super::head::Head;
-use encoding_rs::{Encoding, UTF_8, WINDOWS_1252};
-use std::borrow::Cow;
+use crate::message::charset;
 use std::time::Duration;
 
 /// Octets of a body that are kept where nobody wants more.
@@ -81,30 +80,35 @@ fn essence(content_type: &str) -> &str {
     content_type.split(';').next().unwrap_or_default().trim()
 }
 
-/// By the charset it says; a text that says none, and is not UTF-8, by what HTTP's default used to be.
+/// By the charset it says, as far as the octets can be of it; a text that says none by what they are. Other types are UTF-8.
 fn decoded(kept: Vec<u8>, room: usize, content_type: Option<&str>) -> String {
-    let named = content_type.and_then(charset).and_then(|label| Encoding::for_label(label.as_bytes()));
-    let is_text = || content_type.is_some_and(|value| essence(value).get(..5).is_some_and(|start| start.eq_ignore_ascii_case("text/")));
-    match named {
-        Some(encoding) if encoding != UTF_8 => whole(encoding.decode(&kept).0, kept.len() < room).into_owned(),
-        None if is_text() && std::str::from_utf8(&kept).is_err_and(|error| error.error_len().is_some()) => {
-            WINDOWS_1252.decode_without_bom_handling(&kept).0.into_owned()
-        }
-        Some(_) | None => lossy(kept, room),
+    let kind = content_type.map(essence).unwrap_or_default();
+    let label = content_type.and_then(charset_of);
+    if label.is_none() && !kind.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("text/")) {
+        return lossy(kept, room);
     }
+    let cut = kept.len() >= room;
+    // A character cut at the end is left out: it is no sign of another charset.
+    let whole =
+        std::str::from_utf8(&kept).err().filter(|error| cut && error.error_len().is_none()).map_or(kept.len(), |error| error.valid_up_to());
+    let text = charset::text(label, kind.eq_ignore_ascii_case("text/html"), kept.get(..whole).unwrap_or(&kept));
+    if cut { text.trim_end_matches(char::REPLACEMENT_CHARACTER).to_owned() } else { text.into_owned() }
 }
 
 fn lossy(kept: Vec<u8>, room: usize) -> String {
-    let all = kept.len() < room;
-    String::from_utf8(kept).unwrap_or_else(|error| whole(String::from_utf8_lossy(error.as_bytes()), all).into_owned())
+    let cut = kept.len() >= room;
+    let text = String::from_utf8(kept).unwrap_or_else(|error| {
+        let text = String::from_utf8_lossy(error.as_bytes());
+        if cut { text.trim_end_matches(char::REPLACEMENT_CHARACTER).to_owned() } else { text.into_owned() }
+    });
+    // A byte-order mark is none of the text.
+    match text.strip_prefix('\u{feff}') {
+        Some(text) => text.to_owned(),
+        None => text,
+    }
 }
 
-/// A character cut at the end becomes a replacement character, which is no help: it is left out.
-fn whole(text: Cow<'_, str>, all: bool) -> Cow<'_, str> {
-    if all { text } else { Cow::Owned(text.trim_end_matches('\u{fffd}').to_owned()) }
-}
-
-fn charset(content_type: &str) -> Option<&str> {
+fn charset_of(content_type: &str) -> Option<&str> {
     content_type.split(';').skip(1).find_map(|parameter| {
         let (name, value) = parameter.split_once('=')?;
         name.trim().eq_ignore_ascii_case("charset").then(|| value.trim().trim_matches(['"', '\'']).trim())
@@ -125,6 +129,14 @@ mod tests {
             ("text/plain; charset=shift_jis", b"\x83\x81\x81[\x83\x8b", "メール"),
             ("text/plain; charset=utf-16le", b"n\0o\0", "no"),
             ("text/plain; charset=x-unknown", b"Gr\xf6\xdfe", "Größe"),
+            ("text/plain; charset=us-ascii", "Größe".as_bytes(), "Größe"),
+            ("text/plain; charset=iso-8859-1", "Größe".as_bytes(), "Größe"),
+            ("text/plain; charset=utf-8", b"Gr\xf6\xdfe", "Größe"),
+            ("text/plain; charset=ibm437", b"Gr\x94\xe1e", "Größe"),
+            ("text/plain; charset=utf-32", b"\xff\xfe\0\0n\0\0\0o\0\0\0", "no"),
+            ("text/plain; charset=utf-8", b"\xef\xbb\xbfno", "no"),
+            ("text/plain", b"\xff\xfen\0o\0", "no"),
+            ("application/json", b"\xef\xbb\xbf{}", "{}"),
             ("application/octet-stream", b"a\xff", "a\u{fffd}"),
         ];
         for (content_type, octets, text) in table {

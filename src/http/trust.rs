@@ -3,6 +3,7 @@
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{ResolvesClientCert, Resumption, WebPkiServerVerifier, verify_server_name};
+use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
@@ -20,27 +21,38 @@ pub struct Tls {
     pub(super) config: Arc<ClientConfig>,
 }
 
-impl Tls {
-    /// Trusts these certificates; as authorities, and each for itself.
-    ///
+/// Certificates that are trusted, as authorities, and each for itself: made once for all who trust the same. Without any nobody is.
+#[derive(Clone)]
+pub struct Roots(Option<Arc<Trust>>);
+
+impl Roots {
     /// # Errors
     /// None of them can be used, which is no error where there are none.
-    pub fn new(trusted: Vec<CertificateDer<'static>>, identity: Option<Arc<dyn ResolvesClientCert>>) -> Result<Self, String> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
-            .with_safe_default_protocol_versions()
-            .map_err(|error| error.to_string())?;
+    pub fn new(trusted: Vec<CertificateDer<'static>>) -> Result<Self, String> {
         let mut roots = RootCertStore::empty();
         roots.add_parsable_certificates(trusted.iter().cloned());
-        let builder = if roots.is_empty() {
-            if !trusted.is_empty() {
-                return Err("no usable certificate".to_owned());
-            }
-            builder.with_root_certificates(roots)
-        } else {
-            let authorities =
-                WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().map_err(|error| error.to_string())?;
-            builder.dangerous().with_custom_certificate_verifier(Arc::new(Trust { authorities, named: trusted }))
+        if roots.is_empty() {
+            return if trusted.is_empty() { Ok(Self(None)) } else { Err("no usable certificate".to_owned()) };
+        }
+        let authorities =
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider()).build().map_err(|error| error.to_string())?;
+        Ok(Self(Some(Arc::new(Trust { authorities, named: trusted }))))
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+impl Tls {
+    /// # Errors
+    /// TLS cannot be had.
+    pub fn new(roots: &Roots, identity: Option<Arc<dyn ResolvesClientCert>>) -> Result<Self, String> {
+        let builder =
+            ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().map_err(|error| error.to_string())?;
+        let builder = match &roots.0 {
+            None => builder.with_root_certificates(RootCertStore::empty()),
+            Some(trust) => builder.dangerous().with_custom_certificate_verifier(Arc::clone(trust) as Arc<dyn ServerCertVerifier>),
         };
         let mut config = match identity {
             Some(identity) => {

@@ -29,19 +29,23 @@ fn what_others_make_of_the_same_octets() {
     let urls: Vec<String> = transcripts.iter().map(|transcript| endpoint.url(&format!("/{}", transcript.name))).collect();
     let mut curl = Command::new("sh");
     curl.args(["-c", "for url; do curl -s -m 3 -o /dev/null -w '%{http_code} %{exitcode}\\n' -d m \"$url\" || :; done", "sh"]).args(&urls);
-    let curl: Vec<String> = statuses(curl)
+    let mut requests = Command::new(interpreter());
+    requests.arg(script("answers.py")).args(&urls);
+    let mut fetch = Command::new("node");
+    fetch.arg(script("answers.mjs")).args(&urls);
+    // They wait for what does not end: side by side.
+    let [curl, requests, fetch] = std::thread::scope(|scope| {
+        [curl, requests, fetch].map(|command| scope.spawn(|| statuses(command))).map(|thread| thread.join().unwrap())
+    });
+    let curl: Vec<String> = curl
         .iter()
         .map(|line| match line.split_once(' ') {
             Some((status, "0")) => status.to_owned(),
             _ => "none".to_owned(),
         })
         .collect();
-    let mut requests = Command::new(interpreter());
-    requests.arg(script("answers.py")).args(&urls);
-    let mut fetch = Command::new("node");
-    fetch.arg(script("answers.mjs")).args(&urls);
     let mut wrong = Vec::new();
-    for (client, got) in [("curl", curl), ("requests", statuses(requests)), ("fetch", statuses(fetch))] {
+    for (client, got) in [("curl", curl), ("requests", requests), ("fetch", fetch)] {
         assert_eq!(got.len(), transcripts.len(), "{client}: {got:?}");
         for (transcript, got) in transcripts.iter().zip(got) {
             if transcript.expected(client) != got {

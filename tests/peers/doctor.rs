@@ -4,7 +4,7 @@ use super::program;
 use crate::support::certificates::{Authority, Files};
 use crate::support::daemon::cli;
 use crate::support::process::Process;
-use crate::support::{Config, eventually, port};
+use crate::support::{Answer, Config, Endpoint, NameServer, Says, eventually, port};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
@@ -98,4 +98,25 @@ fn what_doctor_says_of_them() {
         let line = finding(dir.path(), &url, &more);
         assert!(line.contains(what) && line.contains(mend) && line.starts_with("ok") == (what == "ok "), "{url}: {line}");
     }
+}
+
+/// A name that only `dns.servers` knows, and one that nobody does.
+#[test]
+fn names_are_asked_for_as_the_daemon_does() {
+    let dir = tempfile::tempdir().unwrap();
+    let names = NameServer::start();
+    names.say("app.test", Says::Addresses(60, vec!["127.0.0.1".parse().unwrap()]));
+    // It closes the connection, as it is asked to.
+    let endpoint = Endpoint::always(Answer::Octets(b"HTTP/1.1 204 No Content\r\n\r\n".to_vec()));
+    let config = Config::without_routes()
+        .set("store.path", dir.path().join("records.redb").to_str().unwrap())
+        .set("dns.servers", vec![names.address.to_string()])
+        .route("known", &["*@a.test"], &format!("http://app.test:{}/in", endpoint.address.port()))
+        .route("unknown", &["*@b.test"], &format!("http://nobody.test:{}/in", endpoint.address.port()));
+    let file = dir.path().join("doctor.toml");
+    std::fs::write(&file, config.text()).unwrap();
+    let found = cli(&["doctor", "--config", file.to_str().unwrap()]);
+    let line = |route: &str| found.out.lines().find(|line| line.contains(&format!("route {route}: url"))).unwrap_or_default();
+    assert!(line("known").starts_with("ok") && line("known").contains("reached"), "{}{}", found.out, found.err);
+    assert!(line("unknown").contains("no such host"), "{}{}", found.out, found.err);
 }

@@ -4,7 +4,7 @@ use super::program;
 use crate::support::certificates::Authority;
 use crate::support::client::deliver;
 use crate::support::process::Process;
-use crate::support::{Answer, Config, Daemon, Endpoint, Request, eventually, messages, port};
+use crate::support::{Answer, Config, Daemon, Endpoint, NameServer, Request, eventually, messages, port};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
@@ -31,13 +31,18 @@ fn endpoints_behind_a_proxy() {
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let authority = Authority::new();
     std::fs::write(dir.path().join("ca.pem"), &authority.pem).unwrap();
-    let (plain, local) = (Endpoint::ok(), Endpoint::ok());
-    let secure = Endpoint::with(|_: &Request| Answer::status(200)).tls(authority.server(&["app.test"])).start();
+    // They close their connections, which doctor waits for.
+    let answer = || Answer::Octets(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n".to_vec());
+    let (plain, local) = (Endpoint::always(answer()), Endpoint::always(answer()));
+    let secure = Endpoint::with(move |_: &Request| answer()).tls(authority.server(&["app.test"])).start();
     let port = port::free();
+    // It knows nobody.
+    let names = NameServer::start();
     let proxy = start(dir.path(), port, secure.address.port());
     let config = |password: &str| {
         Config::without_routes()
             .set("forward.proxy", format!("http://user:{password}@127.0.0.1:{port}"))
+            .set("dns.servers", vec![names.address.to_string()])
             .route("plain", &["*@plain.test"], &format!("http://app.test:{}/in?x=1", plain.address.port()))
             .route("secure", &["*@secure.test"], &format!("https://app.test:{}/in", secure.address.port()))
             .of_route("ca_certificate", dir.path().join("ca.pem").to_str().unwrap())
@@ -71,12 +76,23 @@ fn endpoints_behind_a_proxy() {
     proxy.lines.wait_for("the tunnel", |line| line.contains("CONNECT app.test:").then_some(()));
     let shown = crate::support::daemon::cli(&["check", "--config", daemon.config_file().to_str().unwrap()]).ok();
     assert!(shown.contains(&format!("proxy = \"http://(secret)@127.0.0.1:{port}/\"")) && !shown.contains("user:secret"), "{shown}");
+    // Only the proxy knows the name: doctor goes the same way.
+    let found = |daemon: &Daemon| crate::support::daemon::cli(&["doctor", "--config", daemon.config_file().to_str().unwrap()]).out;
+    let line = |found: &str, route: &str| {
+        found.lines().find(|line| line.contains(&format!("route {route}: url"))).unwrap_or_else(|| panic!("{found}")).to_owned()
+    };
+    let all = found(&daemon);
+    for route in ["plain", "secure", "local"] {
+        assert!(line(&all, route).starts_with("ok"), "{all}");
+    }
     drop(daemon);
     // It does not know us: for a tunnel nobody is reached; in the clear its 401 could be anybody's.
     let daemon = start(config("wrong"));
     send(&daemon, "secure.test").starts("450 4.4.1 ");
     send(&daemon, "plain.test").starts("450 4.3.0 ");
     send(&daemon, "local.test").starts("250 ");
+    let all = found(&daemon);
+    assert!(line(&all, "secure").contains(&format!("the proxy 127.0.0.1:{port}: it refuses")) && !all.contains("wrong"), "{all}");
     drop(daemon);
     // Without the key nobody is asked.
     let daemon = start(config("secret").set("forward.proxy", ""));

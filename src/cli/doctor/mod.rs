@@ -9,6 +9,7 @@ mod network;
 mod storage;
 mod sysctl;
 mod unit;
+mod way;
 
 use super::args::{Admin, Doctor};
 use super::as_daemon::AsDaemon;

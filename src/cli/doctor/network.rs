@@ -1,9 +1,10 @@
 //! Ports, names and endpoints. Connects, shakes hands, asks an endpoint for its OPTIONS, and hangs up: no mail.
 
 use super::Finding;
+use super::way::Way;
 use crate::cli::client::{connect_tcp, reachable};
 use crate::config::{AdminListen, Config, Route, files};
-use crate::http::{Tls, same_origin};
+use crate::http::{Roots, Tls, same_origin};
 use mail_auth::MessageAuthenticator;
 use mail_auth::hickory_resolver::net::NetError;
 use mail_auth::hickory_resolver::proto::rr::{RData, Record};
@@ -196,6 +197,10 @@ fn absolute(name: &str) -> String {
 /// Every endpoint can be reached: TCP, TLS where it is https, and HTTP/1.1.
 pub(super) fn endpoints(config: &Config) -> Vec<Finding> {
     let mut findings = Vec::new();
+    let way = match Way::of(config) {
+        Ok(way) => way,
+        Err(error) => return vec![Finding::problem(format!("endpoints cannot be looked at: {error}"), "look at the limits: ulimit -a")],
+    };
     for route in &config.routes {
         let scan = route.scan.as_ref();
         let urls = [
@@ -206,7 +211,7 @@ pub(super) fn endpoints(config: &Config) -> Vec<Finding> {
         for (key, url, socket) in urls {
             findings.extend(url.map(|url| match socket {
                 Some(path) => on_socket(route, key, path),
-                None => endpoint(config, route, key, url),
+                None => endpoint(config, &way, route, key, url),
             }));
         }
     }
@@ -224,12 +229,12 @@ fn on_socket(route: &Route, key: &str, path: &Path) -> Finding {
     }
 }
 
-fn endpoint(config: &Config, route: &Route, key: &str, url: &url::Url) -> Finding {
+fn endpoint(config: &Config, way: &Way, route: &Route, key: &str, url: &url::Url) -> Finding {
     let (Some(host), Some(port)) = (url.host_str(), url.port_or_known_default()) else {
         return Finding::problem(format!("route {}: {key} has no host", route.name), "correct it");
     };
     let place = format!("route {}: {key} {}://{host}:{port}", route.name, url.scheme());
-    let stream = match connect_tcp(&format!("{host}:{port}"), TIMEOUT) {
+    let stream = match way.connect(url) {
         Ok(stream) => stream,
         Err(_) if is_own_inspector(config, url) => return Finding::fine(format!("{place}: the daemon's own, not running now")),
         Err(error) => {
@@ -240,9 +245,9 @@ fn endpoint(config: &Config, route: &Route, key: &str, url: &url::Url) -> Findin
         }
     };
     let origin = format!("{host}:{port}");
-    let found = match probe(route, url, host, stream) {
+    let found = match probe(way, route, url, host, stream) {
         // Servers may say nothing at all to what they do not speak.
-        Err(Trouble::NoHttp(what)) => match (url.scheme(), handshake(route, host, &origin)) {
+        Err(Trouble::NoHttp(what)) => match (url.scheme(), handshake(way, route, url, host)) {
             ("http", Handshake::Tls | Handshake::Http2) => Err(Trouble::OnlyTls),
             ("https", Handshake::Http2) => Err(Trouble::OnlyHttp2),
             _ => Err(Trouble::NoHttp(what)),
@@ -267,6 +272,10 @@ fn endpoint(config: &Config, route: &Route, key: &str, url: &url::Url) -> Findin
             format!("{place}: it speaks HTTP/2 only"),
             format!("let it take HTTP/1.1 as well; to see it: curl -v --http1.1 {}://{origin}/", url.scheme()),
         ),
+        Err(Trouble::Proxy(status)) => Finding::problem(
+            format!("{place}: the proxy answers {status}"),
+            "correct forward.proxy, its user and password, or let it reach the endpoint",
+        ),
         Err(Trouble::NoHttp(what)) => Finding::problem(
             format!("{place}: no HTTP answer: {what}"),
             format!("look at what listens there: curl -v {}://{origin}/", url.scheme()),
@@ -282,6 +291,8 @@ enum Trouble {
     ClientCertificate,
     OnlyHttp2,
     NoHttp(String),
+    /// A proxy's word, with which it hands nothing on.
+    Proxy(u16),
 }
 
 fn is_own_inspector(config: &Config, url: &url::Url) -> bool {
@@ -290,19 +301,23 @@ fn is_own_inspector(config: &Config, url: &url::Url) -> bool {
 }
 
 /// Asks for what may be asked of it: any HTTP/1 answer will do.
-fn probe(route: &Route, url: &url::Url, host: &str, stream: TcpStream) -> Result<String, Trouble> {
+fn probe(way: &Way, route: &Route, url: &url::Url, host: &str, stream: TcpStream) -> Result<String, Trouble> {
     let silent = |error: io::Error| Trouble::NoHttp(error.to_string());
-    stream.set_read_timeout(Some(TIMEOUT)).map_err(silent)?;
-    stream.set_write_timeout(Some(TIMEOUT)).map_err(silent)?;
     let authority = url.authority().rsplit('@').next().unwrap_or_default();
-    let request = format!("OPTIONS {} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: mailsluice\r\nConnection: close\r\n\r\n", url.path());
+    let (before, fields) = way.start(url);
+    let path = url.path();
+    let request =
+        format!("OPTIONS {before}{path} HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: mailsluice\r\n{fields}Connection: close\r\n\r\n");
     if url.scheme() == "http" {
         let start = asked(stream, &request).map_err(silent)?;
         // An alert of TLS, or nginx' own words for it.
         return if start.starts_with(b"\x15\x03") || said(&start, "plain HTTP request was sent to HTTPS port") {
             Err(Trouble::OnlyTls)
         } else {
-            read_start(&start).map(|_| "reached".to_owned())
+            match read_start(&start)? {
+                status @ (407 | 502..=504) if way.is_answered_by_proxy(url) => Err(Trouble::Proxy(status)),
+                _ => Ok("reached".to_owned()),
+            }
         };
     }
     let asks = Arc::new(AsksForCertificate::default());
@@ -341,9 +356,10 @@ enum Handshake {
     Http2,
 }
 
-fn handshake(route: &Route, host: &str, origin: &str) -> Handshake {
-    let stream = connect_tcp(origin, TIMEOUT).and_then(|stream| stream.set_read_timeout(Some(TIMEOUT)).map(|()| stream));
-    let (Ok(mut stream), Ok(config), Ok(name)) = (stream, tls(route, &Arc::default()), server_name(host)) else { return Handshake::None };
+fn handshake(way: &Way, route: &Route, url: &url::Url, host: &str) -> Handshake {
+    let (Ok(mut stream), Ok(config), Ok(name)) = (way.connect(url), tls(route, &Arc::default()), server_name(host)) else {
+        return Handshake::None;
+    };
     let mut config = ClientConfig::clone(&config);
     config.alpn_protocols = vec![b"h2".to_vec()];
     let Ok(mut connection) = ClientConnection::new(Arc::new(config), name) else { return Handshake::None };
@@ -371,7 +387,7 @@ fn tls(route: &Route, asks: &Arc<AsksForCertificate>) -> Result<Arc<ClientConfig
         Some(path) => files::certificates(path, "ca_certificate").map_err(|error| error.to_string())?,
         None => rustls_native_certs::load_native_certs().certs,
     };
-    Ok(Tls::new(trusted, Some(Arc::clone(asks) as Arc<dyn ResolvesClientCert>))?.config())
+    Ok(Tls::new(&Roots::new(trusted)?, Some(Arc::clone(asks) as Arc<dyn ResolvesClientCert>))?.config())
 }
 
 fn server_name(host: &str) -> Result<ServerName<'static>, String> {

@@ -2,7 +2,7 @@
 
 use super::name_server::{NameServer, Says};
 use crate::http::{Client, Names};
-use crate::http::{NoAnswer, Phase, Request, Resolver, Tls};
+use crate::http::{NoAnswer, Phase, Request, Resolver, Roots, Tls};
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, TcpListener};
 use std::sync::{Arc, Mutex};
@@ -176,6 +176,6 @@ fn an_endpoint_that_has_moved_is_found() {
 }
 
 fn client(names: Names) -> Client {
-    let tls = Tls::new(Vec::new(), None).unwrap();
+    let tls = Tls::new(&Roots::new(Vec::new()).unwrap(), None).unwrap();
     Client::new(tls.clone(), tls, names, None)
 }
