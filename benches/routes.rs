@@ -10,6 +10,7 @@
     clippy::indexing_slicing,
     clippy::print_stdout,
     clippy::cast_precision_loss,
+    clippy::disallowed_methods,
     reason = "a bench stops at the first thing that is not as expected, and says so"
 )]
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 /// The routes in their order, and the way to the first that takes a mailbox.
 pub struct Routes {
     routes: Vec<Arc<Route>>,
-    index: Index,
+    index: Arc<Index>,
 }
 
 /// From what a glob says to the number of its route; of several the least.
@@ -35,7 +35,13 @@ impl Routes {
     #[must_use]
     pub fn new(routes: &[Arc<Route>]) -> Self {
         let globs = routes.iter().enumerate().flat_map(|(number, route)| route.recipients.iter().map(move |glob| (number, glob.as_str())));
-        Self { index: Index::of(globs), routes: routes.to_vec() }
+        Self { index: Arc::new(Index::of(globs)), routes: routes.to_vec() }
+    }
+
+    /// Others with the same globs in the same order.
+    #[must_use]
+    pub fn with(&self, routes: &[Arc<Route>]) -> Self {
+        Self { index: Arc::clone(&self.index), routes: routes.to_vec() }
     }
 
     /// The first route one of whose globs matches the mailbox, however that is written.

@@ -1,5 +1,8 @@
 //! The daemon's binary, a client of it and an endpoint, for benches that look at it from outside. `MAILSLUICE_BINARY` names another binary.
 
+#![allow(dead_code, reason = "each bench is a crate of its own and uses what it needs")]
+#![allow(clippy::disallowed_methods, reason = "who waits for the daemon leaves it the processor")]
+
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;

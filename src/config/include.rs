@@ -131,7 +131,9 @@ impl RouteFile {
         let stamp = Stamp::of(path).filter(Stamp::is_settled);
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { file: path.to_owned(), source })?;
         let named_before = before.and_then(|before| before.named.as_ref()).map(|named| named.1.clone());
-        Self::parse(path, stamp, text, named_before.unwrap_or_default(), taken)
+        let mut file = Self::parse(path, stamp, text, named_before.unwrap_or_default(), taken)?;
+        file.routes = route::as_before(file.routes, before.map(|before| before.routes.as_slice()).unwrap_or_default());
+        Ok(file)
     }
 
     fn parse(
@@ -243,6 +245,34 @@ mod tests {
         // What is shown of them does not stand in the way of reading it back.
         let again = Config::parse(config.origin.clone(), &shown).unwrap();
         assert_eq!(names(&again), names(&config));
+    }
+
+    #[test]
+    fn what_a_reload_changes_is_what_was_read_again() {
+        let folder = Folder::new(&format!("[[route]]\nname = \"own\"\nrecipients = [\"*\"]\n{URL}"));
+        for (file, routes) in [("1", ["a", "b"]), ("2", ["c", "d"]), ("3", ["e", "f"])] {
+            folder.routes(&format!("routes.d/{file}.toml"), &routes);
+        }
+        let mut config = folder.load().unwrap();
+        let mut step = |file: &str, routes: &[&str], left: &[&str], came: &[&str]| {
+            folder.routes(&format!("routes.d/{file}.toml"), routes);
+            let (again, _) = folder.again(&config);
+            let (gone, come) = again.changed(&config);
+            let of = |routes: &[Arc<super::Route>]| routes.iter().map(|route| route.name.clone()).collect::<Vec<_>>();
+            assert_eq!(
+                (of(gone), of(come)),
+                (left.iter().map(ToString::to_string).collect(), came.iter().map(ToString::to_string).collect())
+            );
+            config = again;
+        };
+        // Whether a file was read again or not.
+        step("2", &["c", "d"], &[], &[]);
+        step("2", &["c", "x", "d"], &[], &["x"]);
+        step("3", &["f"], &["e"], &[]);
+        step("4", &["y"], &[], &["y"]);
+        step("1", &["b", "a"], &["a", "b"], &["b", "a"]);
+        folder.write("routes.d/3.toml", &format!("[[route]]\nname = \"f\"\nrecipients = [\"*@g.example\"]\n{URL}"));
+        step("1", &["a"], &["b", "a", "c", "x", "d", "f"], &["a", "c", "x", "d", "f"]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use super::error::{ConfigError, Place};
 use super::file::{Keys, Section, Source};
 use super::include::{self, Included};
 use super::named::Changes;
-use super::{Config, Origin, Secret, development, fleet, other, route, smtp, unit};
+use super::{Config, Origin, Route, Secret, development, fleet, other, route, smtp, unit};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -106,7 +106,11 @@ impl Config {
         let forward = other::forward(&mut forward_section, &mut breaker_section)?;
         let include = root.texts("include", &[])?;
         route_sections.iter_mut().skip(SHOWN_WHOLE).for_each(Section::be_brief);
-        let mut routes = route::read_all(&mut route_sections, "route", &HashSet::new(), &mut warnings)?;
+        let own_before = match old {
+            Before::Nothing => &[],
+            Before::Files(old) | Before::Values(old) => old.own_routes(),
+        };
+        let mut routes = route::as_before(route::read_all(&mut route_sections, "route", &HashSet::new(), &mut warnings)?, own_before);
         let mut names = routes.iter().map(|route| route.name.clone()).collect();
         let beside = match &origin {
             Origin::File(path) => path.parent().unwrap_or(Path::new("")),
@@ -150,6 +154,18 @@ impl Config {
         Ok((config, broken))
     }
 
+    /// The routes of `before` that are not among these as they were, and these that were not among them: what is the same in front and behind
+    /// is left out, and what has not been read again is the same.
+    #[must_use]
+    pub fn changed<'c>(&'c self, before: &'c Self) -> (&'c [Arc<Route>], &'c [Arc<Route>]) {
+        let same = |(one, other): &(&Arc<Route>, &Arc<Route>)| Arc::ptr_eq(one, other);
+        let (old, new) = (before.routes.as_slice(), self.routes.as_slice());
+        let front = old.iter().zip(new).take_while(same).count();
+        let (old, new) = (old.get(front..).unwrap_or_default(), new.get(front..).unwrap_or_default());
+        let behind = old.iter().rev().zip(new.iter().rev()).take_while(same).count();
+        (old.get(..old.len() - behind).unwrap_or_default(), new.get(..new.len() - behind).unwrap_or_default())
+    }
+
     /// What one route may hold of the memory: all of it where there is no other one.
     #[must_use]
     pub fn per_route_share(&self) -> f64 {
@@ -186,7 +202,7 @@ impl Config {
         if self.smtp.max_header_size > self.smtp.max_message_size {
             self.warnings.push("smtp.max_header_size is larger than smtp.max_message_size, which ends first; lower it".to_owned());
         }
-        let all = |route: &&Arc<super::Route>| route.recipients.iter().any(|glob| glob == "*" || glob == "*@*");
+        let all = |route: &&Arc<Route>| route.recipients.iter().any(|glob| glob == "*" || glob == "*@*");
         if let Some(first) = self.routes.iter().position(|route| all(&route))
             && let (Some(takes_all), Some(behind)) = (self.routes.get(first), self.routes.get(first + 1))
         {

@@ -6,7 +6,7 @@ use super::template::{self, Marked, Template, UrlTemplate};
 use super::{Attachments, AuthorizeTo, Format, Identity, Route, Scan, Secret, Target, Templates, Verify, header, limits, smtp};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use url::Url;
@@ -34,6 +34,13 @@ pub(super) const KEYS: Keys = Keys {
 
 /// How a template is mended.
 const PLACEHOLDERS: &str = "write {recipient}, {local}, {tag} or {domain}, in the path and the query only; a brace itself is {{ or }}";
+
+/// What is as it was is the same route: a reload looks at the others only.
+pub(super) fn as_before(routes: Vec<Arc<Route>>, before: &[Arc<Route>]) -> Vec<Arc<Route>> {
+    let known: HashMap<&str, &Arc<Route>> = before.iter().map(|route| (route.name.as_str(), route)).collect();
+    let same = |route: &Arc<Route>| known.get(route.name.as_str()).filter(|old| **old == route).map(|old| Arc::clone(old));
+    routes.into_iter().map(|route| same(&route).unwrap_or(route)).collect()
+}
 
 /// All routes in their order, under names that are not taken.
 pub(super) fn read_all(

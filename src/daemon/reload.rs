@@ -71,7 +71,7 @@ impl Daemon {
 
     /// What is said to endpoints, not how they are asked.
     fn take_routes(&self, config: Config) {
-        self.shared.delivery.reload(&config);
+        self.shared.delivery.reload(&config, &self.config.load());
         let config = Arc::new(config);
         let postmaster = self.shared.delivery.postmaster(&config.smtp.hostname);
         self.shared.live.store(Arc::new(Live::of(Arc::clone(&config), postmaster)));
@@ -84,7 +84,7 @@ impl Daemon {
             tracing::error!("reload refused, nothing changed: smtp.tls: {error}");
             return false;
         }
-        if let Err(error) = self.forwarders.reload(&config) {
+        if let Err(error) = self.forwarders.reload(&config, Some(&self.config.load())) {
             tracing::error!("reload refused, nothing changed: {error}");
             return false;
         }

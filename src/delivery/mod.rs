@@ -81,15 +81,15 @@ struct Spent {
 impl Delivery {
     #[must_use]
     pub fn new(config: &Config, store: Arc<Store>, forwarders: Arc<Forwarders>, verifier: Arc<Verifier>, stats: Arc<Stats>) -> Arc<Self> {
-        let live = ArcSwap::from_pointee(Live::of(config, &stats, &Arc::default()));
+        let live = ArcSwap::from_pointee(Live::of(config, &stats));
         let lines = Lines::new(config, &stats);
         Arc::new(Self { store, forwarders, verifier, stats, live, lines, hurried: AtomicBool::new(false) })
     }
 
-    /// Recipients that come from now on are matched against the new routes.
-    pub fn reload(&self, config: &Config) {
-        let old = Arc::clone(&self.live.load().route_stats);
-        self.live.store(Arc::new(Live::of(config, &self.stats, &old)));
+    /// Recipients that come from now on are matched against the new routes; `before` is the configuration in use.
+    pub fn reload(&self, config: &Config, before: &Config) {
+        let live = self.live.load().again(config, before, &self.stats);
+        self.live.store(Arc::new(live));
         self.lines.reload(config);
     }
 
@@ -295,11 +295,25 @@ impl Delivery {
 }
 
 impl Live {
-    /// With the counters of before, where the routes' names are the same.
-    fn of(config: &Config, stats: &Stats, old: &Arc<HashMap<String, Arc<RouteStats>>>) -> Self {
-        let same = old.len() == config.routes.len() && config.routes.iter().all(|route| old.contains_key(&route.name));
-        let made = || config.routes.iter().map(|route| (route.name.clone(), stats.route(&route.name))).collect();
-        Self { routes: Routes::new(&config.routes), route_stats: if same { Arc::clone(old) } else { Arc::new(made()) } }
+    fn of(config: &Config, stats: &Stats) -> Self {
+        let route_stats = config.routes.iter().map(|route| (route.name.clone(), stats.route(&route.name))).collect();
+        Self { routes: Routes::new(&config.routes), route_stats: Arc::new(route_stats) }
+    }
+
+    /// With what has not changed.
+    fn again(&self, config: &Config, before: &Config, stats: &Stats) -> Self {
+        let (gone, come) = config.changed(before);
+        let alike = |same: fn(&Route, &Route) -> bool| gone.len() == come.len() && gone.iter().zip(come).all(|(old, new)| same(old, new));
+        let route_stats = if alike(|old, new| old.name == new.name) {
+            Arc::clone(&self.route_stats)
+        } else {
+            let mut route_stats = HashMap::clone(&self.route_stats);
+            gone.iter().for_each(|route| drop(route_stats.remove(&route.name)));
+            route_stats.extend(come.iter().map(|route| (route.name.clone(), stats.route(&route.name))));
+            Arc::new(route_stats)
+        };
+        let same_globs = alike(|old, new| old.recipients == new.recipients);
+        Self { routes: if same_globs { self.routes.with(&config.routes) } else { Routes::new(&config.routes) }, route_stats }
     }
 }
 

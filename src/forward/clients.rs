@@ -5,7 +5,7 @@ use crate::config::{self, Route};
 use crate::http::{Client, Proxy, Resolver, Roots, Tls};
 use rustls::client::ResolvesClientCert;
 use rustls::pki_types::CertificateDer;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -51,10 +51,7 @@ impl Clients {
             *self.proxied() = proxy.cloned();
             self.trusted().clear();
         }
-        let proxy = proxy.map(|proxy| {
-            let authorization = proxy.authorization.as_ref().map(|value| value.expose().to_owned());
-            Arc::new(Proxy { host: proxy.host.clone(), port: proxy.port, authorization })
-        });
+        let proxy = proxy.map(asked_through);
         let mut read = HashMap::new();
         let mut new: HashMap<Settings, Result<Trusted, String>> = HashMap::new();
         let mut clients = Vec::with_capacity(routes.len());
@@ -86,6 +83,35 @@ impl Clients {
         clients
     }
 
+    /// Those of the routes that came instead of others, where neither whom all routes trust nor what they show has changed. `None`: all have to
+    /// be looked at.
+    pub(super) fn for_changed(
+        &self,
+        gone: &[Arc<Route>],
+        come: &[Arc<Route>],
+        before: impl Fn(&Route) -> Option<Arc<Client>>,
+    ) -> Option<Vec<Arc<Client>>> {
+        let trusted = self.trusted();
+        let settings = |route: &Route| (route.ca_certificate.clone(), route.identity.clone());
+        let shown: HashSet<Settings> = come.iter().map(|route| settings(route)).chain([(None, None)]).collect();
+        let files: HashSet<&Option<PathBuf>> = trusted.keys().map(|(file, _)| file).collect();
+        let hashes: HashMap<_, _> = files.into_iter().map(|file| (file, Certificates::read(file).ok().map(|read| read.hash))).collect();
+        let as_before = |(settings, made): (&Settings, &Trusted)| hashes.get(&settings.0) == Some(&Some(made.certificates));
+        // Nobody else may have had what is of no use any more.
+        if !trusted.iter().all(as_before) || !gone.iter().all(|route| shown.contains(&settings(route))) {
+            return None;
+        }
+        trusted.values().filter_map(|made| made.identity.as_ref()).for_each(|identity| _ = identity.watch());
+        let proxy = self.proxied().as_ref().map(asked_through);
+        let client = |route: &Arc<Route>| {
+            let tls = &trusted.get(&settings(route))?.tls;
+            let elsewhere = &trusted.get(&(route.ca_certificate.clone(), None))?.tls;
+            let same = before(route).filter(|client| client.is_with(tls, elsewhere));
+            Some(same.unwrap_or_else(|| Arc::new(Client::new(tls.clone(), elsewhere.clone(), self.resolver.names(), proxy.clone()))))
+        };
+        come.iter().map(client).collect()
+    }
+
     /// Looks at the files of what is shown; says which, and when each ends (seconds since 1970).
     pub(super) fn watch(&self) -> Vec<(String, i64)> {
         let identities: Vec<_> = self.trusted().values().filter_map(|trusted| trusted.identity.clone()).collect();
@@ -99,6 +125,11 @@ impl Clients {
     fn trusted(&self) -> MutexGuard<'_, HashMap<Settings, Trusted>> {
         self.trusted.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn asked_through(proxy: &config::Proxy) -> Arc<Proxy> {
+    let authorization = proxy.authorization.as_ref().map(|value| value.expose().to_owned());
+    Arc::new(Proxy { host: proxy.host.clone(), port: proxy.port, authorization })
 }
 
 /// Whom a route trusts.

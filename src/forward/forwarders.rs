@@ -15,13 +15,13 @@ use super::refused::Refused;
 use super::retry_after;
 use super::scan::Scanners;
 use crate::config::{Config, Route, Target, Verify};
-use crate::http::Response;
+use crate::http::{Client, Response};
 use crate::message::Share;
 use crate::stats::Stats;
 use crate::verify::Verifier;
 use arc_swap::ArcSwap;
 use serde_json::Value;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -67,55 +67,64 @@ impl Forwarders {
             draining: AtomicBool::new(false),
             aborted: watch::Sender::new(false),
         };
-        forwarders.reload(config)?;
+        forwarders.reload(config, None)?;
         Ok(Arc::new(forwarders))
     }
 
-    /// Routes, limits and CAs of a re-read configuration; jobs under way finish with the route they carry. A line lives on
-    /// under its route's name, with its queue, its breaker and what it has learned.
+    /// Routes, limits and CAs of a re-read configuration, `before` the one in use; jobs under way finish with the route they carry. A line lives
+    /// on under its route's name, with its queue, its breaker and what it has learned. Where only routes have changed, only those are looked at.
     ///
     /// # Errors
     /// As [`Forwarders::start`]; nothing has changed then.
-    pub fn reload(&self, config: &Config) -> Result<(), String> {
+    pub fn reload(&self, config: &Config, before: Option<&Config>) -> Result<(), String> {
         let old = self.lines.load();
-        let before = |route: &Route| Some(old.get(&route.name)?.client());
-        let clients = self.clients.for_routes(&config.routes, config.forward.proxy.as_ref(), before).into_iter().zip(&config.routes).map(
-            |(client, route)| match client {
-                Ok(client) => Ok(client),
-                // What a route trusts is gone or broken now: that is no reason for others to go without their reload.
-                Err(error) => match old.get(&route.name) {
-                    Some(line) => {
-                        tracing::error!("what was trusted before stays: {error}");
-                        Ok(line.client())
-                    }
-                    None => Err(error),
-                },
-            },
-        );
-        let clients = clients.collect::<Result<Vec<_>, String>>()?;
+        let client_before = |route: &Route| Some(old.get(&route.name)?.client());
+        let only_routes = before.filter(|before| limits_alike(before, config)).and_then(|before| {
+            let (gone, come) = config.changed(before);
+            Some((gone, come, self.clients.for_changed(gone, come, client_before)?))
+        });
+        let (gone, come, clients) = match only_routes {
+            Some(changed) => changed,
+            None => (before.map_or(&[][..], |before| &before.routes), config.routes.as_slice(), self.clients_of_all(config, &old)?),
+        };
         self.pool.set_max(config.forward.workers);
         self.gate.set_workers(config.forward.workers);
-        let line = |route: &Route, client| {
+        let mut new: Vec<(&str, Arc<Line>)> = Vec::new();
+        for (route, client) in come.iter().zip(clients) {
             let settings = settings(route, config);
             match old.get(&route.name) {
-                Some(line) => {
-                    line.configure(settings, client);
-                    Arc::clone(line)
-                }
-                None => Line::new(&self.gate, &route.name, settings, client),
+                Some(line) => line.configure(settings, client),
+                None => new.push((&route.name, Line::new(&self.gate, &route.name, settings, client))),
             }
-        };
-        let lines: Vec<_> = config.routes.iter().zip(clients).map(|(route, client)| line(route, client)).collect();
+        }
         self.answers().forget();
-        // Names are unique: with as many known ones as before, they are the same.
-        if lines.len() != old.len() || !config.routes.iter().all(|route| old.contains_key(&route.name)) {
-            let lines: HashMap<_, _> = config.routes.iter().map(|route| route.name.clone()).zip(lines).collect();
-            self.stats.keep_routes(|name| lines.contains_key(name));
+        let stay: HashSet<&str> = come.iter().map(|route| route.name.as_str()).collect();
+        let gone: HashSet<&str> = gone.iter().map(|route| route.name.as_str()).filter(|name| !stay.contains(name)).collect();
+        if !gone.is_empty() || !new.is_empty() {
+            let mut lines = HashMap::clone(&old);
+            lines.retain(|name, _| !gone.contains(name.as_str()));
+            lines.extend(new.into_iter().map(|(name, line)| (name.to_owned(), line)));
+            self.stats.keep_routes(|name| !gone.contains(name));
             self.lines.store(Arc::new(lines));
         }
         self.scanners.reload(&config.routes, config.forward.breaker);
         self.stats.forwarders.workers.set(u64::try_from(config.forward.workers).unwrap_or(u64::MAX));
         Ok(())
+    }
+
+    fn clients_of_all(&self, config: &Config, old: &HashMap<String, Arc<Line>>) -> Result<Vec<Arc<Client>>, String> {
+        let before = |route: &Route| Some(old.get(&route.name)?.client());
+        let clients = self.clients.for_routes(&config.routes, config.forward.proxy.as_ref(), before);
+        let kept = |(client, route): (Result<Arc<Client>, String>, &Arc<Route>)| match (client, old.get(&route.name)) {
+            (Ok(client), _) => Ok(client),
+            // What a route trusts is gone or broken now: that is no reason for others to go without their reload.
+            (Err(error), Some(line)) => {
+                tracing::error!("what was trusted before stays: {error}");
+                Ok(line.client())
+            }
+            (Err(error), None) => Err(error),
+        };
+        clients.into_iter().zip(&config.routes).map(kept).collect()
     }
 
     /// Looks at the files of client certificates: renewed ones are in use from now on. Says which, and when each ends (seconds since 1970).
@@ -270,6 +279,12 @@ fn came(answer: &Result<Response, NoAnswer>, asked: Instant, waited: Duration, d
         Err(NoAnswer::Broken(_)) if now >= deadline => Came::TooLate,
         Err(_) => Came::Nothing,
     }
+}
+
+/// What all lines have of the configuration is as it was.
+fn limits_alike(before: &Config, config: &Config) -> bool {
+    let limits = |config: &Config| (config.forward.workers, config.forward.queue, config.forward.breaker, config.routes.len() > 1);
+    limits(before) == limits(config) && before.forward.proxy == config.forward.proxy
 }
 
 /// While other routes are configured one holds half of the forwarders at most.

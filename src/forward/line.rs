@@ -100,8 +100,10 @@ impl Line {
 
     /// New limits, also for the jobs that wait.
     pub(super) fn configure(&self, settings: Settings, client: Arc<Client>) {
-        self.client.store(client);
         // Most lines of a reload are as they were.
+        if !Arc::ptr_eq(&self.client.load(), &client) {
+            self.client.store(client);
+        }
         if self.gate.lanes().get(self.id).is_some_and(|lane| lane.settings() == settings) {
             return;
         }

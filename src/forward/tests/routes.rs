@@ -189,8 +189,8 @@ fn a_reload_keeps_the_lane_and_takes_new_limits() {
     wait_until("it hangs", || endpoint.connections() == 1);
     held.push(rig.submit("r", b"m").unwrap());
     assert_eq!(rig.submit("r", b"m").err(), Some(Refused::QueueFull));
-    rig.config = Config::parse(Origin::File("test.toml".into()), &before(3)).unwrap();
-    rig.forwarders.reload(&rig.config).unwrap();
+    let old = std::mem::replace(&mut rig.config, Config::parse(Origin::File("test.toml".into()), &before(3)).unwrap());
+    rig.forwarders.reload(&rig.config, Some(&old)).unwrap();
     held.push(rig.submit("r", b"m").unwrap());
     wait_until("the new permits are used, for the job that waited too", || endpoint.seen.lock().unwrap().len() == 3);
     // Calls from before the reload end as well.
