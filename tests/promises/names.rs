@@ -187,7 +187,7 @@ fn an_address_that_changes_is_followed() {
 }
 
 #[test]
-#[ignore = "measures for a minute: cargo test --release --test main the_p99_beside_names_that_hang -- --ignored --nocapture"]
+#[ignore = "measures for two minutes: cargo test --release --test main the_p99_beside_names_that_hang -- --ignored --nocapture"]
 fn the_p99_beside_names_that_hang() {
     let _turn = turn::alone();
     let server = NameServer::start();
@@ -202,8 +202,9 @@ fn the_p99_beside_names_that_hang() {
         outcome
     };
     run();
+    let mut ratios = Vec::new();
     // In turn, so that what else happens on the machine meets both.
-    for _ in 0..4 {
+    for _ in 0..7 {
         let alone = run();
         let stop = AtomicBool::new(false);
         let beside = std::thread::scope(|scope| {
@@ -229,5 +230,8 @@ fn the_p99_beside_names_that_hang() {
             alone.quantile(0.5),
             p99.as_secs_f64() / p99_alone.as_secs_f64()
         );
+        ratios.push(p99.as_secs_f64() / p99_alone.as_secs_f64());
     }
+    ratios.sort_by(f64::total_cmp);
+    println!("the median of {} rounds: {:.2} times (goal 1.1)", ratios.len(), ratios[ratios.len() / 2]);
 }

@@ -137,6 +137,35 @@ fn max_concurrency_lowered_under_load() {
     assert!(!daemon.log().contains("breaker opened"));
 }
 
+/// Nine in ten are quick, the others take long, and as many at once as are wanted: the limit finds no bound, and costs next to nothing.
+#[test]
+#[expect(clippy::print_stdout, reason = "the figures of a run by hand")]
+fn an_endpoint_with_two_speeds_and_no_limit_keeps_its_throughput() {
+    if std::env::var_os("MAILSLUICE_TEST_FULL").is_none() {
+        return;
+    }
+    let _turn = turn::alone();
+    let takes = Takes::Mixed(0.05, 2.0);
+    // A third of what all forwarders could do.
+    let rate = 512.0 / takes.mean() / 3.0;
+    let endpoint = Busy::start(10_000, takes);
+    for adaptive in [false, true] {
+        let daemon = Daemon::start(config(&endpoint.url(), 10).of_route("adaptive", adaptive));
+        let began = Instant::now();
+        let sent = busy::arrivals(daemon.smtp(), rate, Duration::from_secs(60));
+        // Once it is found out.
+        let later: Vec<_> = sent.values().filter(|sent| sent.at > began + Duration::from_secs(10)).collect();
+        let delivered = later.iter().filter(|sent| sent.code == 250).count();
+        println!(
+            "adaptive {adaptive}: {delivered} of {}, {} of all {}",
+            later.len(),
+            sent.values().filter(|sent| sent.code == 250).count(),
+            sent.len()
+        );
+        assert!(delivered * 100 >= later.len() * 95, "adaptive {adaptive}: {delivered} of {}", later.len());
+    }
+}
+
 const LOADS: [f64; 3] = [1.2, 2.5, 10.0];
 
 /// The longest answers are a quarter of the deadline, but for one in fifty of the exponential ones.
