@@ -17,7 +17,8 @@ pub(super) fn interpreter() -> PathBuf {
 #[track_caller]
 pub(super) fn script(name: &str, arguments: &[&str]) -> String {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/peers").join(name);
-    run(Command::new(interpreter()).arg(script).args(arguments), PATIENCE).ok()
+    // A first import compiles what it reads.
+    run(Command::new(interpreter()).arg(script).args(arguments), PATIENCE * 4).ok()
 }
 
 #[test]
