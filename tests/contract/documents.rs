@@ -61,6 +61,7 @@ fn every_configuration_is_taken() {
         ("tls/privkey.pem", key.as_str()),
         ("ca.pem", authority.pem.as_str()),
         ("token", "a token of an example\n"),
+        ("n8n.token", "another token\n"),
         ("id.secret", "a secret of an example\n"),
         ("postgres", "host=db.example dbname=mail user=mailsluice password=x\n"),
         ("db-ca.pem", authority.pem.as_str()),
