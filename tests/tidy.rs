@@ -115,7 +115,7 @@ fn named<'a>(text: &'a str, start: &'a str) -> impl Iterator<Item = &'a str> {
             Some(list) => list.split(';').next().unwrap(),
             None => after.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap(),
         };
-        list.split([',', '{', '}']).map(|name| name.trim().split("::").next().unwrap())
+        list.split([',', '{', '}']).map(|name| name.trim().split("::").next().unwrap()).filter(|name| !name.is_empty())
     })
 }
 
@@ -143,7 +143,10 @@ fn imports(file: &Path, text: &str, folder: &Path) -> Vec<PathBuf> {
     let mut found: Vec<PathBuf> = named(&shipped, &inside).filter_map(target).collect();
     if file.ends_with(DOOR) {
         // What it only hands on it does not need.
-        let own = shipped.split_inclusive(';').filter(|statement| !statement.trim_start().starts_with("pub use ")).collect::<String>();
+        let hands_on = |statement: &str| {
+            ["pub use ", "pub(super) use ", "pub(crate) use "].iter().any(|start| statement.trim_start().starts_with(start))
+        };
+        let own = shipped.split_inclusive(';').filter(|statement| !hands_on(statement)).collect::<String>();
         let words = own.split(|c: char| !c.is_alphanumeric() && c != '_' && c != ':');
         found.extend(words.filter_map(|word| word.split_once("::")).filter_map(|(name, _)| of(name)));
     } else {
