@@ -55,6 +55,33 @@ impl Input {
             buffer::give(std::mem::replace(&mut self.octets, unused));
             self.used = 0;
         }
-        self.lease = None;
+        // What is left of it may have to wait for a peer that does not read: it stays counted.
+        let left = self.octets.len() as u64;
+        self.lease = self.lease.take().filter(|_| left > 0);
+        if let Some(lease) = &mut self.lease {
+            // Less is always granted.
+            lease.resize(left.min(lease.held())).ok();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Input;
+    use crate::message::Budget;
+
+    #[test]
+    fn what_waits_behind_a_large_message_is_counted_until_it_is_used() {
+        let budget = Budget::new(1 << 20, 1.0, 1.0);
+        let mut lease = budget.lease(&budget.share());
+        lease.resize(60 * 1024).unwrap();
+        let mut input = Input::default();
+        input.put_counted(b"HELP\r\n".repeat(10 * 1024), Some(lease));
+        input.mark_used(20 * 1024);
+        input.rest();
+        assert_eq!((input.unused().len(), budget.held()), (40 * 1024, 40 * 1024));
+        input.mark_used(40 * 1024);
+        input.rest();
+        assert_eq!((input.unused().len(), budget.held()), (0, 0));
     }
 }
