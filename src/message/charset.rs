@@ -102,7 +102,12 @@ fn unnamed(is_html: bool, octets: &[u8]) -> Cow<'_, str> {
         return order.decode_without_bom_handling(octets).0;
     }
     if let Ok(text) = std::str::from_utf8(octets) {
-        return if iso_2022::switches(octets) { Cow::Owned(iso_2022::decode(Set::Katakana, octets)) } else { Cow::Borrowed(text) };
+        // Those charsets have seven bits.
+        return if octets.is_ascii() && iso_2022::switches(octets) {
+            Cow::Owned(iso_2022::decode(Set::Katakana, octets))
+        } else {
+            Cow::Borrowed(text)
+        };
     }
     if is_html && let Some((text, false)) = meta(octets).map(|charset| charset.lossy(octets)) {
         return text;
@@ -341,6 +346,7 @@ mod tests {
             (b"\xcf\xf0\xe8\xe2\xe5\xf2", "Привет"),
             (b"\xf0\xd2\xc9\xd7\xc5\xd4, \xcb\xc1\xcb \xc4\xc5\xcc\xc1", "Привет, как дела"),
             (b"\x1b$B%F%9%H\x1b(B", "テスト"),
+            ("é \u{1b}$B%F\u{1b}(B".as_bytes(), "é \u{1b}$B%F\u{1b}(B"),
             (b"\xef\xbb\xbfx", "x"),
             (b"a\0b", "a\0b"),
             (b"H\0e\0l\0l\0o\0", "Hello"),
