@@ -353,6 +353,12 @@ impl Latency {
         windows.map_or_else(|| Durations::new(STAGE_DIGITS), |windows| windows.read(window, collected.slot))
     }
 
+    /// The routes with durations of that stage since the start.
+    pub(super) fn routes_of(&self, stage: Stage) -> Vec<String> {
+        let collected = self.collected.lock().unwrap_or_else(PoisonError::into_inner);
+        of_route(stage).and_then(|at| collected.routes.get(at)).into_iter().flat_map(BTreeMap::keys).map(ToString::to_string).collect()
+    }
+
     /// `None`: there are none of this stage, or of this route, which is one beyond the bound.
     pub(super) fn route(&self, route: &str, stage: Stage, window: Window) -> Option<Durations<u64>> {
         let collected = self.collected.lock().unwrap_or_else(PoisonError::into_inner);

@@ -168,7 +168,8 @@ impl Stats {
         self.collect();
         let durations =
             |(name, _): (String, Arc<RouteStats>)| Some((self.latency.route(&name, Stage::Forward, Window::Total)?.histogram, name));
-        let mut routes: Vec<_> = self.routes().into_iter().filter_map(durations).filter(|(histogram, _)| !histogram.is_empty()).collect();
+        let mut routes: Vec<_> =
+            self.routes_asked().into_iter().filter_map(durations).filter(|(histogram, _)| !histogram.is_empty()).collect();
         routes.sort_by_key(|(histogram, _)| std::cmp::Reverse(histogram.value_at_quantile(0.99)));
         let too_slow: Vec<String> = self.too_slow().into_iter().map(|slow| slow.route).collect();
         let row = |(histogram, name): (hdrhistogram::Histogram<u64>, String)| {
@@ -198,7 +199,14 @@ impl Stats {
             let (p50_us, timeout_us) = (durations.value_at_quantile(0.5), stats.timeout_us.get());
             (durations.len() >= LEAST && timeout_us > 0 && p50_us > timeout_us / 2).then_some(TooSlow { route, p50_us, timeout_us })
         };
-        self.routes().into_iter().filter_map(slow).collect()
+        self.routes_asked().into_iter().filter_map(slow).collect()
+    }
+
+    /// Those whose endpoints were asked, of the routes that durations are kept of.
+    fn routes_asked(&self) -> Vec<(String, Arc<RouteStats>)> {
+        let asked = self.latency.routes_of(Stage::Forward);
+        let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.into_iter().filter_map(|name| routes.get(&name).map(Arc::clone).map(|stats| (name, stats))).collect()
     }
 
     /// All routes by name.
