@@ -139,7 +139,6 @@ fn max_concurrency_lowered_under_load() {
 
 /// Nine in ten are quick, the others take long, and as many at once as are wanted: the limit finds no bound, and costs next to nothing.
 #[test]
-#[expect(clippy::print_stdout, reason = "the figures of a run by hand")]
 fn an_endpoint_with_two_speeds_and_no_limit_keeps_its_throughput() {
     if std::env::var_os("MAILSLUICE_TEST_FULL").is_none() {
         return;
