@@ -1,10 +1,10 @@
 //! Recipient to route: globs over the canonical mailbox, first match wins. What names a domain or one mailbox is looked up; of the other
 //! globs only those are tried of which the rarest piece stands in the mailbox, and one automaton finds all pieces in one pass.
 
-use crate::config::Route;
+use crate::config::{Route, hostname};
 use crate::mailbox::{self, canonical, fold, unicode_domain};
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 /// The routes in their order, and the way to the first that takes a mailbox.
@@ -48,6 +48,24 @@ impl Routes {
     #[must_use]
     pub fn find(&self, mailbox: &str) -> Option<&Arc<Route>> {
         self.routes.get(self.index.find(mailbox)?)
+    }
+
+    /// Routes that no mailbox comes to, each with the one in front that takes theirs. A glob is looked up as if it were a mailbox: what takes it,
+    /// its stars included, takes whatever they could stand for.
+    pub fn idle(&self) -> impl Iterator<Item = (&Arc<Route>, &Arc<Route>)> {
+        self.routes.iter().enumerate().filter_map(|(number, route)| {
+            let takers = route.recipients.iter().map(|glob| self.index.find(glob).filter(|taker| *taker < number));
+            let takers: Option<Vec<usize>> = takers.collect();
+            Some((route, self.routes.get(*takers?.first()?)?))
+        })
+    }
+
+    /// The domains that globs name in full, in lower case.
+    #[must_use]
+    pub fn domains(&self) -> BTreeSet<String> {
+        let globs = self.routes.iter().flat_map(|route| &route.recipients);
+        let domains = globs.filter_map(|glob| mailbox::split(glob).1).map(|domain| domain.trim_end_matches('.').to_ascii_lowercase());
+        domains.filter(|domain| domain.contains('.') && hostname::is_domain(domain)).collect()
     }
 
     /// What `postmaster` without a domain stands for (RFC 5321 section 4.5.1): itself where a glob takes that, else the one at this host,

@@ -33,7 +33,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
             "envelope", "record", "stats", "config", "log",
         ],
     ),
-    ("cli", &["daemon", "fleet", "admin", "message", "http", "config", "record", "stats", "log", "store", "ring", "verify"]),
+    ("cli", &["daemon", "fleet", "admin", "message", "http", "config", "record", "route", "stats", "log", "store", "ring", "verify"]),
 ];
 
 fn root() -> PathBuf {

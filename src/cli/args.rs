@@ -34,7 +34,7 @@ pub(super) enum Command {
     /// Inspect the machine: io_uring, sysctls, limits, swap, ports, certificates, endpoints, store
     ///
     /// One line a finding, with the command that mends it. Exits with 0 if nothing keeps mail from flowing, with 69 if
-    /// something does. Sends no mail and no request.
+    /// something does. Sends no mail.
     Doctor(Doctor),
     /// Submit a message over SMTP and print the reply
     ///
@@ -68,6 +68,9 @@ pub(super) enum Command {
 
 #[derive(Group)]
 pub(super) struct Doctor {
+    /// Print the findings as one JSON document: about, severity (ok, warning, problem), what, mend
+    #[arg(long)]
+    pub(super) json: bool,
     /// Read and verify every record of the store as well (the daemon must be stopped)
     #[arg(long)]
     pub(super) store: bool,

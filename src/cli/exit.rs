@@ -43,15 +43,6 @@ impl Failure {
         log::escaped(&self.line)
     }
 
-    /// Says whose eyes saw it, where they are not the caller's.
-    #[must_use]
-    pub fn seen_by(mut self, user: Option<&str>) -> Self {
-        if let Some(user) = user {
-            self.line = format!("{} (as the daemon's user {user} finds it)", self.line);
-        }
-        self
-    }
-
     /// Writing to standard output failed.
     #[must_use]
     pub fn output(error: &io::Error) -> Self {
@@ -85,9 +76,7 @@ impl From<daemon::Error> for Failure {
             daemon::Error::Store(StoreError::Io { .. }) => Exit::CannotCreate,
             daemon::Error::Store(StoreError::Newer { .. }) => Exit::Configuration,
             daemon::Error::Store(_) => Exit::Unavailable,
-            daemon::Error::Listen { .. } | daemon::Error::IoUringForbidden(_) | daemon::Error::IoUring(_) | daemon::Error::Start(_) => {
-                Exit::Unavailable
-            }
+            daemon::Error::Listen { .. } | daemon::Error::IoUring(_) | daemon::Error::Start(_) => Exit::Unavailable,
         };
         Self::new(exit, error.to_string())
     }

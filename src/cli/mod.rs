@@ -21,6 +21,8 @@ mod stats;
 mod table;
 mod terminal;
 mod time;
+mod unit;
+mod warnings;
 
 pub use exit::{Exit, Failure};
 

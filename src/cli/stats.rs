@@ -288,7 +288,7 @@ mod tests {
             json!({"count": 103, "mean_us": 1800.0, "p50_us": 1500, "p90_us": 2500, "p99_us": 6000, "p999_us": 9000, "max_us": 91_000});
         let empty = json!({"count": 0, "mean_us": 0.0, "p50_us": 0, "p90_us": 0, "p99_us": 0, "p999_us": 0, "max_us": 0});
         json!({
-            "version": "0.1.0", "uptime_seconds": 7265.2,
+            "version": "0.2.0", "uptime_seconds": 7265.2,
             "connections": {"open": 3, "accepted": 120, "refused": {"total_limit": 0, "per_ip_limit": 4}},
             "recipients": {"accepted": 110, "refused": {"no_route": 1}},
             "messages": {"delivered": 100, "rejected": 2, "deferred": 1, "undelivered": 5, "replies_lost": 0, "refused": {"size": 0, "memory": 7}},
@@ -306,7 +306,7 @@ mod tests {
         let text = render(&sample(), &Rates::default(), Paint(false));
         let full = "█".repeat(15) + &"░".repeat(15);
         for line in [
-            "mailsluice 0.1.0  up 2h 1m",
+            "mailsluice 0.2.0  up 2h 1m",
             "messages     100 delivered, 2 rejected, 1 deferred, 5 undelivered, 0 replies lost; 1.1MiB received",
             "refused      size 0, memory 7",
             "connections  3 open, 120 accepted; refused: total_limit 0, per_ip_limit 4",

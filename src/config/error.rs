@@ -4,16 +4,13 @@ use std::io;
 use std::path::PathBuf;
 
 /// Why there is no configuration. Nothing is logged here; the command line or the reload prints it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 pub enum ConfigError {
     /// The configuration file itself.
-    #[error("{}: cannot be read: {source}; {}", file.display(), mend_reading(source))]
     Unreadable { file: PathBuf, source: io::Error },
     /// A value, or the lack of one.
-    #[error("{place}: {what}; {mend}")]
     Invalid { place: Place, what: String, mend: String },
     /// A file that a value names.
-    #[error("{place}: {}: {source}; {}", file.display(), mend_reading(source))]
     NamedFile { place: Place, file: PathBuf, source: io::Error },
 }
 
@@ -25,6 +22,46 @@ impl ConfigError {
             Self::Unreadable { source, .. } | Self::NamedFile { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
             Self::Invalid { .. } => false,
         }
+    }
+}
+
+impl ConfigError {
+    /// The two halves of its line: what is wrong and where; how to mend it.
+    #[must_use]
+    pub fn what_and_mend(&self) -> (String, &str) {
+        match self {
+            Self::Unreadable { file, source } => (format!("{}: cannot be read: {source}", file.display()), mend_reading(source)),
+            Self::Invalid { place, what, mend } => (format!("{place}: {what}"), mend),
+            Self::NamedFile { place, file, source } => (format!("{place}: {}: {source}", file.display()), mend_reading(source)),
+        }
+    }
+}
+
+impl std::fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (what, mend) = self.what_and_mend();
+        write!(f, "{what}; {mend}")
+    }
+}
+
+impl std::error::Error for ConfigError {}
+
+/// What is allowed, but can hardly be meant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    pub what: String,
+    pub mend: String,
+}
+
+impl Warning {
+    pub fn new(what: impl Into<String>, mend: impl Into<String>) -> Self {
+        Self { what: what.into(), mend: mend.into() }
+    }
+}
+
+impl std::fmt::Display for Warning {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}; {}", self.what, self.mend)
     }
 }
 

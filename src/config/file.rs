@@ -212,7 +212,7 @@ impl<'d> Section<'d> {
     pub(super) fn size(&mut self, key: &'static str, bound: Bound<u64>) -> Result<u64, ConfigError> {
         let found = self.text(key, &unit::show_size(bound.default))?;
         let Some(octets) = unit::parse_size(&found.value) else {
-            return Err(found.invalid(format!("{:?} is no size", found.value), "write a whole number and a unit, as in \"25MiB\""));
+            return Err(found.invalid(format!("{:?} is no size", found.value), unit::SIZES));
         };
         within(&found.place, octets, bound, |value| format!("{:?}", unit::show_size(*value)))?;
         self.show(key, quoted(&unit::show_size(octets)));
@@ -234,7 +234,7 @@ impl<'d> Section<'d> {
     pub(super) fn duration(&mut self, key: &'static str, bound: Bound<Duration>) -> Result<Duration, ConfigError> {
         let found = self.text(key, &unit::show_duration(bound.default))?;
         let Some(duration) = unit::parse_duration(&found.value) else {
-            return Err(found.invalid(format!("{:?} is no duration", found.value), "write a whole number and a unit, as in \"30s\""));
+            return Err(found.invalid(format!("{:?} is no duration", found.value), unit::DURATIONS));
         };
         within(&found.place, duration, bound, |value| format!("{:?}", unit::show_duration(*value)))?;
         self.show(key, quoted(&unit::show_duration(duration)));

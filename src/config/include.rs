@@ -2,7 +2,7 @@
 //! and a file that is broken then keeps its old routes. Logs nothing.
 
 use super::effective::Block;
-use super::error::{ConfigError, Place};
+use super::error::{ConfigError, Place, Warning};
 use super::file::{FoundList, Keys, Section, Source};
 use super::files::check_routes;
 use super::named::{Changes, NamedFiles};
@@ -23,7 +23,7 @@ pub struct RouteFile {
     /// `None`: it has to be read again in any case.
     stamp: Option<Stamp>,
     pub(super) routes: Vec<Arc<Route>>,
-    pub(super) warnings: Vec<String>,
+    pub(super) warnings: Vec<Warning>,
     pub(super) blocks: Vec<Block>,
     /// Where values stand in files of their own: its text, and these files. They may change by themselves.
     named: Option<Box<(Secret, NamedFiles)>>,

@@ -3,7 +3,7 @@
 //! Reads the configuration file and the files that `*_file` keys name; the certificates are `files`' matter.
 
 use super::effective::Values;
-use super::error::{ConfigError, Place};
+use super::error::{ConfigError, Place, Warning};
 use super::file::{Keys, Section, Source};
 use super::include::{self, Included};
 use super::named::Changes;
@@ -185,61 +185,70 @@ impl Config {
             )]
             let share = (self.memory.body_budget as f64 * share) as u64;
             if share < self.smtp.max_message_size {
-                self.warnings.push(format!(
-                    "one {who} may hold {} of memory (memory.body_budget x memory.{key}), so messages up to \
-                     smtp.max_message_size {} can never be taken; raise memory.body_budget",
-                    unit::show_size(share),
-                    unit::show_size(self.smtp.max_message_size)
-                ));
+                self.warn(
+                    format!(
+                        "one {who} may hold {} of memory (memory.body_budget x memory.{key}), so messages up to \
+                         smtp.max_message_size {} can never be taken",
+                        unit::show_size(share),
+                        unit::show_size(self.smtp.max_message_size)
+                    ),
+                    "raise memory.body_budget",
+                );
             }
         }
-        if !self.smtp.hostname.contains('.') && !self.smtp.listen.iter().all(|address| address.ip().is_loopback()) {
-            self.warnings.push(format!(
-                "smtp.hostname is {:?}, which no other server can look up; set it to the name that the MX record points to",
-                self.smtp.hostname
-            ));
+        if !self.smtp.hostname.contains('.') && !self.listens_on_loopback_only() {
+            self.warn(
+                format!("smtp.hostname is {:?}, which no other server can look up", self.smtp.hostname),
+                "set smtp.hostname to the name that the MX record points to",
+            );
         }
         if self.smtp.max_header_size > self.smtp.max_message_size {
-            self.warnings.push("smtp.max_header_size is larger than smtp.max_message_size, which ends first; lower it".to_owned());
-        }
-        let all = |route: &&Arc<Route>| route.recipients.iter().any(|glob| glob == "*" || glob == "*@*");
-        if let Some(first) = self.routes.iter().position(|route| all(&route))
-            && let (Some(takes_all), Some(behind)) = (self.routes.get(first), self.routes.get(first + 1))
-        {
-            self.warnings.push(format!(
-                "route {} takes every recipient, so {} behind it gets none; move it to the end",
-                takes_all.name, behind.name
-            ));
+            self.warn("smtp.max_header_size is larger than smtp.max_message_size, which ends first", "lower smtp.max_header_size");
         }
         let most = if self.routes.len() > 1 { (self.forward.workers / 2).max(1) } else { self.forward.workers };
         let sum: usize = self.routes.iter().map(|route| route.max_concurrency).sum();
         if sum > self.forward.workers && self.routes.len() > 1 {
-            self.warnings.push(format!(
-                "the routes' max_concurrency come to {sum}, but there are {} forwarders, so they cannot all have theirs at once; \
-                 raise forward.workers to {sum} or lower them",
-                self.forward.workers
-            ));
+            self.warn(
+                format!(
+                    "the routes' max_concurrency come to {sum}, but there are {} forwarders, so they cannot all have theirs at once",
+                    self.forward.workers
+                ),
+                format!("raise forward.workers to {sum} or lower them"),
+            );
         }
-        for route in &self.routes {
+        for route in self.routes.clone() {
+            let name = &route.name;
             if route.max_message_size.is_some_and(|octets| octets > self.smtp.max_message_size) {
-                self.warnings
-                    .push(format!("route {} has a max_message_size above smtp.max_message_size, which ends first; raise that", route.name));
+                let what = format!("route {name} has a max_message_size above smtp.max_message_size, which ends first");
+                self.warn(what, "raise smtp.max_message_size");
             }
             if route.max_concurrency > most {
-                self.warnings.push(format!(
-                    "route {} may hold {} forwarders, but it gets {most} at most ({} of forward.workers {}); raise forward.workers",
-                    route.name,
-                    route.max_concurrency,
-                    if self.routes.len() > 1 { "half" } else { "all" },
-                    self.forward.workers
-                ));
+                self.warn(
+                    format!(
+                        "route {name} may hold {} forwarders, but it gets {most} at most ({} of forward.workers {})",
+                        route.max_concurrency,
+                        if self.routes.len() > 1 { "half" } else { "all" },
+                        self.forward.workers
+                    ),
+                    "raise forward.workers",
+                );
             }
             let url = &route.target.url;
             let plain = url.scheme() == "http" && route.socket.is_none() && !is_this_machine(url);
             if plain && (route.authorization.is_some() || !route.target.headers.is_empty()) {
-                self.warnings.push(format!("route {} sends credentials over http, where others can read them; use https", route.name));
+                self.warn(format!("route {name} sends credentials over http, where others can read them"), "use https");
             }
         }
+    }
+
+    fn warn(&mut self, what: impl Into<String>, mend: impl Into<String>) {
+        self.warnings.push(Warning::new(what, mend));
+    }
+
+    /// Nothing outside of this machine can connect.
+    #[must_use]
+    pub fn listens_on_loopback_only(&self) -> bool {
+        self.smtp.listen.iter().all(|address| address.ip().to_canonical().is_loopback())
     }
 }
 

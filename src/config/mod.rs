@@ -26,7 +26,7 @@ mod tests;
 pub mod unit;
 
 pub use effective::Values;
-pub use error::{ConfigError, Place};
+pub use error::{ConfigError, Place, Warning};
 pub use files::{FileError, certificates, certified_key};
 pub use header::fault as header_fault;
 pub use include::RouteFile;
@@ -63,8 +63,8 @@ pub struct Config {
     pub log: Log,
     pub fleet: Fleet,
     pub shutdown: Shutdown,
-    /// What is allowed but can hardly be meant; one line each, for `check` and the log.
-    pub warnings: Vec<String>,
+    /// For `check` and `doctor`.
+    pub warnings: Vec<Warning>,
     /// Where values stand in files of their own: the text of the configuration file, and these files.
     named: Option<Box<(Secret, named::NamedFiles)>>,
     /// Every value with its origin, for [`Config::effective_text`].
@@ -299,6 +299,8 @@ pub struct Dns {
 pub struct Admin {
     pub listen: AdminListen,
     pub token: Option<Secret>,
+    /// Where it stands.
+    pub token_path: Option<PathBuf>,
     /// Further names that a request's Host may have, in lower case.
     pub hosts: Vec<String>,
 }

@@ -139,7 +139,8 @@ pub(super) fn admin(section: &mut Section<'_>) -> Result<Admin, ConfigError> {
         }
         hosts.push(name);
     }
-    Ok(Admin { listen, token, hosts })
+    let token_path = token.is_some().then(|| PathBuf::from(token_file.value));
+    Ok(Admin { listen, token, token_path, hosts })
 }
 
 pub(super) fn log(section: &mut Section<'_>) -> Result<Log, ConfigError> {

@@ -1,6 +1,6 @@
 //! `[[route]]`: where mail for some recipients goes, and how.
 
-use super::error::{ConfigError, Place};
+use super::error::{ConfigError, Place, Warning};
 use super::file::{Found, Keys, Section, quoted, unknown_word};
 use super::template::{self, Marked, Template, UrlTemplate};
 use super::{Attachments, AuthorizeTo, Format, Identity, Route, Scan, Secret, Target, Templates, Verify, header, limits, smtp};
@@ -47,7 +47,7 @@ pub(super) fn read_all(
     sections: &mut [Section<'_>],
     default_name: &str,
     taken: &HashSet<String>,
-    warnings: &mut Vec<String>,
+    warnings: &mut Vec<Warning>,
 ) -> Result<Vec<Arc<Route>>, ConfigError> {
     let mut names = HashSet::new();
     let mut routes = Vec::new();
@@ -65,7 +65,7 @@ pub(super) fn name_taken(place: &Place, name: &str) -> ConfigError {
     place.invalid(format!("a route before this one is named {name:?} as well"), "give each route a name of its own")
 }
 
-fn read(section: &mut Section<'_>, name: String, warnings: &mut Vec<String>) -> Result<Route, ConfigError> {
+fn read(section: &mut Section<'_>, name: String, warnings: &mut Vec<Warning>) -> Result<Route, ConfigError> {
     let recipients = recipients(section)?;
     let example = recipients.first().map(|glob| template::example(glob)).unwrap_or_default();
     let Some(written) = section.secret("url")? else {
@@ -102,7 +102,8 @@ fn read(section: &mut Section<'_>, name: String, warnings: &mut Vec<String>) -> 
     };
     let authorize_to = authorize_to(section)?;
     if !authorize_to.is_empty() && authorize_url.is_none() {
-        warnings.push(format!("route {name}: authorize_to without authorize_url: nobody is asked where mail goes"));
+        let what = format!("route {name}: authorize_to without authorize_url: nobody is asked where mail goes");
+        warnings.push(Warning::new(what, "set authorize_url, or leave authorize_to out"));
     }
     let scan = scan(section)?;
     let verify = verify(section)?;
@@ -373,7 +374,7 @@ pub(super) fn header_fields(
     Ok(headers)
 }
 
-fn signing_secrets(section: &mut Section<'_>, route: &str, warnings: &mut Vec<String>) -> Result<Vec<Secret>, ConfigError> {
+fn signing_secrets(section: &mut Section<'_>, route: &str, warnings: &mut Vec<Warning>) -> Result<Vec<Secret>, ConfigError> {
     let mut secrets = Vec::new();
     for found in section.secrets("signing_secret")? {
         let mend = "write whsec_ and base64, as made by: echo whsec_$(openssl rand -base64 32)";
@@ -387,12 +388,13 @@ fn signing_secrets(section: &mut Section<'_>, route: &str, warnings: &mut Vec<St
             return Err(found.invalid("a secret is empty behind whsec_", mend));
         }
         if key.len() < limits::SIGNING_SECRET_OCTETS {
-            warnings.push(format!(
-                "{}: a secret of route {route} has {} octets; {mend} (Standard Webhooks asks for at least {})",
+            let what = format!(
+                "{}: a secret of route {route} has {} octets, Standard Webhooks asks for at least {}",
                 found.place,
                 key.len(),
                 limits::SIGNING_SECRET_OCTETS
-            ));
+            );
+            warnings.push(Warning::new(what, mend));
         }
         secrets.push(Secret::new(found.value));
     }

@@ -23,6 +23,11 @@ const SIZE_UNITS: &[(&str, u64)] = &[
 /// In milliseconds.
 const DURATION_UNITS: &[(&str, u64)] = &[("ms", 1), ("s", 1000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000), ("w", 604_800_000)];
 
+/// How a size is written, for errors.
+pub const SIZES: &str = "write a whole number and a unit (B, KiB, MiB, GiB, TiB; kB, MB, GB, TB), as in \"25MiB\"";
+/// How a duration is written, for errors.
+pub const DURATIONS: &str = "write a whole number and a unit (ms, s, m, h, d, w), as in \"30s\" or \"1h30m\"";
+
 /// A whole number and a unit, a space between them allowed. `None` if it is no size.
 #[must_use]
 pub fn parse_size(text: &str) -> Option<u64> {
@@ -141,6 +146,17 @@ mod tests {
         ];
         for (text, expected) in table {
             assert_eq!(parse_duration(text), expected.map(Duration::from_millis), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn errors_list_every_unit() {
+        for (units, text) in [(SIZE_UNITS, SIZES), (DURATION_UNITS, DURATIONS)] {
+            let listed = text.split(['(', ')']).nth(1).expect("a list");
+            let listed: Vec<_> = listed.split([',', ';']).map(str::trim).collect();
+            for (unit, _) in units {
+                assert!(listed.iter().any(|listed| listed.eq_ignore_ascii_case(unit)), "{unit}: {text}");
+            }
         }
     }
 

@@ -12,9 +12,7 @@ pub enum Error {
     Store(#[from] StoreError),
     #[error("cannot listen on {address} ({key}): {error}; {mend}")]
     Listen { key: String, address: String, error: io::Error, mend: String },
-    /// Says itself how to mend it, as the one below.
-    #[error("{0}")]
-    IoUringForbidden(io::Error),
+    /// Says itself how to mend it.
     #[error("{0}")]
     IoUring(io::Error),
     #[error("{0}")]

@@ -6,6 +6,7 @@ mod drain;
 mod error;
 mod holder;
 mod machine;
+mod pinned;
 mod reload;
 mod sockets;
 mod standing;
@@ -24,6 +25,7 @@ use crate::stats::{Readiness, Ready, Stats};
 use crate::store::Store;
 use crate::verify::Verifier;
 use arc_swap::{ArcSwap, ArcSwapOption};
+use pinned::Pinned;
 use sockets::Sockets;
 use std::io;
 use std::sync::Arc;
@@ -42,6 +44,7 @@ struct Daemon {
     ready: Arc<Ready>,
     admin: admin::Handle,
     fleet: Arc<ArcSwapOption<Fleet>>,
+    pinned: Pinned,
     /// Changed values that could not be taken.
     refused_values: AtomicU64,
 }
@@ -59,8 +62,8 @@ pub fn run(config: Config) -> Result<(), Error> {
 }
 
 fn run_logged(config: Config, log: &crate::log::Handle) -> Result<(), Error> {
-    crate::ring::probe().map_err(io_uring_error)?;
-    machine::raise_descriptors(u64::try_from(config.smtp.max_connections + config.forward.workers + 256).unwrap_or(u64::MAX));
+    crate::ring::probe().map_err(Error::IoUring)?;
+    raise_descriptors(&config);
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -76,10 +79,6 @@ fn run_logged(config: Config, log: &crate::log::Handle) -> Result<(), Error> {
         }
         Ok(())
     })
-}
-
-fn io_uring_error(error: io::Error) -> Error {
-    if crate::ring::forbidden(&error) { Error::IoUringForbidden(error) } else { Error::IoUring(error) }
 }
 
 impl Daemon {
@@ -103,6 +102,7 @@ impl Daemon {
         let fleet =
             Fleet::start(&config, &store, &stats, &id_key).map_err(|error| Error::Start(format!("cannot start the fleet: {error}")))?;
         let fleet = Arc::new(ArcSwapOption::new(fleet));
+        let pinned = Pinned::of(&config);
         let config = Arc::new(config);
         let shared = Arc::new(Shared {
             live: ArcSwap::from_pointee(Live::of(Arc::clone(&config), delivery.postmaster(&config.smtp.hostname))),
@@ -130,7 +130,7 @@ impl Daemon {
             ring.accept();
         }
         ready.set(Readiness::Ready);
-        Ok(Self { config: live_config, shared, store, forwarders, rings, ready, admin, fleet, refused_values: AtomicU64::new(0) })
+        Ok(Self { config: live_config, shared, store, forwarders, rings, ready, admin, fleet, pinned, refused_values: AtomicU64::new(0) })
     }
 
     /// Says on the terminal what to do next (development), and tells systemd.
@@ -217,6 +217,11 @@ impl Daemon {
     }
 }
 
+/// For its connections, its forwarders, and what is beside them.
+fn raise_descriptors(config: &Config) {
+    machine::raise_descriptors(u64::try_from(config.smtp.max_connections + config.forward.workers + 256).unwrap_or(u64::MAX));
+}
+
 /// The key of Webhook-Id that is configured; `None`: the one kept beside the store.
 #[must_use]
 pub fn id_key(config: &Config) -> Option<[u8; 32]> {
@@ -250,7 +255,7 @@ fn start_rings(threads: usize, shared: &Arc<Shared>, sockets: &[std::net::TcpLis
     (0..threads.max(1))
         .map(|number| {
             let duplicates = sockets.iter().map(sockets::duplicate).collect::<io::Result<Vec<_>>>();
-            duplicates.and_then(|duplicates| net::start(number, Arc::clone(shared), duplicates)).map_err(io_uring_error)
+            duplicates.and_then(|duplicates| net::start(number, Arc::clone(shared), duplicates)).map_err(Error::IoUring)
         })
         .collect()
 }

@@ -1,7 +1,7 @@
 //! SIGHUP: the file is read again; a good one replaces routes, limits, TLS and logging, a bad one changes nothing.
 
-use super::Daemon;
 use super::systemd::notify;
+use super::{Daemon, raise_descriptors};
 use crate::config::{Config, Origin};
 use crate::fleet::Fleet;
 use crate::net::Live;
@@ -88,7 +88,8 @@ impl Daemon {
             tracing::error!("reload refused, nothing changed: {error}");
             return false;
         }
-        self.warn_about_restarts(&config);
+        self.tell_what_waits(&config);
+        raise_descriptors(&config);
         self.reload_fleet(&config);
         log.set_level(config.log.level);
         self.store.reload(&config.store);
@@ -114,23 +115,13 @@ impl Daemon {
         }
     }
 
-    /// Keys that need a restart are named, so that nobody waits for them.
-    fn warn_about_restarts(&self, new: &Config) {
-        let old = self.config.load();
-        let pinned = [
-            ("smtp.listen", old.smtp.listen == new.smtp.listen),
-            ("smtp.threads", old.smtp.threads == new.smtp.threads),
-            ("admin.listen", old.admin.listen == new.admin.listen),
-            ("store.path", old.store.path == new.store.path),
-            ("forward.id_secret", old.forward.id_secret == new.forward.id_secret),
-            ("dns.servers", old.dns.servers == new.dns.servers),
-            ("dns.timeout", old.dns.timeout == new.dns.timeout),
-            ("log.format", old.log.format == new.log.format),
-        ];
-        for (key, same) in pinned {
-            if !same {
-                tracing::warn!(key, "changed in the file, takes effect at the next restart");
-            }
+    /// Keys that need a restart are named, so that nobody waits for them; they stand among the notices until it comes.
+    fn tell_what_waits(&self, new: &Config) {
+        let waiting = self.pinned.differing(new);
+        for key in &waiting {
+            tracing::warn!(key, "differs in the file from what runs, takes effect at the next restart");
         }
+        let sentence = format!("changed in the file, in use from the next restart on: {}", waiting.join(", "));
+        self.shared.stats.notices.set("restart", (!waiting.is_empty()).then_some(sentence));
     }
 }

@@ -28,7 +28,7 @@ pub use conn::{Conn, Interrupter};
 pub use fill::Fill;
 pub use listener::Listener;
 pub use probe::probe;
-pub use setup::{SetupError, forbidden};
+pub use setup::SetupError;
 pub use task::{run, spawn};
 pub use time::{sleep_until, timeout_at, turn};
 

@@ -9,21 +9,51 @@ const ENTRIES: u32 = 1024;
 const COMPLETION_ENTRIES: u32 = 4096;
 
 /// Why there is no ring. Comes wrapped in an [`io::Error`].
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug)]
 pub enum SetupError {
-    #[error(
-        "io_uring is forbidden here ({0}): set the sysctl kernel.io_uring_disabled=0; in a container, start it with the seccomp profile that allows io_uring (container.md)"
-    )]
-    Forbidden(#[source] io::Error),
-    #[error("this kernel's io_uring lacks what is needed ({0}): use Linux 5.19 or newer")]
-    TooOld(#[source] io::Error),
-    #[error("no memory for an io_uring ({0}): raise the locked memory limit (LimitMEMLOCK=, ulimit -l) or set fewer smtp.threads")]
-    NoMemory(#[source] io::Error),
-    #[error("no descriptor left for an io_uring ({0}): raise LimitNOFILE= (ulimit -n)")]
-    NoDescriptor(#[source] io::Error),
-    #[error("cannot make an io_uring ({0})")]
-    Other(#[source] io::Error),
+    Forbidden(io::Error),
+    TooOld(io::Error),
+    NoMemory(io::Error),
+    NoDescriptor(io::Error),
+    Other(io::Error),
 }
+
+impl SetupError {
+    /// The two halves of its line: what is wrong, and how to mend it.
+    #[must_use]
+    pub fn what_and_mend(&self) -> (String, &'static str) {
+        let (what, source, mend) = match self {
+            Self::Forbidden(source) => (
+                "io_uring is forbidden here",
+                source,
+                "set the sysctl kernel.io_uring_disabled=0; in a container, start it with the seccomp profile that allows io_uring (container.md); where the \
+                 kernel has none, use Linux 5.19 or newer",
+            ),
+            Self::TooOld(source) => ("this kernel's io_uring lacks what is needed", source, "use Linux 5.19 or newer"),
+            Self::NoMemory(source) => {
+                ("no memory for an io_uring", source, "raise the locked memory limit (LimitMEMLOCK=, ulimit -l) or set fewer smtp.threads")
+            }
+            Self::NoDescriptor(source) => ("no descriptor left for an io_uring", source, "raise LimitNOFILE= (ulimit -n)"),
+            Self::Other(source) => ("cannot make an io_uring", source, "use Linux 5.19 or newer"),
+        };
+        (format!("{what} ({source})"), mend)
+    }
+
+    /// What an error of this folder's is, if it is one.
+    #[must_use]
+    pub fn of(error: &io::Error) -> Option<&Self> {
+        error.get_ref().and_then(|inner| inner.downcast_ref())
+    }
+}
+
+impl std::fmt::Display for SetupError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (what, mend) = self.what_and_mend();
+        write!(f, "{what}: {mend}")
+    }
+}
+
+impl std::error::Error for SetupError {}
 
 impl From<io::Error> for SetupError {
     fn from(error: io::Error) -> Self {
@@ -47,12 +77,6 @@ impl From<SetupError> for io::Error {
         };
         Self::new(kind, error)
     }
-}
-
-/// Whether the error says that this machine forbids io_uring (the daemon then exits 69).
-#[must_use]
-pub fn forbidden(error: &io::Error) -> bool {
-    matches!(error.get_ref().and_then(|inner| inner.downcast_ref()), Some(SetupError::Forbidden(_)))
 }
 
 /// The first of our configurations that this kernel takes. Tried on a bare ring, which is dropped again: the runtime's own

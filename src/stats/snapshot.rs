@@ -154,7 +154,7 @@ mod tests {
             .map(|stage| format!(r#""{stage}": {{"1m": {window}, "total": {window}}}"#))
             .collect();
         let contract = format!(
-            r#"{{ "version": "0.1.0", "uptime_seconds": 5.2,
+            r#"{{ "version": "0.2.0", "uptime_seconds": 5.2,
             "connections": {{"open": 3, "accepted": 120, "refused": {{"total_limit": 0, "per_ip_limit": 0}}}},
             "recipients": {{"accepted": 110, "refused": {{"no_route": 1, "other_route": 0, "authorization": 0}}}},
             "messages": {{"delivered": 100, "rejected": 2, "deferred": 1, "undelivered": 0, "replies_lost": 0,

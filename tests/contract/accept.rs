@@ -4,9 +4,9 @@ use crate::support::certificates::Authority;
 use crate::support::client::{deliver, stuffed};
 use crate::support::daemon::command;
 use crate::support::process::run;
+use crate::support::seccomp::{self, Forbidden};
 use crate::support::{Client, Config, Daemon, Endpoint, PATIENCE, messages};
 use std::net::IpAddr;
-use std::os::unix::process::CommandExt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -268,11 +268,7 @@ fn io_uring_forbidden() {
     .unwrap();
     let mut command = command();
     command.arg("serve").arg("--config").arg(&file);
-    // SAFETY: the closure makes two system calls on data of its own; it allocates nothing.
-    #[expect(unsafe_code, reason = "a seccomp filter has to be set between fork and exec")]
-    unsafe {
-        command.pre_exec(forbid_io_uring);
-    }
+    seccomp::forbid(&mut command, Forbidden { call: libc::SYS_io_uring_setup, argument: None, error: libc::EPERM });
     let finished = run(&mut command, PATIENCE);
     assert_eq!(finished.code, Some(69), "{finished:?}");
     let said = format!("{}{}", finished.out, finished.err);
@@ -281,25 +277,4 @@ fn io_uring_forbidden() {
     assert_eq!(said.trim().lines().filter(|line| line.contains("io_uring")).count(), 1, "{said}");
     assert_eq!(said.matches("is forbidden here").count(), 1, "said once: {said}");
     assert!(said.contains("seccomp"), "{said}");
-}
-
-/// `io_uring_setup` answers EPERM from now on.
-fn forbid_io_uring() -> std::io::Result<()> {
-    const fn filter(code: u32, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
-        libc::sock_filter { code: code as u16, jt, jf, k }
-    }
-    let mut filters = [
-        filter(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
-        filter(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, libc::SYS_io_uring_setup as u32),
-        filter(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ERRNO | libc::EPERM.cast_unsigned()),
-        filter(libc::BPF_RET | libc::BPF_K, 0, 0, libc::SECCOMP_RET_ALLOW),
-    ];
-    let program = libc::sock_fprog { len: filters.len() as u16, filter: filters.as_mut_ptr() };
-    // SAFETY: both calls read plain values; `program` outlives the second.
-    #[expect(unsafe_code, reason = "prctl has no safe form for filters")]
-    let done = unsafe {
-        libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0
-            && libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) == 0
-    };
-    if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }

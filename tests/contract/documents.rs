@@ -78,6 +78,8 @@ fn every_configuration_is_taken() {
         std::fs::write(&file, &text).unwrap();
         let finished = cli(&["check", "--config", file.to_str().unwrap()]);
         assert_eq!(finished.code, Some(0), "{at}: {}\n{text}", finished.err);
+        // Nobody is led to a server that has no postmaster, or to a route that never gets mail.
+        assert!(!finished.err.contains("postmaster") && !finished.err.contains("gets no mail"), "{at}: {}\n{text}", finished.err);
     }
 }
 

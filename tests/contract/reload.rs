@@ -237,3 +237,40 @@ fn reload_under_load_loses_nothing() {
     assert_eq!((outcome.refused_connections, outcome.broken_connections), (0, 0));
     assert_eq!(endpoint.count(), 1500);
 }
+
+/// What only a restart takes over is named, at each reload, as long as the file differs from what runs.
+#[test]
+fn keys_that_wait_for_a_restart_are_named_until_it_comes() {
+    let endpoint = Endpoint::ok();
+    let config = || Config::to(&endpoint).set("smtp.listen", vec!["127.0.0.1:0"]).set("dns.timeout", "4s").set("log.format", "json");
+    let mut daemon = Daemon::start(config());
+    let waiting = |daemon: &Daemon| {
+        let notices = daemon.admin.json("/notices")["notices"].clone();
+        let texts = notices.as_array().unwrap().iter().filter_map(|notice| notice["what"].as_str().map(str::to_owned));
+        texts.filter(|text| text.contains("next restart")).collect::<Vec<_>>()
+    };
+    assert_eq!(waiting(&daemon), Vec::<String>::new());
+    let other = || {
+        config()
+            .set("smtp.listen", vec!["127.0.0.1:0", "127.0.0.1:0"])
+            .set("smtp.threads", 3)
+            .set("admin.listen", "127.0.0.1:1")
+            .set("forward.id_secret", "another")
+            .set("dns.servers", vec!["192.0.2.1"])
+            .set("dns.timeout", "3s")
+            .set("log.format", "text")
+    };
+    let keys = ["smtp.listen", "smtp.threads", "admin.listen", "forward.id_secret", "dns.servers", "dns.timeout", "log.format"];
+    let named = |daemon: &Daemon| waiting(daemon).iter().any(|text| keys.iter().all(|key| text.contains(key)));
+    daemon.reload(other());
+    eventually("all keys", || named(&daemon).then_some(()));
+    // The same file again is no less different from what runs.
+    let reloads = |daemon: &Daemon| daemon.log().matches("configuration reloaded").count();
+    let before = reloads(&daemon);
+    daemon.reload(other());
+    eventually("another reload", || (reloads(&daemon) > before).then_some(()));
+    assert!(named(&daemon), "{:?}", waiting(&daemon));
+    // As it runs: nothing waits.
+    daemon.reload(config());
+    eventually("nothing that waits", || waiting(&daemon).is_empty().then_some(()));
+}

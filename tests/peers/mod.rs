@@ -16,6 +16,7 @@ mod handlers;
 mod haproxy;
 mod large;
 mod machine;
+mod machines;
 mod nginx;
 mod package;
 mod parsers;

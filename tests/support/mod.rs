@@ -13,6 +13,7 @@ pub(crate) mod messages;
 pub(crate) mod name_server;
 pub(crate) mod port;
 pub(crate) mod process;
+pub(crate) mod seccomp;
 pub(crate) mod small_disk;
 pub(crate) mod turn;
 pub(crate) mod wait;

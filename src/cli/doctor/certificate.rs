@@ -1,21 +1,28 @@
 //! The certificate of `[smtp.tls]`: it belongs to its key, names this host, and does not end soon.
 
 use super::Finding;
+use crate::cli::as_daemon::AsDaemon;
 use crate::config::{Config, files};
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::ServerCertVerifier as _;
+use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
+use rustls::{CertificateError, RootCertStore};
+use std::path::Path;
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 const SOON_DAYS: i64 = 14;
 const DAY: i64 = 86_400;
 const RENEW: &str = "renew it (certbot renew, or lego renew); the daemon takes the new one by itself within a minute";
 
-pub(super) fn inspect(config: &Config) -> Vec<Finding> {
+pub(super) fn inspect(config: &Config, seen_by: &AsDaemon) -> Vec<Finding> {
     if let Err(error) = config.check_files() {
-        return vec![Finding::problem(error.to_string(), "")];
+        let (what, mend) = error.what_and_mend();
+        return vec![Finding::problem(seen_by.saw(&what), mend)];
     }
     let Some(tls) = &config.smtp.tls else {
-        if config.smtp.listen.iter().all(|address| address.ip().is_loopback()) {
+        if config.listens_on_loopback_only() {
             return vec![Finding::fine("no [smtp.tls], and nothing outside can connect")];
         }
         return vec![Finding::warning(
@@ -23,15 +30,74 @@ pub(super) fn inspect(config: &Config) -> Vec<Finding> {
             "set smtp.tls.certificate and smtp.tls.private_key (see tls.md)",
         )];
     };
-    let chain = match files::certificates(&tls.certificate, "certificate") {
-        Ok(chain) => chain,
-        Err(error) => return vec![Finding::problem(error.to_string(), "")],
-    };
+    let Ok(chain) = files::certificates(&tls.certificate, "certificate") else { return Vec::new() };
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX));
     let path = tls.certificate.display().to_string();
     let mut findings: Vec<_> = chain.iter().enumerate().map(|(index, certificate)| expiry(&path, index, certificate, now)).collect();
     findings.extend(chain.first().map(|own| name(&path, own, &config.smtp.hostname)));
+    findings.extend(roots().and_then(|roots| trust(&path, &chain, roots)));
+    findings.extend(renewal(Path::new(LIVE), &tls.certificate, &chain));
     findings
+}
+
+/// Where certbot has what it renewed.
+const LIVE: &str = "/etc/letsencrypt/live";
+
+/// A renewed certificate that never came to where the daemon looks: the hook is missing or fails.
+fn renewal(live: &Path, path: &Path, chain: &[CertificateDer<'static>]) -> Option<Finding> {
+    let ours = files::not_after(chain.first()?)?;
+    let names = |certificate: &CertificateDer<'_>| {
+        let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+        let names = parsed.subject_alternative_name().ok()??;
+        Some(format!("{:?}", names.value.general_names))
+    };
+    let wanted = names(chain.first()?)?;
+    let entries = std::fs::read_dir(live).ok()?.flatten().map(|entry| entry.path().join("fullchain.pem"));
+    let newer = entries.filter(|file| file != path).find(|file| {
+        let own = files::certificates(file, "certificate").ok().and_then(|chain| chain.into_iter().next());
+        own.is_some_and(|own| names(&own).as_ref() == Some(&wanted) && files::not_after(&own).is_some_and(|end| end > ours))
+    })?;
+    let lineage = newer.parent()?.display();
+    Some(Finding::warning(
+        format!("{}: {} is newer: it was renewed, and not brought to where the daemon looks", path.display(), newer.display()),
+        format!("RENEWED_LINEAGE={lineage} /usr/lib/mailsluice/install-certificate, and certbot reconfigure with it as --deploy-hook"),
+    ))
+}
+
+/// The authorities of this machine.
+fn roots() -> Option<RootCertStore> {
+    let mut roots = RootCertStore::empty();
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    (!roots.is_empty()).then_some(roots)
+}
+
+/// Senders that look (MTA-STS) want a chain to an authority that everybody knows.
+fn trust(path: &str, chain: &[CertificateDer<'static>], roots: RootCertStore) -> Option<Finding> {
+    let (own, others) = chain.split_first()?;
+    let (_, parsed) = x509_parser::parse_x509_certificate(own).ok()?;
+    if parsed.issuer() == parsed.subject() {
+        let what = format!("{path}: signed by itself: senders that look (MTA-STS) refuse it, the others do not mind");
+        return Some(Finding::warning(what, "get one of a public authority (see tls.md)"));
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build().ok()?;
+    // Its name and its end are looked at above.
+    let any = ServerName::try_from("mx.invalid").ok()?;
+    let start = u64::try_from(parsed.validity().not_before.timestamp()).unwrap_or_default();
+    let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(UnixTime::now().as_secs().max(start)));
+    match verifier.verify_server_cert(own, others, &any, &[], now) {
+        Err(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) if others.is_empty() => Some(Finding::warning(
+            format!(
+                "{path}: its chain is incomplete: only the server's own certificate is there, and no authority of this machine made it"
+            ),
+            "name the file with the whole chain (fullchain.pem, not cert.pem)",
+        )),
+        Err(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer)) => Some(Finding::warning(
+            format!("{path}: its chain leads to no authority that this machine knows: senders that look (MTA-STS) refuse it"),
+            "name a file with all certificates between the server's own and a public authority",
+        )),
+        _ => None,
+    }
 }
 
 fn expiry(path: &str, index: usize, certificate: &CertificateDer<'_>, now: i64) -> Finding {

@@ -1,8 +1,12 @@
 //! What `mailsluice doctor` has found: one line each, with what mends it.
 
+use serde::Serialize;
+
 /// How bad a finding is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub(super) enum Severity {
+    #[serde(rename = "ok")]
     Fine,
     /// Mail flows, but something is not as it should be.
     Warning,
@@ -11,7 +15,7 @@ pub(super) enum Severity {
 }
 
 /// One line of the result.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct Finding {
     pub(super) severity: Severity,
     pub(super) what: String,

@@ -2,7 +2,9 @@
 
 use super::Finding;
 use crate::cli::table::octets;
+use crate::cli::unit::{SERVICE, Unit};
 use crate::config::Config;
+use crate::ring::SetupError;
 use nix::sys::resource::{Resource, getrlimit};
 use std::fs;
 
@@ -14,32 +16,37 @@ const PER_CONNECTION: u64 = 24 << 10;
 const PER_FORWARDER: u64 = 256 << 10;
 /// The store's cache, twice while it is rewritten, and the program.
 const ELSE: u64 = 192 << 20;
-const UNIT_CGROUP: &str = "/sys/fs/cgroup/system.slice/mailsluice.service";
+/// Of this process where nothing else is known: a container's.
+const OWN_MEMORY_MAX: &str = "/sys/fs/cgroup/memory.max";
+/// 0: anybody, 1: privileged processes, 2: nobody.
+const IO_URING_DISABLED: &str = "/proc/sys/kernel/io_uring_disabled";
 
 /// A ring, an operation and a cancel.
 pub(super) fn io_uring() -> Finding {
-    match crate::ring::probe() {
-        Ok(()) => Finding::fine("io_uring: a ring, an operation and a cancel work"),
-        Err(error) if crate::ring::forbidden(&error) => Finding::problem(
-            "io_uring is forbidden here",
-            "sysctl -w kernel.io_uring_disabled=0; in a container, start it with the seccomp profile that allows io_uring (container.md)",
-        ),
-        Err(error) => Finding::problem(
-            format!("io_uring does not work: {error}"),
-            "use Linux 5.19 or newer, and raise LimitMEMLOCK if it says memory",
-        ),
-    }
+    let Err(error) = crate::ring::probe() else { return Finding::fine("io_uring: a ring, an operation and a cancel work") };
+    let Some(setup) = SetupError::of(&error) else {
+        return Finding::problem(format!("io_uring does not work: {error}"), "use Linux 5.19 or newer");
+    };
+    let disabled = fs::read_to_string(IO_URING_DISABLED).is_ok_and(|value| value.trim() != "0");
+    let (what, mend) = setup.what_and_mend();
+    Finding::problem(what, if disabled { "sysctl -w kernel.io_uring_disabled=0" } else { mend })
 }
 
-/// What the daemon may open. The unit sets its own limit, a shell has another.
-pub(super) fn limits(config: &Config) -> Vec<Finding> {
+/// What the daemon may open: by its unit, else as in this shell.
+pub(super) fn limits(config: &Config, service: Option<&Unit>) -> Vec<Finding> {
     let connections = u64::try_from(config.smtp.max_connections).unwrap_or(u64::MAX);
     let workers = u64::try_from(config.forward.workers).unwrap_or(u64::MAX);
     let wanted = connections.saturating_add(workers).saturating_add(DESCRIPTORS_BESIDE);
+    let needed = format!("{wanted} may be needed (smtp.max_connections, forward.workers)");
+    if let Some(limit) = service.and_then(|unit| unit.number("LimitNOFILE")) {
+        let what = format!("LimitNOFILE of {SERVICE} is {limit}, {needed}");
+        let mend = || format!("systemctl edit mailsluice: LimitNOFILE={wanted}; or lower smtp.max_connections");
+        return vec![if limit >= wanted { Finding::fine(what) } else { Finding::warning(what, mend()) }];
+    }
     let open_files = match getrlimit(Resource::RLIMIT_NOFILE) {
-        Ok((_, hard)) if hard >= wanted => Finding::fine(format!("{hard} open files are allowed here, {wanted} may be needed")),
+        Ok((_, hard)) if hard >= wanted => Finding::fine(format!("{hard} open files are allowed here, {needed}")),
         Ok((_, hard)) => Finding::warning(
-            format!("{hard} open files are allowed here, {wanted} may be needed (smtp.max_connections, forward.workers)"),
+            format!("{hard} open files are allowed here, {needed}"),
             format!("the packaged unit has LimitNOFILE=1048576; in a shell: ulimit -n {wanted}"),
         ),
         Err(error) => Finding::warning(format!("the limit of open files cannot be read: {error}"), "look at ulimit -Hn"),
@@ -48,7 +55,7 @@ pub(super) fn limits(config: &Config) -> Vec<Finding> {
 }
 
 /// Whether bodies may take what they are allowed to.
-pub(super) fn memory(config: &Config) -> Vec<Finding> {
+pub(super) fn memory(config: &Config, service: Option<&Unit>) -> Vec<Finding> {
     let Some(total) = fs::read_to_string("/proc/meminfo").ok().and_then(|text| mem_total(&text)) else {
         return vec![Finding::warning("the machine's memory cannot be read", "look at /proc/meminfo")];
     };
@@ -60,20 +67,28 @@ pub(super) fn memory(config: &Config) -> Vec<Finding> {
     } else {
         Finding::fine(what)
     }];
-    let max = fs::read_to_string(format!("{UNIT_CGROUP}/memory.max")).ok();
-    findings.extend(max.and_then(|max| max.trim().parse().ok()).map(|max| memory_max(config, max)));
+    let max = match service {
+        Some(unit) => {
+            unit.number("MemoryMax").map(|max| (max, "MemoryMax of mailsluice.service", "systemctl edit mailsluice: MemoryMax= higher"))
+        }
+        None => {
+            let own = fs::read_to_string(OWN_MEMORY_MAX).ok().and_then(|max| max.trim().parse().ok());
+            own.map(|max| (max, "the memory limit of this container", "give it more"))
+        }
+    };
+    findings.extend(max.map(|(max, whose, more)| memory_max(config, max, whose, more)));
     findings
 }
 
 /// The unit's bound against what the daemon may take by its own bounds; the parts are those of the unit's comment.
-fn memory_max(config: &Config, max: u64) -> Finding {
+fn memory_max(config: &Config, max: u64, whose: &str, more: &str) -> Finding {
     let connections = u64::try_from(config.smtp.max_connections).unwrap_or(u64::MAX);
     let workers = u64::try_from(config.forward.workers).unwrap_or(u64::MAX);
     let parts = [config.memory.body_budget, connections.saturating_mul(PER_CONNECTION), workers.saturating_mul(PER_FORWARDER), ELSE];
     let wanted = parts.into_iter().fold(0, u64::saturating_add);
-    let what = format!("MemoryMax of mailsluice.service is {}, up to {} may be needed", octets(max), octets(wanted));
+    let what = format!("{whose} is {}, up to {} may be needed", octets(max), octets(wanted));
     if max < wanted {
-        Finding::warning(what, "systemctl edit mailsluice: MemoryMax= higher; or lower memory.body_budget, smtp.max_connections")
+        Finding::warning(what, format!("{more}, or lower memory.body_budget, smtp.max_connections"))
     } else {
         Finding::fine(what)
     }
@@ -86,7 +101,7 @@ fn mem_total(meminfo: &str) -> Option<u64> {
 }
 
 /// A body in swap is a body on disk (promise 2).
-pub(super) fn swap() -> Finding {
+pub(super) fn swap(service: Option<&Unit>) -> Finding {
     let Ok(areas) = fs::read_to_string("/proc/swaps") else {
         return Finding::warning(
             "whether there is swap cannot be known here; a message in swap is a message on disk",
@@ -98,8 +113,8 @@ pub(super) fn swap() -> Finding {
         return Finding::fine("no swap, so no message can reach the disk by it");
     }
     let areas = areas.join(", ");
-    match fs::read_to_string(format!("{UNIT_CGROUP}/memory.swap.max")).as_deref().map(str::trim) {
-        Ok("0") => Finding::fine(format!("swap ({areas}) is on, and mailsluice.service may not use it")),
+    match service.and_then(|unit| unit.number("MemorySwapMax")) {
+        Some(0) => Finding::fine(format!("swap ({areas}) is on, and mailsluice.service may not use it")),
         _ => Finding::warning(
             format!("swap ({areas}) is on; a message in swap is a message on disk"),
             "run the daemon by the packaged unit (MemorySwapMax=0), or: swapoff -a",
@@ -151,20 +166,20 @@ mod tests {
         assert_eq!(mem_total("MemFree: 1 kB\nMemTotal:        2048 kB\n"), Some(2 << 20));
         assert_eq!(mem_total("MemTotal: many\n"), None);
         let severity =
-            |budget: &str| memory(&config(&format!("[memory]\nbody_budget = \"{budget}\""))).first().map(|finding| finding.severity);
+            |budget: &str| memory(&config(&format!("[memory]\nbody_budget = \"{budget}\"")), None).first().map(|finding| finding.severity);
         assert_eq!(severity("64KiB"), Some(Severity::Fine));
         assert_eq!(severity("1TiB"), Some(Severity::Warning));
     }
 
     #[test]
     fn the_units_memory() {
-        assert_eq!(memory_max(&config(""), 1 << 30).severity, Severity::Fine, "the packaged unit suits the defaults");
-        assert_eq!(memory_max(&config("[memory]\nbody_budget = \"1GiB\""), 1 << 30).severity, Severity::Warning);
+        assert_eq!(memory_max(&config(""), 1 << 30, "", "").severity, Severity::Fine, "the packaged unit suits the defaults");
+        assert_eq!(memory_max(&config("[memory]\nbody_budget = \"1GiB\""), 1 << 30, "", "").severity, Severity::Warning);
     }
 
     #[test]
     fn limits_of_this_shell() {
-        let severity = |text: &str| limits(&config(text)).first().map(|finding| finding.severity);
+        let severity = |text: &str| limits(&config(text), None).first().map(|finding| finding.severity);
         assert_eq!(severity("[smtp]\nmax_connections = 1\n[forward]\nworkers = 1"), Some(Severity::Fine));
         let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("a limit");
         if hard < 1_000_000 {

@@ -2,18 +2,22 @@
 
 use super::Finding;
 use crate::cli::table::octets;
+use crate::cli::unit::{SERVICE, Unit};
 use crate::config::Config;
+use crate::config::unit::{MIB, show_size};
 use nix::fcntl::{AT_FDCWD, AtFlags};
 use nix::unistd::{AccessFlags, faccessat};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// Below this the next erasure or a burst of mail meets a full disk.
-const ROOM: u64 = 256 << 20;
+/// Beside what the store may still grow: its journals, and a file that is being built.
+const ROOM: u64 = 32 << 20;
 
-pub(super) fn inspect(config: &Config, every_record: bool) -> Vec<Finding> {
+pub(super) fn inspect(config: &Config, every_record: bool, service: Option<&Unit>, as_daemon: bool) -> Vec<Finding> {
     let path = &config.store.path;
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut findings = vec![room(folder, config.store.max_size)];
+    let mut findings: Vec<_> = service.filter(|_| as_daemon).and_then(|unit| shut(unit, folder)).into_iter().collect();
+    let files = files(path, folder);
+    findings.extend(written(folder, &files, as_daemon).or_else(|| room(folder, &files, config.store.max_size)));
     if !crate::store::is_there(path) {
         findings.push(Finding::fine(format!("{}: not there yet, made at the start", path.display())));
     } else if every_record {
@@ -22,33 +26,79 @@ pub(super) fn inspect(config: &Config, every_record: bool) -> Vec<Finding> {
     findings
 }
 
-fn room(folder: &Path, max_size: u64) -> Finding {
+/// All files of the store.
+fn files(path: &Path, folder: &Path) -> Vec<PathBuf> {
+    let (Some(name), Ok(entries)) = (path.file_name(), std::fs::read_dir(folder)) else { return Vec::new() };
+    let ours = |name_of: &std::ffi::OsStr| name_of.as_encoded_bytes().starts_with(name.as_encoded_bytes());
+    entries.flatten().filter(|entry| ours(&entry.file_name())).map(|entry| entry.path()).collect()
+}
+
+/// A folder that the unit keeps its processes from writing.
+fn shut(unit: &Unit, folder: &Path) -> Option<Finding> {
+    let states = unit.words("StateDirectory").map(|name| Path::new("/var/lib").join(name));
+    let open = unit.words("ReadWritePaths").map(|path| PathBuf::from(path.trim_start_matches(['-', '+'])));
+    let is_open = states.chain(open).any(|open| folder.starts_with(open));
+    (unit.text("ProtectSystem") == Some("strict") && !is_open).then(|| {
+        let shown = folder.display();
+        Finding::problem(
+            format!("{shown}: {SERVICE} may not write there (ProtectSystem=strict)"),
+            format!("systemctl edit mailsluice: ReadWritePaths={shown}"),
+        )
+    })
+}
+
+/// `None`: the folder and each file of the store can be written.
+fn written(folder: &Path, files: &[PathBuf], as_daemon: bool) -> Option<Finding> {
     let shown = folder.display();
     if !folder.exists() {
-        return Finding::fine(format!("{shown}: not there yet, made at the start (by the unit's StateDirectory)"));
+        return Some(Finding::fine(format!("{shown}: not there yet, made at the start (by the unit's StateDirectory)")));
     }
     // By the effective user, who may be the daemon's.
-    let wanted = AccessFlags::W_OK | AccessFlags::X_OK;
-    if let Err(error) = faccessat(AT_FDCWD, folder, wanted, AtFlags::AT_EACCESS) {
-        return Finding::warning(
-            format!("{shown}: this user may not write there: {error}"),
-            "run doctor as the daemon's user, or: chown mailsluice:",
-        );
-    }
-    match nix::sys::statvfs::statvfs(folder) {
-        Ok(stat) => {
-            let free = stat.blocks_available().saturating_mul(stat.fragment_size());
-            let what = format!("{shown}: {} free, the store may grow to {}", octets(free), octets(max_size));
-            if free < ROOM {
-                Finding::problem(what, "make room, or lower store.max_size and store.retention: without room mail is answered 452")
-            } else if free < max_size {
-                Finding::warning(what, format!("make room, or lower store.max_size below {}", octets(free)))
-            } else {
-                Finding::fine(what)
+    let all = [(folder, AccessFlags::W_OK | AccessFlags::X_OK)];
+    let all = all.into_iter().chain(files.iter().map(|file| (file.as_path(), AccessFlags::R_OK | AccessFlags::W_OK)));
+    for (path, wanted) in all {
+        let path = path.display();
+        match faccessat(AT_FDCWD, path.to_string().as_str(), wanted, AtFlags::AT_EACCESS) {
+            Ok(()) => {}
+            Err(nix::errno::Errno::EROFS) => {
+                return Some(Finding::problem(
+                    format!("{path}: its file system is read-only"),
+                    format!("mount -o remount,rw $(findmnt -nT {shown} -o TARGET), and look why in dmesg"),
+                ));
+            }
+            Err(error) if as_daemon => {
+                let what = format!("{path}: the daemon's user may not write there: {error}");
+                return Some(Finding::problem(what, format!("chown -R mailsluice: {shown}")));
+            }
+            Err(error) => {
+                let what = format!("{path}: this user may not write there: {error}");
+                return Some(Finding::warning(what, "run doctor as root or as the daemon's user, or: chown mailsluice:"));
             }
         }
-        Err(error) => Finding::warning(format!("{shown}: free space is not known: {error}"), "look at df"),
     }
+    None
+}
+
+/// What it may still grow against what there is.
+fn room(folder: &Path, files: &[PathBuf], max_size: u64) -> Option<Finding> {
+    let shown = folder.display();
+    let stat = match nix::sys::statvfs::statvfs(folder) {
+        Ok(stat) => stat,
+        Err(error) => return Some(Finding::warning(format!("{shown}: free space is not known: {error}"), "look at df")),
+    };
+    let free = stat.blocks_available().saturating_mul(stat.fragment_size());
+    let used: u64 = files.iter().filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum();
+    let growth = max_size.saturating_sub(used);
+    let what = format!("{shown}: {} free, the store has {} and may grow to {}", octets(free), octets(used), octets(max_size));
+    // A quarter is for the work on it.
+    let fitting = (used.saturating_add(free) / 4 * 3 / MIB * MIB).max(crate::config::limits::STORE_MAX_SIZE.least);
+    Some(if free < ROOM {
+        Finding::problem(what, "make room: without it mail is answered 452")
+    } else if free < growth {
+        Finding::warning(what, format!("make room, or: store.max_size = \"{}\"", show_size(fitting)))
+    } else {
+        Finding::fine(what)
+    })
 }
 
 fn records(path: &Path) -> Finding {

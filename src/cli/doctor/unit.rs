@@ -1,23 +1,21 @@
-//! The unit as systemd has it, drop-ins included, and what the package has said about the next start.
+//! The unit against the configuration, and what the package has said about the next start.
 
 use super::Finding;
+use crate::cli::unit::{SERVICE, Unit};
 use crate::config::{Config, unit};
-use std::collections::HashMap;
 use std::path::Path;
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
-const UNIT: &str = "mailsluice.service";
 /// Written by the package's installation, for the process that runs on.
 const NEXT_START: &str = "/run/mailsluice/next-start-fails";
 /// Between the end of `grace` and that of the process.
 const LAST_REPLIES: Duration = Duration::from_secs(5);
+/// Beside one for each message in hand.
+const THREADS_BESIDE: u64 = 64;
 
-pub(super) fn inspect(config: &Config) -> Vec<Finding> {
+pub(super) fn inspect(config: &Config, service: Option<&Unit>) -> Vec<Finding> {
     let mut findings: Vec<_> = next_start(Path::new(NEXT_START)).into_iter().collect();
-    if let Some(properties) = show() {
-        findings.extend(judge(config, &properties));
-    }
+    findings.extend(service.into_iter().flat_map(|unit| judge(config, unit)));
     findings
 }
 
@@ -29,26 +27,15 @@ fn next_start(path: &Path) -> Option<Finding> {
     ))
 }
 
-/// `None`: no systemd here, or no such unit.
-fn show() -> Option<HashMap<String, String>> {
-    let properties = "--property=LoadState,TimeoutStopUSec,NeedDaemonReload,User";
-    let output = Command::new("systemctl").args(["show", UNIT, properties]).stderr(Stdio::null()).output().ok()?;
-    let text = String::from_utf8(output.stdout).ok()?;
-    let properties: HashMap<_, _> =
-        text.lines().filter_map(|line| line.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
-    (properties.get("LoadState").map(String::as_str) == Some("loaded")).then_some(properties)
-}
-
-fn judge(config: &Config, properties: &HashMap<String, String>) -> Vec<Finding> {
+fn judge(config: &Config, unit: &Unit) -> Vec<Finding> {
     let mut findings = Vec::new();
-    if properties.get("NeedDaemonReload").map(String::as_str) == Some("yes") {
-        findings.push(Finding::warning(format!("{UNIT} was changed, and systemd does not know it yet"), "systemctl daemon-reload"));
+    if unit.text("NeedDaemonReload") == Some("yes") {
+        findings.push(Finding::warning(format!("{SERVICE} was changed, and systemd does not know it yet"), "systemctl daemon-reload"));
     }
-    // systemd writes `1min 30s`, or `infinity`.
-    let timeout = properties.get("TimeoutStopUSec").and_then(|text| unit::parse_duration(&text.replace("min", "m")));
-    if let Some(timeout) = timeout {
+    if let Some(timeout) = unit.duration("TimeoutStopUSec") {
         let grace = config.shutdown.grace;
-        let what = format!("TimeoutStopSec of {UNIT} is {}, shutdown.grace {}", unit::show_duration(timeout), unit::show_duration(grace));
+        let what =
+            format!("TimeoutStopSec of {SERVICE} is {}, shutdown.grace {}", unit::show_duration(timeout), unit::show_duration(grace));
         findings.push(if timeout < grace + LAST_REPLIES {
             Finding::warning(
                 what,
@@ -61,6 +48,13 @@ fn judge(config: &Config, properties: &HashMap<String, String>) -> Vec<Finding> 
             Finding::fine(what)
         });
     }
+    let threads = u64::try_from(config.forward.workers).unwrap_or(u64::MAX).saturating_add(THREADS_BESIDE);
+    if let Some(tasks) = unit.number("TasksMax").filter(|tasks| *tasks < threads) {
+        findings.push(Finding::warning(
+            format!("TasksMax of {SERVICE} is {tasks}, forward.workers {} may need {threads}", config.forward.workers),
+            format!("systemctl edit mailsluice: TasksMax={threads}; or lower forward.workers"),
+        ));
+    }
     findings
 }
 
@@ -70,13 +64,12 @@ mod tests {
     use super::*;
     use crate::config::Origin;
 
-    fn severities(grace: &str, properties: &[(&str, &str)]) -> Vec<Severity> {
+    fn severities(grace: &str, properties: &str) -> Vec<Severity> {
         let text = format!(
             "[shutdown]\ngrace = \"{grace}\"\n[[route]]\nname = \"r\"\nrecipients = [\"*\"]\nurl = \"http://127.0.0.1/\"\n[smtp]\nhostname = \"mx.test\""
         );
         let config = Config::parse(Origin::File("test".into()), &text).expect("good");
-        let properties = properties.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
-        judge(&config, &properties).into_iter().map(|finding| finding.severity).collect()
+        judge(&config, &Unit::of(properties)).into_iter().map(|finding| finding.severity).collect()
     }
 
     #[test]
@@ -88,10 +81,11 @@ mod tests {
             ("2m", "1min 30s", Severity::Warning),
             ("1m", "1min 30s", Severity::Fine),
         ] {
-            assert_eq!(severities(grace, &[("TimeoutStopUSec", timeout)]), [severity], "{grace} {timeout}");
+            assert_eq!(severities(grace, &format!("TimeoutStopUSec={timeout}")), [severity], "{grace} {timeout}");
         }
-        assert_eq!(severities("10m", &[("TimeoutStopUSec", "infinity")]), []);
-        assert_eq!(severities("10m", &[("NeedDaemonReload", "yes")]), [Severity::Warning]);
+        assert_eq!(severities("10m", "TimeoutStopUSec=infinity\nTasksMax=infinity"), []);
+        assert_eq!(severities("10m", "NeedDaemonReload=yes"), [Severity::Warning]);
+        assert_eq!(severities("10m", "TasksMax=512"), [Severity::Warning]);
     }
 
     #[test]

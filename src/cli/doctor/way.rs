@@ -31,6 +31,10 @@ impl Way {
         self.proxy.as_ref().filter(|_| http::is_proxied(url))
     }
 
+    pub(super) fn is_by_proxy(&self, url: &Url) -> bool {
+        self.proxy(url).is_some()
+    }
+
     /// A proxy answers for this endpoint: what it says may be its own word.
     pub(super) fn is_answered_by_proxy(&self, url: &Url) -> bool {
         url.scheme() == "http" && self.proxy(url).is_some()
