@@ -66,7 +66,7 @@ dpkg-deb --raw-extract "$package" "$tree/package"
 dpkg-deb --root-owner-group --build "$tree/package" "$package" >/dev/null
 if command -v lintian >/dev/null; then
     # It leaves files in the place for temporary ones.
-    TMPDIR="$tree" lintian --fail-on error,warning "$package"
+    TMPDIR="$tree" lintian --pedantic --fail-on error,warning,pedantic "$package"
 else
     echo "build-deb: lintian is not installed, so the package was not looked over" >&2
 fi

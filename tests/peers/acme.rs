@@ -23,7 +23,7 @@ struct Pebble {
     http: u16,
     acme: u16,
     management: u16,
-    _processes: [Process; 2],
+    processes: Vec<Process>,
 }
 
 impl Pebble {
@@ -47,7 +47,7 @@ impl Pebble {
         pebble.arg("-config").arg(&file).args(["-dnsserver", &format!("127.0.0.1:{dns}")]);
         // It would wait, and refuse nonces, now and then, to try the patience of clients.
         pebble.env("PEBBLE_VA_NOSLEEP", "1").env("PEBBLE_WFE_NONCEREJECT", "0");
-        let pebble = Self { dir, http, acme, management, _processes: [Process::start(&mut names), Process::start(&mut pebble)] };
+        let pebble = Self { dir, http, acme, management, processes: vec![Process::start(&mut names), Process::start(&mut pebble)] };
         eventually("pebble", || pebble.get("roots/0").filter(|pem| pem.contains("BEGIN CERTIFICATE")));
         pebble
     }
@@ -119,7 +119,7 @@ fn served(daemon: &Daemon, root: &Path) -> Option<String> {
 
 #[test]
 fn certbot_and_lego_bring_and_renew_it() {
-    let pebble = Pebble::start();
+    let mut pebble = Pebble::start();
     let http = pebble.http.to_string();
     let [config, work, logs] = ["certbot", "work", "logs"].map(|name| pebble.path(name).to_str().unwrap().to_owned());
     let places = ["--config-dir", &config, "--work-dir", &work, "--logs-dir", &logs, "-n"];
@@ -158,4 +158,23 @@ fn certbot_and_lego_bring_and_renew_it() {
     let at_once = ["--days", "9999", "--no-random-sleep"];
     pebble.run_line("lego --path /etc/lego --email you@example.com --domains mx.example.com --http renew", &common, &at_once);
     is_renewed(&mut last, "lego renew");
+
+    // The authority is away: neither brings anything, both say so, and what is there goes on serving.
+    pebble.processes.clear();
+    let installed = || ["privkey.pem", "fullchain.pem"].map(|name| std::fs::read(pebble.path("tls").join(name)).unwrap());
+    let before = installed();
+    let mut renew = Command::new(super::program("certbot"));
+    renew
+        .args(["renew", "--no-random-sleep-on-renew", "--force-renewal"])
+        .args(places)
+        .env("REQUESTS_CA_BUNDLE", pebble.path("authority.pem"));
+    assert_ne!(run(&mut renew, Duration::from_secs(120)).code, Some(0), "certbot renews without an authority");
+    // And a hook that finds one file of the two changes neither.
+    let half = pebble.path("half");
+    std::fs::create_dir(&half).unwrap();
+    std::fs::write(half.join("privkey.pem"), "half of a renewal").unwrap();
+    let hooked = run(Command::new(pebble.hook()).env("RENEWED_LINEAGE", &half), PATIENCE);
+    assert_ne!(hooked.code, Some(0), "{hooked:?}");
+    assert_eq!(installed(), before);
+    assert_eq!(served(&daemon, &root), Some(last));
 }
