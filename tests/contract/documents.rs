@@ -62,6 +62,8 @@ fn every_configuration_is_taken() {
         ("ca.pem", authority.pem.as_str()),
         ("token", "a token of an example\n"),
         ("n8n.token", "another token\n"),
+        ("zapier.url", "https://hooks.zapier.example/hooks/catch/1/2/\n"),
+        ("make.url", "https://hook.make.example/inbound\n"),
         ("id.secret", "a secret of an example\n"),
         ("postgres", "host=db.example dbname=mail user=mailsluice password=x\n"),
         ("db-ca.pem", authority.pem.as_str()),
