@@ -41,6 +41,7 @@ impl From<StoreError> for Problem {
             StoreError::Locked(_)
             | StoreError::Newer { .. }
             | StoreError::Io { .. }
+            | StoreError::CannotRead { .. }
             | StoreError::Failed { .. }
             | StoreError::Unreadable(_)
             | StoreError::Damaged(_) => StatusCode::INTERNAL_SERVER_ERROR,

@@ -5,7 +5,7 @@
 use super::encoding::{self, Reader, Unreadable};
 use super::error::Fault;
 use super::folder::Files;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::io;
 
 const MAGIC: [u8; 8] = *b"mschngs1";
@@ -18,11 +18,15 @@ pub(super) struct Changes {
     numbers: VecDeque<u64>,
     /// Taken since the list was written: that alone need not be durable.
     is_dirty: bool,
+    /// With so many it is looked for those that stand in it twice: it is never longer than twice the records that there are.
+    most: usize,
 }
+
+const MOST: usize = 1 << 16;
 
 impl Changes {
     fn new() -> Self {
-        Self { first: 1, numbers: VecDeque::new(), is_dirty: false }
+        Self { first: 1, numbers: VecDeque::new(), is_dirty: false, most: MOST }
     }
 
     /// `None` where nobody wants it, or where it cannot be read: whoever wants it then begins with the oldest record.
@@ -54,11 +58,25 @@ impl Changes {
     }
 
     pub(super) fn note(&mut self, files: &Files, numbers: &[u64]) -> Result<(), Fault> {
+        self.shorten();
         let before = self.numbers.len();
         self.numbers.extend(numbers);
         files.disk.write(&files.changes(), &self.encode()).inspect_err(|_| self.numbers.truncate(before))?;
         self.is_dirty = false;
         Ok(())
+    }
+
+    /// Of what stands in it more than once the last counts. Positions become greater, never less: what was taken stays taken.
+    fn shorten(&mut self) {
+        if self.numbers.len() <= self.most {
+            return;
+        }
+        let end = self.first.saturating_add(self.numbers.len() as u64);
+        let mut seen = HashSet::new();
+        let last: Vec<_> = self.numbers.iter().rev().copied().filter(|number| seen.insert(*number)).collect();
+        self.numbers = last.into_iter().rev().collect();
+        self.first = end.saturating_sub(self.numbers.len() as u64);
+        self.most = self.numbers.len().saturating_mul(2).max(MOST);
     }
 
     /// Positions and commit numbers behind a position.
@@ -113,6 +131,23 @@ impl Changes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_list_that_nobody_takes_does_not_grow_for_ever_and_what_was_taken_stays_so() {
+        let mut changes = Changes::new();
+        for round in 0..20_u64 {
+            changes.numbers.extend((0..10_000).map(|number| number * 3 + round % 2));
+            changes.shorten();
+        }
+        assert!(changes.numbers.len() <= MOST + 10_000, "{}", changes.numbers.len());
+        let distinct: HashSet<_> = changes.numbers.iter().copied().collect();
+        assert_eq!(distinct.len(), 20_000);
+        let (last, read) = changes.after(0, 500).pop().unwrap();
+        changes.most = 0;
+        changes.shorten();
+        changes.taken(last);
+        assert!(changes.after(last, 20_000).len() >= 20_000 - 500, "what comes behind {read} is there");
+    }
 
     #[test]
     fn a_list_comes_back_as_it_was_and_a_changed_bit_is_none() {

@@ -1,5 +1,6 @@
 //! What the store asks of the file system, so that a simulation can stand in for it. Logs nothing; errors go to the caller as they are.
 
+use super::machine::Machine;
 use memmap2::MmapMut;
 use redb::StorageBackend;
 use redb::backends::FileBackend;
@@ -36,7 +37,7 @@ pub trait DurableFile: Send + std::fmt::Debug {
 pub type Lock = Box<dyn Send + Sync>;
 
 /// The operations of a file system that the store uses.
-pub trait Disk: Send + Sync + 'static {
+pub trait Disk: Machine + 'static {
     /// A file for redb, made if it is missing.
     fn open(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>>;
     /// A file that is there, to be read only.
@@ -71,6 +72,8 @@ pub trait Disk: Send + Sync + 'static {
 /// The machine's file system.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FileSystem;
+
+impl Machine for FileSystem {}
 
 impl Disk for FileSystem {
     fn open(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {

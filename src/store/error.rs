@@ -12,6 +12,8 @@ pub enum StoreError {
     Newer { path: PathBuf, found: u32, known: u32 },
     #[error("store {}: {source}; make it a place where the daemon may write, or set store.path to another one", .path.display())]
     Io { path: PathBuf, source: io::Error },
+    #[error("store {}: {source}: nothing was changed. Look at the disk (smartctl -a, dmesg), and start again", .path.display())]
+    CannotRead { path: PathBuf, source: io::Error },
     #[error("store {}: {what}", .path.display())]
     Failed { path: PathBuf, what: String },
     /// Nothing can be recorded at present; it mends itself when the cause is gone.
@@ -21,7 +23,7 @@ pub enum StoreError {
     Unreadable(RecordId),
     #[error("the store could not be read: {0}")]
     Damaged(String),
-    #[error("erasing needs {needed} octets of free space for one new file, there are {free}; nothing was changed")]
+    #[error("{needed} octets of free space are needed for new files of the store, there are {free}; nothing was changed")]
     NoSpace { needed: u64, free: u64 },
     #[error("{0:?} is no address")]
     NotAnAddress(String),
@@ -37,9 +39,13 @@ impl StoreError {
             Self::Degraded(what) => Self::Degraded(what.clone()),
             Self::Damaged(what) => Self::Damaged(what.clone()),
             Self::Closed => Self::Closed,
-            Self::Locked(_) | Self::Newer { .. } | Self::Io { .. } | Self::Failed { .. } | Self::Unreadable(_) | Self::NotAnAddress(_) => {
-                Self::Damaged(self.to_string())
-            }
+            Self::Locked(_)
+            | Self::Newer { .. }
+            | Self::Io { .. }
+            | Self::CannotRead { .. }
+            | Self::Failed { .. }
+            | Self::Unreadable(_)
+            | Self::NotAnAddress(_) => Self::Damaged(self.to_string()),
         }
     }
 }
@@ -60,6 +66,9 @@ pub(super) enum Fault {
     Io(String),
     #[error("{0}")]
     Disk(io::Error),
+    /// What a file holds is not known, which is no damage.
+    #[error("{} cannot be read: {source}", .path.display())]
+    CannotRead { path: PathBuf, source: io::Error },
     /// The file under the store's name is not the one that is open.
     #[error("the store's file was removed or replaced from outside")]
     Lost,

@@ -100,6 +100,14 @@ impl Files {
         }
     }
 
+    /// Whether this very file stands under a name. One that cannot be looked at just now does.
+    pub(super) fn has(&self, path: &Path, identity: (u64, u64)) -> bool {
+        match self.disk.stat(path) {
+            Ok(stat) => stat.identity == identity,
+            Err(error) => !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory),
+        }
+    }
+
     pub(super) fn sync(&self) -> io::Result<()> {
         self.disk.sync_directory(self.directory())
     }
@@ -132,7 +140,7 @@ impl Files {
 
     /// Renames a file that cannot be read; loudly, since its records are out of reach from now on.
     pub(super) fn set_aside(&self, path: &Path, what: &str) -> Result<(), Fault> {
-        let now = jiff::Timestamp::now();
+        let now = jiff::Timestamp::from_microsecond(self.disk.clock_us()).unwrap_or_default();
         let aside = self.beside(&format!(".unreadable-{}", now.strftime("%Y%m%dT%H%M%S.%6fZ")));
         self.disk.rename(path, &aside)?;
         self.sync()?;
@@ -162,7 +170,7 @@ impl Files {
         let path = self.beside(suffix);
         let octets = match self.disk.read(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let secret = random()?;
+                let secret = self.disk.random()?;
                 self.disk.write(&path, &twice(&secret))?;
                 return Ok((secret, false));
             }
@@ -208,11 +216,4 @@ pub(super) fn secret_of(octets: &[u8]) -> Option<([u8; SECRET], bool)> {
     let mut copies = octets.chunks(SECRET + encoding::CHECKSUM).flat_map(|copy| encoding::checked(SECRET_KEY, copy));
     let secret = copies.find_map(|copy| copy.try_into().ok())?;
     Some((secret, octets == twice(&secret)))
-}
-
-/// 32 octets that nobody can guess.
-pub(super) fn random() -> Result<[u8; SECRET], Fault> {
-    let mut octets = [0; SECRET];
-    aws_lc_rs::rand::fill(&mut octets).map_err(|_| Fault::Io("no random octets from the system".to_owned()))?;
-    Ok(octets)
 }

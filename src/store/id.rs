@@ -14,9 +14,11 @@ pub(super) struct Ids {
 
 impl Ids {
     /// Ids will be above `newest`, the greatest that the store remembers, and above those of this millisecond: a daemon that was killed in
-    /// it may have given out some that no commit remembers.
+    /// it may have given out some that no commit remembers. Where the clock is behind they are above by some, so that none is given again.
     pub(super) fn new(newest: u128, clock_ms: u64, seed: [u8; 32]) -> Self {
-        Self { newest: Mutex::new(newest.max(last_of(clock_ms))), seed }
+        let some = seed.first_chunk().copied().map_or(0, u64::from_le_bytes);
+        let now = last_of(clock_ms);
+        Self { newest: Mutex::new(if newest > now { newest.saturating_add(some.into()) } else { now }), seed }
     }
 
     pub(super) fn next(&self, clock_ms: u64) -> RecordId {

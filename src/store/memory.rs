@@ -31,7 +31,8 @@ pub(super) struct Batch {
     pub(super) octets: usize,
     /// The least date.
     pub(super) oldest_us: i64,
-    pub(super) since: Instant,
+    /// When the first one came.
+    pub(super) since: Option<Instant>,
 }
 
 impl Batch {
@@ -45,7 +46,7 @@ impl Batch {
             commits: Vec::new(),
             octets: 0,
             oldest_us: i64::MAX,
-            since: Instant::now(),
+            since: None,
         }
     }
 
@@ -55,9 +56,6 @@ impl Batch {
 
     /// One more; its number is above all that are there.
     pub(super) fn take(&mut self, entry: Entry, record: &Record, key: &IndexKey) {
-        if self.is_empty() {
-            self.since = Instant::now();
-        }
         let outcome = encoding::outcome_code(record.outcome);
         self.through = self.through.max(entry.commit);
         self.newest_id = self.newest_id.max(entry.id);

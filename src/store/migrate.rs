@@ -8,6 +8,7 @@ use super::file::{Fate, Part, Plan, build};
 use super::folder::{Files, Listing, Span};
 use super::index::IndexKey;
 use super::memory::{Batch, Entry};
+use super::open::patiently;
 use super::{Step, Tuning};
 use crate::record::Record;
 use redb::{Builder, Database, ReadableDatabase as _, ReadableTable as _, TableDefinition};
@@ -45,9 +46,16 @@ pub(super) fn migrate(files: &Files, key: &IndexKey, tuning: &Tuning, listing: &
             ))),
         };
     }
-    match guarded(|| take_over(files, key, tuning, listing)) {
+    match patiently(files, &files.path, || guarded(|| take_over(files, key, tuning, listing))) {
         Err(Fault::Damaged(what)) => {
+            // Its journal is whole for all that, and so is what has been taken over by now.
+            let from_journal = journal(files, 0)?;
+            let through = files.list()?.spans.last().map_or(0, |span| span.last);
             files.set_aside(&files.path, &what)?;
+            let newest_id = from_journal.iter().map(|record| record.id.0).max().unwrap_or(0);
+            let mut slices = Slices { files, key, tuning, newest_id, batch: Batch::new(through) };
+            from_journal.iter().try_for_each(|record| slices.put(record))?;
+            slices.finish()?;
             files.remove_if_there(&files.beside(".journal"))?;
         }
         other => other?,
@@ -77,7 +85,7 @@ fn take_over(files: &Files, key: &IndexKey, tuning: &Tuning, listing: &Listing) 
         files.remove_if_there(&files.of(*span))?;
     }
     tracing::warn!(store = %files.path.display(), "taking over a store of an older version; mail waits until this is done");
-    let from_journal = journal(files, about.epoch);
+    let from_journal = journal(files, about.epoch)?;
     let newest_id = from_journal.iter().map(|record| record.id.0).max().unwrap_or(0).max(about.newest_id);
     let txn = database.begin_read().map_err(redb::Error::from)?;
     let table = txn.open_table(RECORDS).map_err(redb::Error::from)?;
@@ -182,15 +190,18 @@ fn extend_start() {
 }
 
 /// What a kill left in the old journal, from an epoch on.
-fn journal(files: &Files, first_epoch: u64) -> Vec<Record> {
+fn journal(files: &Files, first_epoch: u64) -> Result<Vec<Record>, Fault> {
     const MOST: u64 = 64 << 20;
-    let read = || {
-        let file = files.disk.open_to_read(&files.beside(".journal")).ok()?;
-        let mut octets = vec![0; usize::try_from(file.len().ok()?.min(MOST)).ok()?];
-        file.read(0, &mut octets).ok()?;
-        Some(octets)
-    };
-    let octets = read().unwrap_or_default();
+    let path = files.beside(".journal");
+    let octets = patiently(files, &path, || {
+        let file = match files.disk.open_to_read(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            file => file?,
+        };
+        let mut octets = vec![0; usize::try_from(file.len()?.min(MOST)).unwrap_or(0)];
+        file.read(0, &mut octets)?;
+        Ok(octets)
+    })?;
     let (mut rest, mut number, mut epoch, mut found) = (octets.as_slice(), 0, 0, Vec::new());
     while let Ok(frame) = read_frame(rest) {
         if frame.number != number || (number > 0 && frame.epoch != epoch) {
@@ -201,7 +212,7 @@ fn journal(files: &Files, first_epoch: u64) -> Vec<Record> {
         number += 1;
         rest = rest.get(frame.octets..).unwrap_or_default();
     }
-    if epoch >= first_epoch { found } else { Vec::new() }
+    Ok(if epoch >= first_epoch { found } else { Vec::new() })
 }
 
 /// One of the old journal's.

@@ -11,6 +11,7 @@
 //! Only the fields of a `Record` can get here (promise 2).
 
 mod changes;
+mod clock;
 mod disk;
 mod encoding;
 mod error;
@@ -21,6 +22,7 @@ mod id;
 mod index;
 mod journal;
 mod keeper;
+mod machine;
 mod memory;
 mod mention;
 mod migrate;
@@ -38,6 +40,7 @@ pub use disk::{Disk, DurableFile, FileStat, FileSystem, Lock};
 pub use error::{CommitFailed, StoreError};
 pub use filter::Filter;
 pub use journal::Commit;
+pub use machine::Machine;
 pub use redact::{Address, configured as redact, fold as folded, trimmed};
 /// What a simulated disk implements for one file.
 pub use redb::StorageBackend;
@@ -48,13 +51,13 @@ use crate::record::{Outcome, Record, RecordId};
 use crate::stats::Stats;
 use arc_swap::ArcSwapOption;
 use changes::Changes;
-use crossbeam_channel::{SendError, Sender};
+use crossbeam_channel::{Receiver, SendError, Sender};
 use error::Fault;
 use folder::Files;
 use index::IndexKey;
 use journal::{Message, Pending, Writer};
 use keeper::{Errand, Keeper};
-use shared::{Shared, now_ms};
+use shared::Shared;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -188,7 +191,7 @@ pub struct Store {
     /// `None` once it is closed: the writer ends when nobody can ask it for anything any more, so that all it was asked for is answered.
     writer: ArcSwapOption<Sender<Message>>,
     keeper: Sender<Errand>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Mutex<Vec<(JoinHandle<()>, Receiver<()>)>>,
 }
 
 impl Store {
@@ -209,6 +212,7 @@ impl Store {
             Fault::Newer(found) => StoreError::Newer { path: path(), found, known: file::VERSION },
             Fault::NoSpace { needed, free } => StoreError::NoSpace { needed, free },
             Fault::Disk(source) => StoreError::Io { path: path(), source },
+            Fault::CannotRead { path, source } => StoreError::CannotRead { path, source },
             Fault::Full(_) | Fault::Damaged(_) | Fault::Io(_) | Fault::Lost | Fault::Closing => {
                 StoreError::Failed { path: path(), what: fault.to_string() }
             }
@@ -229,7 +233,7 @@ impl Store {
         let opened = migrate::migrate(&files, &index_key, &tuning, &listing)
             .and_then(|()| open::open(&files, index_key, &tuning))
             .map_err(failed)?;
-        let ids = id::Ids::new(opened.newest_id, now_ms(), folder::random().map_err(failed)?);
+        let ids = id::Ids::new(opened.newest_id, ms(&*files.disk), files.disk.random().map_err(|error| failed(error.into()))?);
         let shared = Arc::new(Shared::new(
             files,
             index_key,
@@ -289,7 +293,7 @@ impl Store {
     /// Rising over restarts and clock steps; cheap.
     #[must_use]
     pub fn next_id(&self) -> RecordId {
-        self.shared.ids.next(now_ms())
+        self.shared.ids.next(ms(&*self.shared.files.disk))
     }
 
     /// How long the oldest record has been waiting for the disk.
@@ -313,7 +317,7 @@ impl Store {
         // What is stored, shown and logged is the same instant.
         record.date = jiff::Timestamp::from_microsecond(record.date.as_microsecond()).unwrap_or(record.date);
         redact::configured(&mut record, self.shared.settings.load().redact);
-        let (pending, commit) = Pending::new(record);
+        let (pending, commit) = Pending::new(record, self.shared.now());
         // Given back where the writer has too much to do or has ended: dropped, it is its log line.
         let given_back = match self.writer.load().as_ref() {
             Some(writer) if writer.len() < QUEUE => writer.send(Message::Record(pending)).map_err(SendError::into_inner).err(),
@@ -413,7 +417,7 @@ impl Store {
     fn errand<T>(&self, errand: impl FnOnce(Sender<Result<T, StoreError>>) -> Errand) -> Result<T, StoreError> {
         let (done, answer) = crossbeam_channel::bounded(1);
         self.keeper.send(errand(done)).map_err(|_| StoreError::Closed)?;
-        answer.recv().map_err(|_| StoreError::Closed)?
+        machine::answer(&*self.shared.files.disk, &answer).unwrap_or(Err(StoreError::Closed))
     }
 
     /// Each record after its commit, for the live view.
@@ -437,7 +441,9 @@ impl Store {
         if let Some(writer) = self.writer.swap(None) {
             writer.send(Message::Close).unwrap_or(());
         }
-        for thread in threads.drain(..) {
+        for (thread, ended) in threads.drain(..) {
+            // Nothing comes: it ends.
+            machine::answer(&*self.shared.files.disk, &ended);
             if thread.join().is_err() {
                 tracing::error!("a thread of the store panicked");
             }
@@ -464,20 +470,30 @@ fn say_what_is_missing(files: &Files, listing: &folder::Listing) {
     }
 }
 
-/// A thread that logs where the one that starts it logs, and says when it ends and was not asked to.
-fn start(name: &'static str, shared: &Arc<Shared>, work: Box<dyn FnOnce() + Send>) -> std::io::Result<JoinHandle<()>> {
+/// A thread that logs where the one that starts it logs, and says when it ends and was not asked to; and how to hear of its end.
+fn start(name: &'static str, shared: &Arc<Shared>, work: Box<dyn FnOnce() + Send>) -> std::io::Result<(JoinHandle<()>, Receiver<()>)> {
     let log = tracing::dispatcher::get_default(Clone::clone);
-    let end = Ending { name, shared: Arc::clone(shared) };
-    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-        let _end = end;
+    let (done, ended) = crossbeam_channel::bounded(1);
+    let end = Ending { name, shared: Arc::clone(shared), done };
+    shared.files.disk.begins(name);
+    let thread = std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        let end = end;
+        end.shared.files.disk.await_turn(end.shared.began, &|| true);
         tracing::dispatcher::with_default(&log, work);
-    })
+    })?;
+    Ok((thread, ended))
+}
+
+/// Milliseconds since 1970.
+fn ms(machine: &dyn Machine) -> u64 {
+    u64::try_from(machine.clock_us() / 1000).unwrap_or(0)
 }
 
 /// Dropped with its thread, also by a panic.
 struct Ending {
     name: &'static str,
     shared: Arc<Shared>,
+    done: Sender<()>,
 }
 
 impl Drop for Ending {
@@ -486,5 +502,7 @@ impl Drop for Ending {
             self.shared.set_trouble(Some(format!("the thread {} has ended", self.name)));
             self.shared.died.send_replace(Some(self.name));
         }
+        self.done.send(()).unwrap_or(());
+        self.shared.files.disk.ends();
     }
 }

@@ -5,14 +5,18 @@ use super::Tuning;
 use super::encoding::{self, Unreadable};
 use super::error::Fault;
 use super::file::{Fate, Part, Plan, StoreFile, build, salvage};
-use super::folder::{Files, Listing, Span};
+use super::folder::{Files, Listing};
 use super::index::{IndexKey, Property};
-use super::journal::{End, Found, Frame, Journal, Sealed, in_order, read_all};
+use super::journal::{End, Frame, Journal, Sealed, in_order, read_all};
 use super::memory::{Batch, Entry};
 use super::shared::View;
 use super::undelivered::Undelivered;
 use crate::record::Record;
+use std::cmp::Reverse;
+use std::io;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// An open store.
 pub(super) struct Opened {
@@ -64,18 +68,24 @@ fn take(batch: &mut Batch, entry: Entry, key: &IndexKey) {
 /// In the order of their numbers. One whose numbers are all in another one is what a merge that was cut off left behind.
 fn open_files(files: &Files, key: &IndexKey, tuning: &Tuning, listing: &Listing) -> Result<Vec<Arc<StoreFile>>, Fault> {
     let mut open: Vec<Arc<StoreFile>> = Vec::new();
-    let is_within = |span: &Span| listing.spans.iter().any(|other| other != span && other.holds(span));
+    let mut spans = listing.spans.clone();
+    // A merged file comes before its parts: they go when it is whole.
+    spans.sort_unstable_by_key(|span| (span.first, Reverse(span.last)));
     // The name of a merged file may have been seen by nobody but the page cache: what it is made of goes when that name is durable.
     files.sync()?;
-    for span in &listing.spans {
-        if is_within(span) {
+    for span in &spans {
+        if open.last().is_some_and(|file| file.span().holds(span)) {
             files.remove_if_there(&files.of(*span))?;
             continue;
         }
-        let file = match StoreFile::open(files, *span) {
+        let file = match patiently(files, &files.of(*span), || StoreFile::open(files, *span)) {
             Ok(file) => file,
             Err(Fault::Damaged(what)) => {
                 files.set_aside(&files.of(*span), &what)?;
+                if spans.iter().any(|part| part != span && span.holds(part)) {
+                    // Its parts are there still.
+                    continue;
+                }
                 let plan = Plan { files, key, span: *span, newest_id: 0, parts: &[], at_step: &|step| tuning.reach(step) };
                 build(&plan, &mut |_, _| Ok(Fate::Goes))?.0
             }
@@ -100,7 +110,7 @@ fn open_files(files: &Files, key: &IndexKey, tuning: &Tuning, listing: &Listing)
 fn index_anew(files: &Files, key: &IndexKey, tuning: &Tuning, old: StoreFile) -> Result<StoreFile, Fault> {
     let span = old.span();
     tracing::warn!(file = %files.of(span).display(), records = old.summary.records, "its index key is another one: its index is made anew");
-    let parts = [Part::Memory(salvage(&old, key)?)];
+    let parts = [Part::Memory(patiently(files, &files.of(span), || salvage(&old, key))?)];
     let plan = Plan { files, key, span, newest_id: old.summary.newest_id, parts: &parts, at_step: &|step| tuning.reach(step) };
     Ok(build(&plan, &mut |_, _| Ok(Fate::Stays))?.0)
 }
@@ -108,24 +118,49 @@ fn index_anew(files: &Files, key: &IndexKey, tuning: &Tuning, old: StoreFile) ->
 fn open_journals(files: &Files, listing: &Listing) -> Result<(Vec<Journal>, Vec<Frame>), Fault> {
     let (mut journals, mut frames) = (Vec::new(), Vec::new());
     for slot in &listing.journals {
-        let mut journal = Journal::open(files, *slot, 0)?;
-        match journal.octets() {
-            Ok(octets) => {
-                let Found { frames: whole, end } = read_all(&octets);
-                frames.extend(whole);
-                say(end, &files.journal(*slot));
-            }
-            Err(fault) => {
-                tracing::error!(journal = %files.journal(*slot).display(), reason = %fault, "a journal cannot be read");
-                journal.failed = true;
-            }
-        }
+        let path = files.journal(*slot);
+        let (journal, found) = patiently(files, &path, || {
+            let mut journal = Journal::open(files, *slot, 0)?;
+            let octets = journal.octets()?;
+            let found = read_all(&octets);
+            journal.confirm(&octets, found.last.clone())?;
+            Ok((journal, found))
+        })?;
+        say(found.end, &path);
+        frames.extend(found.frames);
         journals.push(journal);
     }
     Ok((journals, frames))
 }
 
-fn say(end: End, journal: &std::path::Path) {
+/// A disk that fails in passing is asked again. What cannot be read all the same is no damage: the store is not opened, and all stays.
+pub(super) fn patiently<T>(files: &Files, path: &Path, mut read: impl FnMut() -> Result<T, Fault>) -> Result<T, Fault> {
+    const WAITS_MS: [u64; 5] = [50, 100, 200, 400, 800];
+    // What redb makes of an error may look like damage.
+    let mut found_damage = false;
+    for wait in WAITS_MS {
+        match read() {
+            Err(Fault::Disk(source)) if is_passing(&source) => {
+                tracing::warn!(file = %path.display(), reason = %source, "a file of the store cannot be read: it is tried again");
+            }
+            Err(Fault::Damaged(_)) if !std::mem::replace(&mut found_damage, true) => {}
+            Err(Fault::Disk(source)) => return Err(Fault::CannotRead { path: path.to_owned(), source }),
+            other => return other,
+        }
+        files.disk.pause(Duration::from_millis(wait));
+    }
+    match read() {
+        Err(Fault::Disk(source)) => Err(Fault::CannotRead { path: path.to_owned(), source }),
+        other => other,
+    }
+}
+
+fn is_passing(error: &io::Error) -> bool {
+    use io::ErrorKind as K;
+    !matches!(error.kind(), K::NotFound | K::PermissionDenied | K::IsADirectory | K::NotADirectory)
+}
+
+fn say(end: End, journal: &Path) {
     let journal = journal.display();
     match end {
         End::Zeros => {}
@@ -145,13 +180,20 @@ fn derive(files: &Files, key: &IndexKey, view: &View, durable: u64) -> Result<Un
         state.see(commit, record, message, || view.settled(message));
     };
     for file in view.files.iter().filter(|file| file.span().last > through && file.summary.records > 0) {
-        let read = file.each(|id, commit, octets| {
-            if commit > through
-                && let Ok(record) = encoding::decode(id, octets)
-            {
-                see(commit, &record);
-            }
-            true
+        let mut seen = 0;
+        let read = patiently(files, &files.of(file.span()), || {
+            file.each(|id, commit, octets| {
+                // Whoever begins again counts none twice.
+                let is_new = id > seen;
+                seen = seen.max(id);
+                if is_new
+                    && commit > through
+                    && let Ok(record) = encoding::decode(id, octets)
+                {
+                    see(commit, &record);
+                }
+                true
+            })
         });
         match read {
             // Whoever reads it next has it looked at.

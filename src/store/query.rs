@@ -14,7 +14,7 @@ use std::collections::BinaryHeap;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 pub(super) const LIMIT_MOST: usize = 1000;
 const LIMIT_DEFAULT: usize = 100;
@@ -239,7 +239,7 @@ type Walked<'a> = Box<dyn Iterator<Item = Result<(u128, Option<Octets>), Fault>>
 fn run(shared: &Shared, query: &Query, wanted: &Wanted, limit: usize) -> Result<Page, Fault> {
     shared.resolve_doubts()?;
     let source = source(&shared.index_key, query);
-    let begun = Instant::now();
+    let begun = shared.files.disk.now();
     let (mut records, mut sum) = (Vec::new(), 0);
     let walk: Walked<'_> = match source {
         Source::Undelivered => {
@@ -269,7 +269,7 @@ fn run(shared: &Shared, query: &Query, wanted: &Wanted, limit: usize) -> Result<
                 Err(Unreadable) => damaged(shared, id),
             }
         }
-        if records.len() >= limit || sum >= PAGE_OCTETS || (seen % STEP == STEP - 1 && begun.elapsed() > PATIENCE) {
+        if records.len() >= limit || sum >= PAGE_OCTETS || (seen % STEP == STEP - 1 && shared.files.disk.now() - begun > PATIENCE) {
             return Ok(Page { records, cursor: Some(RecordId(id)) });
         }
     }
@@ -417,10 +417,14 @@ pub(super) fn after(shared: &Shared, number: u64, limit: usize) -> Result<Vec<Co
                     continue;
                 }
                 before = commit;
-                if let Some((_, octets)) = file.get(id)?
-                    && put(commit, id, &octets)
-                {
-                    return Ok(true);
+                match file.get(id)? {
+                    // One of the two is not what was written.
+                    Some((other, _)) if other != commit => {
+                        shared.suspect(file.span());
+                        damaged(shared, id);
+                    }
+                    Some((_, octets)) if put(commit, id, &octets) => return Ok(true),
+                    Some(_) | None => {}
                 }
             }
             Ok(false)

@@ -1,6 +1,7 @@
-//! What the threads and the readers of one store share. Logs a clock that is in doubt.
+//! What the threads and the readers of one store share. Logs nothing.
 
 use super::changes::Changes;
+use super::clock::Clock;
 use super::error::{Fault, StoreError};
 use super::file::StoreFile;
 use super::folder::{Files, Span};
@@ -21,12 +22,6 @@ use tokio::sync::{broadcast, watch};
 
 /// While the oldest record has been waiting for the disk for longer, nothing new is taken.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// A store whose newest record is so old was found by a clock that may be wrong: nothing expires for so long after the start.
-const LONG_AGO: Duration = Duration::from_secs(86_400);
-const DOUBT: Duration = Duration::from_secs(3600);
-/// A clock that runs ahead of the machine's own count by more has jumped.
-const JUMP_US: i64 = 60_000_000;
 
 /// Where every record is: a reader that looks at it under the lock misses none and sees none twice.
 pub(super) struct View {
@@ -51,12 +46,6 @@ impl View {
     pub(super) fn oldest(&self) -> u64 {
         let in_files = self.files.first().map(|file| file.span().first);
         in_files.or_else(|| self.batches().next().map(|batch| batch.after.saturating_add(1))).unwrap_or(1)
-    }
-
-    fn newest_us(&self) -> Option<i64> {
-        let in_files = self.files.iter().filter(|file| file.summary.records > 0).map(|file| file.summary.newest_us);
-        let in_memory = self.batches().flat_map(|batch| batch.records.values()).filter_map(|(_, octets)| super::encoding::date_us(octets));
-        in_files.chain(in_memory).max()
     }
 
     /// Whether an endpoint has taken or refused a message, as far as it can be told without reading.
@@ -100,9 +89,7 @@ pub(super) struct Shared {
     erasures: AtomicU64,
     /// Files in which a reader met damage: the keeper looks.
     suspects: Mutex<BTreeSet<Span>>,
-    /// Until then nothing expires.
-    doubts_until: Option<Instant>,
-    began_us: i64,
+    clock: Mutex<Clock>,
     /// Since when the oldest record waits for the disk, in microseconds after `began`; 0: none does.
     waiting_since: AtomicU64,
     pub(super) began: Instant,
@@ -125,17 +112,11 @@ impl Shared {
         /// Records that a slow reader of the live view may lag behind before it misses some.
         const LIVE: usize = 1024;
         let changes = Changes::read(&files);
-        let (began, began_us) = (Instant::now(), jiff::Timestamp::now().as_microsecond());
-        let newest_us = view.newest_us();
-        let is_doubtful =
-            newest_us.is_some_and(|newest| began_us.saturating_sub(newest) > i64::try_from(LONG_AGO.as_micros()).unwrap_or(i64::MAX));
-        if is_doubtful {
-            tracing::warn!("the newest record is more than a day old, or the clock is wrong: nothing expires for an hour");
-        }
+        let began = files.disk.now();
+        let clock = Clock::new(&view, began, files.disk.clock_us());
         Self {
             files,
-            doubts_until: is_doubtful.then(|| began + DOUBT),
-            began_us,
+            clock: Mutex::new(clock),
             index_key,
             id_secret,
             ids,
@@ -218,7 +199,9 @@ impl Shared {
             Fault::Closing => StoreError::Closed,
             Fault::NoSpace { needed, free } => StoreError::NoSpace { needed, free },
             Fault::Full(what) | Fault::Io(what) => StoreError::Degraded(what),
-            Fault::Disk(_) | Fault::Lost | Fault::Newer(_) | Fault::Locked => StoreError::Degraded(fault.to_string()),
+            Fault::Disk(_) | Fault::CannotRead { .. } | Fault::Lost | Fault::Newer(_) | Fault::Locked => {
+                StoreError::Degraded(fault.to_string())
+            }
         }
     }
 
@@ -226,7 +209,7 @@ impl Shared {
     pub(super) fn wait(&self) -> Duration {
         match self.waiting_since.load(Ordering::Acquire) {
             0 => Duration::ZERO,
-            since => self.began.elapsed().saturating_sub(Duration::from_micros(since)),
+            since => self.now().saturating_duration_since(self.began).saturating_sub(Duration::from_micros(since)),
         }
     }
 
@@ -283,15 +266,15 @@ impl Shared {
         std::mem::take(&mut lock(&self.suspects))
     }
 
-    /// What is older is not shown and has to go: by a clock that is believed, since a wrong one would empty the store.
+    /// What is older is not shown and has to go.
     pub(super) fn cutoff_us(&self) -> i64 {
-        if self.doubts_until.is_some_and(|until| Instant::now() < until) {
-            return i64::MIN;
-        }
-        let counted = self.began_us.saturating_add(i64::try_from(self.began.elapsed().as_micros()).unwrap_or(i64::MAX));
-        let now = jiff::Timestamp::now().as_microsecond().min(counted.saturating_add(JUMP_US));
+        let believed = lock(&self.clock).believed(self.now(), self.files.disk.clock_us());
         let retention_us = i64::try_from(self.settings.load().retention.as_micros()).unwrap_or(i64::MAX);
-        now.saturating_sub(retention_us)
+        believed.map_or(i64::MIN, |now| now.saturating_sub(retention_us))
+    }
+
+    pub(super) fn now(&self) -> Instant {
+        self.files.disk.now()
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -312,9 +295,4 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 pub(super) fn microseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
-
-/// Milliseconds since 1970.
-pub(super) fn now_ms() -> u64 {
-    u64::try_from(jiff::Timestamp::now().as_millisecond()).unwrap_or(0)
 }

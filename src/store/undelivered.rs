@@ -46,9 +46,11 @@ pub(super) struct Undelivered {
     tries: HashMap<Hash, Tries>,
     by_last: BTreeMap<u128, Hash>,
     /// Tries of messages that may have been settled before: nobody has looked yet.
-    doubtful: HashMap<Hash, Tries>,
+    doubtful: BTreeMap<Hash, Tries>,
     /// The last record that was taken into account.
     pub(super) through: u64,
+    /// The last number of a write that failed: the next start may find it all the same, as long as no file has numbers beyond.
+    skipped: u64,
     /// Changed since the copy was made.
     pub(super) is_dirty: bool,
 }
@@ -74,6 +76,11 @@ impl Undelivered {
                 Settled::Perhaps => _ = self.doubtful.insert(message, tries),
             }
         }
+    }
+
+    /// The numbers up to this one were not written, or perhaps they were.
+    pub(super) fn skip(&mut self, commit: u64) {
+        self.skipped = commit;
     }
 
     fn count(&mut self, message: Hash, tries: Tries) {
@@ -136,9 +143,9 @@ impl Undelivered {
         self.by_last.range(ids.clone()).rev().map(|(id, _)| *id).collect()
     }
 
-    /// The copy; `None` while there are doubts, which it has no place for.
-    pub(super) fn encode(&self, key: &IndexKey) -> Option<Vec<u8>> {
-        if !self.doubtful.is_empty() {
+    /// The copy; `None` while there are doubts, which it has no place for, of messages or of what was written.
+    pub(super) fn encode(&self, key: &IndexKey, in_files: u64) -> Option<Vec<u8>> {
+        if !self.doubtful.is_empty() || (in_files < self.skipped && self.skipped < self.through) {
             return None;
         }
         let mut out = MAGIC.to_vec();
@@ -194,7 +201,7 @@ mod tests {
             for (message, (attempts, seen, id)) in messages {
                 state.count(message, Tries { attempts, first_seen_us: seen, last_seen_us: seen, last_id: id });
             }
-            let mut octets = state.encode(&key).unwrap();
+            let mut octets = state.encode(&key, 0).unwrap();
             let again = Undelivered::decode(&octets, &key).unwrap();
             prop_assert_eq!((&again.tries, &again.by_last, again.through), (&state.tries, &state.by_last, 17));
             prop_assert!(Undelivered::decode(&octets, &IndexKey([4; 32])).is_err());

@@ -1,13 +1,14 @@
 //! A disk in memory, with the faults that disks and kernels have: the power goes, or the process is killed; syncs and writes fail, and what was
 //! to be written then is as `inode.rs` has it; the disk is full for a while; an operation does not return; the thread that asks for one dies.
 
-use super::Random;
 use super::inode::Inode;
+use super::turns::Turns;
+use super::{Random, tell};
 use nix::libc;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// A change of the directory that is not synced.
@@ -33,6 +34,8 @@ pub(super) enum Fault {
     HangToTheEnd(Duration),
     /// The store's thread that asks for it dies.
     Panic,
+    /// The clock is set, by so many microseconds.
+    Clock(i64),
 }
 
 #[derive(Debug, Default)]
@@ -56,6 +59,9 @@ pub(super) struct World {
     pub(super) past_cache: bool,
     pub(super) random: Random,
 }
+
+/// No simulation takes so long.
+const FOR_EVER: Duration = Duration::from_secs(20_000);
 
 fn off() -> io::Error {
     io::Error::other("the simulated power is off")
@@ -125,20 +131,20 @@ fn apply(names: &mut BTreeMap<PathBuf, u64>, entry: &Entry) {
     }
 }
 
-#[derive(Clone, Debug, Default)]
-pub(super) struct SimulatedDisk(Arc<(Mutex<World>, Condvar)>);
+#[derive(Clone, Debug)]
+pub(super) struct SimulatedDisk {
+    world: Arc<Mutex<World>>,
+    pub(super) turns: Turns,
+}
 
 impl SimulatedDisk {
     pub(super) fn new(random: &mut Random) -> Self {
-        let disk = Self::default();
-        let mut world = disk.world();
-        (world.random, world.past_cache) = (Random(random.next()), random.below(2) == 0);
-        drop(world);
-        disk
+        let world = World { random: Random(random.next()), past_cache: random.below(2) == 0, ..World::default() };
+        Self { world: Arc::new(Mutex::new(world)), turns: Turns::new(random) }
     }
 
     pub(super) fn world(&self) -> MutexGuard<'_, World> {
-        self.0.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.world.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Every operation that may reach the disk begins here; whether it fails is its own to ask.
@@ -148,12 +154,13 @@ impl SimulatedDisk {
 
     /// What dies inside redb may abort the process in redb's destructors, which no test outlives.
     pub(super) fn operate_as(&self, may_panic: bool) -> io::Result<MutexGuard<'_, World>> {
-        let mut world = self.world();
+        self.turns.step();
         // A reader of the test's own is neither held up nor killed.
         let is_store = std::thread::current().name().is_some_and(|name| name.starts_with("store-"));
         if is_store {
-            world = self.0.1.wait_while(world, |world| world.hangs && !world.is_cut).unwrap_or_else(PoisonError::into_inner);
+            self.turns.until(FOR_EVER, || !self.world().hangs || self.world().is_cut);
         }
+        let mut world = self.world();
         world.alive()?;
         world.operations += 1;
         world.pass_time();
@@ -164,16 +171,18 @@ impl SimulatedDisk {
         }) {
             let (_, fault) = world.faults.remove(due);
             world.struck.push(fault);
+            tell(|| format!("operation {now}: {fault:?}"));
             match fault {
                 Fault::Cut => world.is_cut = true,
                 Fault::Fail(times) => world.failing_until = now + times - 1,
                 Fault::Full(times) => world.full_until = now + times - 1,
-                Fault::Hang(span) => world = self.hold(world, span),
-                Fault::HangToTheEnd(span) => {
-                    world = self.hold(world, span);
-                    world.is_cut = true;
-                    self.0.1.notify_all();
+                Fault::Hang(span) | Fault::HangToTheEnd(span) => {
+                    drop(world);
+                    self.turns.until(span, || self.world().is_cut);
+                    world = self.world();
+                    world.is_cut |= matches!(fault, Fault::HangToTheEnd(_));
                 }
+                Fault::Clock(by_us) => self.turns.jump(by_us),
                 Fault::Panic => {
                     drop(world);
                     panic!("a simulated fault of the program");
@@ -181,10 +190,6 @@ impl SimulatedDisk {
             }
         }
         Ok(world)
-    }
-
-    fn hold<'a>(&self, world: MutexGuard<'a, World>, span: Duration) -> MutexGuard<'a, World> {
-        self.0.1.wait_timeout_while(world, span, |world| !world.is_cut).unwrap_or_else(PoisonError::into_inner).0
     }
 
     /// One that fails without a trace, or changes nothing where the power goes with it.
@@ -224,7 +229,6 @@ impl SimulatedDisk {
         (world.failing_until, world.full_until) = (0, 0);
         world.faults.clear();
         world.hangs = false;
-        self.0.1.notify_all();
         !world.is_cut && !world.struck.iter().any(|fault| matches!(fault, Fault::HangToTheEnd(_)))
     }
 
@@ -240,23 +244,23 @@ impl SimulatedDisk {
 
     /// The disk as it is found when the power is back.
     pub(super) fn after_power_cut(&self, random: &mut Random) -> Self {
+        tell(|| "the power goes".to_owned());
         let mut world = self.world();
         world.is_cut = true;
-        self.0.1.notify_all();
         let mut names = world.durable_names.clone();
         // Changes of a directory reach the disk in their order, up to some point.
         let kept = random.below(world.pending.len() as u64 + 1) as usize;
         world.pending[..kept].iter().for_each(|entry| apply(&mut names, entry));
         let mut found = Self::next(&world, random, names, Inode::after_power_cut);
         found.durable_names = found.names.clone();
-        Self(Arc::new((Mutex::new(found), Condvar::new())))
+        Self { world: Arc::new(Mutex::new(found)), turns: self.turns.clone() }
     }
 
     /// The disk as the next process finds it: the page cache is what it was.
     pub(super) fn after_kill(&self, random: &mut Random) -> Self {
+        tell(|| "killed".to_owned());
         let mut world = self.world();
         world.is_cut = true;
-        self.0.1.notify_all();
         let mut found = Self::next(&world, random, world.names.clone(), |inode, _| inode.after_kill());
         found.pending.clone_from(&world.pending);
         for entry in &world.pending {
@@ -264,7 +268,7 @@ impl SimulatedDisk {
                 found.inodes.entry(*id).or_insert_with(|| world.inodes[id].after_kill());
             }
         }
-        Self(Arc::new((Mutex::new(found), Condvar::new())))
+        Self { world: Arc::new(Mutex::new(found)), turns: self.turns.clone() }
     }
 
     /// Whether a text stands anywhere in the files that have a name, for readers or on the disk.

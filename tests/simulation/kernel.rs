@@ -1,10 +1,11 @@
 //! What the store asks of the simulated disk, as Linux answers it.
 
 use super::disk::{Entry, SimulatedDisk, World, eio};
-use mailsluice::store::{Disk, DurableFile, FileStat, Lock, StorageBackend};
+use mailsluice::store::{Disk, DurableFile, FileStat, Lock, Machine, StorageBackend};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
+use std::time::{Duration, Instant, SystemTime};
 
 /// An open description.
 #[derive(Debug)]
@@ -28,8 +29,7 @@ impl OpenFile {
     }
 
     fn read_at(&self, at: u64, out: &mut [u8], may_panic: bool) -> io::Result<()> {
-        let mut world = self.disk.operate_as(may_panic)?;
-        world.alive()?;
+        let mut world = SimulatedDisk::succeed(self.disk.operate_as(may_panic)?, 8)?;
         let at = at as usize;
         let octets = world.inode(self.id).seen().get(at..at + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
         out.copy_from_slice(octets);
@@ -129,6 +129,30 @@ impl SimulatedDisk {
     }
 }
 
+impl Machine for SimulatedDisk {
+    fn now(&self) -> Instant {
+        self.turns.now()
+    }
+    fn clock_us(&self) -> i64 {
+        self.turns.clock_us()
+    }
+    fn random(&self) -> io::Result<[u8; 32]> {
+        self.turns.random()
+    }
+    fn pause(&self, span: Duration) {
+        self.turns.pause(span);
+    }
+    fn begins(&self, thread: &'static str) {
+        self.turns.begins(thread);
+    }
+    fn ends(&self) {
+        self.turns.ends();
+    }
+    fn await_turn(&self, until: Instant, is_there: &dyn Fn() -> bool) {
+        self.turns.await_turn(until, is_there);
+    }
+}
+
 impl Disk for SimulatedDisk {
     fn open(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
         Ok(Box::new(self.open_file(path, true)?))
@@ -145,11 +169,11 @@ impl Disk for SimulatedDisk {
         world.named(path).map(drop)
     }
     fn stat(&self, path: &Path) -> io::Result<FileStat> {
-        let mut world = self.world();
-        world.alive()?;
+        let modified = SystemTime::UNIX_EPOCH + Duration::from_micros(self.turns.clock_us().max(0) as u64);
+        let mut world = SimulatedDisk::succeed(self.world(), 16)?;
         let id = world.named(path)?;
         let length = world.inode(id).seen().len() as u64;
-        Ok(FileStat { length, backed: length, identity: (0, id), modified: std::time::SystemTime::now() })
+        Ok(FileStat { length, backed: length, identity: (0, id), modified })
     }
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
         let mut world = self.try_to(4)?;
@@ -191,8 +215,7 @@ impl Disk for SimulatedDisk {
         self.world().alive()
     }
     fn list(&self, _directory: &Path) -> io::Result<Vec<PathBuf>> {
-        let world = self.world();
-        world.alive()?;
+        let world = self.try_to(4)?;
         Ok(world.names.keys().cloned().collect())
     }
     fn free_space(&self, _directory: &Path) -> io::Result<u64> {

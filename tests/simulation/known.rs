@@ -1,12 +1,16 @@
 //! What the world outside knows of a store: what it handed over, what it was answered, what stands in the log. And what must be so, then.
 
-use super::Random;
+use super::disk::SimulatedDisk;
+use super::turns::Turns;
+use super::{Random, tell};
 use mailsluice::record::{Outcome, Record, RecordId, ServerResponse};
-use mailsluice::store::{Query, Store, StoreError};
+use mailsluice::store::{Commit, Machine, Query, Store, StoreError};
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 pub(super) const PERSON: &str = "person@example.net";
 pub(super) const RETENTION: Duration = Duration::from_secs(86400);
@@ -45,9 +49,23 @@ impl tracing::field::Visit for Fields<'_> {
     }
 }
 
+/// What is printed where one seed is looked at.
+struct Told(String);
+
+impl tracing::field::Visit for Told {
+    fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+        self.0 += &format!(" {field}={value:.300?}");
+    }
+}
+
 impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Log {
     fn on_event(&self, event: &tracing::Event<'_>, _: tracing_subscriber::layer::Context<'_, S>) {
         event.record(&mut Fields(self));
+        tell(|| {
+            let mut told = Told(String::new());
+            event.record(&mut told);
+            told.0
+        });
     }
 }
 
@@ -63,8 +81,8 @@ pub(super) struct Counts {
     pub(super) slowest_recovery_ms: AtomicU64,
 }
 
-#[derive(Default)]
 pub(super) struct Known {
+    turns: Turns,
     pub(super) log: Log,
     written: BTreeMap<RecordId, Record>,
     acknowledged: BTreeSet<RecordId>,
@@ -73,8 +91,8 @@ pub(super) struct Known {
     calls: u64,
     /// The numbers of acknowledged records, as far as they were asked for.
     numbers: BTreeMap<RecordId, u64>,
-    /// Up to here nobody is named whom the store was to forget.
-    forgotten_through: Option<RecordId>,
+    /// Up to this call nobody is named whom the store was to forget.
+    forgotten_through: Option<u64>,
     newest: Option<RecordId>,
     /// One record in so many is older than the retention and may be gone; 0: none is.
     pub(super) expired_one_in: u64,
@@ -83,20 +101,42 @@ pub(super) struct Known {
 }
 
 impl Known {
+    pub(super) fn of(disk: &SimulatedDisk) -> Self {
+        Self {
+            turns: disk.turns.clone(),
+            log: Log::default(),
+            written: BTreeMap::new(),
+            acknowledged: BTreeSet::new(),
+            together: BTreeMap::new(),
+            calls: 0,
+            numbers: BTreeMap::new(),
+            forgotten_through: None,
+            newest: None,
+            expired_one_in: 0,
+            rotten: None,
+        }
+    }
+
+    /// What is so old may have gone.
+    fn may_be_gone(&self, record: &Record) -> bool {
+        let age_us = self.turns.clock_us() - record.date.as_microsecond();
+        self.expired_one_in > 0 && age_us > (RETENTION.as_micros() - RETENTION.as_micros() / 10) as i64
+    }
+
     /// Hands records over, waits for all answers, and checks that a failure is in the log.
     pub(super) fn commit(&mut self, store: &Store, random: &mut Random, number: u64) {
         let one_in = self.expired_one_in;
-        let records: Vec<_> = (0..number).map(|_| record(store.next_id(), random, one_in)).collect();
+        let records: Vec<_> = (0..number).map(|_| record(store.next_id(), &self.turns, random, one_in)).collect();
         let answers: Vec<_> = records.iter().map(|record| store.commit(record.clone())).collect();
         self.calls += 1;
         for (record, answer) in records.into_iter().zip(answers) {
-            // An id that nothing holds any more is not known to the next start, which may be in the same millisecond (its first ten digits).
-            let moment = |id: RecordId| id.to_string().get(..10).map(str::to_owned);
-            assert!(self.newest.is_none_or(|newest| newest < record.id || moment(newest) == moment(record.id)), "ids rise");
+            assert!(self.newest() < Some(record.id) && !self.written.contains_key(&record.id), "ids rise");
             self.newest = self.newest.max(Some(record.id));
             self.together.insert(record.id, self.calls);
-            if answer.blocking_recv().expect("every commit is answered").is_ok() {
-                if !has_expired(&record) {
+            let is_stored = self.answer(answer);
+            tell(|| format!("{}: {is_stored}", record.id));
+            if is_stored {
+                if !self.may_be_gone(&record) {
                     self.acknowledged.insert(record.id);
                 }
             } else {
@@ -106,33 +146,55 @@ impl Known {
         }
     }
 
-    pub(super) fn newest_acknowledged(&self) -> Option<RecordId> {
-        self.acknowledged.iter().max().copied()
+    fn answer(&self, mut answer: Commit) -> bool {
+        let given = std::cell::Cell::new(None);
+        let answer = std::cell::RefCell::new(&mut answer);
+        let look = || {
+            let mut context = Context::from_waker(Waker::noop());
+            if let Poll::Ready(answer) = Pin::new(&mut **answer.borrow_mut()).poll(&mut context) {
+                given.set(Some(answer.is_ok()));
+            }
+            given.get().is_some()
+        };
+        self.turns.await_turn(self.turns.now() + Duration::from_secs(10_000), &look);
+        given.get().expect("every commit is answered")
+    }
+
+    /// Ids that come are above this one. Where the clock was set back, a start knows of those that stand in the store, as far as it can be
+    /// read.
+    pub(super) fn newest(&self) -> Option<RecordId> {
+        match (self.turns.was_set(), &self.rotten) {
+            (false, _) => self.newest,
+            (true, None) => self.acknowledged.last().copied(),
+            (true, Some(_)) => None,
+        }
     }
 
     /// Hands something over and waits only so long, as delivery does.
     pub(super) fn commit_with_patience(&mut self, store: &Store, random: &mut Random, until: impl FnOnce(&Store)) {
-        let record = record(store.next_id(), random, 0);
+        let record = record(store.next_id(), &self.turns, random, 0);
         let answer = store.commit(record.clone());
         until(store);
         answer.give_up();
         assert!(self.log.has(record.id), "given up, it is in the log");
+        self.calls += 1;
+        self.together.insert(record.id, self.calls);
         (self.newest, _) = (Some(record.id), self.written.insert(record.id, record));
     }
 
     /// The store has said that it has forgotten the person.
     pub(super) fn forgot(&mut self) {
-        self.forgotten_through = self.newest;
+        self.forgotten_through = Some(self.calls);
     }
 
     /// Where nothing may be written of the person: nothing came since it was forgotten.
     pub(super) fn is_forgotten(&self) -> bool {
-        self.newest.is_some() && self.forgotten_through == self.newest
+        self.forgotten_through == Some(self.calls)
     }
 
     /// All that was acknowledged is there, and all that is there is as it was written.
     pub(super) fn check(&mut self, store: &Store) {
-        until_writable(store);
+        self.until_writable(store);
         self.try_check(store).unwrap();
     }
 
@@ -174,7 +236,7 @@ impl Known {
         expected.store_us = record.store_us;
         expected.processing_time_us = written.processing_time_us + record.store_us;
         let is_person = expected.sender.eq_ignore_ascii_case(PERSON);
-        let may_be_named = self.forgotten_through < Some(record.id);
+        let may_be_named = self.forgotten_through < Some(self.together[&record.id]);
         if is_person && (record.sender == "[erased]" || !may_be_named) {
             "[erased]".clone_into(&mut expected.sender);
         }
@@ -186,7 +248,7 @@ impl Known {
         let by_index = Query { message_id: record.message_id.clone(), ..Query::default() };
         let is_known = store.query(&by_index)?.records.len() == 1;
         // What has expired may go at any moment.
-        assert!(is_known || has_expired(record) || self.rotten.is_some(), "the index knows it");
+        assert!(is_known || self.may_be_gone(record) || self.rotten.is_some(), "the index knows it");
         Ok(())
     }
 
@@ -223,7 +285,7 @@ impl Known {
                 assert_eq!(before, None, "no id twice");
             }
         }
-        for (id, number) in numbers.iter().filter(|_| self.rotten.is_none()) {
+        for (id, number) in &numbers {
             assert!(self.numbers.get(id).is_none_or(|before| before == number), "a number is for good");
         }
         if self.rotten.is_none() {
@@ -250,6 +312,14 @@ impl Known {
         Ok(())
     }
 
+    /// Mail is taken again by itself; in so long.
+    pub(super) fn until_writable(&self, store: &Store) -> Duration {
+        let begun = self.turns.now();
+        let is_usable = self.turns.until(PATIENCE, || store.writable());
+        assert!(is_usable, "the store does not go on by itself: {:?}", store.trouble());
+        self.turns.now() - begun
+    }
+
     /// What the whole run has come to.
     pub(super) fn count(&self, store: &Store, counts: &Counts) {
         let found = self.found(store).unwrap();
@@ -263,15 +333,13 @@ impl Known {
     }
 }
 
-fn has_expired(record: &Record) -> bool {
-    jiff::Timestamp::now().as_millisecond() - record.date.as_millisecond() > RETENTION.as_millis() as i64
-}
-
-fn record(id: RecordId, random: &mut Random, expired_one_in: u64) -> Record {
-    let age_us = if expired_one_in > 0 && random.below(expired_one_in) == 0 { 2 * RETENTION.as_micros() as i64 } else { 0 };
+fn record(id: RecordId, turns: &Turns, random: &mut Random, expired_one_in: u64) -> Record {
+    // Of any age: a store whose records leave out a day doubts the clock.
+    let is_older = expired_one_in > 0 && random.below(expired_one_in) == 0;
+    let age_us = if is_older { random.below(2 * RETENTION.as_micros() as u64) as i64 } else { 0 };
     Record {
         id,
-        date: jiff::Timestamp::from_microsecond(jiff::Timestamp::now().as_microsecond() - age_us).unwrap(),
+        date: jiff::Timestamp::from_microsecond(turns.clock_us() - age_us).unwrap(),
         sender_ip: "192.0.2.1".into(),
         message_id: Some(format!("<{id}@example.org>")),
         sender: if random.below(4) == 0 { PERSON.to_uppercase() } else { format!("sender{}@example.org", random.below(20)) },
@@ -294,14 +362,4 @@ fn record(id: RecordId, random: &mut Random, expired_one_in: u64) -> Record {
         route: "tickets".into(),
         webhook_id: format!("webhook-{}", random.below(30)),
     }
-}
-
-/// Mail is taken again by itself; in so long.
-pub(super) fn until_writable(store: &Store) -> Duration {
-    let begun = Instant::now();
-    while !store.writable() {
-        assert!(begun.elapsed() < PATIENCE, "the store does not go on by itself: {:?}", store.trouble());
-        std::thread::park_timeout(Duration::from_millis(1));
-    }
-    begun.elapsed()
 }

@@ -6,6 +6,7 @@ mod inode;
 mod kernel;
 mod known;
 mod store;
+mod turns;
 
 /// A small generator of numbers (SplitMix64); the same for the same seed.
 #[derive(Debug, Default)]
@@ -26,7 +27,14 @@ impl Random {
     }
 }
 
-/// Runs a simulation for each seed, on all processors and while others wait for a store to go on; says which seeds failed.
+/// Printed where one seed is looked at.
+pub(crate) fn tell(what: impl FnOnce() -> String) {
+    if std::env::var_os("MAILSLUICE_SEED").is_some() {
+        eprintln!("{}: {}", std::thread::current().name().unwrap_or("test"), what());
+    }
+}
+
+/// Runs a simulation for each seed, on all processors; says which seeds failed.
 pub(crate) fn for_each_seed(ordinary: u64, simulation: impl Fn(u64) + Sync) {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
     let seeds = match (number("MAILSLUICE_SEED"), number("MAILSLUICE_SEEDS")) {
@@ -37,7 +45,7 @@ pub(crate) fn for_each_seed(ordinary: u64, simulation: impl Fn(u64) + Sync) {
     let next = std::sync::atomic::AtomicU64::new(seeds.start);
     let failed = std::sync::Mutex::new(Vec::new());
     std::thread::scope(|scope| {
-        for _ in 0..4 * std::thread::available_parallelism().map_or(2, usize::from) {
+        for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
             scope.spawn(|| {
                 loop {
                     let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

@@ -66,6 +66,11 @@ pub(in crate::store) fn build(plan: &Plan<'_>, fate: Judge<'_>) -> Result<(Store
     let gone = match built {
         Ok(gone) => gone,
         Err(fault) => {
+            for part in plan.parts {
+                if let Part::File(file) = part {
+                    file.open_again();
+                }
+            }
             // Nothing that failed is believed: the next try begins with nothing.
             files.remove_if_there(&path).unwrap_or(());
             return Err(fault);

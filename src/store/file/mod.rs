@@ -14,14 +14,18 @@ mod salvage;
 pub(super) use build::{Fate, Part, Plan, build};
 pub(super) use salvage::salvage;
 
-use super::disk::Backend;
+use super::disk::{Backend, Disk};
 use super::encoding::{self, Reader, Unreadable};
 use super::error::{Fault, guarded};
 use super::folder::{Files, Span};
 use super::index::{Hash, IndexKey, Key, Property, id_of, keys, settled};
+use arc_swap::ArcSwap;
 use filter::Filter;
 use redb::{Builder, ReadOnlyDatabase, ReadTransaction, ReadableDatabase as _, TableDefinition};
 use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(super) const RECORDS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("records");
 const COMMITS: TableDefinition<'_, u64, u128> = TableDefinition::new("commits");
@@ -131,7 +135,22 @@ pub(super) struct StoreFile {
     pub(super) octets: u64,
     pub(super) identity: (u64, u64),
     filter: Filter,
-    database: ReadOnlyDatabase,
+    disk: Arc<dyn Disk>,
+    path: PathBuf,
+    database: ArcSwap<ReadOnlyDatabase>,
+    /// redb reads nothing more behind an error, one that passed included: then the file is opened again.
+    has_failed: Arc<AtomicBool>,
+}
+
+fn open(disk: &dyn Disk, path: &Path) -> Result<ReadOnlyDatabase, Fault> {
+    let backend = Backend(disk.open_to_read(path)?);
+    let opened = Builder::new().set_cache_size(CACHE_OCTETS).open_read_only_with_backend(backend);
+    opened.map_err(|error| Fault::from(redb::Error::from(error)))
+}
+
+/// redb may panic on a damaged file: that is damage.
+fn noticed<T>(has_failed: &AtomicBool, work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+    guarded(work).inspect_err(|_| has_failed.store(true, Ordering::Release))
 }
 
 impl StoreFile {
@@ -139,9 +158,7 @@ impl StoreFile {
         let path = files.of(span);
         let stat = files.disk.stat(&path)?;
         guarded(|| {
-            let backend = Backend(files.disk.open_to_read(&path)?);
-            let opened = Builder::new().set_cache_size(CACHE_OCTETS).open_read_only_with_backend(backend);
-            let database = opened.map_err(|error| Fault::from(redb::Error::from(error)))?;
+            let database = open(&*files.disk, &path)?;
             let (summary, filter) = {
                 let txn = database.begin_read().map_err(redb::Error::from)?;
                 let about = txn.open_table(ABOUT).map_err(redb::Error::from)?;
@@ -151,7 +168,16 @@ impl StoreFile {
             if summary.span != span {
                 return Err(Fault::Damaged("it does not bear its own name".to_owned()));
             }
-            Ok(Self { summary, octets: stat.backed, identity: stat.identity, filter, database })
+            Ok(Self {
+                summary,
+                octets: stat.backed,
+                identity: stat.identity,
+                filter,
+                disk: Arc::clone(&files.disk),
+                path: path.clone(),
+                database: ArcSwap::from_pointee(database),
+                has_failed: Arc::default(),
+            })
         })
     }
 
@@ -159,10 +185,17 @@ impl StoreFile {
         self.summary.span
     }
 
-    /// redb may panic on a damaged file: that is damage.
+    /// Whoever reads next opens the file: what was read last may have failed.
+    fn open_again(&self) {
+        self.has_failed.store(true, Ordering::Release);
+    }
+
     pub(super) fn read<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>) -> Result<T, Fault> {
-        guarded(|| {
-            let txn = self.database.begin_read().map_err(redb::Error::from)?;
+        noticed(&self.has_failed, || {
+            if self.has_failed.swap(false, Ordering::AcqRel) {
+                self.database.store(Arc::new(open(&*self.disk, &self.path)?));
+            }
+            let txn = self.database.load().begin_read().map_err(redb::Error::from)?;
             Ok(work(&txn)?)
         })
     }
@@ -207,10 +240,12 @@ impl StoreFile {
     ) -> Result<impl Iterator<Item = Result<u128, Fault>> + use<>, Fault> {
         let keys = keys(property, hash, ids);
         let mut entries = self.read(|txn| Ok(txn.open_table(INDEX)?.range::<&Key>(&keys.start..&keys.end)?))?;
-        Ok(std::iter::from_fn(move || {
-            let next = guarded(|| entries.next_back().transpose().map_err(|error| Fault::from(redb::Error::from(error)))).transpose()?;
-            Some(next.map(|(key, _)| id_of(key.value())))
-        }))
+        let has_failed = Arc::clone(&self.has_failed);
+        let mut next = move || {
+            let entry = entries.next_back().transpose().map_err(redb::Error::from)?;
+            Ok(entry.map(|(key, _)| id_of(key.value())))
+        };
+        Ok(std::iter::from_fn(move || noticed(&has_failed, &mut next).transpose()))
     }
 
     /// Every record, by id: its id, its commit number and its octets; ends early when `wanted` says false.
@@ -230,13 +265,15 @@ impl StoreFile {
     /// Records in a range, newest first, each when it is asked for.
     pub(super) fn newest(&self, ids: &Range<u128>) -> Result<impl Iterator<Item = Result<Stored, Fault>> + use<>, Fault> {
         let mut records = self.read(|txn| Ok(txn.open_table(RECORDS)?.range(ids.clone())?))?;
-        Ok(std::iter::from_fn(move || {
-            let next = guarded(|| records.next_back().transpose().map_err(|error| Fault::from(redb::Error::from(error)))).transpose()?;
-            Some(next.map(|(id, value)| {
+        let has_failed = Arc::clone(&self.has_failed);
+        let mut next = move || {
+            let record = records.next_back().transpose().map_err(redb::Error::from)?;
+            Ok(record.map(|(id, value)| {
                 let (commit, octets) = split(value.value()).unwrap_or((0, &[]));
                 (id.value(), commit, octets.to_vec())
             }))
-        }))
+        };
+        Ok(std::iter::from_fn(move || noticed(&has_failed, &mut next).transpose()))
     }
 
     /// Ids from a commit number on, in the order of the numbers.

@@ -11,6 +11,7 @@
 
 use crate::store::encoding::{self, Reader, Unreadable};
 use crate::store::memory::Entry;
+use std::ops::Range;
 
 const MAGIC: [u8; 8] = *b"msjrnl02";
 pub(super) const PAGE: usize = 4096;
@@ -59,6 +60,8 @@ pub(super) fn put(out: &mut Vec<u8>, after: u64, newest_id: u128, records: &[Ent
 #[derive(Debug, PartialEq)]
 pub(in crate::store) struct Found {
     pub(in crate::store) frames: Vec<Frame>,
+    /// Where the last one stands.
+    pub(in crate::store) last: Range<usize>,
     pub(in crate::store) end: End,
 }
 
@@ -90,12 +93,14 @@ pub(in crate::store) fn in_order(mut frames: Vec<Frame>, through: u64) -> (Vec<F
 
 /// Every whole frame of a journal, wherever it begins. What lies between them is a frame that was cut off, is damaged, or is of a use before.
 pub(in crate::store) fn read_all(octets: &[u8]) -> Found {
-    let mut frames = Vec::new();
+    let (mut frames, mut last) = (Vec::new(), 0..0);
     let (mut rest, mut behind) = (octets, octets);
     while !rest.is_empty() {
         let step = match read(rest) {
             Ok((frame, length)) => {
                 frames.push(frame);
+                let start = octets.len() - rest.len();
+                last = start..start.saturating_add(length).min(octets.len());
                 behind = rest.get(length..).unwrap_or_default();
                 length
             }
@@ -103,7 +108,7 @@ pub(in crate::store) fn read_all(octets: &[u8]) -> Found {
         };
         rest = rest.get(step..).unwrap_or_default();
     }
-    Found { frames, end: end(behind) }
+    Found { frames, last, end: end(behind) }
 }
 
 fn end(behind: &[u8]) -> End {
@@ -189,9 +194,10 @@ mod tests {
 
         #[test]
         fn what_was_appended_is_read(batches in batches(), zeros in 0usize..3) {
-            let (mut octets, _, frames) = written(&batches);
+            let (mut octets, starts, frames) = written(&batches);
             octets.resize(octets.len() + zeros * PAGE, 0);
-            prop_assert_eq!(read_all(&octets), Found { frames, end: End::Zeros });
+            let last = starts[starts.len() - 1]..octets.len() - zeros * PAGE;
+            prop_assert_eq!(read_all(&octets), Found { frames, last, end: End::Zeros });
         }
 
         #[test]
@@ -228,7 +234,8 @@ mod tests {
             octets[lost..lost + 512].fill(0);
             frames.pop();
             let expected = if sectors == 1 { End::Zeros } else { End::Torn };
-            prop_assert_eq!(read_all(&octets), Found { frames, end: expected });
+            let found = read_all(&octets);
+            prop_assert_eq!((found.frames, found.end), (frames, expected));
         }
 
         #[test]

@@ -1,10 +1,13 @@
-//! The journal: where a record is durable first. `frame.rs` is its format, `segment.rs` one of its files, `writer.rs` the thread.
+//! The journal: where a record is durable first. `frame.rs` is its format, `segment.rs` one of its files, `commit.rs` a record on its way,
+//! `writer.rs` the thread.
 
+mod commit;
 mod frame;
 mod segment;
 mod writer;
 
-pub(super) use frame::{End, Found, Frame, in_order, read_all};
+pub use commit::Commit;
+pub(super) use commit::Pending;
+pub(super) use frame::{End, Frame, in_order, read_all};
 pub(super) use segment::Journal;
-pub use writer::Commit;
-pub(super) use writer::{Message, Pending, Sealed, Writer};
+pub(super) use writer::{Message, Sealed, Writer};

@@ -5,6 +5,7 @@ use super::frame::PAGE;
 use crate::store::disk::{DurableFile, Lock};
 use crate::store::error::Fault;
 use crate::store::folder::Files;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 /// Zeros that are written at once.
@@ -44,10 +45,19 @@ impl Journal {
 
     pub(in crate::store) fn octets(&mut self) -> Result<Vec<u8>, Fault> {
         let mut octets = vec![0; self.length];
+        // All of it is wiped before the file is used again: the disk may have what reading does not show.
+        self.at = self.length;
         self.file.read(0, &mut octets)?;
-        // What is there is wiped before the file is used again.
-        self.at = octets.iter().rposition(|octet| *octet != 0).map_or(0, |last| (last + 1).next_multiple_of(PAGE));
         Ok(octets)
+    }
+
+    /// Writes what was read: its write may have failed, and what reading shows since then is not what the disk has.
+    pub(in crate::store) fn confirm(&mut self, octets: &[u8], part: Range<usize>) -> Result<(), Fault> {
+        let at = part.start as u64;
+        if let Some(part) = octets.get(part).filter(|part| !part.is_empty()) {
+            self.file.write(at, part)?;
+        }
+        Ok(())
     }
 
     pub(in crate::store) fn fits(&self, frame: &[u8]) -> bool {
@@ -88,7 +98,7 @@ impl Journal {
     /// Whether it still stands under its name. Not asked with every frame: Linux gives a file whose times were asked for a new time at its
     /// next write, and then writes the inode as well.
     pub(super) fn is_there(&self, files: &Files) -> bool {
-        files.disk.stat(&self.path).is_ok_and(|stat| stat.identity == self.identity)
+        files.has(&self.path, self.identity)
     }
 
     pub(in crate::store) fn length(&self) -> usize {

@@ -5,26 +5,24 @@
 //! write before took. The same is added to `processing_time_us`.
 //!
 //! While nothing can be recorded the writer tries again with longer and longer waits, and mail flows again by itself. Logs an error when
-//! that begins and a warning when it ends, and what is not stored: a record that is dropped unanswered is one error line with the whole
-//! record, redacted as configured, in the field `record` (promise 3).
+//! that begins and a warning when it ends.
 
+use super::commit::Pending;
 use super::frame;
 use super::segment::Journal;
 use crate::record::Record;
 use crate::store::disk::Lock;
 use crate::store::encoding;
-use crate::store::error::{CommitFailed, Fault};
+use crate::store::error::Fault;
+use crate::store::file::StoreFile;
 use crate::store::index::Property;
+use crate::store::machine::{Machine, receive};
 use crate::store::memory::{Batch, Entry};
 use crate::store::shared::{Shared, microseconds};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
-use std::future::Future;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
-use tokio::sync::oneshot;
 
 /// Records in one commit.
 const BATCH: usize = 512;
@@ -43,90 +41,6 @@ const LOW: &str = "less than 4 MiB are free in the store's file system";
 /// Between two tries to use the store again; doubles.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MOST: Duration = Duration::from_secs(5);
-
-/// A record and whether its log line has been written.
-pub(in crate::store) struct Line {
-    record: Record,
-    is_written: AtomicBool,
-}
-
-impl Line {
-    pub(in crate::store) fn new(record: Record) -> Arc<Self> {
-        Arc::new(Self { record, is_written: AtomicBool::new(false) })
-    }
-
-    /// Once, whoever asks.
-    fn write(&self) {
-        if self.is_written.swap(true, Ordering::AcqRel) {
-            return;
-        }
-        match serde_json::to_string(&self.record) {
-            Ok(record) => tracing::error!(record, "the record could not be stored: this line is what there is of it"),
-            Err(error) => tracing::error!(id = %self.record.id, %error, "the record could not be stored, nor written here"),
-        }
-    }
-}
-
-/// One record on its way. Dropped before it is answered, it becomes its log line.
-pub(in crate::store) struct Pending {
-    line: Arc<Line>,
-    handed_over: Instant,
-    answer: Option<oneshot::Sender<Result<(), CommitFailed>>>,
-}
-
-impl Pending {
-    pub(in crate::store) fn new(record: Record) -> (Self, Commit) {
-        let line = Line::new(record);
-        let (answer, receiver) = oneshot::channel();
-        let commit = Commit { answer: receiver, line: Arc::clone(&line) };
-        (Self { line, handed_over: Instant::now(), answer: Some(answer) }, commit)
-    }
-
-    fn confirm(&mut self) {
-        if let Some(answer) = self.answer.take() {
-            // Nobody may be waiting any more: the client is gone.
-            answer.send(Ok(())).unwrap_or(());
-        }
-    }
-}
-
-impl Drop for Pending {
-    fn drop(&mut self) {
-        if let Some(answer) = self.answer.take() {
-            self.line.write();
-            answer.send(Err(CommitFailed)).unwrap_or(());
-        }
-    }
-}
-
-/// What `Store::commit` answers with: done when the record is durable, or when its log line is written.
-pub struct Commit {
-    answer: oneshot::Receiver<Result<(), CommitFailed>>,
-    line: Arc<Line>,
-}
-
-impl Commit {
-    /// Waits no longer: the record's log line is written now, unless it has been. It may come into the store later.
-    pub fn give_up(self) {
-        self.line.write();
-    }
-
-    /// For a thread that may block.
-    ///
-    /// # Errors
-    /// As the future's; the outer one does not happen.
-    pub fn blocking_recv(self) -> Result<Result<(), CommitFailed>, oneshot::error::RecvError> {
-        self.answer.blocking_recv()
-    }
-}
-
-impl Future for Commit {
-    type Output = Result<(), CommitFailed>;
-
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.answer).poll(context).map(|answer| answer.unwrap_or(Err(CommitFailed)))
-    }
-}
 
 /// What the writer is asked to do.
 pub(in crate::store) enum Message {
@@ -177,6 +91,7 @@ impl Writer {
         lock: Lock,
         durable: u64,
     ) -> Self {
+        let next_tick = shared.now();
         let mut writer = Self {
             lock_identity: None,
             shared,
@@ -190,7 +105,7 @@ impl Writer {
             frame: Vec::new(),
             trouble: None,
             last_commit: Duration::ZERO,
-            next_tick: Instant::now(),
+            next_tick,
         };
         writer.lock_identity = writer.place();
         writer
@@ -201,13 +116,13 @@ impl Writer {
             self.degrade(&fault);
         }
         loop {
-            let mut next = match self.messages.recv_timeout(self.idle()) {
+            let mut next = match receive(self.disk(), &self.messages, self.idle_until()) {
                 Ok(message) => Some(message),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             // A disk that hangs is noticed wherever it holds the writer up.
-            self.shared.set_waiting(Some(Instant::now()));
+            self.shared.set_waiting(Some(self.shared.now()));
             while let Some(message) = next.take() {
                 match message {
                     Message::Record(first) => next = self.gather(first),
@@ -220,17 +135,19 @@ impl Writer {
         }
     }
 
-    fn idle(&self) -> Duration {
-        let until = self.trouble.as_ref().map_or(self.next_tick, |trouble| trouble.retry_at.min(self.next_tick));
-        until.saturating_duration_since(Instant::now())
+    fn disk(&self) -> &dyn Machine {
+        &*self.shared.files.disk
+    }
+
+    fn idle_until(&self) -> Instant {
+        self.trouble.as_ref().map_or(self.next_tick, |trouble| trouble.retry_at.min(self.next_tick))
     }
 
     fn gather(&mut self, first: Pending) -> Option<Message> {
         let mut batch = vec![first];
         let mut next = self.take_more(&mut batch);
         if SIBLINGS.contains(&batch.len()) && next.is_none() {
-            #[expect(clippy::disallowed_methods, reason = "a pause in which others come, not a wait for one")]
-            std::thread::sleep(DELAY);
+            self.disk().pause(DELAY);
             next = self.take_more(&mut batch);
         }
         self.shared.set_waiting(batch.first().map(|oldest| oldest.handed_over));
@@ -252,18 +169,18 @@ impl Writer {
 
     /// What is left of the batch where it returns early becomes log lines.
     fn commit(&mut self, mut batch: Vec<Pending>) {
-        if self.trouble.is_none() && self.place() != self.lock_identity {
+        if self.trouble.is_none() && !self.is_in_place() {
             self.degrade(&Fault::Lost);
         }
         let erasing = self.shared.erasing();
         while self.trouble.is_none() && !batch.is_empty() {
-            let begun = Instant::now();
+            let begun = self.shared.now();
             let (entries, erased) = self.encode(&batch, begun, &erasing);
             let rest = batch.split_off(entries.len());
             let part = std::mem::replace(&mut batch, rest);
             match self.append(&entries) {
                 Ok(()) => {
-                    self.last_commit = begun.elapsed();
+                    self.last_commit = self.shared.now().saturating_duration_since(begun);
                     self.show(entries, part, &erased);
                 }
                 Err(fault) => {
@@ -311,6 +228,7 @@ impl Writer {
         let journal = self.journal.as_mut().ok_or_else(|| Fault::Io("no journal".to_owned()))?;
         self.next = self.next.saturating_add(entries.len() as u64);
         if let Err(fault) = journal.append(&self.frame) {
+            self.shared.undelivered().skip(self.next.saturating_sub(1));
             // What it has confirmed counts. It is never written again, and the next record goes to another one.
             self.next_journal(0).unwrap_or(());
             return Err(fault);
@@ -327,6 +245,7 @@ impl Writer {
         let mut followed = Vec::new();
         {
             let mut view = shared.view_mut();
+            view.filling.since.get_or_insert(shared.now());
             let mut undelivered = shared.undelivered();
             for ((entry, pending), erased) in entries.into_iter().zip(&batch).zip(erased) {
                 let record = erased.as_ref().unwrap_or(&pending.line.record);
@@ -363,7 +282,7 @@ impl Writer {
             self.make_journal(wanted)?
         } else {
             // The keeper is behind.
-            let waited = self.free.recv_timeout(FREE_PATIENCE).ok().filter(fits);
+            let waited = receive(self.disk(), &self.free, self.shared.now() + FREE_PATIENCE).ok().filter(fits);
             waited.ok_or_else(|| Fault::Full("the journals are full: the disk is too slow, or takes no files".to_owned()))?
         };
         self.journal = Some(journal);
@@ -414,7 +333,7 @@ impl Writer {
     }
 
     fn chores(&mut self) {
-        let now = Instant::now();
+        let now = self.shared.now();
         let is_tick = now >= self.next_tick;
         if is_tick {
             self.next_tick = now + TICK;
@@ -437,7 +356,7 @@ impl Writer {
             let view = self.shared.view();
             let (batch, tuning) = (&view.filling, &self.shared.tuning);
             let expired = || batch.oldest_us < self.shared.cutoff_us();
-            let age = now.saturating_duration_since(batch.since);
+            let age = batch.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since));
             !batch.is_empty() && (batch.records.len() >= tuning.batch || age >= tuning.seal_after || (is_tick && expired()))
         };
         let length = self.shared.journal_length();
@@ -454,7 +373,7 @@ impl Writer {
     /// Whether everything is where it was, and can be written.
     fn look(&self) -> Result<(), Fault> {
         let files = &self.shared.files;
-        if self.place() != self.lock_identity || self.journal.as_ref().is_some_and(|journal| !journal.is_there(files)) {
+        if !self.is_in_place() || self.journal.as_ref().is_some_and(|journal| !journal.is_there(files)) {
             return Err(Fault::Lost);
         }
         if let Some(journal) = &self.journal {
@@ -474,11 +393,16 @@ impl Writer {
         files.disk.stat(&files.beside(".lock")).ok().map(|stat| stat.identity)
     }
 
+    fn is_in_place(&self) -> bool {
+        let files = &self.shared.files;
+        self.lock_identity.is_some_and(|identity| files.has(&files.beside(".lock"), identity))
+    }
+
     fn degrade(&mut self, fault: &Fault) {
         self.shared.set_trouble(Some(fault.to_string()));
         tracing::error!(store = %self.shared.files.path.display(), reason = %fault, "the store cannot be used: mail is answered 452 until it can");
         let is_lost = matches!(fault, Fault::Lost);
-        self.trouble = Some(Trouble { retry_at: Instant::now() + RETRY_FIRST, wait: RETRY_FIRST, is_lost });
+        self.trouble = Some(Trouble { retry_at: self.shared.now() + RETRY_FIRST, wait: RETRY_FIRST, is_lost });
     }
 
     fn recover(&mut self, trouble: &Trouble) {
@@ -498,7 +422,7 @@ impl Writer {
             Err(fault) => {
                 let wait = (trouble.wait * 2).min(RETRY_MOST);
                 self.shared.set_trouble(Some(fault.to_string()));
-                self.trouble = Some(Trouble { retry_at: Instant::now() + wait, wait, is_lost: trouble.is_lost });
+                self.trouble = Some(Trouble { retry_at: self.shared.now() + wait, wait, is_lost: trouble.is_lost });
             }
         }
     }
@@ -519,8 +443,20 @@ impl Writer {
             if let Some(journal) = &mut self.journal {
                 journal.failed = true;
             }
-            let there = |span| files.disk.stat(&files.of(span)).ok().map(|stat| stat.identity);
-            shared.view_mut().files.retain(|file| there(file.span()) == Some(file.identity));
+            for file in shared.view().files.clone() {
+                let path = files.of(file.span());
+                if files.has(&path, file.identity) {
+                    continue;
+                }
+                // What an erasure that was cut off has put in its place counts.
+                let other = StoreFile::open(files, file.span()).ok().map(Arc::new);
+                let is_gone = files.disk.stat(&path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+                let mut view = shared.view_mut();
+                view.files.retain(|there| !is_gone || !Arc::ptr_eq(there, &file));
+                if let Some((place, other)) = view.files.iter_mut().find(|there| Arc::ptr_eq(there, &file)).zip(other) {
+                    *place = other;
+                }
+            }
         }
         Ok(())
     }

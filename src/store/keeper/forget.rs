@@ -4,10 +4,11 @@ use super::work::Work;
 use crate::store::encoding;
 use crate::store::error::Fault;
 use crate::store::file::StoreFile;
+use crate::store::machine::Machine;
 use crate::store::redact::Address;
 use crate::store::verify::look_through;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// A reader that still has an old file open holds its octets on the disk: a page takes two seconds at the most.
 const READERS: Duration = Duration::from_secs(30);
@@ -80,7 +81,7 @@ fn erase(work: &mut Work, file: &Arc<StoreFile>, addresses: &[Address], counts: 
         if is_damaged || !named.is_empty() {
             work.shared.note_changes(&named)?;
             work.rebuild(std::slice::from_ref(file), addresses)?;
-            wait_for_readers(file);
+            wait_for_readers(work.shared.files.disk.as_ref(), file);
         }
         Ok(())
     });
@@ -101,11 +102,11 @@ fn erase(work: &mut Work, file: &Arc<StoreFile>, addresses: &[Address], counts: 
 }
 
 /// A file that was replaced is on the disk until nobody reads it any more.
-fn wait_for_readers(file: &Arc<StoreFile>) {
-    let until = Instant::now() + READERS;
+fn wait_for_readers(machine: &dyn Machine, file: &Arc<StoreFile>) {
+    let until = machine.now() + READERS;
     // The caller's list and its own hold it too.
-    while Arc::strong_count(file) > 1 && Instant::now() < until {
-        std::thread::park_timeout(LOOK);
+    while Arc::strong_count(file) > 1 && machine.now() < until {
+        machine.pause(LOOK);
     }
 }
 

@@ -9,6 +9,7 @@ use super::error::{Fault, StoreError};
 use super::file::StoreFile;
 use super::folder::Span;
 use super::journal::{Journal, Message, Sealed};
+use super::machine::{self, Machine};
 use super::redact::Address;
 use super::shared::Shared;
 use super::verify::look_through;
@@ -58,7 +59,7 @@ impl Keeper {
         errands: Receiver<Errand>,
         writer: Sender<Message>,
     ) -> Self {
-        let now = Instant::now();
+        let now = shared.now();
         Self {
             work: Work::new(shared, sealed.clone(), free, empty),
             sealed,
@@ -76,7 +77,9 @@ impl Keeper {
         loop {
             let due = if self.work.sealed_wait() > 0 { self.not_before } else { self.next_look };
             // A look, not a receipt: `serve` takes it.
-            let arrived = if self.sealed.is_empty() || Instant::now() < self.not_before {
+            let arrived = if self.sealed.is_empty() || self.now() < self.not_before {
+                let until = due.min(self.next_look);
+                self.work.shared.files.disk.await_turn(until, &|| !self.errands.is_empty() || !self.sealed.is_empty());
                 select! {
                     recv(self.errands) -> errand => Some(errand.unwrap_or(Errand::Close)),
                     recv(self.sealed) -> sealed => {
@@ -87,7 +90,7 @@ impl Keeper {
                         }
                         None
                     }
-                    default(due.min(self.next_look).saturating_duration_since(Instant::now())) => None,
+                    default(until.saturating_duration_since(self.now())) => None,
                 }
             } else {
                 self.errands.try_recv().ok()
@@ -95,7 +98,7 @@ impl Keeper {
             if self.work.shared.is_stopping() {
                 return;
             }
-            if Instant::now() >= self.not_before {
+            if self.now() >= self.not_before {
                 self.serve();
             }
             if let Some(errand) = arrived
@@ -103,11 +106,15 @@ impl Keeper {
             {
                 return;
             }
-            if Instant::now() >= self.next_look {
-                self.next_look = Instant::now() + self.work.shared.tuning.housekeeping;
+            if self.now() >= self.next_look {
+                self.next_look = self.now() + self.work.shared.tuning.housekeeping;
                 self.keep_house();
             }
         }
+    }
+
+    fn now(&self) -> Instant {
+        self.work.shared.now()
     }
 
     fn serve(&mut self) {
@@ -129,7 +136,7 @@ impl Keeper {
                 if matches!(fault, Fault::Full(_)) {
                     self.work.shared.files.give_up_ballast("to make a file of the last records").unwrap_or(false);
                 }
-                self.not_before = Instant::now() + self.wait;
+                self.not_before = self.now() + self.wait;
                 self.wait = (self.wait * 2).min(RETRY_MOST);
             }
         }
@@ -171,7 +178,7 @@ impl Keeper {
                 Err(Fault::Damaged(what)) => self.work.give_up(file, &what)?,
                 other => other?,
             }
-            self.looked_through.insert(file.span(), Instant::now());
+            self.looked_through.insert(file.span(), self.now());
         }
         Ok(())
     }
@@ -188,9 +195,10 @@ impl Keeper {
             }
         }
         shared.resolve_doubts()?;
+        let in_files = self.work.files().last().map_or(0, |file| file.span().last);
         let copy = {
             let mut undelivered = shared.undelivered();
-            let copy = if undelivered.is_dirty { undelivered.encode(&shared.index_key) } else { None };
+            let copy = if undelivered.is_dirty { undelivered.encode(&shared.index_key, in_files) } else { None };
             undelivered.is_dirty &= copy.is_none();
             copy
         };
@@ -230,7 +238,8 @@ impl Keeper {
         }
         if !addresses.is_empty() {
             let writer = self.writer.clone();
-            let result = forget::forget(&mut self.work, &addresses, || seal(&writer));
+            let shared = Arc::clone(&self.work.shared);
+            let result = forget::forget(&mut self.work, &addresses, || seal(&*shared.files.disk, &writer));
             self.count();
             let result = result.map_err(|fault| self.work.shared.error(fault)).inspect_err(|error| {
                 tracing::warn!(%error, "erasing from the store failed");
@@ -244,7 +253,7 @@ impl Keeper {
     }
 
     fn seal(&self) -> Result<(), Fault> {
-        seal(&self.writer)
+        seal(&*self.work.shared.files.disk, &self.writer)
     }
 
     fn keep_house(&mut self) {
@@ -292,9 +301,11 @@ impl Keeper {
     fn look_through(&mut self) -> Result<(), Fault> {
         let (suspects, files) = (self.work.shared.take_suspects(), self.work.files());
         self.looked_through.retain(|span, _| files.iter().any(|file| file.span() == *span));
-        let is_old = |file: &&Arc<StoreFile>| self.looked_through.get(&file.span()).is_none_or(|at| at.elapsed() > DAY);
+        let now = self.now();
+        let is_old =
+            |file: &&Arc<StoreFile>| self.looked_through.get(&file.span()).is_none_or(|at| now.saturating_duration_since(*at) > DAY);
         let mut due: Vec<_> = files.iter().filter(|file| suspects.contains(&file.span())).cloned().collect();
-        let has_begun = self.work.shared.began.elapsed() > self.work.shared.tuning.housekeeping;
+        let has_begun = now.saturating_duration_since(self.work.shared.began) > self.work.shared.tuning.housekeeping;
         if due.is_empty() && has_begun && self.work.sealed_wait() == 0 {
             due.extend(files.iter().find(is_old).cloned());
         }
@@ -303,8 +314,11 @@ impl Keeper {
 
     fn remove_set_aside(&self) -> Result<(), Fault> {
         let files = &self.work.shared.files;
-        let retention = self.work.shared.settings.load().retention;
-        let too_old = |modified: SystemTime| modified.elapsed().is_ok_and(|age| age > retention);
+        let cutoff_us = self.work.shared.cutoff_us();
+        let too_old = |modified: SystemTime| {
+            let age = modified.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            i64::try_from(age.as_micros()).unwrap_or(i64::MAX) < cutoff_us
+        };
         for path in files.list()?.aside {
             if too_old(files.disk.stat(&path)?.modified) {
                 files.disk.remove(&path)?;
@@ -330,10 +344,10 @@ impl Keeper {
 
     /// One line a day.
     fn report(&mut self) {
-        if Instant::now() < self.next_report {
+        if self.now() < self.next_report {
             return;
         }
-        self.next_report = Instant::now() + DAY;
+        self.next_report = self.now() + DAY;
         let (expired, displaced) = (std::mem::take(&mut self.work.expired), std::mem::take(&mut self.work.displaced));
         if expired + displaced > 0 {
             tracing::info!(by_age = expired, by_size = displaced, "records left the store in the last day");
@@ -342,8 +356,8 @@ impl Keeper {
 }
 
 /// Has the writer hand on what it has.
-fn seal(writer: &Sender<Message>) -> Result<(), Fault> {
+fn seal(machine: &dyn Machine, writer: &Sender<Message>) -> Result<(), Fault> {
     let (done, answer) = crossbeam_channel::bounded(1);
     writer.send(Message::Seal(done)).map_err(|_| Fault::Closing)?;
-    answer.recv().map_err(|_| Fault::Closing)?
+    machine::answer(machine, &answer).unwrap_or(Err(Fault::Closing))
 }

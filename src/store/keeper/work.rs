@@ -166,9 +166,8 @@ impl Work {
         let file = Arc::new(file);
         {
             let mut view = shared.view_mut();
-            let at = view.files.iter().position(|other| Arc::ptr_eq(other, first)).unwrap_or(view.files.len());
-            view.files.retain(|other| !old.iter().any(|old| Arc::ptr_eq(old, other)));
-            let at = at.min(view.files.len());
+            view.files.retain(|other| !span.holds(&other.span()));
+            let at = view.files.partition_point(|other| other.span() < span);
             view.files.insert(at, file);
         }
         self.let_go(&gone);

@@ -16,6 +16,8 @@ pub(super) struct Faulty {
     pub(super) ballast_counts: AtomicBool,
     /// How often the free space was asked for.
     looks: AtomicU64,
+    /// So many reads fail, of files whose names hold the text.
+    unread: Arc<(AtomicU64, Mutex<&'static str>)>,
 }
 
 impl Faulty {
@@ -26,8 +28,22 @@ impl Faulty {
             break_renames: AtomicBool::new(false),
             ballast_counts: AtomicBool::new(false),
             looks: AtomicU64::new(0),
+            unread: Arc::default(),
         })
     }
+
+    fn fail_reads(&self, of: &'static str, times: u64) {
+        *self.unread.1.lock().unwrap() = of;
+        self.unread.0.store(times, Ordering::SeqCst);
+    }
+}
+
+type Unread = (AtomicU64, Mutex<&'static str>);
+
+fn readable(path: &Path, unread: &Unread) -> io::Result<()> {
+    let is_meant = path.to_string_lossy().contains(*unread.1.lock().unwrap());
+    let fails = is_meant && unread.0.try_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+    if fails { Err(io::Error::from_raw_os_error(EIO)) } else { Ok(()) }
 }
 
 fn failing(errno: &AtomicI32) -> io::Result<()> {
@@ -41,6 +57,8 @@ fn failing(errno: &AtomicI32) -> io::Result<()> {
 struct FaultyFile {
     inner: Box<dyn StorageBackend>,
     errno: Arc<AtomicI32>,
+    path: PathBuf,
+    unread: Arc<Unread>,
 }
 
 impl StorageBackend for FaultyFile {
@@ -48,6 +66,7 @@ impl StorageBackend for FaultyFile {
         self.inner.len()
     }
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        readable(&self.path, &self.unread)?;
         self.inner.read(offset, out)
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
@@ -67,9 +86,12 @@ impl StorageBackend for FaultyFile {
     }
 }
 
+impl Machine for Faulty {}
+
 impl Disk for Faulty {
     fn open(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
-        Ok(Box::new(FaultyFile { inner: FileSystem.open(path)?, errno: Arc::clone(&self.errno) }))
+        let (errno, unread) = (Arc::clone(&self.errno), Arc::clone(&self.unread));
+        Ok(Box::new(FaultyFile { inner: FileSystem.open(path)?, errno, path: path.to_owned(), unread }))
     }
     fn can_write(&self, path: &Path) -> io::Result<()> {
         // A full disk does not forbid it.
@@ -82,6 +104,7 @@ impl Disk for Faulty {
         FileSystem.stat(path)
     }
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
+        readable(path, &self.unread)?;
         FileSystem.read(path)
     }
     fn write(&self, path: &Path, octets: &[u8]) -> io::Result<()> {
@@ -113,6 +136,7 @@ impl Disk for Faulty {
         FileSystem.create_directory(directory)
     }
     fn list(&self, directory: &Path) -> io::Result<Vec<PathBuf>> {
+        readable(directory, &self.unread)?;
         FileSystem.list(directory)
     }
     fn free_space(&self, _directory: &Path) -> io::Result<u64> {
@@ -207,6 +231,68 @@ fn each_error_of_the_disk_puts_mail_off_and_ends_by_itself() {
         assert!(store.record(after.id).unwrap().is_some());
         assert!(after.id > lost.id);
     }
+}
+
+/// What is in a file, and what only the journal has.
+fn half_in_a_file(disk: &Arc<Faulty>, place: &Place) -> Vec<Record> {
+    let store = Store::open_on(disk.clone(), &place.config, &place.stats, Tuning::default()).unwrap();
+    let records: Vec<_> = (0..60).map(|number| Record { outcome: Outcome::Deferred, ..record(&store, number) }).collect();
+    commit_all(&store, records[..30].iter().cloned());
+    store.tidy().unwrap();
+    commit_all(&store, records[30..].iter().cloned());
+    records
+}
+
+fn all_are_there(store: &Store, records: &[Record]) {
+    let found = store.query(&Query { limit: 1000, ..Query::default() }).unwrap().records;
+    assert!(found.iter().map(|record| record.id).eq(records.iter().rev().map(|record| record.id)));
+    assert_eq!((store.unreadable(), store.undelivered(None, 1000).unwrap().undelivered.len()), (0, records.len()));
+}
+
+#[test]
+fn what_cannot_be_read_at_the_start_is_no_damage_and_nothing_is_lost() {
+    let disk = Faulty::new();
+    for of in [".journal-", "redb.1-30", ".undelivered", "records.redb", "data"] {
+        let place = Place::new();
+        let records = half_in_a_file(&disk, &place);
+        let names = || disk.list(&place.directory()).unwrap().into_iter().collect::<std::collections::BTreeSet<_>>();
+        let before = names();
+        // For good: it is not opened, and all stays. What is only derived is derived again.
+        disk.fail_reads(of, u64::MAX);
+        let opened = Store::open_on(disk.clone(), &place.config, &place.stats, Tuning::default());
+        match opened.err() {
+            Some(StoreError::CannotRead { .. } | StoreError::Io { .. }) => {}
+            None => assert_eq!(of, ".undelivered"),
+            Some(error) => panic!("{of}: {error}"),
+        }
+        disk.fail_reads(of, 0);
+        assert!(before.is_subset(&names()) || of == ".undelivered", "{of}: {before:?}, then {:?}", names());
+        // In passing.
+        disk.fail_reads(of, 2);
+        let store = match Store::open_on(disk.clone(), &place.config, &place.stats, Tuning::default()) {
+            Ok(store) => store,
+            Err(_) => Store::open_on(disk.clone(), &place.config, &place.stats, Tuning::default()).unwrap(),
+        };
+        all_are_there(&store, &records);
+    }
+}
+
+#[test]
+fn a_file_that_could_not_be_read_once_can_be_read_again() {
+    let (disk, place) = (Faulty::new(), Place::new());
+    let records = half_in_a_file(&disk, &place);
+    let store = Store::open_on(disk.clone(), &place.config, &place.stats, Tuning::default()).unwrap();
+    store.tidy().unwrap();
+    for of in ["redb.1-30", "redb.31-60"] {
+        disk.fail_reads(of, 1);
+        assert!(matches!(store.query(&Query { limit: 1000, ..Query::default() }), Err(StoreError::Degraded(_))));
+        all_are_there(&store, &records);
+        disk.fail_reads(of, 1);
+        assert!(store.forget("sender0@example.org").is_err());
+        all_are_there(&store, &records);
+    }
+    assert_eq!(store.forget("sender0@example.org").unwrap(), 1);
+    assert_eq!(disk.list(&place.directory()).unwrap().iter().filter(|path| path.to_string_lossy().contains("unreadable")).count(), 0);
 }
 
 #[test]
