@@ -72,7 +72,11 @@ impl From<daemon::Error> for Failure {
             daemon::Error::Config(error) if error.is_permission() => Exit::NoPermission,
             daemon::Error::Config(_) => Exit::Configuration,
             daemon::Error::Listen { error, .. } if error.kind() == io::ErrorKind::PermissionDenied => Exit::NoPermission,
-            daemon::Error::Store(StoreError::Io { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => Exit::NoPermission,
+            daemon::Error::Store(StoreError::Io { source, .. } | StoreError::CannotRead { source, .. })
+                if source.kind() == io::ErrorKind::PermissionDenied =>
+            {
+                Exit::NoPermission
+            }
             daemon::Error::Store(StoreError::Io { .. } | StoreError::NoSpace { .. }) => Exit::CannotCreate,
             daemon::Error::Store(StoreError::CannotRead { .. }) => Exit::Io,
             daemon::Error::Store(StoreError::Newer { .. }) => Exit::Configuration,

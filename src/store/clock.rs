@@ -2,7 +2,7 @@
 //! clock is not believed, and when it is again.
 
 use super::encoding;
-use super::shared::View;
+use super::view::View;
 use std::time::{Duration, Instant};
 
 /// Within it whoever looks after the machine can set the clock right.

@@ -35,6 +35,7 @@ mod shared;
 mod tests;
 mod undelivered;
 mod verify;
+mod view;
 
 pub use disk::{Disk, DurableFile, FileStat, FileSystem, Lock};
 pub use error::{CommitFailed, StoreError};
@@ -221,12 +222,13 @@ impl Store {
         let free = files.disk.free_space(files.directory()).map_err(|error| failed(error.into()))?;
         // On a small disk journals are a small part of it.
         tuning.journal = tuning.journal.min(usize::try_from((free / 16).max(JOURNAL_LEAST)).unwrap_or(usize::MAX));
-        let listing = files.list().map_err(|error| failed(error.into()))?;
+        let listing = open::patiently(&files, files.directory(), || Ok(files.list()?)).map_err(failed)?;
         for leftover in &listing.unfinished {
             files.remove_if_there(leftover).map_err(|error| failed(error.into()))?;
         }
-        let (id_secret, has_secrets) = files.secret(".id-secret").map_err(failed)?;
-        let index_key = IndexKey(files.secret(".index-key").map_err(failed)?.0);
+        let secret = |suffix| open::patiently(&files, &files.beside(suffix), || files.secret(suffix)).map_err(failed);
+        let (id_secret, has_secrets) = secret(".id-secret")?;
+        let index_key = IndexKey(secret(".index-key")?.0);
         if has_secrets {
             say_what_is_missing(&files, &listing);
         }

@@ -3,13 +3,12 @@
 use super::changes::Changes;
 use super::clock::Clock;
 use super::error::{Fault, StoreError};
-use super::file::StoreFile;
 use super::folder::{Files, Span};
 use super::id::Ids;
-use super::index::{Hash, IndexKey};
-use super::memory::Batch;
+use super::index::IndexKey;
 use super::redact::Address;
-use super::undelivered::{Settled, Undelivered};
+use super::undelivered::Undelivered;
+use super::view::View;
 use crate::config;
 use crate::record::Record;
 use crate::stats::Stats;
@@ -22,43 +21,6 @@ use tokio::sync::{broadcast, watch};
 
 /// While the oldest record has been waiting for the disk for longer, nothing new is taken.
 const PATIENCE: Duration = Duration::from_secs(2);
-
-/// Where every record is: a reader that looks at it under the lock misses none and sees none twice.
-pub(super) struct View {
-    /// In the order of their numbers.
-    pub(super) files: Vec<Arc<StoreFile>>,
-    /// What files are to be made of, oldest first.
-    pub(super) sealed: Vec<Arc<Batch>>,
-    pub(super) filling: Batch,
-}
-
-impl View {
-    pub(super) fn batches(&self) -> impl Iterator<Item = &Batch> {
-        self.sealed.iter().map(|batch| &**batch).chain([&self.filling])
-    }
-
-    pub(super) fn records(&self) -> u64 {
-        let in_memory: usize = self.batches().map(|batch| batch.records.len()).sum();
-        self.files.iter().map(|file| file.summary.records).sum::<u64>() + in_memory as u64
-    }
-
-    /// The least number of which it is known what became of it.
-    pub(super) fn oldest(&self) -> u64 {
-        let in_files = self.files.first().map(|file| file.span().first);
-        in_files.or_else(|| self.batches().next().map(|batch| batch.after.saturating_add(1))).unwrap_or(1)
-    }
-
-    /// Whether an endpoint has taken or refused a message, as far as it can be told without reading.
-    pub(super) fn settled(&self, message: Hash) -> Settled {
-        if self.batches().any(|batch| batch.settles(message)) {
-            Settled::Yes
-        } else if self.files.iter().any(|file| file.may_settle(message)) {
-            Settled::Perhaps
-        } else {
-            Settled::No
-        }
-    }
-}
 
 pub(super) struct Shared {
     pub(super) files: Files,
