@@ -172,7 +172,7 @@ impl Disk for SimulatedDisk {
     }
     fn stat(&self, path: &Path) -> io::Result<FileStat> {
         let modified = SystemTime::UNIX_EPOCH + Duration::from_micros(self.turns.clock_us().max(0) as u64);
-        let mut world = SimulatedDisk::succeed(self.world(), 16)?;
+        let mut world = Self::succeed(self.world(), 16)?;
         let id = world.named(path)?;
         let length = world.inode(id).seen().len() as u64;
         Ok(FileStat { length, backed: length, identity: (0, id), modified })
