@@ -7,7 +7,7 @@ use super::file::{FoundList, Keys, Section, Source};
 use super::files::check_routes;
 use super::named::{Changes, NamedFiles};
 use super::route;
-use super::stamp::Stamp;
+use super::stamp::{self, Stamp};
 use super::{Route, Secret};
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -129,7 +129,7 @@ impl RouteFile {
     fn read(path: &Path, before: Option<&Arc<Self>>, taken: &HashSet<String>) -> Result<Self, ConfigError> {
         // Before the text: what is written meanwhile is seen the next time.
         let stamp = Stamp::of(path).filter(Stamp::is_settled);
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Unreadable { file: path.to_owned(), source })?;
+        let text = stamp::text(path).map_err(|source| ConfigError::Unreadable { file: path.to_owned(), source })?;
         let named_before = before.and_then(|before| before.named.as_ref()).map(|named| named.1.clone());
         let mut file = Self::parse(path, stamp, text, named_before.unwrap_or_default(), taken)?;
         file.routes = route::as_before(file.routes, before.map(|before| before.routes.as_slice()).unwrap_or_default());
@@ -298,6 +298,27 @@ mod tests {
         folder.write("routes.d/2.toml", &format!("\n[[route]]\nrecipients = [\"*\"]\n{URL}ca_certificate = \"/does/not/exist\"\n"));
         let error = folder.line(&folder.load().unwrap().check_files().unwrap_err());
         assert!(error.starts_with("routes.d/2.toml:5: route.ca_certificate: /does/not/exist: "), "{error}");
+    }
+
+    /// It would be waited for until somebody writes into it.
+    #[test]
+    fn a_pipe_is_no_file_of_routes_or_values() {
+        let folder = Folder::new("");
+        folder.routes("routes.d/1.toml", &["a"]);
+        let config = folder.load().unwrap();
+        let pipe = |name: &str| nix::unistd::mkfifo(&folder.0.path().join(name), nix::sys::stat::Mode::S_IRWXU).unwrap();
+        pipe("routes.d/2.toml");
+        assert!(folder.load().unwrap_err().contains("routes.d/2.toml: cannot be read: no regular file"));
+        let (again, broken) = folder.again(&config);
+        assert_eq!((names(&again), broken.len()), (vec!["a"], 1));
+        std::fs::remove_file(folder.0.path().join("routes.d/2.toml")).unwrap();
+        // How a file of a folder is masked.
+        std::os::unix::fs::symlink("/dev/null", folder.0.path().join("routes.d/2.toml")).unwrap();
+        assert_eq!(names(&folder.load().unwrap()), ["a"]);
+        pipe("url");
+        let value = folder.0.path().join("url");
+        folder.write("routes.d/3.toml", &format!("[[route]]\nrecipients = [\"*\"]\nurl_file = \"{}\"\n", value.display()));
+        assert!(folder.load().unwrap_err().contains("no regular file"));
     }
 
     #[test]

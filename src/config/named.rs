@@ -2,7 +2,7 @@
 //! it. Logs nothing.
 
 use super::error::{ConfigError, Place};
-use super::stamp::Stamp;
+use super::stamp::{self, Stamp};
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::path::{Path, PathBuf};
@@ -40,7 +40,7 @@ impl NamedFiles {
         }
         let before = old.0.get(path);
         let stamp = Stamp::of(path).filter(Stamp::is_settled);
-        let text = match (std::fs::read_to_string(path), before) {
+        let text = match (stamp::text(path), before) {
             (Ok(text), Some(before)) if text.trim_end().is_empty() => before.text.clone(),
             (Ok(text), _) => text.trim_end().to_owned(),
             (Err(_), Some(before)) => before.text.clone(),
@@ -56,7 +56,7 @@ impl NamedFiles {
             if named.stamp.is_some() && named.stamp == Stamp::of(path) {
                 continue;
             }
-            let text = std::fs::read_to_string(path).unwrap_or_default();
+            let text = stamp::text(path).unwrap_or_default();
             let text = text.trim_end();
             if !text.is_empty() && text != named.text {
                 let mut hasher = DefaultHasher::new();

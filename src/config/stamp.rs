@@ -1,5 +1,6 @@
-//! What changes with a file's content. Logs nothing, cannot fail: a file that is not there has none.
+//! A file's text, and what changes with it. Logs nothing; a file that is not there has no stamp.
 
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
@@ -14,6 +15,14 @@ pub(super) struct Stamp {
     size: u64,
     modified: (i64, i64),
     changed: (i64, i64),
+}
+
+/// The text of a file. A pipe or a device may never end; what is linked to `/dev/null` has none.
+pub(super) fn text(path: &Path) -> io::Result<String> {
+    if !std::fs::metadata(path)?.is_file() && std::fs::canonicalize(path)? != Path::new("/dev/null") {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "no regular file"));
+    }
+    std::fs::read_to_string(path)
 }
 
 impl Stamp {
