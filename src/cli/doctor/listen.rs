@@ -1,12 +1,16 @@
 //! Whether each `smtp.listen` can be had, is already ours, or is systemd's.
 
-use super::{Finding, TIMEOUT};
+use super::Finding;
 use crate::cli::client::{connect_tcp, reachable};
 use crate::cli::unit::{SOCKET, Unit};
 use crate::config::Config;
 use nix::libc;
 use std::io::{self, Read as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::time::Duration;
+
+/// For a connection, and for an answer.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) fn inspect(config: &Config, socket: Option<&Unit>) -> Vec<Finding> {
     let socket = socket.filter(|unit| unit.text("ActiveState") == Some("active"));

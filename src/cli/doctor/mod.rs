@@ -27,10 +27,6 @@ use serde::Serialize;
 use serde_json::Value;
 use std::io::IsTerminal as _;
 use std::path::Path;
-use std::time::Duration;
-
-/// For a connection, and for an answer.
-const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What was found so far: told line by line, or kept for the document.
 struct Report {
