@@ -31,6 +31,7 @@ relabelled() {
     dpkg-deb -R "$package" "$work/relabelled"
     sed -i "s/^Version: .*/Version: $1/" "$work/relabelled/DEBIAN/control"
     echo "# The default file of $1." >>"$work/relabelled/etc/mailsluice/mailsluice.toml"
+    (cd "$work/relabelled" && find . -path ./DEBIAN -prune -o -type f -printf '%P\0' | LC_ALL=C sort -z | xargs -0 md5sum >DEBIAN/md5sums)
     dpkg-deb --root-owner-group -b "$work/relabelled" "$root/root/relabelled.deb" >/dev/null
 }
 
@@ -171,7 +172,7 @@ answered() {
     touch "$root/root/enough"
     wait "${senders[@]}"
     senders=()
-    echo "test-deb:   answers: $(cut -d' ' -f1 "$root/root/answers" | sort | uniq -c | awk '{printf "%s%s %s", NR > 1 ? ", " : "", $1, $2}')"
+    echo "test-deb:   answers: $(cut -d' ' -f1 "$root/root/answers" | sort | uniq -c | awk '{printf "%s%s %s", (NR > 1 ? ", " : ""), $1, $2}')"
     grep -q -e '^5' -e '^refused' "$root/root/answers" && fail "mail was refused: $(grep -e '^5' -e '^refused' "$root/root/answers" | head -n 3)"
     grep '^250' "$root/root/answers" | cut -d' ' -f2 | sort >"$work/taken"
     sort -u "$root/root/arrived" | comm -23 "$work/taken" - >"$work/lost"
