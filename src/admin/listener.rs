@@ -122,7 +122,7 @@ pub(super) async fn serve(socket: Socket, router: &Router) {
                 ended = connection => if let Err(error) = ended {
                     tracing::debug!(%error, "admin connection ended");
                 },
-                () = speech.ended.notified() => tracing::debug!("admin connection closed: silent, and others wait"),
+                () = speech.ended.notified() => tracing::debug!("admin connection closed: silent or stalled, and others wait"),
             }
             drop(place);
         });
@@ -139,6 +139,16 @@ pub(super) struct Speech {
 impl Speech {
     pub(super) fn heard(&self) {
         self.heard.store(true, Ordering::Relaxed);
+    }
+
+    /// Its connection is closed, whatever it waits for.
+    pub(super) fn end(&self) {
+        self.ended.notify_one();
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_ended(&self) -> bool {
+        futures_util::FutureExt::now_or_never(self.ended.notified()).is_some()
     }
 }
 
@@ -164,7 +174,7 @@ impl Silent {
     fn end_oldest(&mut self) -> bool {
         let oldest = std::iter::from_fn(|| self.0.pop_front()).find_map(|speech| Self::is_silent(&speech));
         oldest.is_some_and(|speech| {
-            speech.ended.notify_one();
+            speech.end();
             true
         })
     }
