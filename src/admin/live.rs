@@ -73,7 +73,8 @@ impl Live {
         let mut clients = self.clients();
         if clients.len() >= MAX_CLIENTS {
             let behind = |client: &Weak<Client>| client.upgrade().map_or(u64::MAX, |client| client.behind());
-            let (at, _) = clients.iter().map(behind).enumerate().max_by_key(|(_, behind)| *behind).filter(|(_, n)| *n > CHUNKS_BEHIND as u64)?;
+            let (at, _) =
+                clients.iter().map(behind).enumerate().max_by_key(|(_, behind)| *behind).filter(|(_, n)| *n > CHUNKS_BEHIND as u64)?;
             if let Some(stalled) = clients.swap_remove(at).upgrade() {
                 stalled.speech.end();
             }

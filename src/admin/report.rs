@@ -113,7 +113,7 @@ pub(super) async fn report(State(app): State<Arc<App>>, Query(mut pairs): Query<
     let ((mut causes, complete), _turn) = app.call(&app.store_calls, move |store| of_records(store, since, now)).await?;
     for row in app.deps.stats.refusals.rows_after(0).into_iter().filter(|row| row.refusal.time >= since) {
         let (cause, time) = (row.refusal.reply.clone(), row.refusal.time);
-        let seen = Seen { route: None, outcome: "refused", cause, first: time, last: time, given_up: None };
+        let seen = Seen { route: row.refusal.route.clone(), outcome: "refused", cause, first: time, last: time, given_up: None };
         causes.add(seen, || serde_json::to_value(&row.refusal).unwrap_or_default());
     }
     let left_out = causes.left_out;

@@ -3,7 +3,7 @@
 //!
 //! At most 20 lines a second, whatever a crowd does; then one line says how many were left out, and whose they were.
 
-use crate::config::{Config, LogMessages, LogRedact, Redact};
+use crate::config::{Config, LogMessages, LogRedact, Redact, Route};
 use crate::record::{Outcome, Record};
 use crate::smtp::{Refused, What, reply};
 use crate::stats::{Refusal, Stats, TlsFailure};
@@ -123,7 +123,7 @@ impl Lines {
     }
 
     /// A refusal that no record has: counted, kept in memory for a while, and logged if it kept mail out.
-    pub(super) fn refused(&self, refused: Refused) {
+    pub(super) fn refused(&self, refused: Refused, route: Option<&Route>) {
         self.stats.refusals.count(refused.reply.code());
         // Nobody was refused: all are told when the daemon ends.
         if refused.reply == reply::SHUTTING_DOWN {
@@ -152,7 +152,8 @@ impl Lines {
         }
         let reply = if settings.store.response_body { reply.codes().to_owned() } else { reply.0.into_owned() };
         let greeting = Some(greeting).filter(|greeting| !greeting.is_empty());
-        self.keep(ip, settings, Refusal { time: jiff::Timestamp::now(), address: None, greeting, sender, recipient, reply });
+        let route = route.map(|route| route.name.clone());
+        self.keep(ip, settings, Refusal { time: jiff::Timestamp::now(), address: None, greeting, sender, recipient, reply, route });
     }
 
     pub(super) fn handshake_failed(&self, ip: IpAddr, failure: TlsFailure) {
@@ -165,7 +166,7 @@ impl Lines {
         }
         let reply = format!("TLS handshake failed: {reason}");
         let time = jiff::Timestamp::now();
-        self.keep(ip, settings, Refusal { time, address: None, greeting: None, sender: None, recipient: None, reply });
+        self.keep(ip, settings, Refusal { time, address: None, greeting: None, sender: None, recipient: None, reply, route: None });
     }
 
     fn keep(&self, ip: IpAddr, settings: Settings, refusal: Refusal) {

@@ -93,12 +93,12 @@ impl Delivery {
         self.lines.reload(config);
     }
 
-    /// A refusal that no record has; each is told here once.
-    pub fn refused(&self, refused: Refused) {
+    /// A refusal that no record has; each is told here once. Of a message its route is known.
+    pub fn refused(&self, refused: Refused, route: Option<&Route>) {
         if refused.what == What::Message {
             self.stats.messages.unrecorded.add(1);
         }
-        self.lines.refused(refused);
+        self.lines.refused(refused, route);
     }
 
     pub fn handshake_failed(&self, ip: IpAddr, failure: TlsFailure) {
@@ -140,7 +140,7 @@ impl Delivery {
     pub async fn deliver(&self, received: Received, content: Content, recorder: &Recorder) -> Reply {
         // Nothing is sent that could not be recorded afterwards.
         if let Err(later) = self.ready() {
-            self.not_recorded(&received.envelope, &later);
+            self.not_recorded(&received, &later);
             return later;
         }
         let id = self.store.next_id();
@@ -167,22 +167,24 @@ impl Delivery {
     /// A message that the daemon itself refuses at its end: recorded, not forwarded.
     pub async fn refuse(&self, received: Received, refusal: Reply, recorder: &Recorder) -> Reply {
         if !self.store.writable() {
-            self.not_recorded(&received.envelope, &refusal);
+            self.not_recorded(&received, &refusal);
             return refusal;
         }
         let id = self.store.next_id();
         self.record(id, received, verdict::of_own_refusal(refusal), Spent::default(), recorder).await
     }
 
-    fn not_recorded(&self, envelope: &Envelope, reply: &Reply) {
-        self.refused(Refused {
+    fn not_recorded(&self, received: &Received, reply: &Reply) {
+        let envelope = &received.envelope;
+        let refused = Refused {
             what: What::Message,
             ip: envelope.peer.ip,
             greeting: envelope.helo.clone(),
             sender: Some(envelope.reverse_path.clone()),
             recipient: envelope.recipients.first().cloned(),
             reply: reply.clone(),
-        });
+        };
+        self.refused(refused, Some(&received.route));
     }
 
     async fn forward(&self, job: Job, id: crate::record::RecordId, utf8: bool) -> (Verdict, Spent) {

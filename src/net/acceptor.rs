@@ -218,7 +218,7 @@ async fn admit_proxied(ring: Rc<RingState>, conn: Conn, proxy: Peer, _guest: Gue
 
 /// One line, and a moment for the peer to read it: for a few at once. Who comes in a crowd is told as far as that takes no time.
 fn refuse(ring: &Rc<RingState>, conn: Conn, ip: IpAddr) {
-    ring.shared.delivery.refused(Refused::connection(ip, reply::TOO_MANY_CONNECTIONS));
+    ring.shared.delivery.refused(Refused::connection(ip, reply::TOO_MANY_CONNECTIONS), None);
     let mut out = Vec::new();
     reply::TOO_MANY_CONNECTIONS.write(&mut out);
     match Guest::enter(ring, LINGERING_MAX) {

@@ -13,7 +13,7 @@ use super::message::{Finished, Flow, Message};
 use super::present::{Present, RingState};
 use super::stream::{Ended, Limited, Stream};
 use super::tls::Tls;
-use crate::config::{BareNewline, Smtp};
+use crate::config::{BareNewline, Route, Smtp};
 use crate::delivery::{Content, Destination, Received};
 use crate::envelope::Peer;
 use crate::message::{Lease, OverBudget};
@@ -238,8 +238,11 @@ impl Connection {
                 Need::Turn => needs = TURN_NEEDS,
                 Need::Recipient(mailbox) => Box::pin(self.recipient(&mailbox)).await?,
                 Need::Message => {
+                    self.tell_refused(None);
                     let verdict = self.begin();
                     self.session.begin(verdict, &mut self.out);
+                    let route = self.destination.as_ref().map(|destination| Arc::clone(&destination.route));
+                    self.tell_refused(route.as_deref());
                 }
                 Need::Data => {
                     let Some(message) = self.message.take() else { return Err(Ended::Gone) };
@@ -276,15 +279,15 @@ impl Connection {
         Ok(false)
     }
 
-    /// Whatever is told to the peer passes here first: refusals are counted and logged.
-    fn tell_refused(&mut self) {
+    /// Whatever is told to the peer passes here first: refusals are counted and logged. Those of a message with its route.
+    fn tell_refused(&mut self, route: Option<&Route>) {
         for refused in self.session.take_refused() {
-            self.shared().delivery.refused(refused);
+            self.shared().delivery.refused(refused, route);
         }
     }
 
     async fn flush_last(&mut self) -> Result<(), Ended> {
-        self.tell_refused();
+        self.tell_refused(None);
         self.stream.write_last(&mut self.out, Instant::now() + WRITE_TIMEOUT).await
     }
 
@@ -292,7 +295,7 @@ impl Connection {
         if self.out.is_empty() {
             return Ok(());
         }
-        self.tell_refused();
+        self.tell_refused(None);
         let result = {
             let mut write = pin!(self.stream.write(&mut self.out, Instant::now() + WRITE_TIMEOUT));
             match at_once(write.as_mut()).await {
@@ -502,7 +505,7 @@ impl Connection {
     }
 
     fn unrecorded(&self, words: Reply) -> Reply {
-        self.shared().delivery.refused(self.session.refused_message(&words));
+        self.shared().delivery.refused(self.session.refused_message(&words), None);
         words
     }
 

@@ -25,6 +25,9 @@ pub struct Refusal {
     pub sender: Option<String>,
     pub recipient: Option<String>,
     pub reply: String,
+    /// Of a message, for the report.
+    #[serde(skip)]
+    pub route: Option<String>,
 }
 
 /// A refusal as it is shown.
@@ -155,6 +158,7 @@ mod tests {
             sender: Some(String::new()),
             recipient: Some(recipient.to_owned()),
             reply: "550 5.1.1 No such recipient here".to_owned(),
+            route: None,
         }
     }
 

@@ -61,3 +61,22 @@ fn many_rows_are_few_causes() {
     assert_eq!(serde_json::from_str::<Value>(&daemon.cli(&["report", "--json"]).ok()).unwrap()["causes"].as_array().unwrap().len(), 4);
     assert_eq!(daemon.admin.get("/report?colour=red").status, 400);
 }
+
+/// What a breaker refuses before there is a record is of the route that it stands for.
+#[test]
+fn an_open_breaker_refuses_for_its_route() {
+    let config = Config::without_routes()
+        .route("gone", &["*@gone.test"], "http://127.0.0.1:9/")
+        .set("forward.breaker.failures", 1)
+        .set("forward.breaker.cooldown", "60s");
+    let daemon = Daemon::start(config);
+    let replies =
+        [1, 2, 3].map(|n| deliver(daemon.smtp(), "a@sender.test", &["b@gone.test"], &messages::simple(&n.to_string(), "text")).code);
+    assert_eq!(replies, [450, 451, 451]);
+    let report = daemon.admin.json("/report?since=1h");
+    let causes = report["causes"].as_array().unwrap();
+    let refused: Vec<_> = causes.iter().filter(|cause| cause["outcome"] == "refused").collect();
+    assert_eq!(refused.len(), 1, "{causes:?}");
+    assert_eq!((refused[0]["route"].as_str(), refused[0]["count"].as_u64()), (Some("gone"), Some(2)));
+    assert_eq!(refused[0]["sample"]["recipient"], "b@gone.test");
+}
