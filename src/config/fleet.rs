@@ -1,8 +1,8 @@
 //! `[fleet]`: where records are brought to beside the store.
 
 use super::error::ConfigError;
-use super::file::{Found, Keys, Section, unknown_word};
-use super::{Fleet, Postgres, Redact, Secret, limits, route, smtp};
+use super::file::{Found, Keys, Section};
+use super::{Fleet, Postgres, Secret, limits, other, route, smtp};
 use std::path::PathBuf;
 use std::time::Duration;
 use tokio_postgres::config::{Host, SslMode};
@@ -38,15 +38,7 @@ pub(super) fn fleet(section: &mut Section<'_>) -> Result<Fleet, ConfigError> {
     let ca_certificate = if ca_certificate.value.is_empty() { None } else { Some(smtp::path(&ca_certificate)?) };
     let identity = route::identity(section)?;
     let retention = section.duration("retention", limits::FLEET_RETENTION)?;
-    let mut redact = Redact::default();
-    for found in section.texts("redact", &[])?.value {
-        match found.value.as_str() {
-            "subject" => redact.subject = true,
-            "sender_ip" => redact.sender_ip = true,
-            "response_body" => redact.response_body = true,
-            other => return Err(unknown_word(&found.place, other, &["subject", "sender_ip", "response_body"])),
-        }
-    }
+    let redact = other::redact(section)?;
     let written = section.text("otlp", "")?;
     let otlp = if written.value.is_empty() { None } else { Some(collector(&written)?) };
     let otlp_headers = route::header_fields(section, "otlp_headers", false)?;

@@ -70,6 +70,12 @@ pub(super) fn store(section: &mut Section<'_>) -> Result<Store, ConfigError> {
     let path = smtp::path(&path)?;
     let retention = section.duration("retention", limits::RETENTION)?;
     let max_size = section.size("max_size", limits::STORE_MAX_SIZE)?;
+    let redact = redact(section)?;
+    Ok(Store { path, retention, max_size, redact })
+}
+
+/// What is left out of records, of this box or of the fleet.
+pub(super) fn redact(section: &mut Section<'_>) -> Result<Redact, ConfigError> {
     let mut redact = Redact::default();
     for found in section.texts("redact", &[])?.value {
         match found.value.as_str() {
@@ -79,7 +85,7 @@ pub(super) fn store(section: &mut Section<'_>) -> Result<Store, ConfigError> {
             other => return Err(unknown_word(&found.place, other, &["subject", "sender_ip", "response_body"])),
         }
     }
-    Ok(Store { path, retention, max_size, redact })
+    Ok(redact)
 }
 
 pub(super) fn dns(section: &mut Section<'_>) -> Result<Dns, ConfigError> {
