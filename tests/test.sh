@@ -79,11 +79,11 @@ for package in $(wanted deb); do
     fi
 done
 
-# Programs of crates, built here.
+# Programs of crates, built here: quickly, as they run a few times only.
 for crate in $(wanted cargo); do
     if [ ! -x "$peers/cargo/bin/${crate%%@*}" ]; then
         echo "tests: installing $crate"
-        cargo install -q --locked --root "$peers/cargo" "$crate" </dev/null >>"$log" 2>&1 || true
+        CARGO_PROFILE_RELEASE_OPT_LEVEL=1 cargo install -q --locked --root "$peers/cargo" "$crate" </dev/null >>"$log" 2>&1 || true
     fi
 done
 
