@@ -176,21 +176,15 @@ impl<'a> Walk<'a> {
 
     fn look_into(&mut self, file: &Arc<StoreFile>) {
         let ids = ids_of(self.query, file.summary.lead_ms, file.summary.lag_ms);
-        let stream: Result<Stream, Fault> = match self.source {
-            Source::All => file
-                .newest(&ids)
-                .map(|records| -> Stream { Box::new(records.map(|r| r.map(|(id, _, octets)| (id, Octets::Read(octets))))) }),
+        let stream: Stream = match self.source {
+            Source::All => Box::new(file.newest(&ids).map(|record| record.map(|(id, _, octets)| (id, Octets::Read(octets))))),
             Source::Index(property, hash) => {
                 let file = Arc::clone(file);
-                file.ids(property, hash, &ids)
-                    .map(|found| -> Stream { Box::new(found.map(move |id| Ok((id?, Octets::In(Arc::clone(&file)))))) })
+                Box::new(file.ids(property, hash, &ids).map(move |id| Ok((id?, Octets::In(Arc::clone(&file))))))
             }
             Source::Undelivered => return,
         };
-        match stream {
-            Ok(stream) => self.open(stream, Some(file.span())),
-            Err(fault) => self.fail(Some(file.span()), fault),
-        }
+        self.open(stream, Some(file.span()));
     }
 }
 

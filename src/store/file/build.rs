@@ -2,7 +2,8 @@
 //! is written under a name that nothing reads, and bears its own only when it is durable. Logs nothing.
 
 use super::filter::Filter;
-use super::{ABOUT, COMMITS, INDEX, RECORDS, SETTLED, SUMMARY, StoreFile, Summary, split};
+use super::reading::Order;
+use super::{ABOUT, ALL, COMMITS, INDEX, RECORDS, SETTLED, SUMMARY, StoreFile, Summary, split};
 use crate::record::Record;
 use crate::store::Step;
 use crate::store::disk::Backend;
@@ -66,11 +67,6 @@ pub(in crate::store) fn build(plan: &Plan<'_>, fate: Judge<'_>) -> Result<(Store
     let gone = match built {
         Ok(gone) => gone,
         Err(fault) => {
-            for part in plan.parts {
-                if let Part::File(file) = part {
-                    file.open_again();
-                }
-            }
             // Nothing that failed is believed: the next try begins with nothing.
             files.remove_if_there(&path).unwrap_or(());
             return Err(fault);
@@ -125,7 +121,7 @@ fn write(plan: &Plan<'_>, fate: Judge<'_>) -> Result<HashSet<u128>, Fault> {
 
 fn put_records(plan: &Plan<'_>, txn: &WriteTransaction, summary: &mut Summary, fate: Judge<'_>) -> Result<Changed, Fault> {
     let mut table = txn.open_table(RECORDS).map_err(redb::Error::from)?;
-    let sources = plan.parts.iter().map(records_of).collect::<Result<Vec<_>, _>>()?;
+    let sources: Vec<_> = plan.parts.iter().map(records_of).collect();
     let mut changed = Changed::default();
     let mut slice: Vec<(u128, Vec<u8>)> = Vec::with_capacity(SLICE);
     for item in Merge::new(sources)? {
@@ -159,7 +155,7 @@ fn put_records(plan: &Plan<'_>, txn: &WriteTransaction, summary: &mut Summary, f
 /// Answers with the messages that the records have settled.
 fn put_index(plan: &Plan<'_>, txn: &WriteTransaction, changed: &Changed) -> Result<Vec<Hash>, Fault> {
     let mut table = txn.open_table(INDEX).map_err(redb::Error::from)?;
-    let mut sources = plan.parts.iter().map(index_of).collect::<Result<Vec<_>, _>>()?;
+    let mut sources: Vec<_> = plan.parts.iter().map(index_of).collect();
     sources.push(Box::new(changed.added.iter().map(|(key, outcome)| Ok((*key, *outcome)))));
     let mut messages = Vec::new();
     let mut slice: Vec<(Key, u8)> = Vec::with_capacity(SLICE);
@@ -199,33 +195,21 @@ fn put_commits(plan: &Plan<'_>, txn: &WriteTransaction, changed: &Changed) -> Re
 
 type Source<'a, K, V> = Box<dyn Iterator<Item = Result<(K, V), Fault>> + 'a>;
 
-fn records_of(part: &Part) -> Result<Source<'_, u128, Vec<u8>>, Fault> {
-    Ok(match part {
+fn records_of(part: &Part) -> Source<'_, u128, Vec<u8>> {
+    match part {
         Part::Memory(batch) => Box::new(batch.records.iter().map(|(id, (commit, octets))| {
             // Number and octets have to stand side by side in redb: a copy.
             Ok((*id, [&commit.to_le_bytes(), &**octets].concat()))
         })),
-        Part::File(file) => {
-            let range = file.read(|txn| Ok(txn.open_table(RECORDS)?.range::<u128>(..)?))?;
-            Box::new(range.map(|item| {
-                let (id, value) = item.map_err(redb::Error::from)?;
-                Ok((id.value(), value.value().to_vec()))
-            }))
-        }
-    })
+        Part::File(file) => Box::new(file.records(ALL, Order::Rising)),
+    }
 }
 
-fn index_of(part: &Part) -> Result<Source<'_, Key, u8>, Fault> {
-    Ok(match part {
+fn index_of(part: &Part) -> Source<'_, Key, u8> {
+    match part {
         Part::Memory(batch) => Box::new(batch.index.iter().map(|(key, outcome)| Ok((*key, *outcome)))),
-        Part::File(file) => {
-            let range = file.read(|txn| Ok(txn.open_table(INDEX)?.range::<&Key>(..)?))?;
-            Box::new(range.map(|item| {
-                let (key, outcome) = item.map_err(redb::Error::from)?;
-                Ok((*key.value(), outcome.value()))
-            }))
-        }
-    })
+        Part::File(file) => Box::new(file.index((Bound::Unbounded, Bound::Unbounded), Order::Rising)),
+    }
 }
 
 /// Several rising sequences as one; of what stands in two the later one counts.

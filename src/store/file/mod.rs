@@ -9,23 +9,21 @@
 
 mod build;
 mod filter;
+mod reading;
 mod salvage;
 
 pub(super) use build::{Fate, Part, Plan, build};
 pub(super) use salvage::salvage;
 
-use super::disk::{Backend, Disk};
 use super::encoding::{self, Reader, Unreadable};
-use super::error::{Fault, guarded};
+use super::error::Fault;
 use super::folder::{Files, Span};
 use super::index::{Hash, IndexKey, Key, Property, id_of, keys, settled};
-use arc_swap::ArcSwap;
 use filter::Filter;
-use redb::{Builder, ReadOnlyDatabase, ReadTransaction, ReadableDatabase as _, TableDefinition};
-use std::ops::Range;
-use std::path::{Path, PathBuf};
+use reading::{Between, Order, Reading};
+use redb::TableDefinition;
+use std::ops::{Bound, Range};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(super) const RECORDS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("records");
 const COMMITS: TableDefinition<'_, u64, u128> = TableDefinition::new("commits");
@@ -36,8 +34,9 @@ const SETTLED: &str = "settled";
 
 /// The version of everything above; to 4 a store was one file.
 pub(super) const VERSION: u32 = 5;
-/// What redb may keep in memory of one file that is read: the system's page cache has the rest.
-const CACHE_OCTETS: usize = 0;
+
+/// All of a table.
+const ALL: Between<u128> = (Bound::Unbounded, Bound::Unbounded);
 
 /// What a file says of itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,69 +134,50 @@ pub(super) struct StoreFile {
     pub(super) octets: u64,
     pub(super) identity: (u64, u64),
     filter: Filter,
-    disk: Arc<dyn Disk>,
-    path: PathBuf,
-    database: ArcSwap<ReadOnlyDatabase>,
-    /// redb reads nothing more behind an error, one that passed included: then the file is opened again.
-    has_failed: Arc<AtomicBool>,
-}
-
-fn open(disk: &dyn Disk, path: &Path) -> Result<ReadOnlyDatabase, Fault> {
-    let backend = Backend(disk.open_to_read(path)?);
-    let opened = Builder::new().set_cache_size(CACHE_OCTETS).open_read_only_with_backend(backend);
-    opened.map_err(|error| Fault::from(redb::Error::from(error)))
-}
-
-/// redb may panic on a damaged file: that is damage.
-fn noticed<T>(has_failed: &AtomicBool, work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
-    guarded(work).inspect_err(|_| has_failed.store(true, Ordering::Release))
+    reading: Arc<Reading>,
 }
 
 impl StoreFile {
     pub(super) fn open(files: &Files, span: Span) -> Result<Self, Fault> {
         let path = files.of(span);
         let stat = files.disk.stat(&path)?;
-        guarded(|| {
-            let database = open(&*files.disk, &path)?;
-            let (summary, filter) = {
-                let txn = database.begin_read().map_err(redb::Error::from)?;
-                let about = txn.open_table(ABOUT).map_err(redb::Error::from)?;
-                let value = |name| Ok::<_, redb::Error>(about.get(name)?.map(|octets| octets.value().to_vec()).unwrap_or_default());
-                (Summary::decode(&value(SUMMARY)?)?, Filter::decode(&value(SETTLED)?))
-            };
-            if summary.span != span {
-                return Err(Fault::Damaged("it does not bear its own name".to_owned()));
-            }
-            Ok(Self {
-                summary,
-                octets: stat.backed,
-                identity: stat.identity,
-                filter,
-                disk: Arc::clone(&files.disk),
-                path: path.clone(),
-                database: ArcSwap::from_pointee(database),
-                has_failed: Arc::default(),
-            })
-        })
+        let (reading, (summary, filter)) = Reading::open(files.disk.open_to_read(&path)?, |txn| {
+            let about = txn.open_table(ABOUT)?;
+            let value = |name| Ok::<_, redb::Error>(about.get(name)?.map(|octets| octets.value().to_vec()).unwrap_or_default());
+            Ok((value(SUMMARY)?, value(SETTLED)?))
+        })?;
+        let (summary, filter) = (Summary::decode(&summary)?, Filter::decode(&filter));
+        if summary.span != span {
+            return Err(Fault::Damaged("it does not bear its own name".to_owned()));
+        }
+        Ok(Self { summary, octets: stat.backed, identity: stat.identity, filter, reading: Arc::new(reading) })
     }
 
     pub(super) fn span(&self) -> Span {
         self.summary.span
     }
 
-    /// Whoever reads next opens the file: what was read last may have failed.
-    fn open_again(&self) {
-        self.has_failed.store(true, Ordering::Release);
+    /// Somebody goes through its entries.
+    pub(super) fn is_read(&self) -> bool {
+        Arc::strong_count(&self.reading) > 1
     }
 
-    pub(super) fn read<T>(&self, work: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>) -> Result<T, Fault> {
-        noticed(&self.has_failed, || {
-            if self.has_failed.swap(false, Ordering::AcqRel) {
-                self.database.store(Arc::new(open(&*self.disk, &self.path)?));
-            }
-            let txn = self.database.load().begin_read().map_err(redb::Error::from)?;
-            Ok(work(&txn)?)
-        })
+    fn records(&self, ids: Between<u128>, order: Order) -> impl Iterator<Item = Result<(u128, Vec<u8>), Fault>> + use<> {
+        self.reading.entries(
+            order,
+            ids,
+            |txn, ids| Ok(txn.open_table(RECORDS)?.range::<u128>(*ids)?),
+            |id, value| (id.value(), value.value().to_vec()),
+        )
+    }
+
+    fn index(&self, keys: Between<Key>, order: Order) -> impl Iterator<Item = Result<(Key, u8), Fault>> + use<> {
+        self.reading.entries(
+            order,
+            keys,
+            |txn, keys| Ok(txn.open_table(INDEX)?.range::<&Key>((keys.0.as_ref(), keys.1.as_ref()))?),
+            |key, outcome| (*key.value(), outcome.value()),
+        )
     }
 
     /// A record's commit number and octets.
@@ -205,7 +185,7 @@ impl StoreFile {
         if id < self.summary.least || id > self.summary.greatest {
             return Ok(None);
         }
-        self.read(|txn| {
+        self.reading.read(|txn| {
             Ok(txn.open_table(RECORDS)?.get(id)?.and_then(|value| split(value.value()).map(|(n, octets)| (n, octets.to_vec()))))
         })
     }
@@ -219,70 +199,55 @@ impl StoreFile {
         if !self.may_settle(message) {
             return Ok(false);
         }
-        self.read(|txn| {
-            let keys = keys(Property::Webhook, message, &(0..u128::MAX));
-            for entry in txn.open_table(INDEX)?.range::<&Key>(&keys.start..&keys.end)? {
-                let (key, outcome) = entry?;
-                if settled(key.value(), outcome.value()).is_some() {
-                    return Ok(true);
-                }
+        for entry in self.index(between(keys(Property::Webhook, message, &(0..u128::MAX))), Order::Rising) {
+            let (key, outcome) = entry?;
+            if settled(&key, outcome).is_some() {
+                return Ok(true);
             }
-            Ok(false)
-        })
+        }
+        Ok(false)
     }
 
     /// Ids of a property's records, newest first.
-    pub(super) fn ids(
-        &self,
-        property: Property,
-        hash: Hash,
-        ids: &Range<u128>,
-    ) -> Result<impl Iterator<Item = Result<u128, Fault>> + use<>, Fault> {
-        let keys = keys(property, hash, ids);
-        let mut entries = self.read(|txn| Ok(txn.open_table(INDEX)?.range::<&Key>(&keys.start..&keys.end)?))?;
-        let has_failed = Arc::clone(&self.has_failed);
-        let mut next = move || {
-            let entry = entries.next_back().transpose().map_err(redb::Error::from)?;
-            Ok(entry.map(|(key, _)| id_of(key.value())))
-        };
-        Ok(std::iter::from_fn(move || noticed(&has_failed, &mut next).transpose()))
+    pub(super) fn ids(&self, property: Property, hash: Hash, ids: &Range<u128>) -> impl Iterator<Item = Result<u128, Fault>> + use<> {
+        let entries = self.index(between(keys(property, hash, ids)), Order::Falling);
+        entries.map(|entry| entry.map(|(key, _)| id_of(&key)))
     }
 
     /// Every record, by id: its id, its commit number and its octets; ends early when `wanted` says false.
     pub(super) fn each(&self, mut wanted: impl FnMut(u128, u64, &[u8]) -> bool) -> Result<(), Fault> {
-        self.read(|txn| {
-            for item in txn.open_table(RECORDS)?.range::<u128>(..)? {
-                let (id, value) = item?;
-                let (commit, octets) = split(value.value()).unwrap_or((0, &[]));
-                if !wanted(id.value(), commit, octets) {
-                    break;
-                }
+        for record in self.records(ALL, Order::Rising) {
+            let (id, value) = record?;
+            let (commit, octets) = split(&value).unwrap_or((0, &[]));
+            if !wanted(id, commit, octets) {
+                break;
             }
-            Ok(())
-        })
+        }
+        Ok(())
     }
 
     /// Records in a range, newest first, each when it is asked for.
-    pub(super) fn newest(&self, ids: &Range<u128>) -> Result<impl Iterator<Item = Result<Stored, Fault>> + use<>, Fault> {
-        let mut records = self.read(|txn| Ok(txn.open_table(RECORDS)?.range(ids.clone())?))?;
-        let has_failed = Arc::clone(&self.has_failed);
-        let mut next = move || {
-            let record = records.next_back().transpose().map_err(redb::Error::from)?;
-            Ok(record.map(|(id, value)| {
-                let (commit, octets) = split(value.value()).unwrap_or((0, &[]));
-                (id.value(), commit, octets.to_vec())
-            }))
-        };
-        Ok(std::iter::from_fn(move || noticed(&has_failed, &mut next).transpose()))
+    pub(super) fn newest(&self, ids: &Range<u128>) -> impl Iterator<Item = Result<Stored, Fault>> + use<> {
+        let records = self.records(between(ids.clone()), Order::Falling);
+        records.map(|record| {
+            record.map(|(id, value)| {
+                let (commit, octets) = split(&value).unwrap_or((0, &[]));
+                (id, commit, octets.to_vec())
+            })
+        })
     }
 
     /// Ids from a commit number on, in the order of the numbers.
     pub(super) fn commits(&self, from: u64, most: usize) -> Result<Vec<(u64, u128)>, Fault> {
-        self.read(|txn| {
+        self.reading.read(|txn| {
             let numbers = txn.open_table(COMMITS)?.range(from..)?.take(most);
             numbers.map(|item| item.map(|(number, id)| (number.value(), id.value())).map_err(redb::Error::from)).collect()
         })
     }
+}
+
+fn between<K>(range: Range<K>) -> Between<K> {
+    (Bound::Included(range.start), Bound::Excluded(range.end))
 }
 
 /// A value of `records`: the commit number, and the record.

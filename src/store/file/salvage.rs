@@ -21,7 +21,7 @@ pub(in crate::store) fn salvage(file: &StoreFile, key: &IndexKey) -> Result<Arc<
         let Fault::Damaged(_) = fault else { return Err(fault) };
         // From the other end, up to the same place.
         let from = entries.last().map_or(0, |entry| entry.id.saturating_add(1));
-        for item in unless_damaged(file.newest(&(from..u128::MAX)))?.into_iter().flatten() {
+        for item in file.newest(&(from..u128::MAX)) {
             let Some((id, commit, octets)) = unless_damaged(item)? else { break };
             entries.push(Entry { id, commit, octets: octets.into() });
         }

@@ -105,7 +105,7 @@ fn erase(work: &mut Work, file: &Arc<StoreFile>, addresses: &[Address], counts: 
 fn wait_for_readers(machine: &dyn Machine, file: &Arc<StoreFile>) {
     let until = machine.now() + READERS;
     // The caller's list and its own hold it too.
-    while Arc::strong_count(file) > 1 && machine.now() < until {
+    while (Arc::strong_count(file) > 1 || file.is_read()) && machine.now() < until {
         machine.pause(LOOK);
     }
 }
