@@ -29,9 +29,7 @@ impl OpenFile {
     }
 
     fn read_at(&self, at: u64, out: &mut [u8], may_panic: bool) -> io::Result<()> {
-        // redb remembers a read that failed beyond the file that is opened again: those are in the store's own tests.
-        let likely = if may_panic { 8 } else { u64::MAX };
-        let mut world = SimulatedDisk::succeed(self.disk.operate_as(may_panic)?, likely)?;
+        let mut world = SimulatedDisk::succeed(self.disk.operate_as(may_panic)?, 8)?;
         let at = at as usize;
         let octets = world.inode(self.id).seen().get(at..at + out.len()).ok_or(io::ErrorKind::UnexpectedEof)?;
         out.copy_from_slice(octets);
