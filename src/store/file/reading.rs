@@ -4,7 +4,7 @@ use crate::store::error::{Fault, guarded};
 use arc_swap::ArcSwap;
 use redb::{AccessGuard, Builder, Key, Range, ReadOnlyDatabase, ReadTransaction, ReadableDatabase as _, StorageBackend, Value};
 use std::io;
-use std::ops::Bound;
+use std::ops::{Bound, RangeBounds as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// What redb may keep in memory of one file that is read: the system's page cache has the rest.
@@ -48,7 +48,7 @@ impl Reading {
     }
 
     /// Entries of a table, each when it is asked for. Where reading fails it goes on behind the last one.
-    pub(super) fn entries<K: Key + 'static, V: Value + 'static, Q: Copy, T, R, E>(
+    pub(super) fn entries<K: Key + 'static, V: Value + 'static, Q: Copy + PartialOrd, T, R, E>(
         self: &Arc<Self>,
         order: Order,
         mut rest: Between<Q>,
@@ -78,6 +78,10 @@ impl Reading {
                     let begun = reading.read(|txn| {
                         let mut entries = range(txn, &rest)?;
                         let next = step(&mut entries)?;
+                        // In a damaged file keys may stand anywhere: whoever went on there might never end.
+                        if next.as_ref().is_some_and(|(key, _)| !rest.contains(key)) {
+                            return Err(redb::Error::Corrupted("a key out of its order".to_owned()));
+                        }
                         Ok((entries, next))
                     });
                     begun.map(|(begun, next)| {
@@ -87,7 +91,9 @@ impl Reading {
                 }
             };
             has_failed = next.is_err();
-            if let Ok(Some((key, _))) = &next {
+            if let Ok(Some((key, _))) = &next
+                && rest.contains(key)
+            {
                 match order {
                     Order::Rising => rest.0 = Bound::Excluded(*key),
                     Order::Falling => rest.1 = Bound::Excluded(*key),
