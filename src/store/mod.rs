@@ -498,9 +498,23 @@ struct Ending {
     done: Sender<()>,
 }
 
+impl Ending {
+    /// Whether another thread has died, after which this one has nobody to work for. That one's end may be told a little later.
+    fn follows_another(&self) -> bool {
+        const LOOKS: u32 = 20;
+        (0..LOOKS).any(|_| {
+            let is_told = self.shared.died.borrow().is_some() || self.shared.is_stopping();
+            if !is_told {
+                self.shared.files.disk.pause(Duration::from_millis(10));
+            }
+            is_told
+        })
+    }
+}
+
 impl Drop for Ending {
     fn drop(&mut self) {
-        if std::thread::panicking() || !self.shared.is_stopping() {
+        if std::thread::panicking() || (!self.shared.is_stopping() && !self.follows_another()) {
             self.shared.set_trouble(Some(format!("the thread {} has ended", self.name)));
             self.shared.died.send_replace(Some(self.name));
         }

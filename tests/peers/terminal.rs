@@ -33,12 +33,14 @@ impl Window {
         text.lines().map(|row| row.trim_end().to_owned()).filter(|row| !row.is_empty()).collect()
     }
 
+    /// The rows with this text among them, once none of them wraps. What is watched may be drawn anew between two looks.
     #[track_caller]
     fn shows(&self, text: &str) -> Vec<String> {
-        let shown = || Some(self.rows(false)).filter(|rows| rows.iter().any(|row| row.contains(text)));
-        let rows = eventually(text, shown);
-        assert_eq!(rows.len(), self.rows(true).len(), "a row wraps: {rows:#?}");
-        rows
+        let shown = || {
+            let rows = Some(self.rows(false)).filter(|rows| rows.iter().any(|row| row.contains(text)))?;
+            (rows.len() == self.rows(true).len()).then_some(rows)
+        };
+        eventually(&format!("{text:?}, and no row that wraps"), shown)
     }
 }
 
