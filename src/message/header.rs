@@ -226,7 +226,9 @@ impl Scan {
     fn colon(&mut self, body: usize) {
         let known = self.name.map(|octet| octet.to_ascii_lowercase());
         let known = known.get(..self.name_len).unwrap_or(&known);
-        let once = ONCE.iter().zip(&mut self.once).find(|(name, _)| known == **name && !self.of_part);
+        // Of a longer name there is only the beginning.
+        let is_whole = self.name_len == known.len();
+        let once = ONCE.iter().zip(&mut self.once).find(|(name, _)| known == **name && is_whole && !self.of_part);
         if self.doubt.is_some() {
             let surely = if self.of_part { &OF_HEADERS_ONLY[..1] } else { &OF_HEADERS_ONLY[..] };
             if !(surely.iter().any(|start| known.starts_with(start)) || once.as_ref().is_some_and(|(_, came)| !**came)) {
