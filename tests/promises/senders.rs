@@ -9,8 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 const MIB: usize = 1 << 20;
-/// Files that the store may have opened meanwhile.
-const OF_THE_STORE: usize = 8;
 /// A turn of the ring may take so much of its thread's processor time; this build is not optimised, and many times slower for that.
 const TURN_MAX: Duration = Duration::from_millis(250);
 
@@ -134,7 +132,7 @@ fn senders_that_pipeline_and_do_not_read() {
     bounded(&daemon, rss, CROWD, CLEAR_MAX);
     deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("honest", "text")).starts("250 ");
     drop(crowd);
-    eventually("descriptors to come back", || (daemon.descriptors() <= descriptors + OF_THE_STORE).then_some(()));
+    eventually("descriptors to come back", || (daemon.descriptors() <= descriptors).then_some(()));
 }
 
 #[test]
@@ -206,7 +204,7 @@ fn crowds_under_tls() {
     assert!(worst < TURN_MAX, "{worst:?} in one turn");
     bounded(&daemon, rss, CROWD, CLEAR_MAX);
     drop(crowd);
-    eventually("descriptors to come back", || (daemon.descriptors() <= descriptors + OF_THE_STORE).then_some(()));
+    eventually("descriptors to come back", || (daemon.descriptors() <= descriptors).then_some(()));
     let rss = daemon.rss();
     let mut crowd = Vec::new();
     let worst = worst_turn(&daemon, || {
@@ -275,7 +273,7 @@ fn crowds_that_send_next_to_nothing() {
     assert!(held <= (CROWD * 64 * 1024) as u64, "{held} octets for nothing");
     deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::of_size("honest", 7 * MIB)).starts("250 ");
     drop(crowd);
-    eventually("descriptors to come back", || (daemon.descriptors() <= descriptors + OF_THE_STORE).then_some(()));
+    eventually("descriptors to come back", || (daemon.descriptors() <= descriptors).then_some(()));
     daemon.admin.wait_for_stat("memory.body_bytes", 0);
 }
 
