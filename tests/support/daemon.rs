@@ -185,9 +185,10 @@ impl Daemon {
         status_kib(self.pid(), "VmRSS:") * 1024
     }
 
-    /// Open descriptors.
+    /// Open descriptors but for files of its store, which come and go by themselves.
     pub(crate) fn descriptors(&self) -> usize {
-        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().count()
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.pid())).unwrap().flatten();
+        open.filter(|one| !std::fs::read_link(one.path()).is_ok_and(|file| file.starts_with(self.dir()))).count()
     }
 }
 
