@@ -11,7 +11,7 @@ measure() {
 cargo test --locked --release --test main --no-run || exit
 measure promises::bounded::many_at_once_are_all_taken_by_a_quick_endpoint
 measure promises::names::the_p99_beside_names_that_hang
-measure promises::bounded::a_broken_endpoint_costs_no_other_route_anything
+measure promises::bounded::the_p99_beside_broken_endpoints
 measure promises::overload::an_endpoint_with_two_speeds_and_no_limit_keeps_its_throughput
 measure promises::overload::all_endpoints_at_all_loads
 cargo bench --locked --bench routes
