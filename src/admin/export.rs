@@ -2,8 +2,8 @@
 //! that neither memory nor a read transaction of the store grows with the log. A store that fails midway breaks the answer
 //! off, which the client sees, rather than ending it as if it were complete.
 
-use super::App;
 use super::answer::Problem;
+use super::app::App;
 use super::fleet;
 use crate::record::RecordId;
 use axum::body::{Body, Bytes};

@@ -1,8 +1,8 @@
 //! The same questions to all boxes: `fleet=1` beside the filters of `/records`, `/undelivered`, `/report` and `/export`; `/fleet`. What comes
 //! back is the database's, and each answer says how far each box is behind in it.
 
-use super::App;
 use super::answer::{self, Problem};
+use super::app::App;
 use super::query::{self, Among, Wanted};
 use crate::fleet::{BoxStanding, Fleet, FleetPage, FleetRecord, Trouble};
 use crate::record::RecordId;

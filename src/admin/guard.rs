@@ -1,8 +1,8 @@
 //! What stands before every path: whose request it is (Host, Origin, content type, token), and the headers of every answer.
 //! A refusal is a status and one sentence; it is logged at `debug` without the token.
 
-use super::App;
 use super::answer::{self, Problem};
+use super::app::App;
 use super::listener::{Arrival, Speech};
 use crate::config::Config;
 use axum::extract::{Request, State};

@@ -1,8 +1,8 @@
 //! Numbers and states: `/healthz`, `/readyz`, `/stats`, `/series`, `/metrics`, `/histograms`. Reads only; fails with 400 or
 //! 404 for a stage, window or format there is not.
 
-use super::App;
 use super::answer::{self, Problem};
+use super::app::App;
 use super::history::{HOUR, Span};
 use crate::stats::{self, OPENMETRICS, Process, Stage, Window};
 use axum::extract::{Path, Query, State};
@@ -10,7 +10,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, PoisonError};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub(super) async fn healthz(State(app): State<Arc<App>>) -> Response {
@@ -45,13 +45,9 @@ fn not_ready(app: &App) -> Option<String> {
     }
 }
 
-/// Since when no mail is taken, to a second: whoever looks later wants to know.
-#[derive(Default)]
-pub(super) struct NotReadySince(Mutex<Option<Timestamp>>);
-
 /// To be called each second.
 pub(super) fn watch(app: &App) {
-    let mut since = app.not_ready_since.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut since = app.not_ready_since.lock().unwrap_or_else(PoisonError::into_inner);
     *since = not_ready(app).map(|_| since.unwrap_or_else(Timestamp::now));
 }
 
@@ -63,7 +59,7 @@ pub(super) async fn stats(State(app): State<Arc<App>>) -> Response {
 /// What is wrong, and since when: that no mail is taken; what stays so until somebody mends it.
 pub(super) async fn notices(State(app): State<Arc<App>>) -> Response {
     let reason = not_ready(&app);
-    let since = *app.not_ready_since.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let since = *app.not_ready_since.lock().unwrap_or_else(PoisonError::into_inner);
     let since = since.filter(|_| reason.is_some());
     answer::json(&serde_json::json!({ "not_ready": reason, "not_ready_since": since, "notices": app.deps.stats.notices.all() }))
 }

@@ -4,91 +4,23 @@
 //! Bounded: 50 requests, 32 MiB of bodies, of each body its first MiB (its length is exact), and a few bodies read at once.
 //! Logs nothing of what it is sent.
 
-use super::App;
 use super::answer::{self, Problem};
-use super::kept::{About, Kept};
+use super::app::App;
+use super::kept::{About, Kept, Next};
 use super::{curl, parts};
 use axum::body::{Body, Bytes};
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use futures_util::StreamExt as _;
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 
-const MAX_REQUESTS: usize = 50;
 const MAX_KEPT_BODY: usize = 1024 * 1024;
-const MAX_KEPT_IN_ALL: usize = 32 * 1024 * 1024;
-/// Bodies read at once; others wait, so that not every forwarder's request lies here in part.
-const READERS: usize = 16;
 /// Longer than any route waits.
 const MAX_DELAY_MS: u64 = 300_000;
 const BODY_TIMEOUT: Duration = Duration::from_secs(120);
-
-/// Has bodies: no `Debug`.
-pub(super) struct Inspector {
-    kept: Mutex<Log>,
-    readers: Semaphore,
-    next: Mutex<Next>,
-}
-
-/// What the next messages are answered; until it is set anew.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Next {
-    status: u16,
-    #[serde(default)]
-    delay_ms: u64,
-}
-
-impl Default for Next {
-    fn default() -> Self {
-        Self { status: 200, delay_ms: 0 }
-    }
-}
-
-#[derive(Default)]
-struct Log {
-    requests: VecDeque<Arc<Kept>>,
-    last: u64,
-}
-
-impl Default for Inspector {
-    fn default() -> Self {
-        Self { kept: Mutex::default(), readers: Semaphore::new(READERS), next: Mutex::default() }
-    }
-}
-
-impl Inspector {
-    fn keep(&self, make: impl FnOnce(u64) -> Kept) -> u64 {
-        let mut log = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        log.last += 1;
-        let number = log.last;
-        log.requests.push_back(Arc::new(make(number)));
-        let octets = |log: &Log| log.requests.iter().map(|request| request.body.len()).sum::<usize>();
-        while log.requests.len() > MAX_REQUESTS || (octets(&log) > MAX_KEPT_IN_ALL && log.requests.len() > 1) {
-            log.requests.pop_front();
-        }
-        number
-    }
-
-    fn next(&self) -> MutexGuard<'_, Next> {
-        self.next.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Newest first.
-    fn all(&self) -> Vec<Arc<Kept>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).requests.iter().rev().cloned().collect()
-    }
-
-    fn find(&self, number: u64) -> Option<Arc<Kept>> {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).requests.iter().find(|request| request.number == number).cloned()
-    }
-}
 
 /// With headers, readable parts and the curl line.
 fn detail(kept: &Kept, host: &str) -> Value {
@@ -220,27 +152,4 @@ pub(super) async fn body(State(app): State<Arc<App>>, Path(number): Path<u64>) -
 fn find(app: &App, number: u64) -> Result<Arc<Kept>, Problem> {
     only_in_development(app)?;
     app.inspector.find(number).ok_or_else(|| Problem::not_found("the inspector no longer has this request"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::admin::kept::tests::kept;
-
-    #[test]
-    fn the_log_is_bounded_in_requests_and_octets() {
-        let inspector = Inspector::default();
-        for _ in 0..60 {
-            inspector.keep(|number| Kept { number, ..kept("/inspector", &[], &[], 0) });
-        }
-        let numbers: Vec<_> = inspector.all().iter().map(|request| request.number).collect();
-        assert_eq!(numbers, (11..=60).rev().collect::<Vec<_>>());
-        for _ in 0..60 {
-            inspector.keep(|number| Kept { number, ..kept("/inspector", &[], &vec![0; MAX_KEPT_BODY], 5_000_000) });
-        }
-        let octets: usize = inspector.all().iter().map(|request| request.body.len()).sum();
-        assert_eq!(octets, MAX_KEPT_IN_ALL);
-        assert!(inspector.find(120).is_some());
-        assert!(inspector.find(60).is_none());
-    }
 }

@@ -1,6 +1,15 @@
-//! One request as the inspector keeps it, and what can be said of it in a line. It has a body: no `Debug`.
+//! The requests that the inspector keeps, and what can be said of one in a line. They have bodies: no `Debug`.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Semaphore;
+
+const MAX_REQUESTS: usize = 50;
+const MAX_KEPT_IN_ALL: usize = 32 * 1024 * 1024;
+/// Bodies read at once; others wait, so that not every forwarder's request lies here in part.
+const READERS: usize = 16;
 
 /// A request as it came.
 pub(super) struct Kept {
@@ -64,6 +73,67 @@ impl Kept {
     }
 }
 
+/// The last requests, and what the next ones are answered. Has bodies: no `Debug`.
+pub(super) struct Inspector {
+    kept: Mutex<Log>,
+    pub(super) readers: Semaphore,
+    next: Mutex<Next>,
+}
+
+/// What the next messages are answered; until it is set anew.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Next {
+    pub(super) status: u16,
+    #[serde(default)]
+    pub(super) delay_ms: u64,
+}
+
+impl Default for Next {
+    fn default() -> Self {
+        Self { status: 200, delay_ms: 0 }
+    }
+}
+
+#[derive(Default)]
+struct Log {
+    requests: VecDeque<Arc<Kept>>,
+    last: u64,
+}
+
+impl Default for Inspector {
+    fn default() -> Self {
+        Self { kept: Mutex::default(), readers: Semaphore::new(READERS), next: Mutex::default() }
+    }
+}
+
+impl Inspector {
+    pub(super) fn keep(&self, make: impl FnOnce(u64) -> Kept) -> u64 {
+        let mut log = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        log.last += 1;
+        let number = log.last;
+        log.requests.push_back(Arc::new(make(number)));
+        let octets = |log: &Log| log.requests.iter().map(|request| request.body.len()).sum::<usize>();
+        while log.requests.len() > MAX_REQUESTS || (octets(&log) > MAX_KEPT_IN_ALL && log.requests.len() > 1) {
+            log.requests.pop_front();
+        }
+        number
+    }
+
+    pub(super) fn next(&self) -> MutexGuard<'_, Next> {
+        self.next.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Newest first.
+    pub(super) fn all(&self) -> Vec<Arc<Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).requests.iter().rev().cloned().collect()
+    }
+
+    pub(super) fn find(&self, number: u64) -> Option<Arc<Kept>> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).requests.iter().find(|request| request.number == number).cloned()
+    }
+}
+
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
@@ -83,5 +153,22 @@ pub(super) mod tests {
         assert_eq!((&raw["subject"], &raw["recipient"]), (&Value::Null, &"c@d".into()));
         let broken = kept("/", &[("content-type", "application/json")], b"{", 1).summary();
         assert_eq!(broken["subject"], Value::Null);
+    }
+
+    #[test]
+    fn the_log_is_bounded_in_requests_and_octets() {
+        let inspector = Inspector::default();
+        for _ in 0..60 {
+            inspector.keep(|number| Kept { number, ..kept("/inspector", &[], &[], 0) });
+        }
+        let numbers: Vec<_> = inspector.all().iter().map(|request| request.number).collect();
+        assert_eq!(numbers, (11..=60).rev().collect::<Vec<_>>());
+        for _ in 0..60 {
+            inspector.keep(|number| Kept { number, ..kept("/inspector", &[], &vec![0; 1 << 20], 5_000_000) });
+        }
+        let octets: usize = inspector.all().iter().map(|request| request.body.len()).sum();
+        assert_eq!(octets, MAX_KEPT_IN_ALL);
+        assert!(inspector.find(120).is_some());
+        assert!(inspector.find(60).is_none());
     }
 }

@@ -1,7 +1,6 @@
 //! Accepts admin connections and serves HTTP/1.1 on each, all of it bounded: connections, header time, header size, and the
 //! time a client may leave an answer unread. Logs accept errors at `warn`; a broken connection is nobody's concern.
 
-use super::AdminSocket;
 use axum::{Extension, Router};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
@@ -30,6 +29,12 @@ const SEND_BUFFER: usize = 128 * 1024;
 const READ_BUFFER: usize = 32 * 1024;
 /// After an accept error, which is mostly a want of descriptors.
 const BACK_OFF: Duration = Duration::from_millis(100);
+
+/// A bound, listening socket.
+pub enum AdminSocket {
+    Tcp(std::net::TcpListener),
+    Unix(std::os::unix::net::UnixListener),
+}
 
 /// Where a request came in.
 #[derive(Clone, Copy, Debug)]

@@ -5,14 +5,11 @@
 //! `skipped` says so (the reader then asks `/records`). So a thousand clients cost mail nothing, and without one the store hands out nothing.
 //! Who does not read has no share of that bound, and makes room where all places are taken.
 
-use super::App;
 use super::answer::Problem;
 use super::listener::Speech;
 use crate::record::Record;
 use crate::store::Store;
-use axum::Extension;
 use axum::body::{Body, Bytes};
-use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -134,6 +131,59 @@ impl Live {
         }
         alone
     }
+
+    /// One more view, until its client is gone.
+    pub(super) fn watch(&self, store: &Store, speech: Arc<Speech>) -> Result<Response, Problem> {
+        let Some(client) = self.join(speech) else {
+            return Err(Problem::unavailable("too many live views are open"));
+        };
+        let receiver = self.chunks.subscribe();
+        self.open(store);
+        // The comment goes out at once and tells the client that it is connected.
+        let hello = Some(Bytes::from_static(b"retry: 2000\n: connected\n\n"));
+        let events = futures_util::stream::unfold((receiver, client, hello), async |(mut receiver, client, hello)| {
+            let chunk = match hello {
+                Some(hello) => hello,
+                None => match receiver.recv().await {
+                    Ok(chunk) => chunk,
+                    Err(RecvError::Lagged(_)) => skipped(None),
+                    Err(RecvError::Closed) => return None,
+                },
+            };
+            client.took();
+            Some((Ok::<_, std::convert::Infallible>(chunk), (receiver, client, None)))
+        });
+        let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::HeaderName::from_static("x-accel-buffering"), "no")];
+        Ok((headers, Body::from_stream(events)).into_response())
+    }
+
+    /// Takes records from the store and hands chunks to all clients; runs until it is dropped.
+    pub(super) async fn pump(&self) {
+        loop {
+            let records = self.opened().await;
+            self.pump_while_watched(records).await;
+        }
+    }
+
+    async fn pump_while_watched(&self, mut records: broadcast::Receiver<Arc<Record>>) {
+        while !self.close_if_alone() {
+            let chunk = match tokio::time::timeout(HEARTBEAT, records.recv()).await {
+                Err(_) => Bytes::from_static(b": still here\n\n"),
+                Ok(Ok(first)) => {
+                    let mut batch = Batch::new(self.readers());
+                    batch.push(&first);
+                    batch.drain(&mut records);
+                    batch.finish()
+                }
+                Ok(Err(RecvError::Lagged(n))) => skipped(Some(n)),
+                // The store was closed: the daemon ends soon. Nothing else to do here, and `start` waits for more than this.
+                Ok(Err(RecvError::Closed)) => return std::future::pending().await,
+            };
+            if self.send(chunk) {
+                tokio::time::sleep(BETWEEN_CHUNKS).await;
+            }
+        }
+    }
 }
 
 /// Counted as long as it lives.
@@ -151,58 +201,6 @@ impl Client {
 
     fn behind(&self) -> u64 {
         self.sent.load(Ordering::Relaxed).saturating_sub(self.taken.load(Ordering::Relaxed))
-    }
-}
-
-pub(super) async fn live(State(app): State<Arc<App>>, Extension(speech): Extension<Arc<Speech>>) -> Result<Response, Problem> {
-    let Some(client) = app.live.join(speech) else {
-        return Err(Problem::unavailable("too many live views are open"));
-    };
-    let receiver = app.live.chunks.subscribe();
-    app.live.open(&app.deps.store);
-    // The comment goes out at once and tells the client that it is connected.
-    let hello = Some(Bytes::from_static(b"retry: 2000\n: connected\n\n"));
-    let events = futures_util::stream::unfold((receiver, client, hello), async |(mut receiver, client, hello)| {
-        let chunk = match hello {
-            Some(hello) => hello,
-            None => match receiver.recv().await {
-                Ok(chunk) => chunk,
-                Err(RecvError::Lagged(_)) => skipped(None),
-                Err(RecvError::Closed) => return None,
-            },
-        };
-        client.took();
-        Some((Ok::<_, std::convert::Infallible>(chunk), (receiver, client, None)))
-    });
-    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (header::HeaderName::from_static("x-accel-buffering"), "no")];
-    Ok((headers, Body::from_stream(events)).into_response())
-}
-
-/// Takes records from the store and hands chunks to all clients; runs until it is dropped.
-pub(super) async fn pump(app: &App) {
-    loop {
-        let records = app.live.opened().await;
-        pump_while_watched(app, records).await;
-    }
-}
-
-async fn pump_while_watched(app: &App, mut records: broadcast::Receiver<Arc<Record>>) {
-    while !app.live.close_if_alone() {
-        let chunk = match tokio::time::timeout(HEARTBEAT, records.recv()).await {
-            Err(_) => Bytes::from_static(b": still here\n\n"),
-            Ok(Ok(first)) => {
-                let mut batch = Batch::new(app.live.readers());
-                batch.push(&first);
-                batch.drain(&mut records);
-                batch.finish()
-            }
-            Ok(Err(RecvError::Lagged(n))) => skipped(Some(n)),
-            // The store was closed: the daemon ends soon. Nothing else to do here, and `start` waits for more than this.
-            Ok(Err(RecvError::Closed)) => return std::future::pending().await,
-        };
-        if app.live.send(chunk) {
-            tokio::time::sleep(BETWEEN_CHUNKS).await;
-        }
     }
 }
 

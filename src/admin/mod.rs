@@ -3,6 +3,7 @@
 //! lower priority than the rings. Logs what it refuses at `debug` and a thread that cannot start as an error of [`start`].
 
 mod answer;
+mod app;
 mod curl;
 mod export;
 mod fleet;
@@ -23,52 +24,26 @@ mod routes;
 mod sample;
 
 pub use answer::Problem;
+pub use app::Deps;
+pub use listener::AdminSocket;
 
-use crate::config::{Config, Origin};
-use crate::fleet::Fleet;
-use crate::message::Budget;
-use crate::stats::{Ready, Stats};
-use crate::store::{Store, StoreError};
-use arc_swap::{ArcSwap, ArcSwapOption};
-use axum::Router;
-use axum::body::Bytes;
-use axum::extract::DefaultBodyLimit;
+use app::{App, BLOCKING_CALLS};
+use axum::extract::{DefaultBodyLimit, State};
+use axum::response::Response;
 use axum::routing::{get, post};
+use axum::{Extension, Router};
+use listener::Speech;
 use nix::libc;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 
 /// A JSON body of ours (`/forget`) has no reason to be longer.
 const MAX_JSON_BODY: usize = 64 * 1024;
-/// Blocking reads of the store at once; more wait.
-const STORE_CALLS: usize = 4;
-/// Erasures at once, which take long and share their work; reads do not wait for them.
-const ERASURES: usize = 4;
-/// How long a request waits for its turn at the store, and for room for its answer.
-const STORE_WAIT: Duration = Duration::from_secs(10);
-/// KiB of records that clients have asked for and not read yet.
-const UNREAD_KIB: usize = 64 * 1024;
 /// Unfinished blocking calls (an erasure) get this long when the daemon stops.
 const STOP_WAIT: Duration = Duration::from_secs(5);
 /// Behind the rings and forwarders when all want the processor.
 const NICENESS: i32 = 10;
-
-/// What the listener reads from.
-pub struct Deps {
-    pub config: Arc<ArcSwap<Config>>,
-    pub stats: Arc<Stats>,
-    pub store: Arc<Store>,
-    pub ready: Arc<Ready>,
-    pub budget: Arc<Budget>,
-    pub fleet: Arc<ArcSwapOption<Fleet>>,
-}
-
-/// A bound, listening socket.
-pub enum AdminSocket {
-    Tcp(std::net::TcpListener),
-    Unix(std::os::unix::net::UnixListener),
-}
 
 /// The running listener.
 pub struct Handle {
@@ -86,77 +61,9 @@ impl Handle {
     }
 }
 
-/// Everything a request can see.
-struct App {
-    deps: Deps,
-    page: page::Page,
-    inspector: inspector::Inspector,
-    live: live::Live,
-    history: Arc<history::History>,
-    not_ready_since: health::NotReadySince,
-    store_calls: Arc<Semaphore>,
-    erasures: Arc<Semaphore>,
-    unread: Arc<Semaphore>,
-}
-
-/// Records as text, counted as unread until the client has them or is gone.
-struct Unread {
-    text: String,
-    _room: OwnedSemaphorePermit,
-}
-
-impl AsRef<[u8]> for Unread {
-    fn as_ref(&self) -> &[u8] {
-        self.text.as_bytes()
-    }
-}
-
-impl App {
-    /// Whether the daemon runs the development configuration, whose inspector is open then.
-    fn development(&self) -> bool {
-        self.deps.config.load().origin == Origin::Development
-    }
-
-    /// The budget's numbers, where every reader of the stats finds them.
-    fn refresh_gauges(&self) {
-        self.deps.stats.body_bytes.set(self.deps.budget.held());
-        self.deps.stats.body_budget_bytes.set(self.deps.budget.limit());
-        self.deps.stats.store.wait_us.set(u64::try_from(self.deps.store.wait().as_micros()).unwrap_or(u64::MAX));
-    }
-
-    /// What a read of the store found, as text for an answer.
-    async fn records(&self, read: impl FnOnce(&Store) -> Result<String, StoreError> + Send + 'static) -> Result<Bytes, Problem> {
-        // The turn is kept while the text waits for room: so no more than a few wait.
-        let (text, _turn) = self.call(&self.store_calls, read).await?;
-        let kib = u32::try_from(text.len() / 1024 + 1).unwrap_or(u32::MAX);
-        match tokio::time::timeout(STORE_WAIT, Arc::clone(&self.unread).acquire_many_owned(kib)).await {
-            Ok(Ok(room)) => Ok(Bytes::from_owner(Unread { text, _room: room })),
-            _ => Err(Problem::unavailable("too many answers wait to be read; try again")),
-        }
-    }
-
-    /// Runs a blocking call into the store, a few of a kind at a time. A turn lasts as long as its call, also when whoever asked
-    /// has gone meanwhile.
-    async fn call<T: Send + 'static>(
-        &self,
-        turns: &Arc<Semaphore>,
-        call: impl FnOnce(&Store) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<(T, OwnedSemaphorePermit), Problem> {
-        let Ok(Ok(turn)) = tokio::time::timeout(STORE_WAIT, Arc::clone(turns).acquire_owned()).await else {
-            return Err(Problem::unavailable("the store is busy with other requests; try again"));
-        };
-        let store = Arc::clone(&self.deps.store);
-        match tokio::task::spawn_blocking(move || (call(&store), turn)).await {
-            Ok((Ok(value), turn)) => Ok((value, turn)),
-            Ok((Err(error), _)) => Err(error.into()),
-            Err(_) => Err(Problem::internal("the store's call ended with a panic")),
-        }
-    }
-}
-
 /// Starts the listener's thread.
 pub fn start(deps: Deps, socket: AdminSocket) -> std::io::Result<Handle> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(STORE_CALLS + ERASURES).build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(BLOCKING_CALLS).build()?;
     let socket = {
         let _context = runtime.enter();
         listener::Socket::new(socket)?
@@ -164,22 +71,12 @@ pub fn start(deps: Deps, socket: AdminSocket) -> std::io::Result<Handle> {
     let (stop, mut stopped) = watch::channel(false);
     let thread = std::thread::Builder::new().name("admin".into()).spawn(move || {
         yield_to_mail();
-        let app = Arc::new(App {
-            page: page::Page::new(deps.config.load().origin == Origin::Development, &deps.config.load().smtp.hostname),
-            inspector: inspector::Inspector::default(),
-            live: live::Live::default(),
-            history: Arc::default(),
-            not_ready_since: health::NotReadySince::default(),
-            store_calls: Arc::new(Semaphore::new(STORE_CALLS)),
-            erasures: Arc::new(Semaphore::new(ERASURES)),
-            unread: Arc::new(Semaphore::new(UNREAD_KIB)),
-            deps,
-        });
+        let app = Arc::new(App::new(deps));
         let router = router(&app);
         runtime.block_on(async {
             tokio::select! {
                 () = listener::serve(socket, &router) => {}
-                () = live::pump(&app) => {}
+                () = app.live.pump() => {}
                 () = tick(&app) => {}
                 _ = stopped.wait_for(|stop| *stop) => {}
             }
@@ -212,9 +109,17 @@ fn yield_to_mail() {
     }
 }
 
+async fn page(State(app): State<Arc<App>>) -> Response {
+    app.page.answer(app.deps.config.load().admin.token.is_some())
+}
+
+async fn live(State(app): State<Arc<App>>, Extension(speech): Extension<Arc<Speech>>) -> Result<Response, Problem> {
+    app.live.watch(&app.deps.store, speech)
+}
+
 fn router(app: &Arc<App>) -> Router {
     Router::new()
-        .route("/", get(page::page))
+        .route("/", get(page))
         .route("/stats", get(health::stats))
         .route("/series", get(health::series))
         .route("/routes", get(routes::routes))
@@ -224,7 +129,7 @@ fn router(app: &Arc<App>) -> Router {
         .route("/readyz", get(health::readyz))
         .route("/histograms/{stage}", get(health::histogram))
         .route("/records", get(records::list))
-        .route("/records/live", get(live::live))
+        .route("/records/live", get(live))
         .route("/records/{id}", get(records::one))
         .route("/records/{id}/attempts", get(records::attempts))
         .route("/report", get(report::report))

@@ -1,15 +1,12 @@
 //! `GET /`: the page, one answer with its style and script in it, allowed by their hashes alone. It asks nothing of any other
 //! origin and holds nothing of any message: what it shows it fetches.
 
-use super::App;
 use aws_lc_rs::digest;
 use axum::body::Bytes;
-use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use std::sync::Arc;
 
 const HTML: &str = include_str!("page/index.html");
 const CSS: &str = include_str!("page/page.css");
@@ -57,16 +54,16 @@ impl Page {
         let html = [false, true].map(|token| Bytes::from(html.replace("__TOKEN__", bool_text(token))));
         Self { html, policy }
     }
+
+    pub(super) fn answer(&self, asks_for_token: bool) -> Response {
+        let [open, with_token] = &self.html;
+        let html = if asks_for_token { with_token } else { open };
+        ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], html.clone()).into_response()
+    }
 }
 
 fn hash(text: &str) -> String {
     format!("sha256-{}", STANDARD.encode(digest::digest(&digest::SHA256, text.as_bytes())))
-}
-
-pub(super) async fn page(State(app): State<Arc<App>>) -> Response {
-    let [open, with_token] = &app.page.html;
-    let html = if app.deps.config.load().admin.token.is_some() { with_token } else { open };
-    ([(header::CONTENT_TYPE, "text/html; charset=utf-8")], html.clone()).into_response()
 }
 
 fn bool_text(value: bool) -> &'static str {

@@ -1,8 +1,8 @@
 //! The record log: `/records`, one record, its message's attempts, `/undelivered`, `/forget`. Every call into the store runs on a
 //! blocking thread; JSON is rendered there too. Logs an erasure without its address.
 
-use super::App;
 use super::answer::{self, Problem};
+use super::app::App;
 use super::fleet;
 use super::query::{self, Among, Wanted};
 use crate::record::{Outcome, Record};

@@ -1,7 +1,7 @@
 //! `/refusals`: who was refused before a record was made, from memory, newest first. `after=NUMBER` gives what is newer than that row.
 
-use super::App;
 use super::answer::{self, Problem};
+use super::app::App;
 use axum::extract::{Query, State};
 use axum::response::Response;
 use jiff::{SignedDuration, Timestamp};

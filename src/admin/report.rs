@@ -1,8 +1,8 @@
 //! `/report?since=`: what went wrong, by route and cause, with counts, and what was slow. Of what was deferred a message counts once, however
 //! often it was tried. Bounded in causes and in time; an answer that is not of all records says so.
 
-use super::App;
 use super::answer::{self, Problem};
+use super::app::App;
 use super::{fleet, query};
 use crate::fleet::Fleet;
 use crate::record::{Outcome, Record};

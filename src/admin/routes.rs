@@ -1,8 +1,8 @@
 //! `/routes`, of the page: each route in the order of the file, where its mail goes, how much of it got there in the last minute and hour,
 //! what its endpoint is given at once, and how its breaker stands. Shows no secret: of a URL no userinfo and no query's values.
 
-use super::App;
 use super::answer::{self, Problem};
+use super::app::App;
 use crate::config::Route;
 use crate::stats::BreakerState;
 use axum::extract::State;

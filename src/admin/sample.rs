@@ -1,8 +1,8 @@
 //! `POST /inspector/sample`: a sample message for the inspector, which comes in by the daemon's own SMTP door as any other. Without TLS, on
 //! this machine, with a clock over all of it. Logs nothing.
 
-use super::App;
 use super::answer::{self, Problem};
+use super::app::App;
 use super::inspector::only_in_development;
 use crate::message::sample;
 use axum::extract::State;

@@ -2,11 +2,12 @@
 //! missing, whichever box comes first erases what is left in the tables and rewrites the touched ones, as the server would keep the octets.
 //! Logs what it has done, without the address.
 
+use super::asking::Fleet;
 use super::connect::{PATIENCE, Trouble, connect};
 use super::row::{SELECTED, SELECTED_COLUMNS, mailbox_key, record_of, to_json};
 use super::schema::{OWNER, uuid};
+use super::shared::Shared;
 use super::shipper::mend;
-use super::{Fleet, Shared};
 use crate::config::Redact;
 use crate::record::{Record, RecordId};
 use crate::store::Address;

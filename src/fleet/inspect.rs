@@ -4,6 +4,7 @@
 use super::connect::{Trouble, connect, with_clock};
 use super::schema::{OWNER, partition};
 use super::session::check_format;
+use super::shared::id_secret_check;
 use crate::config;
 
 /// One thing that was looked at.
@@ -40,7 +41,7 @@ async fn look(client: &tokio_postgres::Client, id_key: Option<&[u8; 32]>) -> Res
         (None, _) => {
             note("forward.id_secret is not set: each box has its own".to_owned(), Some("set the same forward.id_secret on all boxes"))
         }
-        (Some(key), Some(check)) if super::id_secret_check(key) != check => note(
+        (Some(key), Some(check)) if id_secret_check(key) != check => note(
             "forward.id_secret is another one than the fleet's, so nothing is brought".to_owned(),
             Some("set the same forward.id_secret on all boxes"),
         ),

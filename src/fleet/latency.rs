@@ -1,6 +1,6 @@
 //! Latency of all boxes: each minute's histograms are in the database, and add up over boxes and minutes. Logs nothing.
 
-use super::Fleet;
+use super::asking::Fleet;
 use super::connect::Trouble;
 use crate::stats::{Minute, Stage, hdr};
 use hdrhistogram::Histogram;

@@ -7,6 +7,7 @@
 //!
 //! One thread with a runtime of its own; it looks at the store twice a second, so a commit tells nobody and costs what it did.
 
+mod asking;
 mod connect;
 mod erasure;
 mod init;
@@ -19,8 +20,10 @@ mod query;
 mod row;
 mod schema;
 mod session;
+mod shared;
 mod shipper;
 
+pub use asking::Fleet;
 pub use connect::Trouble;
 pub use erasure::{Erasure, Waiting};
 pub use init::{init, script};
@@ -34,9 +37,9 @@ use crate::store::Store;
 use nix::libc;
 use place::Place;
 use schema::uuid;
+use shared::{Shared, id_secret_check};
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -44,46 +47,6 @@ use tokio::sync::watch;
 const NICENESS: i32 = 10;
 /// The end of the daemon does not wait longer for a database.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-
-/// What the sinks and whoever asks have in common.
-struct Shared {
-    config: config::Fleet,
-    store_retention: Duration,
-    store: Arc<Store>,
-    stats: Arc<Stats>,
-    place: Place,
-    /// This box, as the database writes it.
-    box_id: String,
-    /// This daemon among those that ever spoke for the box.
-    token: String,
-    id_secret_check: String,
-    stop: watch::Receiver<bool>,
-}
-
-impl Shared {
-    fn store_retention(&self) -> Duration {
-        self.store_retention
-    }
-
-    fn is_stopping(&self) -> bool {
-        *self.stop.borrow()
-    }
-
-    /// Waits, or ends early because all ends.
-    async fn pause(&self, time: Duration) {
-        let mut stop = self.stop.clone();
-        drop(tokio::time::timeout(time, stop.wait_for(|stop| *stop)).await);
-    }
-}
-
-/// The running sinks.
-pub struct Fleet {
-    shared: Arc<Shared>,
-    reader: Arc<query::Reader>,
-    runtime: tokio::runtime::Handle,
-    stop: watch::Sender<bool>,
-    thread: Mutex<Option<JoinHandle<()>>>,
-}
 
 impl Fleet {
     /// Begins to bring records. `None`: there is no fleet.
@@ -135,26 +98,6 @@ impl Fleet {
         })?;
         Ok(Some(Arc::new(Self { shared: kept, reader: Arc::default(), runtime: handle, stop, thread: Mutex::new(Some(thread)) })))
     }
-
-    /// Whether these are the settings it runs with.
-    #[must_use]
-    pub fn is_of(&self, settings: &config::Fleet) -> bool {
-        self.shared.config == *settings
-    }
-
-    /// It ends soon, whatever the database does.
-    pub fn begin_to_end(&self) {
-        self.stop.send_replace(true);
-    }
-
-    /// Returns when it has ended.
-    pub fn stop(&self) {
-        self.begin_to_end();
-        let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if thread.is_some_and(|thread| thread.join().is_err()) {
-            tracing::error!("the fleet's thread ended with a panic");
-        }
-    }
 }
 
 async fn sinks(shared: &Arc<Shared>) {
@@ -169,12 +112,6 @@ async fn sinks(shared: &Arc<Shared>) {
         }
     };
     tokio::join!(postgres, otlp);
-}
-
-/// Says whether two keys are one, and nothing else of them.
-fn id_secret_check(id_key: &[u8; 32]) -> String {
-    let check = blake3::derive_key("mailsluice 2026-11 fleet: which id_secret", id_key);
-    check.iter().take(16).map(|octet| format!("{octet:02x}")).collect()
 }
 
 /// Lowers this thread's priority; it runs as well without.

@@ -1,9 +1,9 @@
 //! The sink that is an OpenTelemetry collector: records as logs, a minute's latency as exponential histograms, in OTLP's JSON over HTTP. A
 //! collector knows no record by its id: what a kill leaves unsaid is brought again. Logs once when it goes and once when it is back.
 
-use super::Shared;
 use super::connect::{Trouble, tls, with_clock};
 use super::row::name_of;
+use super::shared::Shared;
 use super::shipper::{Answer, Batch, News, Shipper};
 use crate::record::{Outcome, Record};
 use crate::stats::{Minute, Sink};

@@ -2,8 +2,9 @@
 
 use super::connect::{Trouble, with_clock};
 use super::session::{Session, Standing};
+use super::shared::Shared;
 use super::shipper::{Answer, Batch, News, Shipper, mend};
-use super::{Shared, erasure, latency, query};
+use super::{erasure, latency, query};
 use crate::record::Record;
 use crate::stats::Sink;
 use crate::store::StoreError;

@@ -1,17 +1,15 @@
 //! What the admin listener asks of all boxes: records, undelivered messages, boxes. Plain SQL over the fleet's tables. Logs nothing.
 
-use super::connect::{Trouble, connect, with_clock};
+use super::asking::Fleet;
+use super::connect::Trouble;
+use super::erasure;
 use super::row::{SELECTED, SELECTED_COLUMNS, mailbox_key, message_key, name_of, record_of};
 use super::schema::uuid;
-use super::session::check_format;
-use super::{Fleet, Shared};
 use crate::record::{Record, RecordId};
 use crate::store::Query;
 use serde::Serialize;
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::Mutex;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row};
 
@@ -66,39 +64,7 @@ pub struct BoxStanding {
     pub late: bool,
 }
 
-/// The connection over which questions go, made at the first.
-#[derive(Default)]
-pub(super) struct Reader(Mutex<Option<Arc<Client>>>);
-
-impl Reader {
-    async fn client(&self, shared: &Shared) -> Result<Arc<Client>, Trouble> {
-        let mut kept = self.0.lock().await;
-        if let Some(client) = kept.as_ref().filter(|client| !client.is_closed()) {
-            return Ok(Arc::clone(client));
-        }
-        let client = connect(&shared.config).await?;
-        with_clock(async { Ok(client.batch_execute("SET statement_timeout = '20s'; SET timezone = 'UTC'").await?) }).await?;
-        check_format(&client, None).await?;
-        let client = Arc::new(client);
-        *kept = Some(Arc::clone(&client));
-        Ok(client)
-    }
-}
-
 impl Fleet {
-    /// Asks on the fleet's own thread, with a clock.
-    pub(super) async fn ask<T: Send + 'static, F>(&self, question: impl FnOnce(Arc<Client>) -> F + Send + 'static) -> Result<T, Trouble>
-    where
-        F: Future<Output = Result<T, Trouble>> + Send,
-    {
-        if self.shared.config.postgres.is_none() {
-            return Err(Trouble::Refused("there is no database of a fleet: set fleet.postgres".to_owned()));
-        }
-        let (shared, reader) = (Arc::clone(&self.shared), Arc::clone(&self.reader));
-        let asked = self.runtime.spawn(with_clock(async move { question(reader.client(&shared).await?).await }));
-        asked.await.unwrap_or(Err(Trouble::Stopped))
-    }
-
     pub async fn records(&self, query: Query) -> Result<FleetPage<FleetRecord>, Trouble> {
         self.ask(move |client| async move { records(&client, &query).await }).await
     }
@@ -130,7 +96,7 @@ impl Fleet {
     /// Every record that names the address, in pages.
     pub async fn export(&self, address: crate::store::Address, cursor: Option<RecordId>) -> Result<FleetPage<FleetRecord>, Trouble> {
         self.ask(move |client| async move {
-            let found = super::erasure::candidates(&client, "mailsluice.records", &address, cursor, DEFAULT_LIMIT * 10).await?;
+            let found = erasure::candidates(&client, "mailsluice.records", &address, cursor, DEFAULT_LIMIT * 10).await?;
             let cursor = found.next;
             let rows = found.rows.into_iter().filter(|(record, _)| address.is_named_by(record));
             Ok(FleetPage { rows: rows.map(|(record, name)| FleetRecord { record, r#box: name }).collect(), cursor })

@@ -1,10 +1,10 @@
 //! A connection over which this box brings its records: claimed for its identity, with the statements it uses. One statement a batch, which
 //! also says where the box stands; nothing is in the tables twice. Logs nothing.
 
-use super::Shared;
 use super::connect::{Trouble, connect, with_clock};
 use super::row::{self, COLUMNS};
 use super::schema::{FORMAT, OWNER, PARTITIONS_LOCK, day_of, first_of, make_partition, partition, uuid};
+use super::shared::Shared;
 use super::shipper::Batch;
 use crate::record::Record;
 use std::collections::BTreeMap;
