@@ -7,24 +7,23 @@
 
 use super::Shared;
 use super::buffer;
+use super::clocks::Clocks;
 use super::input::Input;
 use super::limits::Admission;
-use super::message::{Finished, Flow, Message};
+use super::message::{Flow, Message};
 use super::present::{Present, RingState};
 use super::stream::{Ended, Limited, Stream};
 use super::tls::Tls;
 use crate::config::{BareNewline, Route, Smtp};
-use crate::delivery::{Content, Destination, Received};
+use crate::delivery::Destination;
 use crate::envelope::Peer;
 use crate::message::{Lease, OverBudget};
 use crate::ring::{self, Conn};
 use crate::smtp::{Need, Reply, Session, TURN_OCTETS, reply};
 use crate::stats::Stage;
-use std::future::{Future, poll_fn};
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::{Duration, Instant};
 
 /// A peer that does not take our replies is given this long.
@@ -37,8 +36,6 @@ const RECIPIENTS_FREE: usize = 4 * 1024;
 const COMMANDS: usize = 8 * 1024;
 /// So many needs of the session end a turn.
 const TURN_NEEDS: usize = 64;
-/// Chunks that were pipelined behind one that failed are part of its message; who says nothing for so long sends no more of them.
-const LATE_CHUNKS: Duration = Duration::from_secs(2);
 
 /// Recipients that were refused may have good ones behind them in what is on its way: octets that come within this, while none of the
 /// replies has been written, were sent by somebody who does not wait for them.
@@ -70,10 +67,7 @@ pub(super) struct Connection {
     /// The reply to an end of data has been written, and nothing has come from the peer since.
     unheard: bool,
     began: Instant,
-    /// When the present command was first waited for.
-    command_began: Instant,
-    /// The connection's start, or the last message's end.
-    transaction_began: Instant,
+    clocks: Clocks,
     /// Last: the ring waits for the connections that are there.
     present: Present,
 }
@@ -95,8 +89,7 @@ impl Connection {
             message: None,
             unheard: false,
             began: now,
-            command_began: now,
-            transaction_began: now,
+            clocks: Clocks::new(now),
             ring: Rc::clone(ring),
         })
     }
@@ -137,32 +130,20 @@ impl Connection {
         Ok(())
     }
 
-    /// Until when the next command may come. Between two chunks the message's clocks go on.
+    /// Until when the next command may come.
     fn deadline(&self) -> Instant {
-        let live = self.shared().live.load();
-        let limits = &live.config.smtp;
-        let command = self.command_began + limits.command_timeout;
-        command.min(match &self.message {
-            Some(message) if message.has_failed() => message.pace.pause_deadline().min(self.command_began + LATE_CHUNKS),
-            Some(message) => message.pace.pause_deadline(),
-            None => self.transaction_began + limits.transaction_timeout,
-        })
+        self.clocks.deadline(&self.shared().live.load().config.smtp, self.message.as_deref())
     }
 
     /// A deadline has passed: of a message's remaining chunks, of a window in which enough of it came, or of our patience with the peer.
     async fn late(&mut self) -> Result<bool, Ended> {
         let now = Instant::now();
-        if self.failed_alone(now) {
+        if self.clocks.no_more_chunks(self.message.as_deref(), now) {
             Box::pin(self.settle(true)).await;
             return self.rest().await;
         }
         let good = self.message.as_mut().is_some_and(|message| message.pace.goes_on(now));
         if good && now < self.deadline() { self.rest().await } else { self.last_words(reply::TIMEOUT).await }
-    }
-
-    /// A message failed with a chunk, and no other has come since.
-    fn failed_alone(&self, now: Instant) -> bool {
-        self.message.as_ref().is_some_and(|message| message.has_failed()) && self.command_began + LATE_CHUNKS <= now
     }
 
     /// Does what there is to do, until the peer has to say something. False: the connection is over, and the peer has been told.
@@ -298,7 +279,7 @@ impl Connection {
         self.tell_refused(None);
         let result = {
             let mut write = pin!(self.stream.write(&mut self.out, Instant::now() + WRITE_TIMEOUT));
-            match at_once(write.as_mut()).await {
+            match ring::at_once(write.as_mut()).await {
                 Some(result) => result,
                 // A peer that does not read makes us wait: without the buffers that others could have.
                 None => {
@@ -308,7 +289,7 @@ impl Connection {
             }
         };
         // A reply ends a command; the next one has the whole time, however its octets drip.
-        self.command_began = Instant::now();
+        self.clocks.command_ended();
         result
     }
 
@@ -329,7 +310,7 @@ impl Connection {
         let verdict = {
             let session = &self.session;
             let mut asked = pin!(delivery.recipient(mailbox, first, || session.envelope(), &mut destination));
-            match at_once(asked.as_mut()).await {
+            match ring::at_once(asked.as_mut()).await {
                 Some(verdict) => verdict,
                 None => {
                     self.stream.write(&mut self.out, Instant::now() + WRITE_TIMEOUT).await?;
@@ -387,7 +368,7 @@ impl Connection {
         if wanted {
             self.session.chunk_done(message.fails(&self.ring.shared.stats), &mut self.out);
             if message.has_failed() {
-                self.transaction_began = Instant::now();
+                self.clocks.transaction_ended();
             }
         } else {
             if last && message.has_failed() {
@@ -472,7 +453,7 @@ impl Connection {
             self.shared().stats.messages.replies_lost.add(1);
         }
         self.unheard = written.is_ok();
-        self.transaction_began = Instant::now();
+        self.clocks.transaction_ended();
         written
     }
 
@@ -481,26 +462,9 @@ impl Connection {
         self.ring.recorder.record(Stage::Receive, message.receive_us());
         // Nothing was taken where there is nothing to record: the session's refusal is all there is to say.
         let Some(finished) = message.finish(&self.shared().stats) else { return self.unrecorded(reply::NO_VALID_RECIPIENTS) };
-        let Finished { envelope, destination, body, header_len, message_id, subject, webhook_id, size_octets, refusal } = finished;
-        let Some(destination) = destination else { return self.unrecorded(reply::NO_VALID_RECIPIENTS) };
-        let received = Received {
-            envelope: Arc::new(envelope),
-            route: destination.route,
-            message_id,
-            subject,
-            webhook_id,
-            size_octets,
-            ended: Instant::now(),
-            date: jiff::Timestamp::now(),
-        };
-        let delivery = Arc::clone(&self.shared().delivery);
-        match (refusal, body) {
-            (None, Some(body)) => {
-                let content = Content { body, header_len, target: destination.target, place: destination.place, spf: destination.spf };
-                delivery.deliver(received, content, &self.ring.recorder).await
-            }
-            (Some(refusal), _) => delivery.refuse(received, refusal, &self.ring.recorder).await,
-            (None, None) => self.unrecorded(reply::OUT_OF_MEMORY),
+        match finished.deliver(&self.shared().delivery, &self.ring.recorder).await {
+            Ok(words) => words,
+            Err(words) => self.unrecorded(words),
         }
     }
 
@@ -529,7 +493,7 @@ impl Connection {
         self.ring.recorder.record(Stage::TlsHandshake, u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
         self.session.tls_started(description);
         // The next command has the whole time, whatever the handshake took.
-        self.command_began = Instant::now();
+        self.clocks.command_ended();
         Ok(())
     }
 
@@ -540,15 +504,4 @@ impl Connection {
 
 fn normalizes(limits: &Smtp) -> bool {
     limits.bare_newline == BareNewline::Normalize
-}
-
-/// What the future has without waiting.
-async fn at_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
-    poll_fn(|cx| {
-        Poll::Ready(match future.as_mut().poll(cx) {
-            Poll::Ready(output) => Some(output),
-            Poll::Pending => None,
-        })
-    })
-    .await
 }

@@ -3,6 +3,7 @@
 //! and whatever became of it.
 
 use super::buffer;
+use super::finished::Finished;
 use super::pace::Pace;
 use super::stream::{Ended, Limited, Stream, Tail};
 use crate::config::Smtp;
@@ -18,6 +19,9 @@ use std::time::Instant;
 const READ_MAX: usize = 256 * 1024;
 /// Room for the first read: most messages are small.
 const FIRST_ROOM: usize = 8 * 1024;
+
+/// Who sends so much at once has more of it.
+const GOES_ON: usize = 64 * 1024;
 
 /// What the next octets are.
 pub(super) enum Flow {
@@ -63,19 +67,6 @@ struct Identity {
     hasher: Option<Box<WebhookIdHasher>>,
     /// So many octets are in the hash.
     hashed: usize,
-}
-
-/// A message at its end of data. `body` is there unless it is refused.
-pub(super) struct Finished {
-    pub(super) envelope: Envelope,
-    pub(super) destination: Option<Box<Destination>>,
-    pub(super) body: Option<Body>,
-    pub(super) header_len: usize,
-    pub(super) message_id: Option<String>,
-    pub(super) subject: Option<String>,
-    pub(super) webhook_id: String,
-    pub(super) size_octets: u64,
-    pub(super) refusal: Option<Reply>,
 }
 
 impl Message {
@@ -152,13 +143,16 @@ impl Message {
                 let before = body.len();
                 // As much again as has come, within bounds: a small message is not charged for a large one.
                 let room = before.clamp(FIRST_ROOM, READ_MAX).min(most);
-                if body.spare() < room.min(FIRST_ROOM) && body.reserve(room).is_err() && body.reserve(room.min(FIRST_ROOM)).is_err() {
+                if body.spare() < room.div_ceil(2) && body.reserve(room).is_err() && body.reserve(room.min(FIRST_ROOM)).is_err() {
                     self.octets = Octets::Keeping(body);
                     self.over_budget();
                     return Ok(false);
                 }
                 let (result, Limited { into: Tail(body), .. }) = stream.read(Limited { into: Tail(body), most }, deadline).await;
                 let came = body.len() - before;
+                if came >= GOES_ON {
+                    stream.go_on();
+                }
                 self.octets = Octets::Keeping(body);
                 (result, came)
             }

@@ -3,7 +3,9 @@
 
 mod acceptor;
 mod buffer;
+mod clocks;
 mod connection;
+mod finished;
 mod input;
 pub mod limits;
 mod message;

@@ -3,7 +3,7 @@
 use super::buffer;
 use super::tls::Tls;
 use crate::message::Body;
-use crate::ring::{Conn, Fill};
+use crate::ring::{self, Conn, Fill};
 use crate::stats::TlsFailure;
 use std::future::Future;
 use std::io;
@@ -100,6 +100,13 @@ impl Stream {
     /// Whether [`Stream::read`] has something to say without waiting: octets, or that none will come.
     pub(super) fn has_news(&mut self) -> bool {
         self.tls.as_mut().is_some_and(|tls| !tls.plain().is_empty() || tls.is_behind() || tls.is_closed())
+    }
+
+    /// There may be more where the last octets came from: it is looked for at once, if the ring has the time.
+    pub(super) fn go_on(&self) {
+        if ring::may_go_on() {
+            self.conn.look_again();
+        }
     }
 
     /// Waits without a buffer until the peer says something; [`Stream::read`] has it then.

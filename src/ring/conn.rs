@@ -106,6 +106,11 @@ impl Conn {
         addr.as_socket().ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
     }
 
+    /// The next read looks at once for what is there, as after a wait.
+    pub fn look_again(&self) {
+        self.ready.set(true);
+    }
+
     /// Ends the pending [`Conn::readable`], or the next one, with `Interrupted`.
     pub fn interrupt(&self) {
         self.interrupt.wish();

@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::task::Waker;
+use std::time::Instant;
 use tokio::task::AbortHandle;
 
 /// What one thread's ring has in hand.
@@ -16,6 +17,8 @@ pub(super) struct InHand {
     pub(super) next_task: Cell<u64>,
     pub(super) operations: Cell<usize>,
     pub(super) emptying: RefCell<Option<Waker>>,
+    /// When something first went on in the present round that could have given way.
+    pub(super) gone_on_since: Cell<Option<Instant>>,
 }
 
 thread_local! {

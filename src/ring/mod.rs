@@ -19,6 +19,7 @@ mod in_hand;
 mod listener;
 mod op;
 mod probe;
+mod round;
 mod setup;
 mod spare;
 mod task;
@@ -28,9 +29,10 @@ pub use conn::{Conn, Interrupter};
 pub use fill::Fill;
 pub use listener::Listener;
 pub use probe::probe;
+pub use round::may_go_on;
 pub use setup::SetupError;
 pub use task::{run, spawn};
-pub use time::{sleep_until, timeout_at, turn};
+pub use time::{at_once, sleep_until, timeout_at, turn};
 
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,9 @@
 //! Waiting without a socket: until a time, for a future, for the ring's next turn. Logs nothing, cannot fail.
 
 use super::op;
-use std::future::Future;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::Poll;
 use std::time::Instant;
 
 /// Waits until then.
@@ -19,4 +21,15 @@ pub async fn timeout_at<F: Future>(deadline: Instant, future: F) -> Option<F::Ou
 pub async fn turn() {
     // It has no result, and cannot fail but by a ring that is at its end.
     drop(op::nop().await);
+}
+
+/// What the future has without waiting.
+pub async fn at_once<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
+    poll_fn(|cx| {
+        Poll::Ready(match future.as_mut().poll(cx) {
+            Poll::Ready(output) => Some(output),
+            Poll::Pending => None,
+        })
+    })
+    .await
 }

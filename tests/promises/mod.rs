@@ -4,6 +4,7 @@ mod bounded;
 mod confidential;
 mod damaged;
 mod delivered;
+mod identity;
 mod names;
 mod overload;
 mod recorded;

@@ -98,6 +98,26 @@ impl Client {
         self.try_send(octets).unwrap();
     }
 
+    /// Each piece by itself, under TLS in records of its own, which then are cut at these places.
+    #[track_caller]
+    pub(crate) fn send_in_pieces(&mut self, pieces: &[&[u8]], cuts: &[usize]) {
+        let Stream::Tls(stream) = &mut self.stream else { return pieces.iter().for_each(|piece| self.send(piece)) };
+        let mut records = Vec::new();
+        // A record holds no more, and what is written is kept until it is sent.
+        for part in pieces.iter().flat_map(|piece| piece.chunks(16 * 1024)) {
+            stream.conn.writer().write_all(part).unwrap();
+            while stream.conn.wants_write() {
+                stream.conn.write_tls(&mut records).unwrap();
+            }
+        }
+        let mut cuts: Vec<usize> = cuts.iter().map(|cut| (*cut).min(records.len())).collect();
+        cuts.sort_unstable();
+        let mut from = 0;
+        for to in cuts.into_iter().chain([records.len()]) {
+            stream.sock.write_all(&records[std::mem::replace(&mut from, to)..to]).unwrap();
+        }
+    }
+
     pub(crate) fn try_reply(&mut self) -> io::Result<Reply> {
         let mut lines: Vec<String> = Vec::new();
         loop {
