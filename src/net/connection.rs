@@ -66,6 +66,8 @@ pub(super) struct Connection {
     message: Option<Box<Message>>,
     /// The reply to an end of data has been written, and nothing has come from the peer since.
     unheard: bool,
+    /// So far the stream was written with the last such reply: what comes behind it may have been pipelined.
+    replied: Option<u64>,
     began: Instant,
     clocks: Clocks,
     /// Last: the ring waits for the connections that are there.
@@ -88,6 +90,7 @@ impl Connection {
             envelope: None,
             message: None,
             unheard: false,
+            replied: None,
             began: now,
             clocks: Clocks::new(now),
             ring: Rc::clone(ring),
@@ -103,9 +106,9 @@ impl Connection {
 
     async fn end(mut self: Box<Self>) {
         self.settle(true).await;
-        let Self { stream, admission, ring, began, unheard, present, .. } = *self;
-        let arrived = stream.close(Instant::now() + WRITE_TIMEOUT).await;
-        if unheard && !arrived {
+        let Self { stream, admission, ring, began, unheard, replied, present, .. } = *self;
+        let parting = stream.close(Instant::now() + WRITE_TIMEOUT).await;
+        if replied.is_some_and(|written| parting.lost(written, !unheard)) {
             ring.shared.stats.messages.replies_lost.add(1);
         }
         drop(admission);
@@ -451,6 +454,8 @@ impl Connection {
         let written = self.flush().await;
         if written.is_err() {
             self.shared().stats.messages.replies_lost.add(1);
+        } else {
+            self.replied = Some(self.stream.written());
         }
         self.unheard = written.is_ok();
         self.clocks.transaction_ended();

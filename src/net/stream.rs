@@ -3,7 +3,7 @@
 use super::buffer;
 use super::tls::Tls;
 use crate::message::Body;
-use crate::ring::{self, Conn, Fill};
+use crate::ring::{self, Conn, Fill, Untaken};
 use crate::stats::TlsFailure;
 use std::future::Future;
 use std::io;
@@ -20,6 +20,25 @@ pub(super) struct Stream {
     tls: Option<Box<Tls>>,
     /// Why TLS ended, where it did not end well.
     tls_failure: Option<TlsFailure>,
+    /// Octets that were written, as they went out.
+    written: u64,
+}
+
+/// What has arrived of all that was written.
+pub(super) struct Parting {
+    written: u64,
+    /// Octets of the end itself.
+    end: u64,
+    untaken: Untaken,
+}
+
+impl Parting {
+    /// What was written up to there has not arrived, whatever became of what was written behind it. The peer's side may have taken it and cut
+    /// the connection off: that counts if nothing was written behind it, and nothing was `heard` since.
+    pub(super) fn lost(&self, written: u64, heard: bool) -> bool {
+        let behind = self.written.saturating_sub(written);
+        u64::from(self.untaken.octets) > behind + self.end || (behind == 0 && self.untaken.reset && !heard)
+    }
 }
 
 /// Why the octets stopped.
@@ -89,7 +108,7 @@ unsafe impl<B: Fill> Fill for Limited<B> {
 
 impl Stream {
     pub(super) fn new(conn: Conn) -> Self {
-        Self { conn, tls: None, tls_failure: None }
+        Self { conn, tls: None, tls_failure: None, written: 0 }
     }
 
     /// The connection again, for its next owner.
@@ -197,9 +216,8 @@ impl Stream {
             return Ok(());
         }
         let octets = self.on_wire(out)?;
-        let (result, back) = self.conn.write_all(octets, deadline).await;
-        buffer::give(back);
-        Ok(result?)
+        buffer::give(self.write_raw(octets, deadline).await?);
+        Ok(())
     }
 
     /// As [`Stream::write`], before [`Stream::close`]: with the end of the connection in the same segment.
@@ -208,24 +226,34 @@ impl Stream {
             return Ok(());
         }
         let octets = self.on_wire(out)?;
-        let (result, _) = self.conn.write_last(octets, deadline).await;
-        Ok(result?)
+        self.write_last_raw(octets, deadline).await
     }
 
     /// The octets as they go out; `out` is left empty.
     fn on_wire(&mut self, out: &mut Vec<u8>) -> Result<Vec<u8>, Ended> {
-        let Some(tls) = &mut self.tls else { return Ok(std::mem::take(out)) };
-        tls.write_plain(out).map_err(|_| Ended::Gone)?;
-        let mut records = std::mem::take(out);
-        records.clear();
-        tls.take_out(&mut records);
-        Ok(records)
+        let mut octets = std::mem::take(out);
+        if let Some(tls) = &mut self.tls {
+            tls.write_plain(&octets).map_err(|_| Ended::Gone)?;
+            octets.clear();
+            tls.take_out(&mut octets);
+        }
+        Ok(octets)
     }
 
-    async fn write_raw(&self, octets: Vec<u8>, deadline: Instant) -> Result<Vec<u8>, Ended> {
+    async fn write_raw(&mut self, octets: Vec<u8>, deadline: Instant) -> Result<Vec<u8>, Ended> {
+        let written = octets.len() as u64;
         let (result, back) = self.conn.write_all(octets, deadline).await;
         result?;
+        self.written += written;
         Ok(back)
+    }
+
+    async fn write_last_raw(&mut self, octets: Vec<u8>, deadline: Instant) -> Result<(), Ended> {
+        let written = octets.len() as u64;
+        let (result, _) = self.conn.write_last(octets, deadline).await;
+        result?;
+        self.written += written;
+        Ok(())
     }
 
     /// The server's side of the handshake (RFC 3207): on success the stream is encrypted from here on.
@@ -246,16 +274,25 @@ impl Stream {
         Ok(self.tls.as_ref().map(|tls| tls.description()).unwrap_or_default())
     }
 
-    /// Says that this was all, and closes. False: the last replies have not arrived.
-    pub(super) async fn close(mut self, deadline: Instant) -> bool {
+    /// How far it has been written: to be asked of [`Parting::lost`].
+    pub(super) fn written(&self) -> u64 {
+        self.written
+    }
+
+    /// Says that this was all, and closes.
+    pub(super) async fn close(mut self, deadline: Instant) -> Parting {
+        let written = self.written;
         if let Some(tls) = &mut self.tls {
             let mut out = Vec::new();
             tls.close_notify(&mut out);
-            if !out.is_empty() && self.conn.write_last(out, deadline).await.0.is_err() {
-                return false;
+            if !out.is_empty() {
+                // The end of the connection says whether it came.
+                self.write_last_raw(out, deadline).await.ok();
             }
         }
-        self.conn.close(LINGER).await
+        // The FIN counts as one.
+        let end = self.written - written + 1;
+        Parting { written, end, untaken: self.conn.close(LINGER).await }
     }
 }
 

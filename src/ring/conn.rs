@@ -264,12 +264,12 @@ impl Conn {
         (Ok(()), octets)
     }
 
-    /// Sends FIN, swallows what still comes for a short while (bounded), closes: so that the last reply is not lost in a reset. True: the
-    /// peer's side has taken all that was written.
-    pub async fn close(self, linger: Duration) -> bool {
+    /// Sends FIN, swallows what still comes for a short while (bounded), closes: so that the last reply is not lost in a reset. Says what of
+    /// all that was written the peer's side has not taken.
+    pub async fn close(self, linger: Duration) -> Untaken {
         // A connection that was reset is none any more.
         if SockRef::from(&*self.socket).shutdown(Shutdown::Write).is_err() {
-            return false;
+            return Untaken { reset: true, ..self.untaken() };
         }
         let deadline = Instant::now() + linger;
         let mut left = LINGER_OCTETS;
@@ -280,29 +280,42 @@ impl Conn {
             match self.read_now(&mut scratch) {
                 Some(Ok(n)) if n > 0 => left = left.saturating_sub(n),
                 None => {}
-                Some(Ok(_)) => return self.arrived(deadline).await,
-                Some(Err(_)) => return false,
+                Some(Ok(_)) => return self.taken(deadline).await,
+                Some(Err(_)) => return Untaken { reset: true, ..self.untaken() },
             }
         }
-        self.is_acknowledged() == Some(true)
+        self.untaken()
     }
 
     /// A peer that had closed before us takes what was written, or answers with a reset: one of them comes, and nothing announces it.
-    async fn arrived(&self, deadline: Instant) -> bool {
+    async fn taken(&self, deadline: Instant) -> Untaken {
         loop {
-            match self.is_acknowledged() {
-                Some(false) if Instant::now() < deadline => time::sleep_until(Instant::now() + ACKNOWLEDGED_EVERY).await,
-                acknowledged => return acknowledged == Some(true),
+            let untaken = self.untaken();
+            if untaken.is_nothing() || untaken.reset || Instant::now() >= deadline {
+                return untaken;
             }
+            time::sleep_until(Instant::now() + ACKNOWLEDGED_EVERY).await;
         }
     }
 
-    /// Whether the peer's side has acknowledged all that was written; `None`: it has reset the connection.
-    fn is_acknowledged(&self) -> Option<bool> {
-        if !matches!(SockRef::from(&*self.socket).take_error(), Ok(None)) {
-            return None;
-        }
-        Some(op::unacknowledged(&self.socket).is_ok_and(|octets| octets == 0))
+    fn untaken(&self) -> Untaken {
+        let reset = !matches!(SockRef::from(&*self.socket).take_error(), Ok(None));
+        Untaken { octets: op::unacknowledged(&self.socket).unwrap_or(u32::MAX), reset }
+    }
+}
+
+/// What of all that was written has not arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Untaken {
+    /// The last ones of all; the end that was said counts as one.
+    pub octets: u32,
+    /// The peer's side has reset the connection: what it took it may not have read.
+    pub reset: bool,
+}
+
+impl Untaken {
+    fn is_nothing(&self) -> bool {
+        *self == Self { octets: 0, reset: false }
     }
 }
 

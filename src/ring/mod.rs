@@ -25,7 +25,7 @@ mod spare;
 mod task;
 mod time;
 
-pub use conn::{Conn, Interrupter};
+pub use conn::{Conn, Interrupter, Untaken};
 pub use fill::Fill;
 pub use listener::Listener;
 pub use probe::probe;

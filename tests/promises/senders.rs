@@ -483,6 +483,30 @@ fn a_reply_that_nobody_hears_is_counted() {
     daemon.admin.wait_for_stat("messages.replies_lost", 1);
 }
 
+/// As Postfix does it: the end of data and QUIT go out together, and nobody waits for the reply to the second.
+#[test]
+fn a_reply_in_front_of_a_pipelined_quit_is_counted_only_if_nobody_hears_it() {
+    let gate = Gate::default();
+    let endpoint = Endpoint::always(Answer::Behind(gate.clone(), Box::new(Answer::status(200))));
+    let daemon = Daemon::start(Config::to(&endpoint));
+    let sent = || {
+        let mut client = Client::connect(daemon.smtp());
+        client.envelope("a@sender.test", &["b@example.test"]);
+        client.expect("DATA", "354 ");
+        client.send([stuffed(&messages::simple("x", "text")), b"QUIT\r\n".to_vec()].concat());
+        client
+    };
+    drop(sent());
+    let mut listening = sent();
+    endpoint.wait_for(2);
+    gate.open();
+    listening.reply().starts("250 2.0.0 Ok: ");
+    drop(listening);
+    daemon.admin.wait_for_stat("messages.delivered", 2);
+    daemon.admin.wait_for_stat("connections.open", 0);
+    daemon.admin.wait_for_stat("messages.replies_lost", 1);
+}
+
 #[test]
 fn refused_connections_take_no_descriptors() {
     let endpoint = Endpoint::ok();
