@@ -484,9 +484,9 @@ impl Connection {
         self.settle(true).await;
         self.input.clear();
         self.destination = None;
-        let Some(config) = self.shared().tls.config() else { return Err(Ended::Gone) };
+        let Some(configs) = self.shared().tls.config() else { return Err(Ended::Gone) };
         let began = Instant::now();
-        let Ok(tls) = Tls::new(config) else { return Err(Ended::Gone) };
+        let Ok(tls) = Tls::new(&configs) else { return Err(Ended::Gone) };
         let description = match self.stream.start_tls(tls, began + HANDSHAKE_TIMEOUT).await {
             Ok(description) => description,
             Err((Ended::Interrupted, _)) => return Err(Ended::Interrupted),

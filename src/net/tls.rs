@@ -7,13 +7,17 @@ use crate::config::files::{FileError, certificates, certified_key, not_after};
 use crate::config::{self, TlsVersion};
 use crate::stats::{Counter, TlsFailure};
 use arc_swap::ArcSwapOption;
-use rustls::crypto::aws_lc_rs;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::SingleCertAndKey;
 use rustls::{CipherSuite, ServerConfig, ServerConnection};
+use server_name::Hello;
 use std::io::{BufRead as _, Write as _};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+mod server_name;
+mod transcript;
 
 /// Why a TLS session, or its configuration, came to nothing; never quotes what the peer sent.
 #[derive(Debug, thiserror::Error)]
@@ -71,6 +75,11 @@ const FIRST: [CipherSuite; 3] = [
 /// One connection's TLS session.
 pub struct Tls {
     session: ServerConnection,
+    /// Until the client's hello is known, what is to serve it if its server name is no name.
+    nameless: Option<Arc<ServerConfig>>,
+    /// A hello that has not come whole.
+    hello: Vec<u8>,
+    hidden: bool,
     /// Octets of the handshake so far.
     shaken: usize,
     /// Ciphertext for which the record layer had no room; looked at before anything else.
@@ -88,8 +97,16 @@ const HANDSHAKE_MAX: usize = 16 * 1024;
 impl Tls {
     /// # Errors
     /// The configuration serves no suite at all.
-    pub fn new(config: Arc<ServerConfig>) -> Result<Self, TlsError> {
-        Ok(Self { session: ServerConnection::new(config)?, shaken: 0, waiting: Vec::new(), peer_closed: false })
+    pub fn new(configs: &Configs) -> Result<Self, TlsError> {
+        Ok(Self {
+            session: ServerConnection::new(Arc::clone(&configs.usual))?,
+            nameless: Some(Arc::clone(&configs.nameless)),
+            hello: Vec::new(),
+            hidden: false,
+            shaken: 0,
+            waiting: Vec::new(),
+            peer_closed: false,
+        })
     }
 
     /// Works on ciphertext, once all plaintext has been taken; on none, if it [is behind](Tls::is_behind). After an error [`Tls::take_out`] holds the alert for the peer, and the
@@ -104,6 +121,25 @@ impl Tls {
                 return Err(TlsError::Handshake);
             }
         }
+        if let Some(nameless) = &self.nameless {
+            self.hello.extend_from_slice(ciphertext);
+            match server_name::hide(&mut self.hello) {
+                Hello::Part => return Ok(()),
+                Hello::Other => self.nameless = None,
+                // A second hello is looked for: with a key of another group it is the same once more.
+                Hello::Hidden if !self.hidden => {
+                    self.session = ServerConnection::new(Arc::clone(nameless))?;
+                    self.hidden = true;
+                }
+                Hello::Hidden => self.nameless = None,
+            }
+            let hello = std::mem::take(&mut self.hello);
+            return self.work_on(&hello);
+        }
+        self.work_on(ciphertext)
+    }
+
+    fn work_on(&mut self, ciphertext: &[u8]) -> Result<(), TlsError> {
         let waiting = std::mem::take(&mut self.waiting);
         let mut rest = if waiting.is_empty() { ciphertext } else { &waiting };
         while !rest.is_empty() && !self.peer_closed {
@@ -186,8 +222,15 @@ impl Tls {
 
 /// The TLS configuration in use, replaced by a reload or by a renewed certificate.
 pub struct ServerTls {
-    current: ArcSwapOption<ServerConfig>,
+    current: ArcSwapOption<Configs>,
     watched: Mutex<Watched>,
+}
+
+/// One pair of files, as it is served.
+pub struct Configs {
+    usual: Arc<ServerConfig>,
+    /// For a hello whose server name is hidden.
+    nameless: Arc<ServerConfig>,
 }
 
 /// What the files were when they were last looked at.
@@ -219,8 +262,8 @@ impl ServerTls {
     pub fn reload(&self, files: Option<&config::Tls>) -> Result<(), TlsError> {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         let seen = files.map(Fingerprint::of).unwrap_or_default();
-        let config = files.map(server_config).transpose()?;
-        self.current.store(config.map(Arc::new));
+        let configs = files.map(Configs::of).transpose()?;
+        self.current.store(configs.map(Arc::new));
         let not_after = files.and_then(|files| end_of(&files.certificate));
         *watched = Watched { files: files.cloned(), seen, not_after, broken: None };
         Ok(())
@@ -235,7 +278,7 @@ impl ServerTls {
 
     /// What the next handshake uses; `None` without `[smtp.tls]`.
     #[must_use]
-    pub fn config(&self) -> Option<Arc<ServerConfig>> {
+    pub fn config(&self) -> Option<Arc<Configs>> {
         self.current.load_full()
     }
 
@@ -249,9 +292,9 @@ impl ServerTls {
             return watched.broken.clone();
         }
         watched.seen = now;
-        match server_config(&files) {
-            Ok(config) => {
-                self.current.store(Some(Arc::new(config)));
+        match Configs::of(&files) {
+            Ok(configs) => {
+                self.current.store(Some(Arc::new(configs)));
                 watched.not_after = end_of(&files.certificate);
                 watched.broken = None;
                 tracing::info!(certificate = %files.certificate.display(), "renewed certificate in use");
@@ -277,22 +320,33 @@ impl Fingerprint {
     }
 }
 
-fn server_config(files: &config::Tls) -> Result<ServerConfig, TlsError> {
-    let versions: &[&rustls::SupportedProtocolVersion] = match files.min_version {
-        TlsVersion::V1_2 => &[&rustls::version::TLS13, &rustls::version::TLS12],
-        TlsVersion::V1_3 => &[&rustls::version::TLS13],
-    };
-    let key = certified_key(files)?;
+/// What is ours of the suites, in our order.
+static USUAL: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
     let mut provider = aws_lc_rs::default_provider();
     provider.cipher_suites.sort_by_key(|suite| !FIRST.contains(&suite.suite()));
-    let mut config = ServerConfig::builder_with_provider(Arc::new(provider))
-        .with_protocol_versions(versions)?
-        .with_no_client_auth()
-        .with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
-    config.ignore_client_order = true;
-    config.send_tls13_tickets = 0;
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    Ok(config)
+    Arc::new(provider)
+});
+static NAMELESS: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(transcript::over_what_was_sent(CryptoProvider::clone(&USUAL))));
+
+impl Configs {
+    fn of(files: &config::Tls) -> Result<Self, TlsError> {
+        let versions: &[&rustls::SupportedProtocolVersion] = match files.min_version {
+            TlsVersion::V1_2 => &[&rustls::version::TLS13, &rustls::version::TLS12],
+            TlsVersion::V1_3 => &[&rustls::version::TLS13],
+        };
+        let resolver = Arc::new(SingleCertAndKey::from(certified_key(files)?));
+        let with = |provider: &Arc<CryptoProvider>| -> Result<Arc<ServerConfig>, TlsError> {
+            let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
+                .with_protocol_versions(versions)?
+                .with_no_client_auth()
+                .with_cert_resolver(Arc::<SingleCertAndKey>::clone(&resolver));
+            config.ignore_client_order = true;
+            config.send_tls13_tickets = 0;
+            config.session_storage = Arc::new(NoServerSessionStorage {});
+            Ok(Arc::new(config))
+        };
+        Ok(Self { usual: with(&USUAL)?, nameless: with(&NAMELESS)? })
+    }
 }
 
 #[cfg(test)]

@@ -160,41 +160,6 @@ fn plain_octets_for_a_handshake() {
     daemon.admin.wait_for_stat("connections.open", 0);
 }
 
-/// The library ends such a handshake while it reads the ClientHello. It is told as what it is, and costs nothing but that connection.
-#[test]
-fn a_server_name_that_is_no_name_ends_the_handshake_alone() {
-    let secured = Secured::new();
-    let daemon = secured.start(secured.config());
-    let long = ["x".repeat(35), "x".repeat(35), "example".to_owned()].join(".");
-    for (name, written) in [
-        ("mx.example_25", "mx.example:25".to_owned()),
-        ("a127.0.0.1b", "[127.0.0.1]".to_owned()),
-        (long.as_str(), long.replacen('.', "x", 1)),
-    ] {
-        let mut tls =
-            rustls::ClientConnection::new(secured.authority.client(rustls::ALL_VERSIONS), name.to_owned().try_into().unwrap()).unwrap();
-        let mut hello = Vec::new();
-        tls.write_tls(&mut hello).unwrap();
-        let at = hello.windows(name.len()).position(|octets| octets == name.as_bytes()).unwrap();
-        hello[at..at + name.len()].copy_from_slice(written.as_bytes());
-        let mut client = Client::connect(daemon.smtp());
-        client.ehlo();
-        client.expect("STARTTLS", "220 ");
-        client.send(hello);
-        // A fatal alert, illegal_parameter, and the end.
-        let rest = client.rest();
-        assert!(matches!(rest[..], [0x15, 3, _, 0, 2, 2, 47]), "{written}: {rest:?}");
-        deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("x", "text")).starts("250 ");
-    }
-    eventually("the failures to be counted", || (failures(&daemon) == 3).then_some(()));
-}
-
-fn failures(daemon: &Daemon) -> u64 {
-    let metrics = daemon.admin.get("/metrics").text();
-    let of = |line: &str| line.strip_prefix("mailsluice_tls_failures_total{")?.rsplit(' ').next()?.parse::<u64>().ok();
-    metrics.lines().filter_map(of).sum()
-}
-
 #[test]
 fn no_tickets_and_no_resumption() {
     let secured = Secured::new();

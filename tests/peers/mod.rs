@@ -18,6 +18,7 @@ mod large;
 mod machine;
 mod machines;
 mod nginx;
+mod openssl;
 mod package;
 mod parsers;
 mod postfix;

@@ -47,11 +47,7 @@ fn client_config(pair: &Pair, versions: &[&'static rustls::SupportedProtocolVers
     client_config_of(aws_lc_rs::default_provider(), pair, versions)
 }
 
-fn client_config_of(
-    provider: rustls::crypto::CryptoProvider,
-    pair: &Pair,
-    versions: &[&'static rustls::SupportedProtocolVersion],
-) -> Arc<ClientConfig> {
+fn client_config_of(provider: CryptoProvider, pair: &Pair, versions: &[&'static rustls::SupportedProtocolVersion]) -> Arc<ClientConfig> {
     let mut roots = RootCertStore::empty();
     roots.add(pair.der.clone()).unwrap();
     let mut config = ClientConfig::builder_with_provider(Arc::new(provider))
@@ -68,7 +64,7 @@ fn client(config: &Arc<ClientConfig>) -> ClientConnection {
 }
 
 fn server(tls: &ServerTls) -> Tls {
-    Tls::new(tls.config().unwrap()).unwrap()
+    Tls::new(&tls.config().unwrap()).unwrap()
 }
 
 /// All plaintext there is.
@@ -235,6 +231,61 @@ proptest! {
             rest = later;
         }
         prop_assert!(plain == octets);
+    }
+}
+
+/// A ClientHello whose server name is `written`, of as many octets as `mx.example.com` has; without its record.
+fn hello(written: &[u8]) -> Vec<u8> {
+    let mut records = Vec::new();
+    client(&client_config(&pair(), BOTH)).write_tls(&mut records).unwrap();
+    let mut hello = records.split_off(5);
+    let at = hello.windows(14).position(|octets| octets == b"mx.example.com").unwrap();
+    hello[at..at + 14].copy_from_slice(written);
+    hello
+}
+
+proptest! {
+    #[test]
+    fn a_name_that_is_none_is_hidden_from_the_library_only(
+        written in prop_oneof![Just(*b"mx.example:465"), Just(*b"mx.example.com"), Just(*b"[203.0.113.25]"), Just(*b"mx..example.co"), Just(*b"mx_1.example.1")],
+        again in any::<bool>(),
+        sizes in proptest::collection::vec(0_usize..400, 1..8),
+    ) {
+        let hello = hello(&written);
+        let mut records = if again { vec![20, 3, 3, 0, 1, 1] } else { Vec::new() };
+        let (mut rest, mut sizes) = (hello.as_slice(), sizes.iter().chain(&[300]).cycle());
+        while !rest.is_empty() {
+            let (part, later) = rest.split_at(rest.len().min(*sizes.next().unwrap()));
+            records.extend([22, 3, 1]);
+            records.extend(u16::try_from(part.len()).unwrap().to_be_bytes());
+            records.extend(part);
+            rest = later;
+        }
+        let sent = records.clone();
+        for whole in 0..records.len() {
+            prop_assert_eq!(server_name::hide(&mut records[..whole]), Hello::Part);
+        }
+        let hidden = ServerName::try_from(&written[..]).is_err();
+        prop_assert_eq!(server_name::hide(&mut records), if hidden { Hello::Hidden } else { Hello::Other });
+        prop_assert_eq!(sent.iter().zip(&records).filter(|(sent, given)| sent != given).count(), usize::from(hidden));
+        let given: Vec<u8> = if hidden {
+            // Every octet that differs stands in the message, by the line above; where it does is what `shown` has to find.
+            hello.iter().enumerate().map(|(at, octet)| if hello[at..].starts_with(&[0, 0, 0, 19, 0, 17, 0, 0, 14]) { 0xff } else { *octet }).collect()
+        } else {
+            hello.clone()
+        };
+        prop_assert_eq!(server_name::shown(&given), hidden.then_some(hello));
+    }
+
+    #[test]
+    fn any_octets_for_a_hello(mut octets in proptest::collection::vec(any::<u8>(), 0..200), kind in any::<bool>()) {
+        if kind && octets.len() > 5 {
+            octets[..6].copy_from_slice(&[22, 3, 1, 0, 60, 1]);
+        }
+        let before = octets.clone();
+        let hidden = server_name::hide(&mut octets) == Hello::Hidden;
+        prop_assert_eq!(before != octets, hidden);
+        server_name::shown(octets.get(5..).unwrap_or_default());
     }
 }
 
