@@ -6,7 +6,7 @@
 use super::guard;
 use super::iso_2022::{self, Set};
 use chardetng::{EncodingDetector, Iso2022JpDetection, Utf8Detection};
-use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_1252};
+use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_874, WINDOWS_1252};
 use mail_parser::decoders::charsets::map::charset_decoder;
 use memchr::{memchr, memchr_iter, memmem};
 use std::borrow::Cow;
@@ -71,12 +71,22 @@ fn decide(named: Option<Charset>, is_html: bool, octets: &[u8]) -> Cow<'_, str> 
             Some(order) => order.decode_without_bom_handling(octets).0,
             None => utf_8().map_or_else(|| charset.lossy(octets).0, Cow::Borrowed),
         },
+        Charset::Known(encoding) if utf_8().is_some_and(|text| is_no_accident(text, encoding)) => {
+            Cow::Borrowed(utf_8().unwrap_or_default())
+        }
         Charset::Iso2022(_) | Charset::Hz | Charset::Utf7 if !octets.is_ascii() => unnamed(is_html, octets),
         Charset::Known(_) | Charset::Dos(_) | Charset::Iso2022(_) | Charset::Hz | Charset::Utf7 | Charset::Utf32 => {
             let (text, malformed) = charset.lossy(octets);
             if malformed && is_wrong(&text, octets) { unnamed(is_html, octets) } else { text }
         }
     }
+}
+
+/// Text of another charset is now and then valid UTF-8, but not this: of letters that the charset has two octets for, one that has three; of
+/// others, a few. Thai is left out, whose vowels begin such threes.
+fn is_no_accident(text: &str, encoding: &'static Encoding) -> bool {
+    let mut foreign = text.chars().filter(|c| !c.is_ascii());
+    if encoding.is_single_byte() { encoding != WINDOWS_874 && foreign.nth(1).is_some() } else { foreign.any(|c| c >= '\u{800}') }
 }
 
 /// So much was not of the charset that it must be another one. A last character that was cut is no sign of that.
@@ -314,6 +324,16 @@ mod tests {
             ("iso-8859-1", "naïve €".as_bytes(), "naïve €"),
             ("iso-8859-2", "żółw".as_bytes(), "żółw"),
             ("iso-2022-jp", "テスト".as_bytes(), "テスト"),
+            ("gb2312", "你好，这是一个测试".as_bytes(), "你好，这是一个测试"),
+            ("big5", "你好".as_bytes(), "你好"),
+            ("shift_jis", "こんにちは世界".as_bytes(), "こんにちは世界"),
+            ("euc-kr", "한국어".as_bytes(), "한국어"),
+            ("koi8-r", "Привет".as_bytes(), "Привет"),
+            ("windows-1255", "שלום".as_bytes(), "שלום"),
+            // Of these charsets, though valid.
+            ("gbk", b"\xc7\xa1\xd5\xbd", "恰战"),
+            ("windows-1251", b"\xd1\x80", "СЂ"),
+            ("tis-620", b"\xe1\xa1\xa7\xe1\xa1\xa7", "แกงแกง"),
             ("utf-16", "plain".as_bytes(), "plain"),
             // Another name for UTF-8.
             ("utf-8", b"caf\xe9 au lait", "café au lait"),

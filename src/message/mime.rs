@@ -216,6 +216,7 @@ impl Entity {
         }
         match (value.main(), value.sub()) {
             ("multipart", "") => "multipart/mixed".clone_into(&mut self.content_type),
+            ("", _) if value.octets("boundary").is_some() => "multipart/mixed".clone_into(&mut self.content_type),
             ("html", "") => "text/html".clone_into(&mut self.content_type),
             (main, sub) if is_type(main) && is_type(sub) => self.content_type = format!("{main}/{sub}"),
             // A type that is none; the content is a file nevertheless.

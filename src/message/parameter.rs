@@ -26,7 +26,8 @@ impl Parameters {
         let unfolded = encoded_word::unfolded_octets(body.get(..FIELD_MAX).unwrap_or(body));
         let mut rest = Rest(&unfolded);
         // Some write the whole value in quotes.
-        let (main, sub) = match rest.skip_blanks() {
+        let whole = rest.0;
+        let (mut main, mut sub) = match rest.skip_blanks() {
             Some(b'"') => {
                 let quoted = rest.quoted();
                 let mut inner = Rest(&quoted);
@@ -34,6 +35,10 @@ impl Parameters {
             }
             _ => (rest.token(), rest.after_slash()),
         };
+        // Some leave it out, and begin with a parameter.
+        if sub.is_empty() && rest.0.starts_with(b"=") {
+            (main, sub, rest) = (String::new(), String::new(), Rest(whole));
+        }
         let mut list = Vec::new();
         while let Some((name, value)) = rest.parameter() {
             list.push((name, value));

@@ -3,7 +3,7 @@
 //! What mail programs put around a quoted message is known by its shape: an attribution has a date, an address or a verb, and a colon; a header
 //! block has labels, one under another. The words are a table's (`reply_words`). Line by line, linear in the text. Logs nothing, cannot fail.
 
-use super::reply_words::{DEVICES, DEVICES_OF_MINE, LABELS, Label, MACHINES, OPENERS, ORIGINAL, WROTE};
+use super::reply_words::{DEVICES, DEVICES_OF_MINE, LABELS, Label, MACHINES, OPENERS, ORIGINAL, SOMEBODY, WROTE};
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
@@ -82,8 +82,10 @@ fn end_of_reply(lines: &[&str]) -> usize {
         if is_blank(line) {
             continue;
         }
-        let quoted = quote_sign(line) == Some('>');
-        if quoted {
+        if any_text && is_between_quote_signs(line) {
+            return at;
+        }
+        if quote_sign(line) == Some('>') {
             continue;
         }
         if ends_reply(line) || is_header_block(lines.get(at..).unwrap_or_default()) {
@@ -113,6 +115,12 @@ fn unquoted_attribution(lines: &[&str], at: usize) -> Option<usize> {
     attribution(lines.get(..=at)?, Below::Text)
 }
 
+/// `>>> Name 11/30/2026 3:12 PM >>>`, above a whole message.
+fn is_between_quote_signs(line: &str) -> bool {
+    let inner = bare(line).strip_prefix(">>>").and_then(|line| line.strip_suffix(">>>"));
+    inner.is_some_and(|inner| !inner.contains(">>>") && dates(inner) == (true, true))
+}
+
 /// The signature's delimiter (RFC 3676 section 4.3; its blank is often lost, or has become another one), and what stands above a whole
 /// message.
 fn ends_reply(line: &str) -> bool {
@@ -120,8 +128,8 @@ fn ends_reply(line: &str) -> bool {
         return true;
     }
     let line = bare(line).trim_matches('*');
-    let words = line.trim_matches(|c: char| matches!(c, '-' | '_' | '=') || c.is_whitespace());
-    let framed = line.starts_with("--") && line.ends_with("--") || line.starts_with("__") && line.ends_with("__");
+    let words = line.trim_matches(|c: char| is_rule(c) || c == '=' || c.is_whitespace());
+    let framed = line.chars().take(2).filter(|c| is_rule(*c)).count() == 2 && line.chars().rev().take(2).all(is_rule);
     (framed || words.ends_with(':')) && {
         let words = normal(words.trim_end_matches([':', ' ']));
         ORIGINAL.contains(&words.as_str())
@@ -131,6 +139,10 @@ fn ends_reply(line: &str) -> bool {
                 || words.starts_with("début")
                 || words.starts_with("in"))
     }
+}
+
+fn is_rule(c: char) -> bool {
+    matches!(c, '-' | '_' | '\u{2010}'..='\u{2015}')
 }
 
 /// A line without blanks and marks of direction around it.
@@ -154,7 +166,8 @@ fn normal(text: &str) -> String {
         '\u{966}'..='\u{96f}' => digit(c, '\u{966}'),
         c => c,
     };
-    text.chars().filter(|c| !is_mark(*c)).map(plain).flat_map(char::to_lowercase).collect()
+    // A dot is left over of a capital İ.
+    text.chars().filter(|c| !is_mark(*c)).map(plain).flat_map(char::to_lowercase).filter(|c| *c != '\u{307}').collect()
 }
 
 fn digit(c: char, zero: char) -> char {
@@ -220,8 +233,10 @@ fn attribution(lines: &[&str], below: Below) -> Option<usize> {
         if is_blank(top) || len > ATTRIBUTION_LEN || quote_sign(top) == Some('>') && !top.trim_start().starts_with("> ") {
             break;
         }
-        // Without a date or an address it is none.
-        if !candidate.iter().any(|line| line.bytes().any(|octet| octet == b'@' || octet.is_ascii_digit())) {
+        // Without a date or an address it is none, unless it is a line of its own above a quote.
+        if (count > 1 || below == Below::Text)
+            && !candidate.iter().any(|line| line.bytes().any(|octet| octet == b'@' || octet.is_ascii_digit()))
+        {
             continue;
         }
         let sentence = normal(&candidate.join(" "));
@@ -291,6 +306,7 @@ impl<'a> Attribution<'a> {
             return Some(true);
         }
         let dated = self.date || self.time;
+        let bare = self.sentence.trim_end_matches(|c: char| c == ':' || c.is_whitespace());
         let is_one = match below {
             Below::Quote if !self.colon => self.address && self.date && self.sentence.starts_with(|c: char| c.is_ascii_digit()),
             Below::Quote => {
@@ -298,6 +314,8 @@ impl<'a> Attribution<'a> {
                     || self.wrote_last && (self.address || dated)
                     || self.wrote && (self.opens() && dated || self.date && self.time)
                     || self.wrote && self.sentence.contains('<') && self.address
+                    || self.address && bare.ends_with('>')
+                    || self.wrote_last && bare.split(' ').count() <= 5 && !self.is_of_somebody_known()
             }
             Below::Text if !self.colon => false,
             Below::Text => {
@@ -305,7 +323,7 @@ impl<'a> Attribution<'a> {
                 full && self.address && (self.wrote || self.begins())
                     || self.date && self.address && self.wrote && self.opens()
                     || self.wrote_last && self.address && self.sentence.contains('<') && self.sentence.len() < 120
-                    || full && self.wrote_last && self.opens() && !self.is_of_somebody_known()
+                    || full && self.wrote && self.opens() && self.sentence.len() < 120 && !self.is_of_somebody_known()
             }
         };
         is_one.then(|| self.begins())
@@ -313,9 +331,8 @@ impl<'a> Attribution<'a> {
 
     /// "You wrote" is said by people, not by programs.
     fn is_of_somebody_known(&self) -> bool {
-        let bare = self.sentence.trim_end_matches(|c: char| c == ':' || c.is_whitespace());
-        let before = bare.rsplit_once(' ').map_or("", |(before, _)| before);
-        ["you", "i", "we", "he", "she", "they"].iter().any(|who| before == *who || before.ends_with(&format!(" {who}")))
+        let mut words = self.sentence.split(|c: char| !c.is_alphabetic());
+        words.any(|word| SOMEBODY.contains(&word))
     }
 }
 
@@ -376,6 +393,8 @@ fn is_of_device(line: &str) -> bool {
     DEVICES.iter().any(|start| line.starts_with(start))
         || of_mine().is_some_and(|rest| MACHINES.iter().any(|machine| rest.contains(machine)))
         || line.ends_with(" from mobile")
+        // "Get Outlook for iOS" in any language.
+        || line.contains("outlook") && (line.contains("ios") || line.contains("android")) && line.split(' ').count() <= 7
 }
 
 #[cfg(test)]

@@ -138,6 +138,8 @@ pub(super) const LABELS: &[(Label, &[&str])] = &[
             "nosūtīts",
             "išsiųsta",
             "poslano",
+            "kuupäev",
+            "datums",
             "enviat",
             "enviat el",
             "изпратено",
@@ -181,6 +183,7 @@ pub(super) const LABELS: &[(Label, &[&str])] = &[
             "إلى",
             "kepada",
             "saaja",
+            "adressaat",
             "kam",
             "prima",
             "za",
@@ -224,6 +227,8 @@ pub(super) const LABELS: &[(Label, &[&str])] = &[
             "subjek",
             "teema",
             "temats",
+            "tēma",
+            "zadeva",
             "tema",
             "assumpte",
             "naslov",
@@ -249,6 +254,16 @@ pub(super) const LABELS: &[(Label, &[&str])] = &[
             "bilgi",
             "másolatot kap",
             "κοιν",
+            "kp",
+            "koopia",
+            "kopija",
+            "a/c",
+            "copie à",
+            "копие",
+            "kópia",
+            "עותק",
+            "نسخة",
+            "สำเนา",
             "抄送",
             "副本",
             "참조",
@@ -341,6 +356,12 @@ pub(super) const WROTE: &[&str] = &[
     "書きました",
     "님이 작성",
     "نوشت",
+];
+
+/// Whom only people speak of.
+pub(super) const SOMEBODY: &[&str] = &[
+    "you", "i", "we", "he", "she", "they", "ich", "wir", "er", "sie", "ihr", "du", "jag", "vi", "jeg", "ik", "wij", "hij", "zij", "tu",
+    "vous", "nous", "usted", "yo",
 ];
 
 /// How an attribution begins.
@@ -505,6 +526,8 @@ pub(super) const DEVICES: &[&str] = &[
     "elküldve ",
     "küldve az ",
     "iphone-omról küldve",
+    "az iphone készülékemről küldve",
+    "az iphone-omról küldve",
     "στάλθηκε από ",
     "trimis de pe ",
     "poslano s ",

@@ -37,7 +37,7 @@ impl Encoding {
     #[must_use]
     pub fn of(name: &str, octets: &[u8], is_text: bool) -> Self {
         match name {
-            "base64" | "b64" if is_base64(octets, is_text) => Self::Base64,
+            "base64" | "b64" | "base" if is_base64(octets, is_text) => Self::Base64,
             "qp" => Self::QuotedPrintable,
             // "printable" is often misspelt, or another word.
             _ if name.starts_with("quoted") => Self::QuotedPrintable,

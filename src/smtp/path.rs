@@ -30,8 +30,9 @@ pub enum PathError {
 
 /// `<>`, or a path with a domain.
 pub fn reverse(argument: &str) -> Result<Path<'_>, PathError> {
-    if let Some(rest) = argument.strip_prefix("<>") {
-        return complete(Path { mailbox: String::new(), ascii: true, rest });
+    if let Some(rest) = behind_name(argument).strip_prefix("<>") {
+        let ascii = argument.strip_suffix(rest).unwrap_or(argument).is_ascii();
+        return complete(Path { mailbox: String::new(), ascii, rest });
     }
     path(argument, false)
 }
@@ -42,8 +43,9 @@ pub fn forward(argument: &str) -> Result<Path<'_>, PathError> {
 }
 
 fn path(argument: &str, postmaster: bool) -> Result<Path<'_>, PathError> {
+    let path = behind_name(argument);
     // Devices and old programs leave both brackets out.
-    let (inside, bracket) = argument.strip_prefix('<').map_or((argument, ""), |inside| (inside, ">"));
+    let (inside, bracket) = path.strip_prefix('<').map_or((path, ""), |inside| (inside, ">"));
     // Within them, some put blanks.
     let blanks: &[char] = if bracket.is_empty() { &[] } else { &[' ', '\t'] };
     let (local, rest) = local_part(source_route(inside.trim_start_matches(blanks))?)?;
@@ -53,13 +55,32 @@ fn path(argument: &str, postmaster: bool) -> Result<Path<'_>, PathError> {
         None => return Err(PathError::Syntax),
     };
     let rest = rest.trim_start_matches(blanks).strip_prefix(bracket).ok_or(PathError::Syntax)?;
-    let written = argument.get(..argument.len() - rest.len()).unwrap_or(argument);
     // Brackets that are missing are counted too: what is taken without them is taken with them.
-    if written.len() + 2 * (1 - bracket.len()) > PATH_MAX {
+    if path.len() - rest.len() + 2 * (1 - bracket.len()) > PATH_MAX {
         return Err(PathError::TooLong);
     }
     let mailbox = if domain.is_empty() { local.into_owned() } else { [&*local, "@", domain].concat() };
-    complete(Path { mailbox, ascii: written.is_ascii(), rest })
+    complete(Path { mailbox, ascii: argument.strip_suffix(rest).unwrap_or(argument).is_ascii(), rest })
+}
+
+/// Some write the name too, as in a header: `"Ann Doe" <ann@a.example>`.
+fn behind_name(argument: &str) -> &str {
+    let mut rest = argument;
+    loop {
+        let behind = match rest.strip_prefix('"') {
+            Some(quoted) => quoted_string(quoted).map_or("", |(_, behind)| behind),
+            None => take(rest, in_local).1,
+        };
+        let path = behind.trim_start_matches([' ', '\t']);
+        if path.starts_with('<') {
+            return path;
+        }
+        // A word of a name has a blank behind it.
+        if behind.len() == rest.len() || path.len() == behind.len() {
+            return argument;
+        }
+        rest = path;
+    }
 }
 
 /// Nothing but parameters may stand behind a path.
@@ -200,6 +221,9 @@ mod tests {
             ("\"a b\"@example.com.", "\"a b\"@example.com"),
             ("<\"\"@example.com>", "\"\"@example.com"),
             ("< a@example.com\t>", "a@example.com"),
+            ("\"Doe, Ann <x@y>\" <a@example.com>", "a@example.com"),
+            ("Ann M. Doe <a@example.com>", "a@example.com"),
+            ("J\u{fc}rgen<a@example.com>", "a@example.com"),
             ("< @x.example:a@example.com. >", "a@example.com"),
             ("<j\u{fc}rgen@m\u{fc}ller.example>", "j\u{fc}rgen@m\u{fc}ller.example"),
         ] {
@@ -210,6 +234,7 @@ mod tests {
         assert_eq!(forward("<PostMaster>").map(|path| path.mailbox), Ok("PostMaster".into()));
         assert_eq!(reverse("<PostMaster>"), Err(PathError::Syntax));
         assert_eq!(reverse("<> SIZE=1"), Ok(Path { mailbox: String::new(), ascii: true, rest: " SIZE=1" }));
+        assert_eq!(reverse("Mail System <>").map(|path| path.mailbox), Ok(String::new()));
         assert_eq!(forward("<>"), Err(PathError::Syntax));
     }
 
@@ -272,6 +297,10 @@ mod tests {
             "<a\u{85}@b>",
             "<a@b\u{2028}c>",
             "<(a)@b>",
+            "Ann, Doe <a@b>",
+            "Ann Doe a@b",
+            "\"Ann <a@b>",
+            "<x> <a@b>",
             "<a@\u{3002}>",
             "<a@b\u{3002}\u{ff0e}c>",
         ] {
