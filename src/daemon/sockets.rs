@@ -11,7 +11,7 @@ use crate::admin::AdminSocket;
 use crate::config::{AdminListen, Config};
 use nix::libc;
 use sd_notify::NotifyState;
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::AsFd as _;
@@ -47,15 +47,25 @@ impl Sockets {
             true => own(&config.smtp.listen, inherited.kept)?,
             false => {
                 tell_other_addresses(&inherited.smtp, &config.smtp.listen);
-                if !inherited.kept.is_empty() {
+                // Those of an address that the unit has as well stay beside it until a stop: what waits in them is not lost. Of the others
+                // what came before is served; at the next start they are gone.
+                let theirs: Vec<_> = inherited.smtp.iter().filter_map(|socket| socket.local_addr().ok()).collect();
+                let has = |socket: &TcpListener| socket.local_addr().is_ok_and(|address| theirs.contains(&address));
+                let (beside, others): (Vec<_>, Vec<_>) = inherited.kept.into_iter().partition(has);
+                if !others.is_empty() {
                     notify(&[NotifyState::FdStoreRemove, NotifyState::FdName(KEPT)]);
+                    keep(&beside);
                 }
-                // What came to the sockets before these is served; at the next start they are gone.
-                inherited.smtp.append(&mut inherited.kept);
+                inherited.smtp.extend(beside.into_iter().chain(others));
                 inherited.smtp
             }
         };
-        let admin = match (inherited.admin.pop(), &config.admin.listen) {
+        let admin = inherited.admin.pop();
+        for _ in &inherited.admin {
+            // Whoever connects to it would wait for ever.
+            tracing::warn!("systemd hands over more than one socket for the admin listener, and the last one is served: keep one");
+        }
+        let admin = match (admin, &config.admin.listen) {
             (Some(socket), _) => socket,
             (None, AdminListen::Unix(path)) => AdminSocket::Unix(unix(path)?),
             (None, AdminListen::Tcp(address)) => AdminSocket::Tcp(tcp(*address, "admin.listen")?),
@@ -92,14 +102,23 @@ fn own(addresses: &[SocketAddr], kept: Vec<TcpListener>) -> Result<Vec<TcpListen
             None => tcp(*address, "smtp.listen")?,
         });
     }
-    for socket in &sockets {
+    keep(&sockets);
+    Ok(sockets)
+}
+
+/// Gives them to systemd, for the next process.
+fn keep(sockets: &[TcpListener]) {
+    for socket in sockets {
+        // So that systemd's own can be bound beside it (packaging/hand-over). Bound without it: whoever else wants the address is refused.
+        if let Err(error) = SockRef::from(socket).set_reuse_port(true) {
+            tracing::debug!(%error, "a socket unit cannot be taken into use beside this one");
+        }
         // What systemd keeps already it does not keep twice.
         let state = [NotifyState::FdStore, NotifyState::FdName(KEPT)];
         if let Err(error) = sd_notify::notify_with_fds(&state, &[socket.as_fd()]) {
             tracing::debug!(%error, "systemd keeps no socket over a restart");
         }
     }
-    Ok(sockets)
 }
 
 /// Whether a socket is bound to this address, or to what stands for it without IPv6.
@@ -138,6 +157,9 @@ fn inherited() -> Inherited {
             }
         } else if let Ok(Some(socket)) = passed.take_unix_listener(index) {
             found.admin.push(AdminSocket::Unix(socket));
+        } else {
+            let name = names.get(index).copied().unwrap_or_default();
+            tracing::warn!(name, "a socket that systemd hands over is neither TCP nor a Unix stream that listens: it is not used");
         }
     }
     found
@@ -284,6 +306,22 @@ mod tests {
         assert!(kept.accept().is_ok());
         assert_ne!(address(new), stale_address);
         assert!(TcpStream::connect(stale_address).is_err());
+    }
+
+    #[test]
+    fn beside_a_kept_socket_another_is_bound_on_purpose_only() {
+        let kept = open("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = SockAddr::from(kept.local_addr().unwrap());
+        let kept = [kept];
+        keep(&kept);
+        let beside = |on_purpose| {
+            let socket = Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap();
+            socket.set_reuse_address(true).unwrap();
+            socket.set_reuse_port(on_purpose).unwrap();
+            socket.bind(&address)
+        };
+        assert_eq!(beside(false).unwrap_err().kind(), io::ErrorKind::AddrInUse);
+        beside(true).unwrap();
     }
 
     #[test]
