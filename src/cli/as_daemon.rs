@@ -30,6 +30,10 @@ impl AsDaemon {
         if !config.starts_with(FOLDER) && !unit.as_ref().is_some_and(is_units) {
             return nobody;
         }
+        // What is named relatively is named from there.
+        if let Some(folder) = unit.as_ref().and_then(|unit| unit.text("WorkingDirectory")) {
+            std::env::set_current_dir(folder.trim_start_matches('!')).unwrap_or(());
+        }
         let name = unit.as_ref().and_then(|unit| unit.text("User")).unwrap_or(USER);
         let user = User::from_name(name).ok().flatten();
         let hidden = unit.as_ref().filter(|_| user.is_some()).map(Unit::hidden).unwrap_or_default();

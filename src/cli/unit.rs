@@ -9,8 +9,9 @@ pub(super) const SERVICE: &str = "mailsluice.service";
 pub(super) const SOCKET: &str = "mailsluice.socket";
 
 /// What is asked for; a service has some of them and a socket others.
-const PROPERTIES: &str = "--property=LoadState,ActiveState,NeedDaemonReload,User,ExecStart,TimeoutStopUSec,LimitNOFILE,TasksMax,MemoryMax,\
-                          MemorySwapMax,ProtectSystem,ProtectHome,PrivateTmp,StateDirectory,ReadWritePaths,Listen";
+const PROPERTIES: &str = "--property=LoadState,ActiveState,UnitFileState,NeedDaemonReload,User,ExecStart,Restart,TimeoutStopUSec,LimitNOFILE,\
+                          TasksMax,MemoryMax,MemorySwapMax,AmbientCapabilities,SystemCallFilter,RestrictAddressFamilies,PrivateNetwork,\
+                          WorkingDirectory,ProtectSystem,ProtectHome,PrivateTmp,StateDirectory,ReadWritePaths,Listen";
 
 pub(super) struct Unit {
     properties: HashMap<String, String>,
@@ -21,7 +22,7 @@ impl Unit {
     pub(super) fn show(name: &str) -> Option<Self> {
         let output = Command::new("systemctl").args(["show", name, PROPERTIES]).stderr(Stdio::null()).output().ok()?;
         let unit = Self::of(&String::from_utf8_lossy(&output.stdout));
-        (unit.text("LoadState") == Some("loaded")).then_some(unit)
+        unit.text("LoadState").is_some_and(|state| state != "not-found").then_some(unit)
     }
 
     /// From lines `Name=value`; what stands there twice is a list.
@@ -40,6 +41,15 @@ impl Unit {
 
     pub(super) fn words(&self, name: &str) -> impl Iterator<Item = &str> {
         self.text(name).into_iter().flat_map(str::split_whitespace)
+    }
+
+    /// Whether a list, or one of exceptions with `~` before it, lets this through; an empty one lets all.
+    pub(super) fn allows(&self, list: &str, wanted: &str) -> bool {
+        let is_named = self.words(list).any(|word| word.trim_start_matches('~') == wanted);
+        match self.text(list) {
+            Some(list) if !list.starts_with('~') => is_named,
+            _ => !is_named,
+        }
     }
 
     /// `None`: not known, or no bound.
@@ -77,6 +87,9 @@ mod tests {
         assert_eq!(unit.duration("TimeoutStopUSec"), Some(Duration::from_secs(90)));
         assert_eq!((unit.number("MemoryMax"), unit.number("LimitNOFILE"), unit.text("User")), (None, Some(1024), None));
         assert_eq!(unit.words("Listen").collect::<Vec<_>>(), ["[::]:25", "(Stream)", "[::1]:26", "(Stream)"]);
+        for (list, allowed) in [("", true), ("AF_UNIX", false), ("AF_UNIX AF_INET", true), ("~AF_INET", false), ("~AF_UNIX", true)] {
+            assert_eq!(Unit::of(&format!("Families={list}")).allows("Families", "AF_INET"), allowed, "{list}");
+        }
         assert!(unit.hidden().contains(&("/root", "ProtectHome=")) && !unit.hidden().iter().any(|(folder, _)| *folder == "/tmp"));
     }
 }

@@ -196,7 +196,8 @@ impl Config {
                 );
             }
         }
-        if !self.smtp.hostname.contains('.') && !self.listens_on_loopback_only() {
+        let is_no_name = !self.smtp.hostname.contains('.') || self.smtp.hostname.parse::<std::net::Ipv4Addr>().is_ok();
+        if is_no_name && !self.listens_on_loopback_only() {
             self.warn(
                 format!("smtp.hostname is {:?}, which no other server can look up", self.smtp.hostname),
                 "set smtp.hostname to the name that the MX record points to",

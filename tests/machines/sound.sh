@@ -54,8 +54,16 @@ umask 022
 cat >/run/bin/unit <<'UNIT'
 LoadState=loaded
 ActiveState=active
+UnitFileState=enabled
 NeedDaemonReload=no
 User=mailsluice
+ExecStart={ path=/usr/bin/mailsluice ; argv[]=/usr/bin/mailsluice serve --config /etc/mailsluice/mailsluice.toml ; ignore_errors=no ; }
+Restart=on-failure
+AmbientCapabilities=cap_net_bind_service
+SystemCallFilter=accept io_uring_enter io_uring_register io_uring_setup write
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
+PrivateNetwork=no
+WorkingDirectory=/var/lib/mailsluice
 TimeoutStopUSec=45s
 LimitNOFILE=1048576
 TasksMax=4096

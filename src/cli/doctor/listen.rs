@@ -64,6 +64,11 @@ fn in_use(address: SocketAddr, hostname: &str) -> Finding {
         Some(greeting) if greeting.starts_with("220 ") && greeting.contains(hostname) => {
             Finding::fine(format!("smtp.listen {address}: the daemon answers there"))
         }
+        // Its configuration has changed since, or it is another one's.
+        Some(greeting) if greeting.starts_with("220 ") && greeting.ends_with(" ESMTP mailsluice") => Finding::warning(
+            format!("smtp.listen {address}: a mailsluice answers there that goes by another name ({greeting:?})"),
+            "systemctl reload mailsluice, if it is this one; else stop it",
+        ),
         Some(greeting) => Finding::problem(format!("smtp.listen {address}: another server answers there ({greeting:?})"), mend),
         None => Finding::problem(format!("smtp.listen {address}: in use by something that does not greet"), mend),
     }
@@ -98,13 +103,14 @@ mod tests {
     fn a_port_is_free_ours_or_taken() {
         for (greeting, severity, what) in [
             ("220 mx.example.com ESMTP\r\n", Severity::Fine, "the daemon answers there"),
+            ("220 old.example.com ESMTP mailsluice\r\n", Severity::Warning, "by another name"),
             ("220 other.example ESMTP\r\n", Severity::Problem, "another server answers there"),
             ("", Severity::Problem, "does not greet"),
         ] {
             let (address, thread) = server(greeting);
             let finding = port(address, "mx.example.com");
             assert!(finding.severity == severity && finding.what.contains(what), "{finding:?}");
-            assert!(severity == Severity::Fine || finding.mend.contains("ss -ltnp"), "{finding:?}");
+            assert!(severity != Severity::Problem || finding.mend.contains("ss -ltnp"), "{finding:?}");
             thread.join().expect("it ends");
             // Whoever had it is gone.
             assert_eq!(port(address, "mx.example.com").severity, Severity::Fine);

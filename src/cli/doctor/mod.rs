@@ -105,7 +105,7 @@ fn inspect(report: &mut Report, config: &Config, choice: &Choice, options: &Doct
     report.add("memory", machine::memory(config, service))?;
     report.add("swap", [machine::swap(service)])?;
     report.add("clock", [machine::clock()])?;
-    report.add("unit", unit::inspect(config, service))?;
+    report.add("unit", unit::inspect(config, choice.path(), service, socket))?;
     report.add("listen", seen_by.as_root(|| listen::inspect(config, socket)))?;
     report.add("admin", admin::inspect(config, choice.path()))?;
     report.add("name", names::inspect(config))?;

@@ -11,10 +11,13 @@ use std::path::{Path, PathBuf};
 
 /// Beside what the store may still grow: its journals, and a file that is being built.
 const ROOM: u64 = 32 << 20;
+/// Those that it makes and renames in an hour.
+const FILES: u64 = 64;
 
 pub(super) fn inspect(config: &Config, every_record: bool, service: Option<&Unit>, as_daemon: bool) -> Vec<Finding> {
-    let path = &config.store.path;
-    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    // From the unit's folder, where it is the unit's.
+    let path = &std::path::absolute(&config.store.path).unwrap_or_else(|_| config.store.path.clone());
+    let folder = path.parent().unwrap_or(Path::new("/"));
     let mut findings: Vec<_> = service.filter(|_| as_daemon).and_then(|unit| shut(unit, folder)).into_iter().collect();
     let files = files(path, folder);
     findings.extend(written(folder, &files, as_daemon).or_else(|| room(folder, &files, config.store.max_size)));
@@ -88,6 +91,10 @@ fn room(folder: &Path, files: &[PathBuf], max_size: u64) -> Option<Finding> {
     };
     let free = stat.blocks_available().saturating_mul(stat.fragment_size());
     let used: u64 = files.iter().filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum();
+    if stat.files() > 0 && stat.files_available() < FILES {
+        let what = format!("{shown}: its file system has room for {} more files (inodes)", stat.files_available());
+        return Some(Finding::problem(what, "make room: df -i shows where, and without it mail is answered 452"));
+    }
     let growth = max_size.saturating_sub(used);
     let what = format!("{shown}: {} free, the store has {} and may grow to {}", octets(free), octets(used), octets(max_size));
     // A quarter is for the work on it.
