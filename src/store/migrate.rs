@@ -120,7 +120,6 @@ fn open(files: &Files) -> Result<Database, Fault> {
             if tenths > told.replace(tenths) {
                 tracing::warn!(store = %name.display(), percent = tenths * 10, "the store was not closed: checking it");
             }
-            extend_start();
         })
         .create_with_backend(Backend(files.disk.open(&files.path)?))
         .map_err(|error| Fault::from(redb::Error::from(error)))
@@ -172,20 +171,11 @@ impl Slices<'_> {
         let plan = Plan { files, key, span, newest_id: self.newest_id, parts: &parts, at_step: &|_| {} };
         build(&plan, &mut |_, _| Ok(Fate::Stays))?;
         self.tuning.reach(Step::Rebuilding);
-        extend_start();
         Ok(())
     }
 
     fn finish(mut self) -> Result<(), Fault> {
         if self.batch.is_empty() && self.batch.after > 0 { Ok(()) } else { self.build() }
-    }
-}
-
-/// Asks systemd for patience with a start that has a whole store to read.
-fn extend_start() {
-    const MICROSECONDS: u32 = 60_000_000;
-    if let Err(error) = sd_notify::notify(&[sd_notify::NotifyState::ExtendTimeoutUsec(MICROSECONDS)]) {
-        tracing::debug!(%error, "systemd could not be asked for more time");
     }
 }
 

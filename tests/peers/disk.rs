@@ -3,9 +3,12 @@
 
 use super::program;
 use crate::support::client::{deliver, stuffed};
-use crate::support::{Client, Config, Daemon, Endpoint, eventually, messages};
+use crate::support::daemon::BINARY;
+use crate::support::{Client, Config, Daemon, Endpoint, PATIENCE, eventually, messages};
 use nix::sys::signal::Signal;
+use std::os::unix::net::UnixDatagram;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// What a store makes octets durable with, whichever way it does.
@@ -98,4 +101,29 @@ fn a_disk_that_hangs_keeps_nobody_waiting() {
     let stopped = daemon.ended();
     assert_eq!(stopped.code, Some(0), "{}", stopped.log);
     assert_eq!(logged(&stopped.log), ["held"]);
+}
+
+/// systemd is asked for more time while the store opens, and hears of it when it is open.
+#[test]
+fn a_start_that_waits_for_the_disk_asks_systemd_for_time() {
+    let endpoint = Endpoint::ok();
+    let dir = Arc::new(tempfile::tempdir().unwrap());
+    let manager = UnixDatagram::bind(dir.path().join("notify")).unwrap();
+    manager.set_read_timeout(Some(PATIENCE)).unwrap();
+    let _daemon = Daemon::spawn(Arc::clone(&dir), Config::to(&endpoint), |command| {
+        // The daemon stays our child (-D); its first thread opens the store, and the others are left alone.
+        let mut held = Command::new(program("strace"));
+        held.args(["-D", "-qq", "-e", "trace=fsync", "-e", "inject=fsync:delay_enter=15s:when=1", "-o", "/dev/null", BINARY]);
+        held.args(command.get_args()).env("NOTIFY_SOCKET", dir.path().join("notify"));
+        held.current_dir(command.get_current_dir().unwrap());
+        *command = held;
+    });
+    let mut told = Vec::new();
+    while !told.contains(&"READY=1".to_owned()) {
+        let mut octets = [0; 4096];
+        let n = manager.recv(&mut octets).unwrap_or_else(|error| panic!("{error}; only {told:?}"));
+        told.extend(String::from_utf8_lossy(&octets[..n]).lines().map(str::to_owned));
+    }
+    let more = told.iter().position(|line| line == "EXTEND_TIMEOUT_USEC=20000000");
+    assert!(more.is_some(), "{told:?}");
 }
