@@ -19,6 +19,11 @@ struct Postfix {
 
 impl Postfix {
     fn start(relay: SocketAddr, extra: &str) -> Self {
+        Self::start_with(relay, extra, "")
+    }
+
+    /// `@dir@` in its lines and further services is its directory.
+    fn start_with(relay: SocketAddr, extra: &str, further: &str) -> Self {
         let dir = tempfile::Builder::new().prefix("postfix").tempdir_in("/var/tmp").unwrap();
         let at = |name: &str| dir.path().join(name);
         std::os::unix::fs::chown(dir.path(), Some(0), Some(0)).unwrap();
@@ -40,13 +45,14 @@ impl Postfix {
             ip = relay.ip(),
             port = relay.port(),
         );
-        std::fs::write(at("config/main.cf"), main).unwrap();
+        let placed = |text: &str| text.replace("@dir@", dir.path().to_str().unwrap());
+        std::fs::write(at("config/main.cf"), placed(&main)).unwrap();
         let services = "pickup unix n - n 60 1 pickup\ncleanup unix n - n - 0 cleanup\nqmgr unix n - n 300 1 qmgr\n\
             tlsmgr unix - - n 1000? 1 tlsmgr\nrewrite unix - - n - - trivial-rewrite\nbounce unix - - n - 0 bounce\n\
             defer unix - - n - 0 bounce\ntrace unix - - n - 0 bounce\nsmtp unix - - n - - smtp\nrelay unix - - n - - smtp\n\
             error unix - - n - - error\nretry unix - - n - - error\ndiscard unix - - n - - discard\nscache unix - - n - 1 scache\n\
             postlog unix-dgram n - n - 1 postlogd\nshowq unix n - n - - showq\nflush unix n - n 1000? 0 flush\n";
-        std::fs::write(at("config/master.cf"), services).unwrap();
+        std::fs::write(at("config/master.cf"), format!("{services}{}", placed(further))).unwrap();
         let config = at("config");
         run(Command::new(super::program("postfix")).arg("-c").arg(&config).args(["set-permissions"]), PATIENCE);
         let checked = run(Command::new(super::program("postfix")).arg("-c").arg(&config).arg("check"), PATIENCE);
@@ -246,4 +252,82 @@ fn a_cached_connection_at_its_limit_defers_nothing() {
     assert!(!log.contains("status=deferred"), "{log}");
     assert!(log.contains("conn_use="), "no connection was used again:\n{log}");
     assert_eq!(endpoint.count(), messages);
+}
+
+/// The lines of the page for who has both for a day.
+fn of_the_page(start: &str) -> String {
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("packaging/docs/coming-from.md")).unwrap();
+    page.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("no {start} on the page")).to_owned()
+}
+
+/// Postfix stays on port 25 with its pipe, and the page's line hands one domain on.
+#[test]
+fn a_pipe_and_its_successor_for_a_day() {
+    let status = Arc::new(AtomicU16::new(503));
+    let script = Arc::clone(&status);
+    let endpoint = Endpoint::with(move |_| Answer::status(script.load(Ordering::Relaxed))).start();
+    let daemon = Daemon::start(
+        Config::without_routes().route("pipe", &["*@tickets.example.com"], &endpoint.url("/inbound")).of_route("format", "rfc822"),
+    );
+    let maps = of_the_page("# /etc/postfix/transport, behind ");
+    let maps = maps.split(" behind ").nth(1).unwrap().replace("/etc/postfix/", "@dir@/");
+    let pipe = "old unix - n n - - pipe flags=FRO user=nobody argv=@dir@/pipe @dir@/arrived ${sender} ${recipient}\n";
+    let extra = format!("relayhost =\ndefault_transport = old\nold_destination_recipient_limit = 1\n{maps}");
+    let postfix = Postfix::start_with(daemon.smtp(), &extra, pipe);
+    let at = |name: &str| postfix.dir.path().join(name);
+    // Full, it says EX_TEMPFAIL.
+    std::fs::write(at("pipe"), "#!/bin/sh\n[ -d \"$1\" ] || exit 75\ncat >\"$1/$3\" && echo \"$2\" >\"$1/sender\"\n").unwrap();
+    std::fs::set_permissions(at("pipe"), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let line = of_the_page("tickets.example.com ").replace("[127.0.0.1]:2525", &format!("[127.0.0.1]:{}", daemon.smtp().port()));
+    assert!(line.contains(&daemon.smtp().port().to_string()), "{line}");
+    std::fs::write(at("transport"), line).unwrap();
+    run(Command::new(super::program("postmap")).arg("-c").arg(postfix.config()).arg(at("transport")), PATIENCE).ok();
+
+    // Exit 75 and 503 mean the same: it waits in Postfix's queue.
+    postfix.submit_between("alice@sender.test", &["it@tickets.example.com", "it@old.example.com"], "both ways");
+    postfix.wait_for(&["to=<it@old.example.com>", "relay=old", "status=deferred"]);
+    postfix.wait_for(&["to=<it@tickets.example.com>", "status=deferred", "450 4.3.0"]);
+    std::fs::create_dir(at("arrived")).unwrap();
+    std::fs::set_permissions(at("arrived"), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    status.store(200, Ordering::Relaxed);
+    postfix.run_empty();
+    postfix.wait_for(&["to=<it@old.example.com>", "relay=old", "status=sent"]);
+    postfix.wait_for(&["to=<it@tickets.example.com>", "status=sent (250 2.0.0 Ok: "]);
+
+    // The same message but for the line ends and what the pipe's flags put before it, which are fields here.
+    let piped = std::fs::read_to_string(at("arrived/it@old.example.com")).unwrap();
+    let request = endpoint.requests().into_iter().last().unwrap();
+    let posted = String::from_utf8(request.body.clone()).unwrap();
+    assert!(piped.starts_with("From alice@sender.test "), "{piped}");
+    let received = |text: &str| text[text.find("Received: ").unwrap()..].replace("\r\n", "\n").trim_end().to_owned();
+    assert_eq!(received(&posted), received(&piped));
+    assert!(posted.starts_with("Received: ") && posted.contains("\r\n.a line with a dot\r\n"), "{posted}");
+    assert_eq!(request.field("mailsluice-mail-from"), std::fs::read_to_string(at("arrived/sender")).unwrap().trim_end());
+    assert_eq!(request.field("mailsluice-rcpt-to"), "it@tickets.example.com");
+    // The sender's address is Postfix's.
+    assert_eq!((request.field("mailsluice-remote-ip"), request.field("mailsluice-helo")), ("127.0.0.1", "sender.test"));
+}
+
+/// The new one first, the old one behind it: what the new one puts off is brought to the old one at once, what it refuses is not.
+#[test]
+fn a_day_of_both() {
+    let status = Arc::new(AtomicU16::new(200));
+    let script = Arc::clone(&status);
+    let (new, old) = (Endpoint::with(move |_| Answer::status(script.load(Ordering::Relaxed))).start(), Endpoint::ok());
+    let (first, second) = (Daemon::start(Config::to(&new)), Daemon::start(Config::to(&old)));
+    // Hosts in the order of their preference, as the MX records have them.
+    let both = format!("relayhost = [127.0.0.1]:{}, [127.0.0.1]:{}", first.smtp().port(), second.smtp().port());
+    let postfix = Postfix::start(first.smtp(), &both);
+    postfix.submit("to the new one");
+    postfix.run_empty();
+    assert_eq!((new.count(), old.count()), (1, 0));
+    status.store(503, Ordering::Relaxed);
+    postfix.submit("put off by the new one");
+    old.wait_for(1);
+    postfix.run_empty();
+    assert_eq!((first.admin.stat("messages.undelivered"), second.admin.stat("messages.delivered")), (1, 1));
+    status.store(422, Ordering::Relaxed);
+    postfix.submit("refused by the new one");
+    postfix.wait_for(&["status=bounced", "554 5.7.1"]);
+    assert_eq!(old.count(), 1);
 }
