@@ -1,20 +1,25 @@
 #!/usr/bin/env bash
 # Tries the package in a clean Debian 12 with a running systemd: install, refuse to start without a route, take mail on port 25 in the
 # unit's sandbox, reload, and under load: restarts, kills, a grace beyond the unit's patience, upgrades with a live store, with a configuration
-# that the new program refuses and with systemd's own socket. A ring that stands, addresses that come late or not at all, a silent DNS; remove,
-# purge. Each step's files and answers are compared with what is promised: of the load each 250 is with the endpoint, and no answer is a refusal.
+# that the new program refuses, and systemd's own socket, taken into use while it runs. A ring that stands, addresses that come late or not at
+# all, a silent DNS, certificates by certbot and lego; remove, purge. Each step's files and answers are compared with what is promised: of the load each 250 is with the endpoint, and no answer is a refusal.
 #
 #   packaging/test-deb.sh [target/debian/mailsluice_0.2.0_amd64.deb]
 #
-# Needs root, debootstrap and systemd-nspawn (apt install debootstrap systemd-container). The clean tree is made by
+# CERTIFICATES=no leaves those of certbot and lego out, which take a minute.
+#
+# Needs root, debootstrap, systemd-nspawn, and certbot, lego and pebble, an authority to try (apt install debootstrap systemd-container
+# openssl certbot lego pebble). The clean tree is made by
 # packaging/clean-debian.sh, kept in target/peers/debian12 and used again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 package="${1:-$(ls -t target/debian/mailsluice_*.deb 2>/dev/null | head -n 1)}"
 [ -n "$package" ] || { echo "test-deb: no package; run packaging/build-deb.sh first" >&2; exit 64; }
-for program in debootstrap systemd-nspawn nsenter dpkg-deb; do
-    command -v "$program" >/dev/null || { echo "test-deb: $program is missing: apt install debootstrap systemd-container" >&2; exit 69; }
+authorities="openssl certbot lego pebble pebble-challtestsrv"
+[ "${CERTIFICATES:-yes}" = yes ] || authorities=""
+for program in debootstrap systemd-nspawn nsenter dpkg-deb $authorities; do
+    command -v "$program" >/dev/null || { echo "test-deb: $program is missing: apt install debootstrap systemd-container openssl certbot lego pebble" >&2; exit 69; }
 done
 [ "$(id -u)" = 0 ] || { echo "test-deb: must be root, for a machine of its own" >&2; exit 77; }
 
@@ -32,7 +37,7 @@ relabelled() {
     sed -i "s/^Version: .*/Version: $1/" "$work/relabelled/DEBIAN/control"
     echo "# The default file of $1." >>"$work/relabelled/etc/mailsluice/mailsluice.toml"
     (cd "$work/relabelled" && find . -path ./DEBIAN -prune -o -type f -printf '%P\0' | LC_ALL=C sort -z | xargs -0 md5sum >DEBIAN/md5sums)
-    dpkg-deb --root-owner-group -b "$work/relabelled" "$root/root/relabelled.deb" >/dev/null
+    dpkg-deb --root-owner-group -Zgzip -z1 -b "$work/relabelled" "$root/root/relabelled.deb" >/dev/null
 }
 
 # --- a machine of its own
@@ -45,7 +50,7 @@ init=""
 trap 'kill -KILL ${init:-"$nspawn"} 2>/dev/null; wait "$nspawn" 2>/dev/null || true' EXIT
 inside() { nsenter -t "$init" -m -u -i -n -p -r -w -- "$@"; }
 until_true() {
-    local what=$1 tries=150
+    local what=$1 tries=${patience:-150}
     shift
     until "$@" >/dev/null 2>&1; do
         tries=$((tries - 1))
@@ -75,14 +80,14 @@ is "owner and mode of the configuration" "$(inside stat -c '%U:%G %a' $configura
 is "state after the installation" "$(inside systemctl is-active mailsluice || true)" inactive
 is "enabled after the installation" "$(inside systemctl is-enabled mailsluice || true)" disabled
 for file in /usr/bin/mailsluice /usr/lib/systemd/system/mailsluice.service /usr/lib/systemd/system/mailsluice.socket \
-    /usr/lib/sysctl.d/60-mailsluice.conf /usr/share/man/man8/mailsluice.8.gz /usr/share/bash-completion/completions/mailsluice \
+    /usr/lib/systemd/system/mailsluice-hand-over.service /usr/lib/mailsluice/hand-over /usr/lib/mailsluice/install-certificate /usr/lib/sysctl.d/60-mailsluice.conf /usr/share/man/man8/mailsluice.8.gz /usr/share/bash-completion/completions/mailsluice \
     /usr/share/zsh/vendor-completions/_mailsluice /usr/share/fish/vendor_completions.d/mailsluice.fish; do
     inside test -s "$file" || fail "$file is missing"
 done
 is "files as they were packed" "$(inside dpkg -V mailsluice)" ""
 is "owner and mode of the token" "$(inside stat -c '%U:%G %a %s' /etc/mailsluice/admin.token)" "root:mailsluice 640 65"
 inside man -w mailsluice >/dev/null || fail "man finds no page"
-is "unit as systemd reads it" "$(inside systemd-analyze verify /usr/lib/systemd/system/mailsluice.service /usr/lib/systemd/system/mailsluice.socket 2>&1)" ""
+is "unit as systemd reads it" "$(inside systemd-analyze verify mailsluice.service mailsluice.socket mailsluice-hand-over.service 2>&1)" ""
 
 step "no route: refuses to start and says why"
 inside systemctl start mailsluice 2>/dev/null && fail "it starts without a route"
@@ -154,6 +159,11 @@ until_true "a live status" inside sh -c "systemctl show -p StatusText --value ma
 
 takes_mail() { client send "$@" | has ': 250 '; }
 main_pid() { inside systemctl show -p MainPID --value mailsluice; }
+token="$(cat "$root/etc/mailsluice/admin.token")"
+page_says() {
+    inside perl -MIO::Socket::INET -e 'my $s = IO::Socket::INET->new(PeerAddr => "127.0.0.1:8025") or exit 1;
+        print $s "GET /notices HTTP/1.0\r\nHost: 127.0.0.1:8025\r\nAuthorization: Bearer $ARGV[0]\r\n\r\n"; print <$s>' "$token" | has "$1"
+}
 senders=()
 load() {
     rm -f "$root/root/enough" "$root/root/answers"
@@ -187,9 +197,22 @@ is "records as root, nothing typed" "$(client records --json | wc -l)" 1
 step "doctor"
 client doctor >"$work/doctor.txt" || fail "doctor: $(cat "$work/doctor.txt")"
 
-step "reload: a good file, then a bad one"
+step "reload: a good file, then a bad one, also where a value is one of systemd's credentials"
 inside systemctl reload mailsluice || fail "reload"
 cp "$root$configuration" "$work/good.toml"
+inside sh -c 'umask 077; mkdir -p /etc/mailsluice/secret /etc/systemd/system/mailsluice.service.d; echo http://127.0.0.1:3000/inbound >/etc/mailsluice/secret/url'
+printf '[Service]\nLoadCredential=test.url:/etc/mailsluice/secret/url\n' >"$root/etc/systemd/system/mailsluice.service.d/secret.conf"
+inside systemctl daemon-reload
+sed -i 's|^url = "http://127.0.0.1:3000/inbound"|url_file = "/run/credentials/mailsluice.service/test.url"|' "$root$configuration"
+inside systemctl restart mailsluice || fail "no start with credentials"
+inside systemctl reload mailsluice || fail "no reload with credentials"
+takes_mail || fail "no mail with credentials"
+echo 'nonsense' >>"$root$configuration"
+inside systemctl reload mailsluice 2>/dev/null && fail "a bad file is taken with credentials"
+rm -r "$root/etc/systemd/system/mailsluice.service.d" "$root/etc/mailsluice/secret"
+cat "$work/good.toml" >"$root$configuration"
+inside systemctl daemon-reload
+inside systemctl restart mailsluice || fail "restart without credentials"
 echo 'nonsense' >>"$root$configuration"
 inside systemctl reload mailsluice 2>/dev/null && fail "a bad file is taken"
 cat "$work/good.toml" >"$root$configuration"
@@ -260,24 +283,31 @@ rm -r "$root/etc/systemd/system/mailsluice.service.d"
 inside systemctl daemon-reload
 inside systemctl restart mailsluice || fail "restart with the unit's own watchdog"
 
-step "an address that comes late"
+step "an address that comes late, under load"
 sed -i 's/^#listen = \["\[::\]:25"\]/listen = ["[::]:25", "192.0.2.50:2525"]/' "$root$configuration"
 grep -q 192.0.2.50 "$root$configuration" || fail "the packaged file has no listen line"
+load
 inside systemctl restart mailsluice || fail "no start without the address"
 takes_mail || fail "no mail without the address"
 inside ip address add 192.0.2.50/32 dev lo
 takes_mail --server 192.0.2.50:2525 || fail "no mail at the address that has come"
+answered
 cp "$work/good.toml" "$root$configuration"
 
-step "a machine without IPv6"
+step "a machine without IPv6, under load"
 inside mkdir -p /etc/systemd/system/mailsluice.service.d
 printf '[Service]\nRestrictAddressFamilies=\nRestrictAddressFamilies=AF_INET AF_UNIX\n' >"$root/etc/systemd/system/mailsluice.service.d/v4.conf"
 inside systemctl daemon-reload
-inside systemctl restart mailsluice || fail "no start without IPv6"
+# A stop, so that the socket of IPv6 is not kept.
+inside sh -c 'systemctl stop mailsluice && systemctl start mailsluice' || fail "no start without IPv6"
+log_says 'this machine has no IPv6' || fail "the log does not say that there is no IPv6"
+load
+inside systemctl restart mailsluice || fail "no restart without IPv6"
 takes_mail --server 127.0.0.1:25 || fail "no mail without IPv6"
+answered
 rm -r "$root/etc/systemd/system/mailsluice.service.d"
 inside systemctl daemon-reload
-inside systemctl restart mailsluice || fail "no start with IPv6 again"
+inside sh -c 'systemctl stop mailsluice && systemctl start mailsluice' || fail "no start with IPv6 again"
 
 step "a silent DNS and no smtp.hostname: a quick start, and reloads that do not stand"
 sed -i '/^hostname = /d' "$root$configuration"
@@ -296,6 +326,101 @@ cat "$work/resolv.conf" >"$root/etc/resolv.conf" 2>/dev/null || true
 cp "$work/good.toml" "$root$configuration"
 inside systemctl restart mailsluice || fail "restart with smtp.hostname"
 
+# certbot as Debian has it, from this machine with what it needs and the clean one has not; the other programs are one file each.
+bring_certbot() {
+    apt-cache depends --recurse --installed --no-recommends --no-suggests --no-conflicts --no-breaks --no-replaces --no-enhances certbot python3-cffi-backend |
+        grep '^[a-z0-9]' | cut -d: -f1 | sort -u >"$work/needed"
+    chroot "$root" dpkg-query -W -f '${Package}\n' | sort -u | comm -13 - "$work/needed" >"$work/missing"
+    xargs -n 1 dpkg -L <"$work/missing" 2>/dev/null | grep '^/' | while read -r file; do
+        if [ -L "$file" ] || [ -f "$file" ]; then echo "${file#/}"; fi
+    done >"$work/files"
+    tar -C / -cf - -T "$work/files" | tar -C "$root" -xf - --keep-directory-symlink
+    cp /usr/bin/pebble /usr/bin/pebble-challtestsrv /usr/bin/lego "$root/usr/local/bin/"
+}
+# A line of the page, with further words behind it and, for lego, before.
+page_line() { grep -m 1 "^$1" packaging/docs/tls.md; }
+acme=https://127.0.0.1:14000/dir
+trusting() { inside env REQUESTS_CA_BUNDLE=/root/pebble/authority.pem LEGO_CA_CERTIFICATES=/root/pebble/authority.pem sh -c "$1" >>"$work/acme.log" 2>&1; }
+serial_of() { inside openssl x509 -noout -serial -in /etc/mailsluice/tls/fullchain.pem; }
+served() { inside sh -c 'openssl s_client -connect 127.0.0.1:25 -starttls smtp -servername mx.example.com </dev/null 2>/dev/null | openssl x509 -noout -serial'; }
+# Another one is installed than the one that was served, and then that one is served: without a signal, within a minute.
+last=""
+renewed() {
+    local installed
+    installed="$(serial_of)"
+    [ "$installed" != "$last" ] || fail "$1 installed nothing new: $(tail -n 3 "$work/acme.log")"
+    taken_up() { [ "$(served)" = "$installed" ]; }
+    patience=450 until_true "$1's certificate" taken_up
+    last="$installed"
+}
+certificates() {
+    step "certificates by certbot and by lego, renewed under load, and renewals that fail"
+    bring_certbot
+    mkdir -p "$root/root/pebble"
+    (
+        cd "$root/root/pebble"
+        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout authority.key -out authority.pem -subj /CN=authority -days 2 2>/dev/null
+        openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -keyout pebble.key -out pebble.csr -subj /CN=localhost 2>/dev/null
+        printf 'subjectAltName=IP:127.0.0.1\n' >names
+        openssl x509 -req -in pebble.csr -CA authority.pem -CAkey authority.key -CAcreateserial -days 2 -extfile names -out pebble.pem 2>/dev/null
+        # Ten days: renewed at once by who renews thirty days before, and near its end where nobody does.
+        cat >pebble.json <<'JSON'
+{"pebble": {"listenAddress": "127.0.0.1:14000", "managementListenAddress": "127.0.0.1:15000", "certificate": "/root/pebble/pebble.pem",
+ "privateKey": "/root/pebble/pebble.key", "httpPort": 80, "tlsPort": 5001, "certificateValidityPeriod": 864000}}
+JSON
+    )
+    inside systemd-run --quiet --unit=names pebble-challtestsrv -defaultIPv4 127.0.0.1 -defaultIPv6 '' -http01 '' -https01 '' -tlsalpn01 '' \
+        -dns01 127.0.0.1:8053 -management 127.0.0.1:8055
+    inside systemd-run --quiet --unit=pebble --setenv=PEBBLE_VA_NOSLEEP=1 --setenv=PEBBLE_WFE_NONCEREJECT=0 \
+        pebble -config /root/pebble/pebble.json -dnsserver 127.0.0.1:8053
+    until_true "pebble" inside perl -MIO::Socket::INET -e 'exit !IO::Socket::INET->new(PeerAddr => "127.0.0.1:14000")'
+    load
+    trusting "$(page_line 'certbot certonly') -n --agree-tos -m you@example.com --server $acme" || fail "certbot: $(tail -n 5 "$work/acme.log")"
+    sed -i 's/^#\(\[smtp.tls\]\|certificate = "\/etc\|private_key = "\/etc\)/\1/' "$root$configuration"
+    inside systemctl reload mailsluice || fail "reload with a certificate"
+    renewed "certbot certonly"
+    # As certbot.timer does.
+    trusting "certbot renew -n --no-random-sleep-on-renew" || fail "certbot renew: $(tail -n 5 "$work/acme.log")"
+    renewed "certbot renew"
+    lego="$(page_line 'lego .* run ' | sed "s|^lego |&--server $acme |")"
+    trusting "$lego" || fail "lego run: $(tail -n 5 "$work/acme.log")"
+    renewed "lego run"
+    lego="$(page_line 'lego .* renew ' | sed "s|^lego |&--server $acme |")"
+    trusting "$lego --no-random-sleep" || fail "lego renew: $(tail -n 5 "$work/acme.log")"
+    renewed "lego renew"
+    # It is never renewed: said wherever an operator looks.
+    ends_soon='/etc/mailsluice/tls/fullchain.pem expires in 9 days'
+    until_true "the log's word of the end" log_says "$ends_soon"
+    until_true "the page's word of the end" page_says "$ends_soon"
+    doctor_says "$ends_soon" || fail "doctor does not say that the certificate ends: $(grep -i certificate "$work/doctor.txt")"
+    metric() { inside perl -MIO::Socket::INET -e 'my $s = IO::Socket::INET->new(PeerAddr => "127.0.0.1:8025") or exit 1;
+        print $s "GET /metrics HTTP/1.0\r\nHost: 127.0.0.1:8025\r\n\r\n"; print <$s>' | has "^$1"; }
+    metric 'mailsluice_tls_certificate_not_after_seconds{file="/etc/mailsluice/tls/fullchain.pem"} [0-9]' || fail "no metric of its end"
+    metric 'mailsluice_tls_reload_failures_total 0$' || fail "a renewal failed"
+    # The authority is away: both say so, and the one that is there goes on.
+    inside systemctl stop pebble
+    trusting "certbot renew -n --no-random-sleep-on-renew" && fail "certbot renews without an authority"
+    trusting "$lego --no-random-sleep" && fail "lego renews without an authority"
+    is "the certificate after that" "$(serial_of) $(served)" "$last $last"
+    # A renewal that brings a key of another certificate.
+    cp -p "$root/etc/mailsluice/tls/privkey.pem" "$work/privkey.pem"
+    openssl ecparam -name prime256v1 -genkey -noout | openssl pkcs8 -topk8 -nocrypt >"$root/etc/mailsluice/tls/privkey.pem"
+    cannot='the changed certificate or key'
+    patience=450 until_true "the metric of the failed renewal" metric 'mailsluice_tls_reload_failures_total 1$'
+    until_true "the log's word of it" log_says "$cannot"
+    until_true "the page's word of it" page_says "$cannot"
+    doctor_says "the running daemon: $cannot" || fail "doctor does not see it: $(grep -i -e key -e certificate "$work/doctor.txt")"
+    is "the certificate after that" "$(served)" "$last"
+    cat "$work/privkey.pem" >"$root/etc/mailsluice/tls/privkey.pem"
+    takes_back() { ! page_says "$cannot"; }
+    patience=450 until_true "the end of the page's word" takes_back
+    answered
+    cp "$work/good.toml" "$root$configuration"
+    inside systemctl reload mailsluice || fail "reload without the certificate"
+}
+# Each waits for the daemon to look, some ten seconds.
+[ -z "$authorities" ] || certificates
+
 step "upgrade from 0.1.0 with a live store, under load"
 records="$(client records --json --limit 0 | wc -l)"
 before="$(main_pid)"
@@ -307,6 +432,29 @@ answered
 until_true "its admin listener" client stats
 [ "$(client records --json --limit 0 | wc -l)" -gt "$records" ] || fail "the upgrade took records"
 cmp -s "$work/good.toml" "$root$configuration" || fail "the upgrade changed the configuration"
+
+step "upgrade where a drop-in names another file, and where nothing may be restarted"
+cp -p "$root$configuration" "$root/etc/mailsluice/other.toml"
+sed -i 's/^\[\[route\]\]/#&/' "$root$configuration"
+inside mkdir -p /etc/systemd/system/mailsluice.service.d
+printf '[Service]\nExecStart=\nExecStart=/usr/bin/mailsluice serve --config /etc/mailsluice/other.toml\n' \
+    >"$root/etc/systemd/system/mailsluice.service.d/other.conf"
+inside systemctl daemon-reload
+inside systemctl restart mailsluice || fail "no start with another file"
+before="$(main_pid)"
+inside dpkg --force-confold -i /root/mailsluice.deb >"$work/other.log" 2>&1 || fail "upgrade with another file: $(tail -n 3 "$work/other.log")"
+[ "$(main_pid)" != "$before" ] || fail "the file that the unit reads is good, and the old program goes on: $(cat "$work/other.log")"
+cp "$work/good.toml" "$root$configuration"
+doctor_says 'mailsluice.service reads /etc/mailsluice/other.toml' || fail "doctor does not say that the unit reads another file"
+printf '#!/bin/sh\nexit 101\n' >"$root/usr/sbin/policy-rc.d"
+chmod 755 "$root/usr/sbin/policy-rc.d"
+before="$(main_pid)"
+inside dpkg --force-confold -i /root/mailsluice.deb >"$work/policy.log" 2>&1 || fail "upgrade under a policy: $(tail -n 3 "$work/policy.log")"
+is "the process under a policy" "$(main_pid)" "$before"
+grep -q 'THE NEW VERSION IS NOT RUNNING: nothing may be restarted' "$work/policy.log" || fail "dpkg's output does not say that nothing was restarted"
+rm -r "$root/usr/sbin/policy-rc.d" "$root/etc/systemd/system/mailsluice.service.d" "$root/etc/mailsluice/other.toml"
+inside systemctl daemon-reload
+inside systemctl restart mailsluice || fail "restart with the package's file"
 
 step "upgrade with a configuration that the new program refuses, under load"
 relabelled 0.2.1
@@ -321,11 +469,6 @@ client doctor >"$work/doctor-refused.txt" 2>&1 && fail "doctor says all is well"
 cat "$work/good.toml" >"$root$configuration"
 takes_mail || fail "no mail from the old process"
 doctor_says 'next start was refused' || fail "doctor does not say that the next start was refused"
-token="$(cat "$root/etc/mailsluice/admin.token")"
-page_says() {
-    inside perl -MIO::Socket::INET -e 'my $s = IO::Socket::INET->new(PeerAddr => "127.0.0.1:8025") or exit 1;
-        print $s "GET /notices HTTP/1.0\r\nHost: 127.0.0.1:8025\r\nAuthorization: Bearer $ARGV[0]\r\n\r\n"; print <$s>' "$token" | has "$1"
-}
 until_true "the page's word about it" page_says 'the next start fails'
 inside systemctl restart mailsluice || fail "restart after mending"
 takes_mail || fail "no mail after mending"
@@ -333,13 +476,18 @@ page_says 'the next start fails' && fail "the page still says it"
 doctor_says 'next start was refused' && fail "doctor still says it"
 
 step "systemd's socket: taken into use, kept over an upgrade, under load"
-inside systemctl enable --now mailsluice.socket 2>/dev/null && fail "systemd starts a socket beside its running service: the unit's comment is out of date"
-inside systemctl reset-failed mailsluice.socket 2>/dev/null || true
-# As the unit's comment says.
-inside sh -c 'systemctl stop mailsluice && systemctl enable --now mailsluice.socket && systemctl start mailsluice' 2>/dev/null ||
-    fail "the socket unit does not start: $(inside systemctl status mailsluice.socket --no-pager | tail -n 5)"
-takes_mail || fail "no mail through the socket"
 load
+before="$(main_pid)"
+inside systemctl enable --now mailsluice.socket 2>/dev/null || fail "the socket unit does not start: $(inside journalctl -u mailsluice.socket --no-pager -o cat | tail -n 3)"
+until_true "mail through the socket" takes_mail
+[ "$(main_pid)" != "$before" ] || fail "the service did not give way"
+is "state of the socket unit" "$(inside systemctl is-active mailsluice.socket)" active
+answered
+# From now on it is systemd's, whatever is restarted.
+load
+inside systemctl restart mailsluice || fail "restart beside the socket"
+inside systemctl restart mailsluice.socket || fail "restart of the socket"
+until_true "mail after that" takes_mail
 relabelled 0.2.2
 inside dpkg --force-confold -i /root/relabelled.deb >"$work/upgrade.log" 2>&1 || fail "upgrade: $(tail -n 3 "$work/upgrade.log")"
 takes_mail || fail "no mail after the upgrade with the socket"
@@ -379,7 +527,11 @@ is "state after removing" "$(inside systemctl is-active mailsluice || true)" ina
 inside test -s /var/lib/mailsluice/records.redb.id-secret || fail "removing took the records"
 inside test -s "$configuration" || fail "removing took the configuration"
 inside test ! -e /usr/bin/mailsluice || fail "removing left the program"
-inside dpkg -P mailsluice >/dev/null 2>&1
+# The records on a disk of their own.
+inside sh -c 'mkdir /srv/disk && mv /var/lib/mailsluice/* /srv/disk && mount --bind /srv/disk /var/lib/mailsluice' || fail "no disk for the records"
+inside dpkg -P mailsluice >/dev/null 2>&1 || fail "purge with the records on a disk of their own"
+is "records after purging" "$(inside ls -A /srv/disk)" ""
+inside sh -c 'umount /var/lib/mailsluice && rmdir /var/lib/mailsluice'
 is "left after purging" "$(inside find / -xdev -name '*mailsluice*' -not -path '/root/*' -not -path '/proc/*' -not -path '/sys/*' -not -path '/var/log/*' \
     -not -path '/var/cache/man/*')" ""
 
