@@ -137,9 +137,10 @@ struct Remove {
 /// A box that will not come back: nobody waits for it any more.
 pub(super) async fn remove(State(app): State<Arc<App>>, body: Bytes) -> Result<Response, Problem> {
     let Remove { r#box: name } = serde_json::from_slice(&body).map_err(|_| Problem::bad_request("send {\"box\": \"mx3\"}"))?;
-    match app.fleet()?.remove(name).await? {
-        0 => Err(Problem::not_found("no box has this name or id")),
-        removed => Ok(answer::json(&json!({ "removed": removed }))),
+    match app.fleet()?.remove(name).await?.as_slice() {
+        [] => Err(Problem::not_found("no box has this name or id")),
+        [id] => Ok(answer::json(&json!({ "removed": 1, "id": id }))),
+        ids => Err(Problem::bad_request(format!("several boxes have this name, so name one by its id: {}", ids.join(", ")))),
     }
 }
 

@@ -31,7 +31,11 @@ fn of_fleet(client: &Client, address: &str) -> Result<(), Failure> {
     let id = number(client, &client.post("/forget", &json!({ "address": address, "fleet": true }))?, "erasure")?;
     let begun = Instant::now();
     loop {
-        let state: Value = serde_json::from_str(&client.get(&format!("/fleet/erasures/{id}"))?).map_err(|error| client.broken(error))?;
+        let answer = client.get(&format!("/fleet/erasures/{id}"));
+        // What was asked for stands in the database, whatever becomes of who asked.
+        let answer = answer
+            .map_err(|failure| Failure::new(failure.exit, format!("erasure {id} is not done, and goes on by itself: {}", failure.line)))?;
+        let state: Value = serde_json::from_str(&answer).map_err(|error| client.broken(error))?;
         if state.get("done") == Some(&Value::Bool(true)) {
             return print("erased on every box and from the fleet's database; what this does not reach stands in SECURITY.md\n");
         }

@@ -48,7 +48,12 @@ impl Fleet {
         }
         let (shared, reader) = (Arc::clone(&self.shared), Arc::clone(&self.reader));
         let asked = self.runtime.spawn(with_clock(async move { question(reader.client(&shared).await?).await }));
-        asked.await.unwrap_or(Err(Trouble::Stopped))
+        let answer = asked.await.unwrap_or(Err(Trouble::Stopped));
+        if matches!(answer, Err(Trouble::Silent)) {
+            // Something between may have forgotten this connection.
+            *self.reader.0.lock().await = None;
+        }
+        answer
     }
 
     /// Whether these are the settings it runs with.

@@ -6,6 +6,7 @@ use rustls::client::ResolvesClientCert;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use std::sync::Arc;
 use std::time::Duration;
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, NoTls};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
@@ -48,8 +49,15 @@ impl Trouble {
     /// The server took it for bad data, and would again.
     pub(super) fn is_data(&self) -> bool {
         let Self::Postgres(error) = self else { return false };
-        // Classes of SQLSTATE: data exception, program limit exceeded, integrity constraint.
-        error.code().is_some_and(|code| ["22", "54", "23"].contains(&code.code().get(..2).unwrap_or_default()))
+        // Classes of SQLSTATE: data exception, program limit exceeded. A constraint that is broken is a fault of the tables.
+        error.code().is_some_and(|code| ["22", "54"].contains(&code.code().get(..2).unwrap_or_default()))
+    }
+
+    /// Somebody else's work was in the way of this statement, and of no other.
+    pub(super) fn is_passing(&self) -> bool {
+        let Self::Postgres(error) = self else { return false };
+        let passing = [SqlState::LOCK_NOT_AVAILABLE, SqlState::QUERY_CANCELED, SqlState::T_R_DEADLOCK_DETECTED];
+        error.code().is_some_and(|code| passing.contains(code))
     }
 }
 
@@ -70,7 +78,9 @@ pub(super) async fn connect(fleet: &config::Fleet) -> Result<Client, Trouble> {
     })
     .await?;
     // Of a user whose name is the schema's, names would be written without it.
-    with_clock(async { Ok(client.batch_execute("SET search_path = pg_catalog").await?) }).await?;
+    // Where the role has a limit for idle connections, known to PostgreSQL since 14, ours would come and go.
+    let settings = "SET search_path = pg_catalog; SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'";
+    with_clock(async { Ok(client.batch_execute(settings).await?) }).await?;
     Ok(client)
 }
 

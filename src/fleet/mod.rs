@@ -1,7 +1,7 @@
 //! Records of many boxes in one place: each record that the store has is brought to PostgreSQL, and to an OpenTelemetry collector, behind the
 //! store and never on a message's way. The store is the buffer: what is away for a day delays nothing and is caught up with.
 //!
-//! - `shipper.rs` says what is brought next, without I/O;
+//! - `shipper.rs` says what is brought next, without I/O; `course.rs` keeps how far that is;
 //! - `session.rs` brings it to PostgreSQL, `postgres.rs` goes on whatever becomes of a connection, `otlp.rs` does so to a collector;
 //! - `query.rs` asks for records of all boxes, `erasure.rs` erases in all of them, `latency.rs` has their histograms.
 //!
@@ -9,6 +9,7 @@
 
 mod asking;
 mod connect;
+mod course;
 mod erasure;
 mod init;
 mod inspect;

@@ -2,11 +2,12 @@
 //! collector knows no record by its id: what a kill leaves unsaid is brought again. Logs once when it goes and once when it is back.
 
 use super::connect::{Trouble, tls, with_clock};
+use super::course::Course;
 use super::row::name_of;
 use super::shared::Shared;
-use super::shipper::{Answer, Batch, News, Shipper};
+use super::shipper::{Answer, Batch, News};
 use crate::record::{Outcome, Record};
-use crate::stats::{Minute, Sink};
+use crate::stats::Minute;
 use crate::store;
 use hdrhistogram::Histogram;
 use hyper::body::Bytes;
@@ -14,12 +15,11 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
 const NAME: &str = "otlp";
-const KEEP_CURSOR: Duration = Duration::from_secs(1);
 /// Of an answer; a partial success is a few words.
 const ANSWER_MAX: usize = 64 << 10;
 /// Four buckets to each doubling: 19 % wide, 128 of them for a microsecond to an hour.
@@ -30,27 +30,19 @@ const DELTA: u8 = 1;
 
 /// Brings records until it is stopped.
 pub(super) async fn run(shared: &Arc<Shared>) {
-    let seed = u64::from_str_radix(shared.token.get(..8).unwrap_or_default(), 16).unwrap_or(2);
-    let kept = shared.place.progress(NAME);
-    let cursor = kept.map(|(cursor, ..)| cursor).filter(|cursor| *cursor <= shared.store.newest());
-    let mut shipper = Shipper::new(cursor, seed);
-    (shipper.lost, shipper.mended) = kept.map_or((0, 0), |(_, lost, mended)| (lost, mended));
-    shared.stats.minutes.want(NAME);
-    let mut this = Otlp { shared, shipper, kept: kept.unwrap_or_default(), cursor_kept: Instant::now() };
+    let mut this = Otlp { shared, course: Course::begin(shared, NAME, true) };
     while !shared.is_stopping() {
         this.turn().await;
-        this.keep_cursor(false);
-        this.show();
-        shared.pause(this.shipper.wait()).await;
+        this.course.keep(false);
+        this.course.show(true);
+        shared.pause(this.course.shipper.wait()).await;
     }
-    this.keep_cursor(true);
+    this.course.keep(true);
 }
 
 struct Otlp<'s> {
     shared: &'s Arc<Shared>,
-    shipper: Shipper,
-    kept: (u64, u64, u64),
-    cursor_kept: Instant,
+    course: Course<'s>,
 }
 
 /// What a collector said.
@@ -63,11 +55,11 @@ enum Said {
 
 impl Otlp<'_> {
     async fn turn(&mut self) {
-        let read = match self.shared.store.records_after(self.shipper.after(), self.shipper.limit()) {
-            Ok(read) => read,
+        let batch = match self.course.next() {
+            Ok(batch) => batch,
             Err(error) => return self.failed(&error.to_string(), None),
         };
-        if let Some(batch) = self.shipper.batch(read) {
+        if let Some(batch) = batch {
             let body = self.logs(&batch);
             let said = self.post("v1/logs", body).await;
             self.heard(&batch, said);
@@ -81,7 +73,7 @@ impl Otlp<'_> {
             Ok(Said::Taken(0, _)) => Answer::Taken,
             Ok(Said::Taken(refused, why)) => {
                 tracing::warn!(records = refused, "the collector refused a part of what it took: {why}");
-                self.shipper.lost += refused;
+                self.course.shipper.lost += refused;
                 Answer::Taken
             }
             Ok(Said::Refused(why)) => {
@@ -93,7 +85,7 @@ impl Otlp<'_> {
             Ok(Said::Later(why, asked)) => return self.failed(&why, asked),
             Err(trouble) => return self.failed(&trouble.to_string(), None),
         };
-        if self.shipper.answered(batch, answer) == News::Back {
+        if self.course.shipper.answered(batch, answer) == News::Back {
             self.say_back();
         }
     }
@@ -108,7 +100,7 @@ impl Otlp<'_> {
             // What it does not want now it will not want later: they are a minute's latency.
             Ok(Said::Taken(..) | Said::Refused(_)) => {
                 self.shared.stats.minutes.taken(NAME, taken);
-                if self.shipper.reached() == News::Back {
+                if self.course.shipper.reached() == News::Back {
                     self.say_back();
                 }
             }
@@ -121,38 +113,15 @@ impl Otlp<'_> {
         if self.shared.is_stopping() {
             return;
         }
-        if self.shipper.failed(asked) == News::Gone {
+        if self.course.shipper.failed(asked) == News::Gone {
             tracing::warn!("the collector cannot be used: {why}; records wait in the store");
         }
         self.shared.stats.notices.set("collector", Some(format!("fleet.otlp: {why}")));
     }
 
     fn say_back(&self) {
-        tracing::info!(behind = self.behind(), "the collector is back");
+        tracing::info!(behind = self.course.behind(), "the collector is back");
         self.shared.stats.notices.set("collector", None);
-    }
-
-    fn behind(&self) -> u64 {
-        self.shared.store.newest().saturating_sub(self.shipper.after())
-    }
-
-    fn show(&self) {
-        let sink = Sink { up: !self.shipper.is_failing(), behind: self.behind(), lost: self.shipper.lost };
-        self.shared.stats.fleet.set(NAME, sink);
-    }
-
-    /// Never beyond what stands in files: after a kill the numbers behind may be given again.
-    fn keep_cursor(&mut self, at_once: bool) {
-        if !at_once && self.cursor_kept.elapsed() < KEEP_CURSOR {
-            return;
-        }
-        self.cursor_kept = Instant::now();
-        let Some(cursor) = self.shipper.cursor() else { return };
-        let progress = (cursor.min(self.shared.store.in_files()), self.shipper.lost, self.shipper.mended);
-        if progress != self.kept {
-            self.shared.place.keep_progress(NAME, progress);
-            self.kept = progress;
-        }
     }
 
     fn resource(&self) -> Value {

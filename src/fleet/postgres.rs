@@ -1,12 +1,12 @@
 //! The sink that is PostgreSQL: goes on whatever becomes of a connection. Logs once when it goes and once when it is back.
 
 use super::connect::{Trouble, with_clock};
-use super::session::{Session, Standing};
+use super::course::Course;
+use super::session::{Has, Session, Standing};
 use super::shared::Shared;
-use super::shipper::{Answer, Batch, News, Shipper, mend};
+use super::shipper::{Answer, Batch, News, mend};
 use super::{erasure, latency, query};
 use crate::record::Record;
-use crate::stats::Sink;
 use crate::store::StoreError;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,24 +16,24 @@ use tokio::task::JoinHandle;
 const NAME: &str = "postgres";
 /// So often the others hear of a box that has nothing to bring.
 const BEAT: Duration = Duration::from_secs(3);
-const KEEP_CURSOR: Duration = Duration::from_secs(1);
-/// The undelivered messages of all boxes are counted so often.
+/// The undelivered messages of all boxes are counted so often, and no twentieth of the time is spent on it.
 const COUNT: Duration = Duration::from_secs(20);
+const COUNT_SHARE: u32 = 20;
 /// Of one stage, in one statement.
 const MINUTES: usize = 500;
 /// Records that an erasure changed, in one statement.
 const CHANGES: usize = 500;
 const HOUSEKEEPING: Duration = Duration::from_secs(60);
-/// A record that is so far ahead of the server's clock is kept apart from its day.
-const CLOCK_AHEAD: Duration = Duration::from_secs(60);
+/// Seconds that this machine's clock may be ahead or behind before the page says so.
+const CLOCK_SECONDS: u64 = 60;
 
 struct Postgres<'s> {
     shared: &'s Arc<Shared>,
-    shipper: Shipper,
+    course: Course<'s>,
     /// Up to this number records may have been changed while nobody took note of it.
     update_through: u64,
-    kept: (u64, u64, u64),
-    cursor_kept: Instant,
+    /// Nobody has said yet whether it was taken.
+    unanswered: Option<Batch>,
     /// Already logged: said once.
     said_lost: u64,
     /// An erasure of this box's store that is under way.
@@ -46,42 +46,26 @@ struct Postgres<'s> {
 
 /// Brings records until it is stopped.
 pub(super) async fn run(shared: &Arc<Shared>) {
-    let seed = u64::from_str_radix(shared.token.get(..8).unwrap_or_default(), 16).unwrap_or(1);
-    let newest = shared.store.newest();
-    let kept = shared.place.progress(NAME);
     // Where erasures were not noted, all may have changed.
     let was_noted = shared.store.keep_changes(true).unwrap_or_else(|error| {
         tracing::warn!(%error, "what forget changes cannot be noted for the fleet");
         false
     });
-    // A store that was begun anew counts from one.
-    let cursor = kept.map(|(cursor, ..)| cursor).filter(|cursor| was_noted && *cursor <= newest);
-    let mut shipper = Shipper::new(cursor, seed);
-    (shipper.lost, shipper.mended) = kept.map_or((0, 0), |(_, lost, mended)| (lost, mended));
-    let update_through = if kept.is_some() && cursor.is_none() { newest } else { 0 };
-    shared.stats.minutes.want(NAME);
-    let said_lost = shipper.lost;
-    let mut this = Postgres {
-        shared,
-        shipper,
-        update_through,
-        kept: kept.unwrap_or_default(),
-        cursor_kept: Instant::now(),
-        said_lost,
-        forgetting: None,
-        forgotten: Vec::new(),
-        finishing: None,
-    };
+    let course = Course::begin(shared, NAME, was_noted);
+    let update_through = if course.begins_anew() { shared.store.newest() } else { 0 };
+    let said_lost = course.shipper.lost;
+    let mut this =
+        Postgres { shared, course, update_through, unanswered: None, said_lost, forgetting: None, forgotten: Vec::new(), finishing: None };
     while !shared.is_stopping() {
-        let trouble = match Session::open(shared).await {
+        let trouble = match Session::open(shared, this.course.behind()).await {
             Ok(session) => this.serve(session).await.err(),
             Err(trouble) => Some(trouble),
         };
         if let Some(trouble) = trouble.filter(|_| !shared.is_stopping()) {
             this.failed(&trouble, None);
-            this.show(false);
+            this.course.show(false);
             shared.stats.fleet.set_undelivered(None);
-            shared.pause(this.shipper.wait()).await;
+            shared.pause(this.course.shipper.wait()).await;
         }
     }
     this.keep_cursor(true);
@@ -90,20 +74,35 @@ pub(super) async fn run(shared: &Arc<Shared>) {
 impl Postgres<'_> {
     async fn serve(&mut self, mut session: Session) -> Result<(), Trouble> {
         let shared = self.shared;
-        let (mut beat, mut kept_house, mut looked, mut counted) = (Instant::now(), None::<Instant>, None::<Instant>, None::<Instant>);
+        let (mut kept_house, mut looked, mut count) = (None::<Instant>, None::<Instant>, Instant::now());
+        self.compare(session.has());
+        session.beat(shared, self.standing(None)).await?;
+        let (mut beat, mut said_in_the_way) = (Instant::now(), false);
         while !shared.is_stopping() {
             if kept_house.is_none_or(|last| last.elapsed() >= HOUSEKEEPING) {
-                session.keep_partitions(shared).await?;
+                match session.keep_partitions(shared).await {
+                    // Somebody reads all for an hour: days to come have their partition for a while.
+                    Err(trouble) if trouble.is_passing() => {
+                        if !std::mem::replace(&mut said_in_the_way, true) {
+                            tracing::warn!("the fleet's partitions could not be looked after: {trouble}; it is tried again each minute");
+                        }
+                    }
+                    kept => {
+                        kept?;
+                        said_in_the_way = false;
+                    }
+                }
                 kept_house = Some(Instant::now());
             }
             if looked.is_none_or(|last| last.elapsed() >= erasure::LOOK) {
                 self.erase(&session).await?;
                 looked = Some(Instant::now());
             }
-            if counted.is_none_or(|last| last.elapsed() >= COUNT) {
+            if Instant::now() >= count {
+                let begun = Instant::now();
                 let undelivered = with_clock(query::count_undelivered(&session.client)).await?;
-                shared.stats.fleet.set_undelivered(Some(undelivered));
-                counted = Some(Instant::now());
+                shared.stats.fleet.set_undelivered(undelivered);
+                count = Instant::now() + COUNT.max(begun.elapsed() * COUNT_SHARE);
             }
             let is_idle = !self.bring(&mut session).await?;
             let is_idle = !self.bring_changes(&mut session).await? && is_idle;
@@ -116,25 +115,66 @@ impl Postgres<'_> {
                 self.reached(&session);
             }
             self.keep_cursor(false);
-            self.show(true);
-            shared.pause(self.shipper.wait()).await;
+            self.course.show(true);
+            shared.pause(self.course.shipper.wait()).await;
         }
         session.leave(shared).await
     }
 
+    /// What the database has of this box may be more than was heard of, or less than was brought: it was restored from a copy, or made anew.
+    fn compare(&mut self, has: Has) {
+        let unanswered = self.unanswered.take();
+        if let (Has::All(number), Some(batch)) = (has, unanswered)
+            && number >= batch.last
+        {
+            self.heard(&batch, Answer::Taken);
+        }
+        let cursor = self.course.shipper.after();
+        match has {
+            Has::All(number) | Has::NotLess(number) if number >= cursor => {}
+            Has::Nothing if cursor == 0 => {}
+            Has::Nothing => {
+                tracing::warn!("the fleet's database does not know this box: all that the store has is brought again");
+                self.course.shipper.begin_anew();
+            }
+            // Also what was erased since then is there again.
+            Has::All(_) | Has::NotLess(_) => {
+                tracing::warn!(
+                    "the fleet's database has less than was brought, as if restored from a copy: all that the store has is brought again"
+                );
+                self.course.shipper.begin_anew();
+                self.update_through = self.shared.store.newest();
+            }
+        }
+    }
+
     /// One batch; whether there was one.
     async fn bring(&mut self, session: &mut Session) -> Result<bool, Trouble> {
-        let read = self.shared.store.records_after(self.shipper.after(), self.shipper.limit())?;
-        let Some(batch) = self.shipper.batch(read) else { return Ok(false) };
+        let Some(batch) = self.course.next()? else {
+            if self.say_lost() {
+                session.beat(self.shared, self.standing(None)).await?;
+            }
+            return Ok(false);
+        };
         let standing = self.standing(Some(&batch));
+        self.unanswered = Some(Batch { records: Vec::new(), ..batch });
         let brought = if batch.last <= self.update_through {
             session.change(self.shared, batch.records.clone(), standing).await
         } else {
             session.bring(self.shared, batch.clone(), standing).await
         };
+        if !matches!(brought, Err(Trouble::Postgres(_) | Trouble::Silent)) {
+            self.unanswered = None;
+        }
         match brought {
             Ok(()) => self.heard(&batch, Answer::Taken),
-            Err(trouble) if trouble.is_data() => self.heard(&batch, Answer::Refused),
+            Err(trouble) if trouble.is_data() => {
+                self.heard(&batch, Answer::Refused);
+                if batch.mended {
+                    // The database is not behind for a record that it will never have.
+                    session.beat(self.shared, self.standing(None)).await?;
+                }
+            }
             Err(trouble) => return Err(trouble),
         }
         Ok(true)
@@ -150,7 +190,7 @@ impl Postgres<'_> {
     }
 
     fn heard(&mut self, batch: &Batch, answer: Answer) {
-        match self.shipper.answered(batch, answer) {
+        match self.course.shipper.answered(batch, answer) {
             News::None | News::Gone => {}
             News::Back => self.say_back(),
             News::Lost => {
@@ -158,10 +198,17 @@ impl Postgres<'_> {
                 tracing::error!(id, "the fleet's database takes this record in no form: it is in this box's store alone");
             }
         }
-        if self.shipper.lost > self.said_lost {
-            tracing::warn!(records = self.shipper.lost - self.said_lost, "records went before the fleet's database had them");
-            self.said_lost = self.shipper.lost;
+        self.say_lost();
+    }
+
+    /// Whether some more were.
+    fn say_lost(&mut self) -> bool {
+        let more = self.course.shipper.lost.saturating_sub(self.said_lost);
+        if more > 0 {
+            tracing::warn!(records = more, "records went before the fleet's database had them");
         }
+        self.said_lost = self.course.shipper.lost;
+        more > 0
     }
 
     /// What `forget` changed of records that are there already. In the midst of an erasure the store still reads as before it.
@@ -234,13 +281,14 @@ impl Postgres<'_> {
     /// Where this box stands, or will when the batch is there.
     fn standing(&self, batch: Option<&Batch>) -> Standing {
         let newest = self.shared.store.newest();
-        let behind = newest.saturating_sub(batch.map_or(self.shipper.after(), |batch| batch.last));
+        let behind = newest.saturating_sub(batch.map_or(self.course.shipper.after(), |batch| batch.last));
         let oldest = batch.filter(|_| behind > 0).and_then(|batch| batch.records.last());
         Standing {
             behind,
             oldest_us: oldest.map(|record| record.date.as_microsecond()),
-            lost: self.shipper.lost + batch.map_or(0, |batch| batch.gone),
-            mended: self.shipper.mended,
+            lost: self.course.shipper.lost + batch.map_or(0, |batch| batch.gone),
+            mended: self.course.shipper.mended,
+            brought: batch.map_or(self.course.shipper.after(), |batch| batch.last),
         }
     }
 
@@ -248,7 +296,7 @@ impl Postgres<'_> {
         let notice = format!("the fleet's database: {trouble}");
         match trouble {
             Trouble::Store(StoreError::Closed) => {}
-            _ if self.shipper.failed(asked) == News::Gone => {
+            _ if self.course.shipper.failed(asked) == News::Gone => {
                 tracing::warn!("the fleet's database cannot be used: {trouble}; records wait in the store");
                 self.shared.stats.notices.set("fleet", Some(notice));
             }
@@ -265,11 +313,14 @@ impl Postgres<'_> {
     }
 
     fn reached(&mut self, session: &Session) {
-        if self.shipper.reached() == News::Back {
+        if self.course.shipper.reached() == News::Back {
             self.say_back();
         }
         let ahead = session.clock_ahead();
-        let notice = (ahead > CLOCK_AHEAD).then(|| format!("this machine's clock is {} s ahead of the fleet's database", ahead.as_secs()));
+        let notice = (ahead.unsigned_abs() > CLOCK_SECONDS).then(|| {
+            let way = if ahead > 0 { "ahead of" } else { "behind" };
+            format!("this machine's clock is {} s {way} the fleet's database", ahead.unsigned_abs())
+        });
         self.shared.stats.notices.set("fleet", notice);
     }
 
@@ -278,23 +329,10 @@ impl Postgres<'_> {
         self.shared.stats.notices.set("fleet", None);
     }
 
-    fn show(&self, up: bool) {
-        let Standing { behind, lost, .. } = self.standing(None);
-        self.shared.stats.fleet.set(NAME, Sink { up: up && !self.shipper.is_failing(), behind, lost });
-    }
-
-    /// Never beyond what stands in files: after a kill the numbers behind may be given again.
     fn keep_cursor(&mut self, at_once: bool) {
-        if !at_once && self.cursor_kept.elapsed() < KEEP_CURSOR {
-            return;
-        }
-        self.cursor_kept = Instant::now();
-        let Some(cursor) = self.shipper.cursor() else { return };
-        let progress = (cursor.min(self.shared.store.in_files()), self.shipper.lost, self.shipper.mended);
         // While all is updated the old cursor is no more than a mark that something had been brought.
-        if progress != self.kept && cursor >= self.update_through {
-            self.shared.place.keep_progress(NAME, progress);
-            self.kept = progress;
+        if self.course.shipper.after() >= self.update_through {
+            self.course.keep(at_once);
         }
     }
 }

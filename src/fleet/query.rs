@@ -3,7 +3,7 @@
 use super::asking::Fleet;
 use super::connect::Trouble;
 use super::erasure;
-use super::row::{SELECTED, SELECTED_COLUMNS, mailbox_key, message_key, name_of, record_of};
+use super::row::{SELECTED, SELECTED_COLUMNS, mailbox_key, message_key, name_of, record_of, stored};
 use super::schema::uuid;
 use crate::record::{Record, RecordId};
 use crate::store::Query;
@@ -18,6 +18,8 @@ const LATE_SECONDS: i64 = 3600;
 /// A record's id is drawn about when its message came.
 const ID_LEEWAY_MS: i64 = 3_600_000;
 const DEFAULT_LIMIT: usize = 100;
+/// Attempts that are looked at in one statement.
+const CHUNK_MOST: usize = 20_000;
 const SETTLED: &str =
     "EXISTS (SELECT FROM mailsluice.records s WHERE s.webhook_id = r.webhook_id AND s.outcome IN ('delivered', 'rejected'))";
 
@@ -82,7 +84,7 @@ impl Fleet {
     pub async fn attempts(&self, webhook_id: String) -> Result<Vec<FleetRecord>, Trouble> {
         self.ask(move |client| async move {
             let sql = format!("SELECT {SELECTED}, coalesce(b.name, '') FROM mailsluice.records r LEFT JOIN mailsluice.boxes b ON b.id = r.box WHERE r.webhook_id = $1 ORDER BY r.id DESC LIMIT 1000");
-            let mut rows = client.query(&sql, &[&webhook_id]).await?;
+            let mut rows = client.query(&sql, &[&stored(&webhook_id)]).await?;
             rows.reverse();
             rows.iter().map(of_box).collect()
         })
@@ -108,11 +110,14 @@ impl Fleet {
         self.ask(move |client| async move { boxes(&client).await }).await
     }
 
-    /// A box that will not come back; false where there is none of this name or id.
-    pub async fn remove(&self, name: String) -> Result<u64, Trouble> {
+    /// A box that will not come back; the ids of all of this name or id, of which one alone is struck out.
+    pub async fn remove(&self, name: String) -> Result<Vec<String>, Trouble> {
         self.ask(move |client| async move {
-            let sql = "DELETE FROM mailsluice.boxes WHERE name = $1 OR id::text = $1";
-            Ok(client.execute(sql, &[&name]).await?)
+            let sql = "WITH named AS (SELECT id FROM mailsluice.boxes WHERE name = $1 OR id::text = $1), \
+                gone AS (DELETE FROM mailsluice.boxes WHERE id IN (SELECT id FROM named) AND (SELECT count(*) FROM named) = 1) \
+                SELECT id::text FROM named ORDER BY id";
+            let rows = client.query(sql, &[&stored(&name)]).await?;
+            Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
         })
         .await
     }
@@ -168,7 +173,7 @@ async fn records(client: &Client, query: &Query) -> Result<FleetPage<FleetRecord
         all.and("r.outcome = {}", name_of(outcome));
     }
     if let Some(route) = &query.route {
-        all.and("r.route = {}", route.clone());
+        all.and("r.route = {}", stored(route));
     }
     if let Some(status) = query.status {
         all.and("r.status = {}", i32::from(status));
@@ -177,7 +182,7 @@ async fn records(client: &Client, query: &Query) -> Result<FleetPage<FleetRecord
         all.and("r.sender_ip = {}", ip.to_string());
     }
     if let Some(text) = query.text.as_deref().map(str::trim).filter(|text| !text.is_empty()) {
-        let pattern = format!("%{}%", text.replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_"));
+        let pattern = format!("%{}%", stored(text).replace('\\', "\\\\").replace('%', "\\%").replace('_', "\\_"));
         all.and(
             "concat_ws(E'\\x01', r.subject, r.message_id, r.sender, r.response_body, r.reply, r.webhook_id, r.sender_ip, array_to_string(r.recipients, E'\\x01')) ILIKE {}",
             pattern,
@@ -204,39 +209,63 @@ async fn records(client: &Client, query: &Query) -> Result<FleetPage<FleetRecord
     Ok(FleetPage { rows, cursor })
 }
 
+/// From the newest attempt on, some at a time: what a page costs depends on the attempts that it passes over, and not on all records.
 async fn undelivered(client: &Client, cursor: Option<RecordId>, limit: usize) -> Result<FleetPage<FleetUndelivered>, Trouble> {
     let limit = if limit == 0 { DEFAULT_LIMIT } else { limit.min(1000) };
-    let before = uuid(cursor.map_or(u128::MAX, |cursor| cursor.0));
-    let sql = format!(
-        "WITH open AS MATERIALIZED (SELECT DISTINCT ON (r.webhook_id) r.id, count(*) OVER w AS attempts, \
-           (extract(epoch FROM min(r.date) OVER w) * 1000000)::bigint AS first_us \
-           FROM mailsluice.records r WHERE r.outcome = 'deferred' AND NOT {SETTLED} \
-           WINDOW w AS (PARTITION BY r.webhook_id) ORDER BY r.webhook_id, r.id DESC), \
-         page AS MATERIALIZED (SELECT * FROM open WHERE id < $1::text::uuid ORDER BY id DESC LIMIT {limit}) \
-         SELECT {SELECTED}, coalesce(b.name, ''), page.attempts, page.first_us \
-         FROM page JOIN mailsluice.records r ON r.id = page.id LEFT JOIN mailsluice.boxes b ON b.id = r.box ORDER BY r.id DESC"
-    );
-    let mut rows = Vec::new();
-    for row in client.query(&sql, &[&before]).await? {
-        let record = of_box(&row)?;
-        let attempts: i64 = row.try_get(SELECTED_COLUMNS + 1)?;
-        let first: i64 = row.try_get(SELECTED_COLUMNS + 2)?;
-        rows.push(FleetUndelivered {
-            attempts: u64::try_from(attempts).unwrap_or_default(),
-            first_seen: jiff::Timestamp::from_microsecond(first).unwrap_or_default(),
-            last_seen: record.record.date,
-            record,
-        });
+    let (mut before, mut chunk, mut rows) = (uuid(cursor.map_or(u128::MAX, |cursor| cursor.0)), limit.max(DEFAULT_LIMIT) * 2, Vec::new());
+    loop {
+        let left = limit - rows.len();
+        // An array of ids is looked up in the index; the planner would rather join all records with all.
+        let sql = format!(
+            "WITH deferred AS MATERIALIZED (SELECT r.id, r.webhook_id FROM mailsluice.records r WHERE r.outcome = 'deferred' \
+               AND r.id < $1::text::uuid ORDER BY r.id DESC LIMIT {chunk}), \
+             message AS MATERIALIZED (SELECT s.webhook_id, max(s.id::text) AS last, count(*) AS attempts, min(s.date) AS first \
+               FROM mailsluice.records s WHERE s.webhook_id = ANY (ARRAY(SELECT webhook_id FROM deferred)) \
+               GROUP BY s.webhook_id HAVING bool_and(s.outcome = 'deferred')), \
+             page AS MATERIALIZED (SELECT d.id, m.attempts, m.first FROM deferred d JOIN message m USING (webhook_id) WHERE d.id::text = m.last \
+               ORDER BY d.id DESC LIMIT {left}) \
+             SELECT {SELECTED}, coalesce(b.name, ''), page.attempts, (extract(epoch FROM page.first) * 1000000)::bigint \
+             FROM page JOIN mailsluice.records r ON r.id = page.id LEFT JOIN mailsluice.boxes b ON b.id = r.box ORDER BY r.id DESC"
+        );
+        for row in client.query(&sql, &[&before]).await? {
+            let record = of_box(&row)?;
+            let attempts: i64 = row.try_get(SELECTED_COLUMNS + 1)?;
+            let first: i64 = row.try_get(SELECTED_COLUMNS + 2)?;
+            rows.push(FleetUndelivered {
+                attempts: u64::try_from(attempts).unwrap_or_default(),
+                first_seen: jiff::Timestamp::from_microsecond(first).unwrap_or_default(),
+                last_seen: record.record.date,
+                record,
+            });
+        }
+        if rows.len() >= limit {
+            break;
+        }
+        let sql = format!(
+            "SELECT r.id::text FROM mailsluice.records r WHERE r.outcome = 'deferred' AND r.id < $1::text::uuid ORDER BY r.id DESC OFFSET {} LIMIT 1",
+            chunk - 1
+        );
+        match client.query_opt(&sql, &[&before]).await? {
+            Some(last) => before = last.try_get(0)?,
+            None => break,
+        }
+        chunk = (chunk * 8).min(CHUNK_MOST);
     }
     let cursor = rows.last().filter(|_| rows.len() == limit).map(|last| last.record.record.id);
     Ok(FleetPage { rows, cursor })
 }
 
-/// How many messages no box has brought to their end.
-pub(super) async fn count_undelivered(client: &Client) -> Result<u64, Trouble> {
+/// How many messages no box has brought to their end. `None`: there are too many to say it in a moment.
+pub(super) async fn count_undelivered(client: &Client) -> Result<Option<u64>, Trouble> {
     let sql = format!("SELECT count(DISTINCT r.webhook_id) FROM mailsluice.records r WHERE r.outcome = 'deferred' AND NOT {SETTLED}");
-    let count: i64 = client.query_one(&sql, &[]).await?.try_get(0)?;
-    Ok(u64::try_from(count).unwrap_or_default())
+    client.batch_execute("BEGIN READ ONLY; SET LOCAL statement_timeout = '5s'").await?;
+    let counted = client.query_one(&sql, &[]).await.map_err(Trouble::from);
+    client.batch_execute("ROLLBACK").await?;
+    match counted {
+        Ok(row) => Ok(u64::try_from(row.try_get::<_, i64>(0)?).ok()),
+        Err(trouble) if trouble.is_passing() => Ok(None),
+        Err(trouble) => Err(trouble),
+    }
 }
 
 async fn boxes(client: &Client) -> Result<Vec<BoxStanding>, Trouble> {

@@ -114,13 +114,18 @@ fn columns<'r>(record: &'r Record, this_box: &'r str) -> Columns<'r> {
     }
 }
 
+/// A text as the tables have it: no PostgreSQL knows U+0000.
+pub(super) fn stored(text: &str) -> String {
+    text.replace('\0', "\u{fffd}")
+}
+
 /// One text for every spelling of a mailbox.
 pub(super) fn mailbox_key(text: &str) -> String {
-    short(mailbox::canonical(store::trimmed(text)))
+    short(mailbox::canonical(store::trimmed(&stored(text))))
 }
 
 pub(super) fn message_key(text: &str) -> String {
-    short(store::folded(store::trimmed(text)))
+    short(store::folded(store::trimmed(&stored(text))))
 }
 
 fn short(key: String) -> String {

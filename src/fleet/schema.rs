@@ -13,6 +13,9 @@ pub(super) const OWNER: &str = "mailsluice_owner";
 /// Of all works on partitions.
 pub(super) const PARTITIONS_LOCK: i64 = 0x6d61_696c_7061_7274;
 
+/// In another encoding not every letter has its place, or none is known for what it is.
+pub(super) const NO_UTF8: &str = "the database is not in UTF-8: make it with createdb --encoding=UTF8 --template=template0";
+
 const MS_PER_DAY: u64 = 86_400_000;
 
 /// Columns that may hold an address.
@@ -41,7 +44,7 @@ INSERT INTO mailsluice.format (version) VALUES (1) ON CONFLICT DO NOTHING;
 CREATE TABLE IF NOT EXISTS mailsluice.boxes (
   id uuid PRIMARY KEY, name text NOT NULL, version text NOT NULL, token uuid, started timestamptz NOT NULL, last_seen timestamptz NOT NULL,
   retention_seconds bigint NOT NULL, behind bigint NOT NULL DEFAULT 0, oldest timestamptz, lost bigint NOT NULL DEFAULT 0,
-  mended bigint NOT NULL DEFAULT 0, clock_ms bigint NOT NULL DEFAULT 0);
+  mended bigint NOT NULL DEFAULT 0, clock_ms bigint NOT NULL DEFAULT 0, brought bigint NOT NULL DEFAULT 0);
 CREATE TABLE IF NOT EXISTS mailsluice.records (
   id uuid PRIMARY KEY, box uuid NOT NULL, date timestamptz NOT NULL, sender_ip text NOT NULL, message_id text, sender text NOT NULL,
   recipients text[] NOT NULL, subject text, status integer NOT NULL, response_body text NOT NULL, content_type text, retry_after text,
@@ -78,6 +81,8 @@ CREATE OR REPLACE VIEW mailsluice.undelivered AS
 /// What is left where roles, schema and rights are there already; run by an owner. Ends with the rights of the daemon's user.
 pub(super) fn init(postgres: Option<&Postgres>) -> String {
     let mut sql = String::from("SELECT pg_advisory_xact_lock(7881690371923178100);\n");
+    let refusal = format!("RAISE EXCEPTION '%', {}", literal(NO_UTF8));
+    _ = writeln!(sql, "{}", unless("SELECT WHERE current_setting('server_encoding') = 'UTF8'", &refusal));
     for role in [OWNER, "mailsluice_writer", "mailsluice_reader"] {
         let create = format!("CREATE ROLE {role} NOLOGIN");
         // Writing to a String cannot fail.

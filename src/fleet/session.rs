@@ -3,13 +3,14 @@
 
 use super::connect::{Trouble, connect, with_clock};
 use super::row::{self, COLUMNS};
-use super::schema::{FORMAT, OWNER, PARTITIONS_LOCK, day_of, first_of, make_partition, partition, uuid};
+use super::schema::{FORMAT, NO_UTF8, OWNER, PARTITIONS_LOCK, day_of, first_of, make_partition, partition, uuid};
 use super::shared::Shared;
 use super::shipper::Batch;
 use crate::record::Record;
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement};
 
 /// A box that was silent for so long may be taken over by who has its store: the other's connection is not known to have ended.
@@ -29,6 +30,28 @@ pub(super) struct Session {
     days: BTreeMap<u64, ()>,
     /// The server's clock in milliseconds since 1970, and ours at that moment.
     clock: (i64, i64),
+    claim: Claim,
+}
+
+/// What the database knew of this box when the connection was opened.
+#[derive(Clone, Copy)]
+struct Claim {
+    is_locked: bool,
+    /// By this daemon, over an earlier connection.
+    is_ours: bool,
+    is_new: bool,
+    brought: u64,
+}
+
+/// What the database has of this box.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Has {
+    /// Perhaps all, up to where another daemon of this box came.
+    NotLess(u64),
+    /// This daemon's, up to here.
+    All(u64),
+    /// It does not know this box.
+    Nothing,
 }
 
 /// Where this box stands, as others see it.
@@ -39,22 +62,26 @@ pub(super) struct Standing {
     pub(super) oldest_us: Option<i64>,
     pub(super) lost: u64,
     pub(super) mended: u64,
+    /// Up to this commit number all is there.
+    pub(super) brought: u64,
 }
 
 impl Session {
-    pub(super) async fn open(shared: &Shared) -> Result<Self, Trouble> {
+    /// Of a box that has so many records to bring.
+    pub(super) async fn open(shared: &Shared, behind: u64) -> Result<Self, Trouble> {
         let client = connect(&shared.config).await?;
-        with_clock(Self::begin(shared, client)).await
+        with_clock(Self::begin(shared, client, behind)).await
     }
 
-    async fn begin(shared: &Shared, client: Client) -> Result<Self, Trouble> {
-        client.batch_execute("SET statement_timeout = '60s'; SET lock_timeout = '30s'; SET timezone = 'UTC'").await?;
+    async fn begin(shared: &Shared, client: Client, behind: u64) -> Result<Self, Trouble> {
+        // The server gives up before we do: a statement that outlives its connection would keep this box's lock.
+        client.batch_execute("SET statement_timeout = '25s'; SET lock_timeout = '20s'; SET timezone = 'UTC'").await?;
         check_format(&client, Some(&shared.id_secret_check)).await?;
-        claim(shared, &client).await?;
+        let claim = claim(shared, &client, behind).await?;
         let (names, types): (Vec<_>, Vec<_>) = COLUMNS.iter().map(|(name, kind)| (*name, format!("{name} {kind}"))).unzip();
         let (names, types) = (names.join(", "), types.join(", "));
         let me = "me AS (UPDATE mailsluice.boxes SET last_seen = now(), behind = $4, oldest = to_timestamp($5::bigint::numeric / 1000000), \
-            lost = $6, mended = $7, clock_ms = $8 WHERE id = $2::text::uuid AND token = $3::text::uuid RETURNING id)";
+            lost = $6, mended = $7, clock_ms = $8, brought = $9 WHERE id = $2::text::uuid AND token = $3::text::uuid RETURNING id)";
         let rows =
             format!("INSERT INTO mailsluice.records ({names}) SELECT {names} FROM me, json_to_recordset($1::text::json) AS r({types})");
         let rows = rows.replace("SELECT id, box", "SELECT r.id, r.box");
@@ -69,10 +96,17 @@ impl Session {
         );
         let seen = format!("WITH {me} SELECT count(*), {now} FROM me WHERE $1::text IS NOT NULL");
         let (insert, change, seen) = (client.prepare(&insert).await?, client.prepare(&change).await?, client.prepare(&seen).await?);
-        let mut session = Self { client, insert, change, seen, days: BTreeMap::new(), clock: (now_ms(), now_ms()) };
-        session.beat(shared, Standing::default()).await?;
+        let mut session = Self { client, insert, change, seen, days: BTreeMap::new(), clock: (now_ms(), now_ms()), claim };
         session.read_days().await?;
         Ok(session)
+    }
+
+    pub(super) fn has(&self) -> Has {
+        match self.claim {
+            Claim { is_new: true, .. } => Has::Nothing,
+            Claim { is_ours: true, brought, .. } => Has::All(brought),
+            Claim { brought, .. } => Has::NotLess(brought),
+        }
     }
 
     /// Brings a batch; what is older than the fleet keeps is left out.
@@ -103,23 +137,32 @@ impl Session {
     /// That this box is there, and where it stands.
     pub(super) async fn beat(&mut self, shared: &Shared, standing: Standing) -> Result<(), Trouble> {
         let statement = self.seen.clone();
+        if !self.claim.is_locked {
+            // Held by a connection of ours that had not ended, or by a box that is gone.
+            self.claim.is_locked = with_clock(lock(shared, &self.client)).await?;
+        }
         with_clock(self.say(shared, &statement, "", standing)).await
     }
 
     async fn say(&mut self, shared: &Shared, statement: &Statement, text: &str, standing: Standing) -> Result<(), Trouble> {
         let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-        let Standing { behind, oldest_us, lost, mended } = standing;
-        let (behind, lost, mended) = (number(behind), number(lost), number(mended));
+        let Standing { behind, oldest_us, lost, mended, brought } = standing;
+        let (behind, lost, mended, brought) = (number(behind), number(lost), number(mended), number(brought));
         let skew = self.clock.1.saturating_sub(self.clock.0);
-        let row =
-            self.client.query_one(statement, &[&text, &shared.box_id, &shared.token, &behind, &oldest_us, &lost, &mended, &skew]).await?;
+        let (me, token) = (&shared.box_id, &shared.token);
+        let arguments: [&(dyn ToSql + Sync); 9] = [&text, me, token, &behind, &oldest_us, &lost, &mended, &skew, &brought];
+        let row = self.client.query_one(statement, &arguments).await?;
         self.clock = (row.try_get(1)?, now_ms());
-        if row.try_get::<_, i64>(0)? == 1 { Ok(()) } else { Err(taken()) }
+        if row.try_get::<_, i64>(0)? == 1 {
+            return Ok(());
+        }
+        let known = self.client.query_opt("SELECT FROM mailsluice.boxes WHERE id = $1::text::uuid", &[me]).await?;
+        Err(if known.is_some() { taken() } else { Trouble::Refused("this box was struck out of the fleet: it joins anew".to_owned()) })
     }
 
-    /// How far this machine's clock is ahead of the server's.
-    pub(super) fn clock_ahead(&self) -> Duration {
-        Duration::from_millis(u64::try_from(self.clock.1.saturating_sub(self.clock.0)).unwrap_or(0))
+    /// How many seconds this machine's clock is ahead of the server's.
+    pub(super) fn clock_ahead(&self) -> i64 {
+        self.clock.1.saturating_sub(self.clock.0) / 1000
     }
 
     fn today(&self) -> u64 {
@@ -206,7 +249,8 @@ impl Session {
 /// Whether the tables are there and of a kind that we know; `check`: whether they are of boxes that know messages by the same ids.
 pub(super) async fn check_format(client: &Client, check: Option<&str>) -> Result<(), Trouble> {
     let missing = || Trouble::Refused("the database has no tables of a fleet: run mailsluice fleet init".to_owned());
-    let row = match client.query_opt("SELECT version, id_secret_check FROM mailsluice.format", &[]).await {
+    let sql = "SELECT version, id_secret_check, current_setting('server_encoding') FROM mailsluice.format";
+    let row = match client.query_opt(sql, &[]).await {
         Ok(row) => row.ok_or_else(missing)?,
         Err(error) if error.code().is_some_and(|code| [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME].contains(code)) => {
             return Err(missing());
@@ -216,6 +260,9 @@ pub(super) async fn check_format(client: &Client, check: Option<&str>) -> Result
     let version: i32 = row.try_get(0)?;
     if version > FORMAT {
         return Err(Trouble::Refused(format!("the fleet's tables have format {version}, this program knows {FORMAT}: upgrade this box")));
+    }
+    if row.try_get::<_, String>(2)? != "UTF8" {
+        return Err(Trouble::Refused(NO_UTF8.to_owned()));
     }
     let Some(check) = check else { return Ok(()) };
     let mut found: Option<String> = row.try_get(1)?;
@@ -242,14 +289,19 @@ fn taken() -> Trouble {
     )
 }
 
-/// One daemon at a time speaks for a box. A lock of the connection goes with its holder; one that the server does not know to be gone is
-/// silent for a while.
-async fn claim(shared: &Shared, client: &Client) -> Result<(), Trouble> {
+/// Whether no other connection speaks for this box.
+async fn lock(shared: &Shared, client: &Client) -> Result<bool, Trouble> {
     let identity = shared.box_id.replace('-', "");
     let key = identity.get(..16).and_then(|half| u64::from_str_radix(half, 16).ok()).unwrap_or_default().cast_signed();
+    Ok(client.query_one("SELECT pg_try_advisory_lock($1)", &[&key]).await?.try_get(0)?)
+}
+
+/// One daemon at a time speaks for a box. A lock of the connection goes with its holder; one that the server does not know to be gone is
+/// this daemon's own, or silent for a while.
+async fn claim(shared: &Shared, client: &Client, behind: u64) -> Result<Claim, Trouble> {
     let mut is_locked = false;
     for _ in 0..LOCK_TRIES {
-        is_locked = client.query_one("SELECT pg_try_advisory_lock($1)", &[&key]).await?.try_get(0)?;
+        is_locked = lock(shared, client).await?;
         if is_locked {
             break;
         }
@@ -257,15 +309,21 @@ async fn claim(shared: &Shared, client: &Client) -> Result<(), Trouble> {
         tokio::time::sleep(LOCK_PAUSE).await;
     }
     let sql = format!(
-        "INSERT INTO mailsluice.boxes AS b (id, name, version, token, started, last_seen, retention_seconds) \
-         VALUES ($1::text::uuid, $2, $3, $4::text::uuid, now(), now(), $5) ON CONFLICT (id) DO UPDATE SET name = EXCLUDED.name, \
+        "WITH old AS (SELECT token FROM mailsluice.boxes WHERE id = $1::text::uuid) INSERT INTO mailsluice.boxes AS b (id, name, version, token, started, last_seen, retention_seconds, behind) \
+         VALUES ($1::text::uuid, $2, $3, $4::text::uuid, now(), now(), $5, $7) ON CONFLICT (id) DO UPDATE SET name = EXCLUDED.name, \
          version = EXCLUDED.version, token = EXCLUDED.token, started = EXCLUDED.started, last_seen = EXCLUDED.last_seen, \
-         retention_seconds = EXCLUDED.retention_seconds WHERE $6 OR b.token IS NULL OR b.last_seen < now() - interval '{STALE}' RETURNING 1"
+         retention_seconds = EXCLUDED.retention_seconds, behind = EXCLUDED.behind WHERE $6 OR b.token IS NULL OR b.token = EXCLUDED.token \
+         OR b.last_seen < now() - interval '{STALE}' \
+         RETURNING brought, coalesce((SELECT token = $4::text::uuid FROM old), false), NOT EXISTS (SELECT FROM old)"
     );
     let retention = i64::try_from(shared.store_retention().as_secs()).unwrap_or(i64::MAX);
     let version = env!("CARGO_PKG_VERSION");
-    let row = client.query_opt(&sql, &[&shared.box_id, &shared.config.name, &version, &shared.token, &retention, &is_locked]).await?;
-    row.map(drop).ok_or_else(taken)
+    let (me, name, token, behind) = (&shared.box_id, &shared.config.name, &shared.token, i64::try_from(behind).unwrap_or(i64::MAX));
+    let arguments: [&(dyn ToSql + Sync); 7] = [me, name, &version, token, &retention, &is_locked, &behind];
+    let row = client.query_opt(&sql, &arguments).await?;
+    let row = row.ok_or_else(taken)?;
+    let brought = u64::try_from(row.try_get::<_, i64>(0)?).unwrap_or(0);
+    Ok(Claim { is_locked, is_ours: row.try_get(1)?, is_new: row.try_get(2)?, brought })
 }
 
 fn now_ms() -> i64 {

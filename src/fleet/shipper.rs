@@ -3,6 +3,7 @@
 //! Commit numbers rise in the order in which records became durable. A cursor by record ids would lose the slow ones, whose ids are drawn
 //! minutes before their commit. Nothing here fails or logs.
 
+use super::row::stored;
 use crate::record::Record;
 use crate::store::Committed;
 use std::time::Duration;
@@ -74,9 +75,9 @@ impl Shipper {
         self.cursor.unwrap_or(0)
     }
 
-    /// How many records to read.
+    /// How many records to read: more than are given where few are, so that one that cannot be read hides none behind it.
     pub(super) fn limit(&self) -> usize {
-        if self.mend { 1 } else { self.limit }
+        self.limit.max(BATCH)
     }
 
     /// How long to wait before the next look.
@@ -93,7 +94,7 @@ impl Shipper {
         let most = if self.limit > BATCH { OCTETS_BEHIND } else { OCTETS };
         let (mut last, mut gone, mut octets) = (self.cursor, 0, 0);
         let mut records = Vec::new();
-        for Committed { number, record } in read.into_iter().take(self.limit()) {
+        for Committed { number, record } in read.into_iter().take(if self.mend { 1 } else { self.limit }) {
             octets += octets_of(&record);
             if octets > most && !records.is_empty() {
                 break;
@@ -138,8 +139,9 @@ impl Shipper {
         }
     }
 
-    /// It could not be reached, or could not now. It may have asked to be given some time.
+    /// It could not be reached, or could not now: what took it too long is tried in smaller pieces. It may have asked to be given some time.
     pub(super) fn failed(&mut self, asked: Option<Duration>) -> News {
+        self.limit = (self.limit / 2).max(1);
         let doubled = BACK_OFF.saturating_mul(1 << self.attempts.min(7)).min(BACK_OFF_MOST);
         // Between half of it and all of it, so that boxes do not come back together.
         self.wait = asked.unwrap_or_default().min(BACK_OFF_MOST).max(doubled / 2 + doubled.mul_f64(self.share() / 2.0));
@@ -150,6 +152,19 @@ impl Shipper {
     /// It answers.
     pub(super) fn reached(&mut self) -> News {
         if std::mem::take(&mut self.attempts) > 0 { News::Back } else { News::None }
+    }
+
+    /// Up to this number the store has nothing any more.
+    pub(super) fn passed(&mut self, number: u64) {
+        if let Some(cursor) = self.cursor.filter(|cursor| *cursor < number) {
+            (self.cursor, self.mend) = (Some(number), false);
+            self.lost += number - cursor;
+        }
+    }
+
+    /// Of what was brought some is not there any more: all is brought again.
+    pub(super) fn begin_anew(&mut self) {
+        (self.cursor, self.mend, self.mended) = (None, false, 0);
     }
 
     fn advance(&mut self, batch: &Batch) {
@@ -183,7 +198,7 @@ pub(super) fn mend(record: &mut Record) {
     let options = [message_id, subject, tls, &mut server_response.content_type, &mut server_response.retry_after].into_iter().flatten();
     let texts = options.chain(recipients).chain([sender, reply, route, webhook_id, sender_ip, &mut server_response.body]);
     for text in texts.filter(|text| text.contains('\0')) {
-        *text = text.replace('\0', "\u{fffd}");
+        *text = stored(text);
     }
 }
 
@@ -343,8 +358,14 @@ mod tests {
         let batch = shipper.batch(read()).unwrap();
         assert_eq!(shipper.answered(&batch, Answer::Taken), News::Back);
         assert_eq!((shipper.lost, shipper.after()), (5, 18));
+        // Also where nothing comes behind them.
+        shipper.passed(20);
+        shipper.passed(20);
+        assert_eq!((shipper.lost, shipper.after()), (7, 20));
         // A box that joins a fleet has lost nothing.
         let mut shipper = Shipper::new(None, 1);
+        shipper.passed(9);
+        assert_eq!((shipper.lost, shipper.cursor()), (0, None));
         assert_eq!(shipper.batch(read()).unwrap().gone, 2);
     }
 
@@ -360,6 +381,19 @@ mod tests {
         assert_eq!(batch.records.len(), BATCH);
         shipper.answered(&batch, Answer::Taken);
         assert_eq!((shipper.limit(), shipper.wait()), (BATCH_BEHIND, Duration::ZERO));
+        // What takes the sink too long comes in pieces, and grows again.
+        let mut sizes = Vec::new();
+        for _ in 0..12 {
+            shipper.failed(None);
+            sizes.push(shipper.batch(short(2000)).unwrap().records.len());
+        }
+        assert_eq!((sizes[0], sizes[1], sizes[11]), (500, 250, 1));
+        for _ in 0..10 {
+            let batch = shipper.batch(short(2000)).unwrap();
+            shipper.answered(&batch, Answer::Taken);
+            assert_eq!(shipper.wait(), Duration::ZERO);
+        }
+        assert_eq!(shipper.batch(short(2000)).unwrap().records.len(), BATCH_BEHIND);
     }
 
     #[test]

@@ -23,6 +23,14 @@ use tempfile::TempDir;
 const LONG: Duration = Duration::from_secs(1800);
 const DAYS: u64 = 20;
 
+/// What a store is filled with.
+pub(super) struct Mixture {
+    /// Whose records they are.
+    pub(super) days: u64,
+    /// One record of so many is a message that was put off, and not heard of again; 0: none.
+    pub(super) put_off_each: u64,
+}
+
 fn text(out: &mut Vec<u8>, text: &str) {
     assert!(text.len() < 128);
     out.push(u8::try_from(text.len()).unwrap());
@@ -30,11 +38,11 @@ fn text(out: &mut Vec<u8>, text: &str) {
 }
 
 /// Version 1 of a record.
-fn record(id: u128, date_us: i64, number: u64) -> Vec<u8> {
+fn record(id: u128, date_us: i64, number: u64, is_put_off: bool) -> Vec<u8> {
     let mut out = vec![1];
     out.extend(date_us.to_le_bytes());
-    // Four times, size, status 200; delivered.
-    out.extend([0x90, 0x4e, 20, 0x88, 0x27, 0x90, 0x4e, 0x80, 0x20, 0xc8, 1, 0]);
+    // Four times, size, status 200; delivered or deferred.
+    out.extend([0x90, 0x4e, 20, 0x88, 0x27, 0x90, 0x4e, 0x80, 0x20, 0xc8, 1, if is_put_off { 2 } else { 0 }]);
     text(&mut out, "192.0.2.17");
     out.push(1);
     text(&mut out, &format!("<{number:016x}.20261130@mail.sender.example>"));
@@ -56,18 +64,19 @@ fn record(id: u128, date_us: i64, number: u64) -> Vec<u8> {
     out
 }
 
-/// A store of version 0.1 with so many records of the last twenty days.
-fn write_store(path: &Path, records: u64) {
+/// A store of version 0.1 with so many records of the last days.
+pub(super) fn write_store(path: &Path, records: u64, mixture: &Mixture) {
     let database = Database::create(path).unwrap();
     let txn = database.begin_write().unwrap();
     {
         let mut table = txn.open_table(TableDefinition::<u128, &[u8]>::new("records")).unwrap();
         let now = jiff::Timestamp::now().as_microsecond();
-        let step = i64::try_from(DAYS * 86_400_000_000 / records).unwrap();
+        let step = i64::try_from(mixture.days * 86_400_000_000 / records).unwrap();
         for number in 0..records {
             let date_us = now - step * i64::try_from(records - number).unwrap();
             let id = (u128::try_from(date_us / 1000).unwrap() << 80) | u128::from(number);
-            table.insert(id, record(id, date_us, number).as_slice()).unwrap();
+            let is_put_off = number.checked_rem(mixture.put_off_each) == Some(0);
+            table.insert(id, record(id, date_us, number, is_put_off).as_slice()).unwrap();
         }
         txn.open_table(TableDefinition::<&str, &[u8]>::new("meta")).unwrap().insert("format", 1u32.to_le_bytes().as_slice()).unwrap();
     }
@@ -178,7 +187,7 @@ fn before_and_after() {
     let after = binary("MAILSLUICE_AFTER").unwrap_or_else(|| crate::support::daemon::BINARY.into());
     let place = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let first = place.path().join("first.redb");
-    write_store(&first, records);
+    write_store(&first, records, &Mixture { days: DAYS, put_off_each: 0 });
     println!("{records} records, {} as version 0.1 has them", mib(std::fs::metadata(&first).unwrap().len()));
     let endpoint = Endpoint::ok();
     let mut cases = Vec::new();

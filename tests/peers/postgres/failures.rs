@@ -55,6 +55,8 @@ fn a_server_that_is_stopped_at_once_under_load() {
 /// A stranger in between: forwards all, and now and then lets the server answer to nobody.
 struct Swallowing {
     port: u16,
+    /// To the server the connection goes on, as behind a gateway that has forgotten it.
+    lingers: Arc<AtomicBool>,
     wanted: Arc<AtomicU64>,
     swallowed: Arc<AtomicU64>,
 }
@@ -64,19 +66,28 @@ impl Swallowing {
         let port = port::free();
         let listener = TcpListener::bind(("127.0.0.1", port)).unwrap();
         let (wanted, swallowed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
-        let this = Self { port, wanted: Arc::clone(&wanted), swallowed: Arc::clone(&swallowed) };
+        let lingers = Arc::new(AtomicBool::new(false));
+        let this = Self { port, lingers: Arc::clone(&lingers), wanted: Arc::clone(&wanted), swallowed: Arc::clone(&swallowed) };
         std::thread::spawn(move || {
             for client in listener.incoming().flatten() {
                 let Ok(upstream) = TcpStream::connect(("127.0.0.1", server)) else { continue };
-                let (wanted, swallowed) = (Arc::clone(&wanted), Arc::clone(&swallowed));
-                std::thread::spawn(move || forward(client, upstream, &wanted, &swallowed));
+                let (wanted, swallowed, lingers) = (Arc::clone(&wanted), Arc::clone(&swallowed), Arc::clone(&lingers));
+                std::thread::spawn(move || {
+                    let upstream = forward(client, upstream, &wanted, &swallowed);
+                    if lingers.load(Ordering::Acquire) {
+                        std::mem::forget(upstream);
+                    } else {
+                        drop(upstream.shutdown(std::net::Shutdown::Both));
+                    }
+                });
             }
         });
         this
     }
 }
 
-fn forward(client: TcpStream, upstream: TcpStream, wanted: &AtomicU64, swallowed: &AtomicU64) {
+/// Gives back the way to the server when the client's is at its end.
+fn forward(client: TcpStream, upstream: TcpStream, wanted: &AtomicU64, swallowed: &AtomicU64) -> TcpStream {
     let holds = Arc::new(AtomicBool::new(false));
     let answers = {
         let (mut from, mut to, holds) = (upstream.try_clone().unwrap(), client.try_clone().unwrap(), Arc::clone(&holds));
@@ -106,8 +117,10 @@ fn forward(client: TcpStream, upstream: TcpStream, wanted: &AtomicU64, swallowed
             break;
         }
     }
-    drop(answers.join());
-    drop(to.shutdown(std::net::Shutdown::Both));
+    // A reader of answers that never come ends with the connection.
+    drop(from.shutdown(std::net::Shutdown::Both));
+    drop(answers);
+    to
 }
 
 #[test]
@@ -125,8 +138,19 @@ fn the_answer_to_a_commit_is_swallowed() {
             eventually_within(CATCH_UP, "an answer to be swallowed", || (proxy.swallowed.load(Ordering::Acquire) >= round).then_some(()));
         }
     });
+    // A connection that the server takes for alive is the daemon's own, and no copy of its store.
+    proxy.lingers.store(true, Ordering::Release);
+    under_load(&daemon, || {
+        let before = server.number(&database, "SELECT count(*) FROM mailsluice.records");
+        proxy.wanted.store(1, Ordering::Release);
+        eventually_within(CATCH_UP, "one more", || (proxy.swallowed.load(Ordering::Acquire) > times).then_some(()));
+        eventually_within(CATCH_UP, "records behind it", || {
+            (server.number(&database, "SELECT count(*) FROM mailsluice.records") > before + 50).then_some(())
+        });
+    });
     all_arrived(&[("mx1", &daemon)]);
-    assert!(proxy.swallowed.load(Ordering::Acquire) >= times);
+    assert!(!daemon.log().contains("store was copied") && !daemon.log().contains("brought again"), "{}", daemon.log());
+    println!("{} answers to COMMIT were swallowed", proxy.swallowed.load(Ordering::Acquire));
 }
 
 #[test]
@@ -203,6 +227,14 @@ fn whatever_keeps_the_database_from_taking_records() {
     send(&daemon, 5);
     all_arrived(&[("mx1", &daemon)]);
     let alter = |what: &str| drop(server.sql(&database, what));
+    let today = server.sql(&database, "SELECT to_char(now() AT TIME ZONE 'UTC', 'YYYYMMDD')");
+    let first_id = |day: i64| {
+        let date = format!("date_trunc('day', now() AT TIME ZONE 'UTC') + {day} * interval '1 day'");
+        server.sql(
+            &database,
+            &format!("SELECT (lpad(to_hex((extract(epoch FROM {date}) * 1000)::bigint), 12, '0') || repeat('0', 20))::uuid"),
+        )
+    };
     let faults = [
         Fault::new("password", || alter("ALTER ROLE mailsluice PASSWORD 'second'"), || connection("localhost", "second")),
         Fault::new("name", || connection("db.invalid", "second"), || connection("localhost", "second")),
@@ -212,6 +244,21 @@ fn whatever_keeps_the_database_from_taking_records() {
             "read-only",
             || drop(server.sql("postgres", &format!("ALTER DATABASE {database} SET default_transaction_read_only = on"))),
             || drop(server.sql("postgres", &format!("ALTER DATABASE {database} RESET default_transaction_read_only"))),
+        ),
+        Fault::new(
+            "a partition that is not there",
+            || {
+                alter(&format!(
+                    "ALTER TABLE mailsluice.records DETACH PARTITION mailsluice.records_{today}; ALTER TABLE mailsluice.records DETACH PARTITION mailsluice.records_other"
+                ))
+            },
+            || {
+                alter(&format!(
+                    "ALTER TABLE mailsluice.records ATTACH PARTITION mailsluice.records_other DEFAULT; ALTER TABLE mailsluice.records ATTACH PARTITION mailsluice.records_{today} FOR VALUES FROM ('{}') TO ('{}')",
+                    first_id(0),
+                    first_id(1)
+                ))
+            },
         ),
         Fault::new(
             "rights",
@@ -262,6 +309,13 @@ fn a_record_that_is_refused_is_mended_alone() {
         (server.number(&database, "SELECT mended FROM mailsluice.boxes") == expected).then_some(())
     });
     assert_eq!(server.number(&database, "SELECT lost FROM mailsluice.boxes"), 0);
+    // Who asks for that letter is answered, whatever the filter.
+    for filter in ["text=zero:%20%00", "sender=a%00b@c.test", "recipient=%00", "message_id=%00", "route=%00", "webhook_id=%00"] {
+        let answer = daemon.admin.get(&format!("/records?fleet=1&{filter}"));
+        assert_eq!(answer.status, 200, "{filter}: {}", answer.text());
+        let found = answer.json()["records"].as_array().unwrap().len() as u64;
+        assert_eq!(found, if filter.starts_with("text") { expected } else { 0 }, "{filter}");
+    }
 }
 
 #[test]
@@ -333,4 +387,81 @@ fn a_box_restored_from_a_copy() {
     });
     assert_eq!(deliver(restored.smtp(), "a@sender.test", &["b@example.test"], b"Subject: one more\r\n\r\nx\r\n").code, 250);
     eventually_within(CATCH_UP, "one more", || (server.number(&database, "SELECT count(*) FROM mailsluice.records") == 26).then_some(()));
+}
+
+/// The database is made anew, or from a copy of before: it has again all that the boxes have, and what was erased meanwhile is erased there.
+#[test]
+fn a_database_that_is_restored_from_a_copy() {
+    let server = Server::start();
+    let database = server.fleet("went_back");
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(server.boxed(Config::to(&endpoint), &database, "mx1"));
+    let gone = "gone@example.test";
+    deliver(daemon.smtp(), "a@sender.test", &[gone], b"Subject: one\r\n\r\nx\r\n").starts("250 ");
+    send(&daemon, 10);
+    all_arrived(&[("mx1", &daemon)]);
+    let copy = server.dump(&database);
+    send(&daemon, 20);
+    daemon.cli(&["forget", "--address", gone]).ok();
+    let named = || server.number(&database, &format!("SELECT count(*) FROM mailsluice.records r WHERE r::text LIKE '%{gone}%'"));
+    eventually_within(CATCH_UP, "it is erased there", || (named() == 0).then_some(()));
+    all_arrived(&[("mx1", &daemon)]);
+    under_load(&daemon, || {
+        server.sql("postgres", &format!("DROP DATABASE {database} WITH (FORCE)"));
+        server.sql("postgres", &format!("CREATE DATABASE {database}"));
+        server.restore(&database, &copy);
+        said(&daemon, "as if restored from a copy");
+    });
+    all_arrived(&[("mx1", &daemon)]);
+    assert_eq!(named(), 0);
+    server.sql("postgres", &format!("DROP DATABASE {database} WITH (FORCE)"));
+    server.fleet(&database);
+    said(&daemon, "does not know this box");
+    send(&daemon, 10);
+    all_arrived(&[("mx1", &daemon)]);
+    // That is said of nothing else: not of a database that was stopped, nor of a daemon that was.
+    let daemon = daemon.kill();
+    server.stop_at_once();
+    server.begin();
+    let daemon = daemon.restart();
+    send(&daemon, 10);
+    all_arrived(&[("mx1", &daemon)]);
+    assert!(!daemon.log().contains("brought again"), "{}", daemon.log());
+}
+
+/// Somebody reads all for an hour, as a dump does, and a day is to go: records are brought meanwhile.
+#[test]
+fn a_lock_that_keeps_an_old_day() {
+    let server = Server::start();
+    let database = server.fleet("read_for_long");
+    let endpoint = Endpoint::ok();
+    let old = "CREATE TABLE mailsluice.records_20200101 PARTITION OF mailsluice.records FOR VALUES FROM ('016f5e66-e800-0000-0000-000000000000') TO ('016f638d-4400-0000-0000-000000000000')";
+    server.sql(&database, &format!("SET ROLE mailsluice_owner; {old}"));
+    let is_held = || {
+        let count = "SELECT count(*) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK%' AND state = 'active'";
+        (server.number("postgres", count) == 1).then_some(())
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(|| server.try_sql(&database, "BEGIN; LOCK TABLE mailsluice.records IN ACCESS SHARE MODE; SELECT pg_sleep(60)"));
+        eventually_within(CATCH_UP, "a long reader", is_held);
+        let daemon = Daemon::start(server.boxed(Config::to(&endpoint), &database, "mx1"));
+        send(&daemon, 20);
+        said(&daemon, "partitions could not be looked after");
+        all_arrived(&[("mx1", &daemon)]);
+        assert!(!daemon.log().contains("cannot be used"), "{}", daemon.log());
+        assert!(!server.sql(&database, "SELECT to_regclass('mailsluice.records_20200101')").is_empty());
+        server.sql("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK%'");
+    });
+}
+
+/// A database whose letters are not all letters is refused before it loses one.
+#[test]
+fn a_database_in_another_encoding() {
+    let server = Server::start();
+    for (name, encoding) in [("octets", "SQL_ASCII"), ("latin", "LATIN1")] {
+        server.sql("postgres", &format!("CREATE DATABASE {name} ENCODING '{encoding}' TEMPLATE template0"));
+        let failed = server.init(name);
+        assert!(failed.code == Some(69) && failed.err.contains("--encoding=UTF8"), "{}{}", failed.out, failed.err);
+        assert_eq!(server.number(name, "SELECT count(*) FROM pg_namespace WHERE nspname = 'mailsluice'"), 0);
+    }
 }

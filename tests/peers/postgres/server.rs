@@ -190,6 +190,13 @@ impl Server {
     /// A database that `mailsluice fleet init` has prepared.
     pub(super) fn fleet(&self, name: &str) -> String {
         self.sql("postgres", &format!("CREATE DATABASE {name}"));
+        let said = self.init(name).ok();
+        assert!(said.contains("mailsluice may write"), "{said}");
+        name.to_owned()
+    }
+
+    /// `mailsluice fleet init`, by the administrator.
+    pub(super) fn init(&self, name: &str) -> Finished {
         let dir = tempfile::tempdir().unwrap();
         let (config, owner) = (dir.path().join("mailsluice.toml"), dir.path().join("owner"));
         let text = self.boxed(Config::without_routes().route("all", &["*"], "http://127.0.0.1:9/"), name, "init").text();
@@ -197,9 +204,25 @@ impl Server {
         std::fs::write(&owner, format!("host={} port={} user=postgres dbname={name}\n", self.socket().display(), self.port)).unwrap();
         let mut init = command();
         init.args(["fleet", "init", "--config", config.to_str().unwrap(), "--postgres-file", owner.to_str().unwrap()]);
-        let said = run(&mut init, PATIENCE).ok();
-        assert!(said.contains("mailsluice may write"), "{said}");
-        name.to_owned()
+        run(&mut init, PATIENCE)
+    }
+
+    /// A copy of a database, as `pg_dump` makes it.
+    pub(super) fn dump(&self, database: &str) -> PathBuf {
+        let file = self.dir.path().join(format!("{database}.dump"));
+        self.with_client("pg_dump", &["-Fc", "-f", file.to_str().unwrap(), database]);
+        file
+    }
+
+    pub(super) fn restore(&self, database: &str, file: &Path) {
+        self.with_client("pg_restore", &["--exit-on-error", "--single-transaction", "-d", database, file.to_str().unwrap()]);
+    }
+
+    #[track_caller]
+    fn with_client(&self, name: &str, words: &[&str]) {
+        let mut command = Command::new(program(name));
+        command.arg("-h").arg(self.socket()).args(["-p", &self.port.to_string(), "-U", "postgres"]).args(words);
+        run(&mut command, PATIENCE * 2).ok();
     }
 
     /// A box of the fleet in this database.
