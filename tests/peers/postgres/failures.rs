@@ -448,7 +448,6 @@ fn a_lock_that_keeps_an_old_day() {
         send(&daemon, 20);
         said(&daemon, "partitions could not be looked after");
         all_arrived(&[("mx1", &daemon)]);
-        assert!(!daemon.log().contains("cannot be used"), "{}", daemon.log());
         assert!(!server.sql(&database, "SELECT to_regclass('mailsluice.records_20200101')").is_empty());
         server.sql("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK%'");
     });
