@@ -14,11 +14,23 @@ const BASE_SAMPLES: usize = 15;
 const WINDOW: (usize, usize) = (4, 16);
 /// While it grows by leaps it has to hear soon when it is enough.
 const QUICK_WINDOW: (usize, usize) = (2, 6);
-/// A decrease leaves so much at the most, and at the least.
+/// A failure leaves so much, answers that take too long so much at the most, and either so much at the least.
 const LESS: f64 = 0.7;
+const LITTLE_LESS: f64 = 0.85;
 const LEAST: f64 = 0.3;
-/// The longest leap.
+/// The longest leap in a round of answers: where what it adds is in time though all of it waits for one worker, and where nobody
+/// waits yet.
+const LEAP_IN_TIME: f64 = 5.0;
 const LEAP: f64 = 2.5;
+/// So much more in a round of answers behind a decrease, while nobody waits.
+const REGROW: f64 = 0.1;
+/// Answers in order, and how much their waits beside few differ: so many may have waited for each other inside, and so many did.
+const MAY_QUEUE: (i32, f64) = (2, 1.3);
+const QUEUES: (i32, f64) = (4, 2.0);
+/// Answers in order that leave no doubt of it.
+const SURELY: i32 = 8;
+/// So many more once one was overtaken.
+const DISORDER: i32 = 12;
 /// Medians that stand so high above a decrease before them were not shortened by it.
 const SHORTENED: f64 = 0.85;
 
@@ -39,6 +51,16 @@ pub(super) struct Limit {
     /// The median that led to the last decrease.
     before: Option<Duration>,
     in_vain: u8,
+    /// POSTs that were begun, and the last of them that has an answer.
+    begun: u64,
+    last: u64,
+    /// Answers in a row that none overtook which was begun later, of those that had company: one worker answers in order, several
+    /// whose work varies do not.
+    in_order: i32,
+    /// The last decrease was for some that failed, while others may be well.
+    gently: bool,
+    /// Nothing waited inside when the last answer came, in a time in which it grows by leaps.
+    idle: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -60,6 +82,7 @@ impl Sample {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Begun {
     epoch: u64,
+    number: u64,
     in_flight: usize,
 }
 
@@ -78,6 +101,11 @@ impl Limit {
             epoch: 0,
             before: None,
             in_vain: 0,
+            begun: 0,
+            last: 0,
+            in_order: 0,
+            gently: false,
+            idle: false,
         };
         limit.restart();
         limit
@@ -100,7 +128,7 @@ impl Limit {
         self.quick = true;
         self.forget_base();
         self.next_epoch();
-        (self.before, self.in_vain) = (None, 0);
+        (self.before, self.in_vain, self.gently) = (None, 0, false);
     }
 
     fn forget_base(&mut self) {
@@ -111,6 +139,7 @@ impl Limit {
     fn next_epoch(&mut self) {
         self.epoch += 1;
         self.window.clear();
+        self.idle = false;
     }
 
     pub(super) fn get(&self) -> usize {
@@ -123,25 +152,42 @@ impl Limit {
         level.clamp(1, self.most)
     }
 
+    /// There is room in the endpoint: with more in flight it takes no longer, as far as is known.
+    pub(super) fn has_room(&self) -> bool {
+        self.idle
+    }
+
     /// How many answers come in so long a time, at so many a second now: while it still finds out what the endpoint can do, each round of
-    /// them is half as large again as the one before.
+    /// them is a leap larger than the one before.
     pub(super) fn answers_within(&self, per_second: f64, time: Duration) -> f64 {
         let steady = per_second * time.as_secs_f64();
         if !self.adaptive || !self.quick || self.get() >= self.most {
             return steady;
         }
         let rounds = steady / self.level;
-        (2.0 * self.level * (1.5_f64.powf(rounds) - 1.0)).clamp(steady, rounds * self.most as f64)
+        (self.level / (LEAP - 1.0) * (LEAP.powf(rounds) - 1.0)).clamp(steady, rounds * self.most as f64)
     }
 
     /// `in_flight`: with this one.
-    pub(super) fn begin(&self, in_flight: usize) -> Begun {
-        Begun { epoch: self.epoch, in_flight }
+    pub(super) fn begin(&mut self, in_flight: usize) -> Begun {
+        self.begun += 1;
+        Begun { epoch: self.epoch, number: self.begun, in_flight }
     }
 
     /// An answer came, `waited` behind the request's last octet; `used`: meanwhile all that the limit allows were in flight.
     pub(super) fn answered(&mut self, begun: Begun, waited: Duration, used: bool) {
         let sample = Sample { waited, in_flight: begun.in_flight };
+        if begun.number < self.last {
+            if std::mem::replace(&mut self.in_order, -DISORDER) >= QUEUES.0 && !self.base.is_empty() {
+                self.aim();
+            }
+        } else if begun.in_flight > 1 {
+            self.in_order = self.in_order.saturating_add(1);
+            if self.in_order == SURELY && !self.base.is_empty() {
+                self.aim();
+            }
+        }
+        self.last = self.last.max(begun.number);
         if begun.in_flight <= FEW {
             self.learn_base(sample);
         }
@@ -158,15 +204,20 @@ impl Limit {
     }
 
     fn grow(&mut self, sample: Sample) {
-        let room = sample.room(self.target) - self.level;
-        let more = if self.quick && self.is_alone(sample.waited) {
-            // Nobody waits inside: a leap, as far as all that it adds could wait and be in time.
-            let far = sample.room(self.longest()).min(LEAP * sample.in_flight as f64) - self.level;
-            far.clamp(0.0, LEAP - 1.0)
-        } else if room <= 0.0 {
+        let room = sample.room(self.target);
+        let is_alone = self.is_alone(sample.waited);
+        self.idle = self.quick && is_alone;
+        let more = if self.quick {
+            let in_time = (room / 2.0).min(LEAP_IN_TIME * sample.in_flight as f64);
+            // Nobody waits inside: as far as all that it adds could wait and be in time.
+            let alone =
+                if is_alone && !self.is_serial(MAY_QUEUE) { sample.room(self.longest()).min(LEAP * sample.in_flight as f64) } else { 0.0 };
+            let least = if room > self.level { 0.5 } else { 0.0 };
+            (in_time.max(alone) - self.level).clamp(least, LEAP_IN_TIME - 1.0)
+        } else if room <= self.level {
             0.0
-        } else if self.quick {
-            0.5
+        } else if is_alone && !self.gently {
+            REGROW.max(1.0 / self.level)
         } else {
             1.0 / self.level
         };
@@ -178,10 +229,27 @@ impl Limit {
             self.base.pop_front();
         }
         self.base.push_back(sample);
-        self.own = median(self.base.iter().map(|sample| sample.waited));
-        // Even few may wait for each other inside, or not: in between.
+        self.aim();
+    }
+
+    /// What the base says.
+    fn aim(&mut self) {
+        // Few that wait for one worker share its time. Else even they may wait for each other inside, or not: in between.
+        let serial = self.is_serial(QUEUES);
+        let alone = |sample: &Sample| sample.waited.div_f64(sample.in_flight as f64);
         let between = |sample: &Sample| sample.waited.div_f64((sample.in_flight as f64).sqrt());
-        self.target = median(self.base.iter().map(between)).mul_f64(2.5).clamp(self.timeout / 4, self.longest());
+        let own = if serial { median(self.base.iter().map(alone)) } else { median(self.base.iter().map(between)) };
+        self.own = if serial { own } else { median(self.base.iter().map(|sample| sample.waited)) };
+        // What waits for one worker can as well wait here, where it can still be told.
+        let least = if serial && self.in_order >= SURELY { self.timeout / 8 } else { self.timeout / 4 };
+        self.target = own.mul_f64(2.5).clamp(least, self.longest());
+    }
+
+    /// All that came beside few came in order, and took times that differ by so much.
+    fn is_serial(&self, (in_order, by): (i32, f64)) -> bool {
+        let waits = || self.base.iter().map(|sample| sample.waited);
+        let (least, most) = (waits().min().unwrap_or_default(), waits().max().unwrap_or_default());
+        self.in_order >= in_order && most > least.mul_f64(by)
     }
 
     fn longest(&self) -> Duration {
@@ -197,6 +265,7 @@ impl Limit {
     pub(super) fn failed(&mut self, begun: Begun) {
         // Once a round trip.
         if begun.epoch == self.epoch {
+            self.gently = true;
             self.lower(LESS);
         }
     }
@@ -206,9 +275,11 @@ impl Limit {
         let in_flight = middle(self.window.iter().map(|sample| sample.in_flight)).unwrap_or_default();
         // One kind of message may wait for its own handlers, and hold what others need.
         let too_long = self.window.iter().filter(|sample| sample.waited > self.timeout.mul_f64(0.7)).count() * 8 > self.window.len();
+        let slow = self.window.iter().any(|sample| sample.waited > self.timeout.mul_f64(0.4) && !self.is_alone(sample.waited));
         self.window.clear();
         if waited <= self.target {
-            self.quick &= waited <= self.target.mul_f64(0.7) || self.is_alone(waited);
+            self.quick &= !slow && (waited <= self.target.mul_f64(0.7) || self.is_alone(waited));
+            self.gently |= slow || too_long;
             (self.before, self.in_vain) = (None, 0);
             if too_long {
                 self.lower(LESS);
@@ -218,8 +289,9 @@ impl Limit {
         let shortened = self.before.is_none_or(|before| waited <= before.mul_f64(SHORTENED));
         self.in_vain = if shortened { 0 } else { self.in_vain + 1 };
         self.before = Some(waited);
+        self.gently = false;
         if self.in_vain < 2 {
-            self.lower(Sample { waited, in_flight }.room(self.target) / self.level);
+            self.lower((Sample { waited, in_flight }.room(self.target) / self.level).min(LITTLE_LESS));
         } else {
             // It takes that long whatever it is given: what it takes for a few has to be learned anew.
             self.restart();
@@ -229,7 +301,7 @@ impl Limit {
     /// To that part of it.
     fn lower(&mut self, to: f64) {
         self.quick = false;
-        self.level = (self.level * to.clamp(LEAST, LESS)).max(1.0);
+        self.level = (self.level * to.max(LEAST)).max(1.0);
         self.next_epoch();
     }
 }

@@ -17,7 +17,7 @@ use crate::config;
 use crate::stats::BreakerState;
 pub(super) use breaker::{Admission, Breaker};
 use limit::{Begun, Limit};
-use need::Need;
+use need::{Beside, Need};
 pub(super) use queue::Key;
 use queue::{Queue, Waiting};
 use rate::Rate;
@@ -213,14 +213,19 @@ impl<W> Lane<W> {
         Ok(Flight { begun: self.limit.begin(self.in_flight), probe, in_time, in_flight: self.in_flight, at: now, octets })
     }
 
+    fn beside(&self, in_flight: usize) -> Beside {
+        Beside { in_flight, has_room: self.limit.has_room() }
+    }
+
     /// Whether there is as much time left as the endpoint takes.
     fn in_time(&mut self, now: Instant, deadline: Instant, octets: u64) -> bool {
         let left = deadline.saturating_duration_since(now);
         let timeout = self.settings.timeout;
+        let beside = self.beside(self.in_flight + 1);
         left > Duration::ZERO
             && (left >= timeout.mul_f64(0.8)
-                || self.need.need(now, octets, self.in_flight + 1, timeout) <= left
-                || self.need.decisive(now, octets, self.in_flight + 1, timeout) <= left)
+                || self.need.need(now, octets, beside, timeout) <= left
+                || self.need.decisive(now, octets, beside, timeout) <= left)
     }
 
     /// Whether the POST of a job that goes may be begun now: what comes before it takes its time too.
@@ -304,7 +309,8 @@ impl<W> Lane<W> {
     fn may_wait(&mut self, now: Instant, octets: u64) -> usize {
         let Some(rate) = self.rate.per_second(now, self.in_flight) else { return usize::MAX };
         let timeout = self.settings.timeout;
-        let time = timeout.saturating_sub(self.need.need(now, octets, self.limit.get(), timeout));
+        let beside = self.beside(self.limit.get());
+        let time = timeout.saturating_sub(self.need.need(now, octets, beside, timeout));
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates; never negative")]
         let waiting = (self.limit.answers_within(rate, time) / 2.0) as usize;
         waiting.max(1)
@@ -312,7 +318,7 @@ impl<W> Lane<W> {
 
     /// When the oldest has to be looked at again though nothing else happens.
     pub(super) fn look_again(&mut self, now: Instant, deadline: Instant, octets: u64) -> Instant {
-        let need = self.need.need(now, octets, self.in_flight, self.settings.timeout);
+        let need = self.need.need(now, octets, self.beside(self.in_flight), self.settings.timeout);
         deadline.checked_sub(need).filter(|at| *at > now).unwrap_or(deadline)
     }
 

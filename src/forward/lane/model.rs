@@ -146,12 +146,15 @@ struct Model {
     messages: Vec<Message>,
     /// The endpoint's kinds of handlers, each with workers of its own: one, or two of which a message needs either as often as the other.
     pools: Vec<Pool>,
-    /// Load comes so long.
+    /// Load comes so long, so much a second.
     until: f64,
+    rate: f64,
     /// Nothing can be connected to from, until.
     away: Option<(f64, f64)>,
     /// A reload, and the limit it brings.
     lower_at: Option<(f64, usize)>,
+    /// Who has an answer sends another message, so often.
+    again: usize,
     outcome: Outcome,
 }
 
@@ -177,8 +180,10 @@ impl Model {
             messages: Vec::new(),
             pools: pools.iter().map(|&(free, takes)| Pool { free, inside: VecDeque::new(), takes }).collect(),
             until: 0.0,
+            rate: 0.0,
             away: None,
             lower_at: None,
+            again: 0,
             outcome: Outcome::default(),
         }
     }
@@ -193,13 +198,18 @@ impl Model {
     fn run(&mut self, from: f64, until: f64, rate: f64) {
         self.until = until;
         let first = from + self.dice.exponential(1.0 / rate);
+        self.rate = rate;
         self.at(first, Event::Arrives);
+        self.events();
+    }
+
+    fn events(&mut self) {
         while let Some(Reverse((nanos, _, event))) = self.events.pop() {
             let now = nanos as f64 / 1e9;
             match event {
-                Event::Arrives if now >= until => {}
+                Event::Arrives if now >= self.until => {}
                 Event::Arrives => {
-                    let next = now + self.dice.exponential(1.0 / rate);
+                    let next = now + self.dice.exponential(1.0 / self.rate);
                     self.at(next, Event::Arrives);
                     self.arrives(now);
                 }
@@ -287,6 +297,10 @@ impl Model {
             self.outcome.useful += (now.min(self.until) - since).max(0.0);
             let took = S(now - begun);
             self.done(now, &flight, Came::Answer { took, waited: took, says: Says::Well });
+            if self.again > 0 {
+                self.again -= 1;
+                self.arrives(now);
+            }
         }
         self.work(now, pool);
     }
@@ -318,7 +332,7 @@ const fn case(workers: usize, takes: Takes) -> Case {
     Case { workers, takes, goodput: 90.0, duplicates: 2.0 }
 }
 
-const CASES: [Case; 28] = [
+const CASES: [Case; 29] = [
     case(1, Takes::Constant(0.25)),
     case(4, Takes::Exponential(1.0)),
     case(50, Takes::Exponential(0.1)),
@@ -336,6 +350,7 @@ const CASES: [Case; 28] = [
     case(50, Takes::Constant(1.0)),
     case(4, Takes::Exponential(0.5)),
     case(50, Takes::Exponential(0.5)),
+    case(50, Takes::Exponential(1.0)),
     case(4, Takes::Mixed(0.9, 0.05, 1.0)),
     case(50, Takes::Mixed(0.9, 0.05, 1.0)),
     case(4, Takes::Mixed(0.9, 0.05, 2.0)),
@@ -344,14 +359,14 @@ const CASES: [Case; 28] = [
     // It takes nearly half of the timeout: what is begun is hardly known when it is too late.
     Case { goodput: 75.0, ..case(10, Takes::Uniform(3.0, 5.0)) },
     // So many answers, a quarter of the timeout each, have to come before all workers are known.
-    Case { goodput: 75.0, ..case(50, Takes::Constant(2.5)) },
+    Case { goodput: 83.0, ..case(50, Takes::Constant(2.5)) },
     // A message in a minute is four in a hundred.
     Case { goodput: 85.0, duplicates: 5.0, ..case(1, Takes::Constant(2.5)) },
     // One answer in ten holds the only worker for a fifth of the timeout, and what waits behind it is not to be known before.
     Case { goodput: 85.0, ..case(1, Takes::Mixed(0.9, 0.05, 1.0)) },
-    Case { goodput: 80.0, duplicates: 10.0, ..case(1, Takes::Exponential(0.5)) },
-    Case { goodput: 60.0, duplicates: 5.0, ..case(1, Takes::Mixed(0.9, 0.05, 2.0)) },
-    Case { goodput: 70.0, duplicates: 10.0, ..case(1, Takes::Mixed(0.9, 0.25, 2.5)) },
+    Case { goodput: 85.0, ..case(1, Takes::Exponential(0.5)) },
+    Case { goodput: 60.0, duplicates: 6.0, ..case(1, Takes::Mixed(0.9, 0.05, 2.0)) },
+    Case { goodput: 70.0, duplicates: 4.0, ..case(1, Takes::Mixed(0.9, 0.25, 2.5)) },
 ];
 
 /// A minute each. `MAILSLUICE_TEST_FULL=1` takes three seeds instead of one, and more than 100 000 messages where it comes to that.
@@ -386,6 +401,52 @@ fn endpoints_do_what_they_can_at_any_load() {
         println!("{} x {:?}: {worst:.0} / {most:.1}, {slowest:.2}", case.workers, case.takes);
     }
     assert!(failures.is_empty(), "{failures:#?}");
+}
+
+/// What one worker with long answers does in a minute is chance; so twenty minutes, each from the start. With a fifth more than it can do
+/// coming, no queue that fits the deadline keeps it busy all the time: by trial the best of all fixed limits and queues gets 89 where its
+/// answers take a tenth of the timeout, and none is fixed beforehand.
+#[test]
+fn one_worker_does_what_it_can_on_average() {
+    let kinds = [
+        (Takes::Exponential(0.5), [90.0, 97.0, 97.0], 1.0),
+        (Takes::Exponential(1.0), [80.0, 91.0, 93.0], 2.5),
+        (Takes::Constant(2.5), [85.0, 95.0, 97.0], 1.0),
+        (Takes::Mixed(0.9, 0.05, 2.0), [78.0, 92.0, 95.0], 2.0),
+        (Takes::Mixed(0.9, 0.25, 2.5), [84.0, 95.0, 97.0], 1.0),
+    ];
+    for (takes, least, most) in kinds {
+        for (load, least) in [1.2, 2.5, 10.0].into_iter().zip(least) {
+            let (mut goodput, mut duplicates) = (0.0, 0.0);
+            for seed in 1..=20 {
+                let mut model = Model::new(1, takes, seed);
+                model.run(0.0, 60.0, load / takes.mean());
+                goodput += model.outcome.goodput(1, 60.0, takes.mean()) / 20.0;
+                duplicates += model.outcome.duplicates() / 20.0;
+            }
+            println!("{takes:?} at {load}: {goodput:.1} / {duplicates:.2}");
+            assert!(goodput > least && duplicates < most, "{takes:?} at {load}: {goodput:.1} / {duplicates:.2}");
+        }
+    }
+}
+
+/// Five hundred come at once to an endpoint that nobody has asked yet, and each sends again when it is answered: it is soon found out that
+/// all may go at once, and nobody is told "later".
+#[test]
+fn a_crowd_before_an_endpoint_that_is_not_known_yet() {
+    for (takes, seconds) in [(Takes::Constant(0.05), 0.85), (Takes::Constant(0.2), 3.3), (Takes::Exponential(0.2), 4.0)] {
+        let mut model = Model::new(10_000, takes, 1);
+        model.again = 5500;
+        for _ in 0..500 {
+            model.arrives(0.0);
+        }
+        model.events();
+        let outcome = &model.outcome;
+        assert_eq!((outcome.delivered, outcome.refused.len()), (6000, 0), "{takes:?}");
+        // Twelve rounds, if all were known.
+        let last = outcome.times.iter().copied().fold(0.0, f64::max);
+        assert!(last < seconds, "{takes:?}: {last}");
+    }
 }
 
 /// Two speeds, as many workers as are wanted: the limit finds no bound, and costs next to nothing.

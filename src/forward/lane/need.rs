@@ -12,6 +12,15 @@ const AGE_DECISIVE: Duration = Duration::from_secs(10);
 /// A message over this is long on its way, which says little about the endpoint.
 pub(super) const LARGE: u64 = 256 * 1024;
 
+/// What a POST is begun beside.
+#[derive(Clone, Copy)]
+pub(super) struct Beside {
+    /// With it.
+    pub(super) in_flight: usize,
+    /// More at once have been taking no longer.
+    pub(super) has_room: bool,
+}
+
 #[derive(Default)]
 pub(super) struct Need {
     samples: VecDeque<Sample>,
@@ -61,8 +70,8 @@ impl Need {
         self.samples.back().is_some_and(|sample| !sample.large)
     }
 
-    /// For a message of that size, begun as one of so many; `timeout` is the route's.
-    pub(super) fn need(&mut self, now: Instant, octets: u64, in_flight: usize, timeout: Duration) -> Duration {
+    /// For a message of that size, in such company; `timeout` is the route's.
+    pub(super) fn need(&mut self, now: Instant, octets: u64, beside: Beside, timeout: Duration) -> Duration {
         let known = match self.known {
             Some(known) if now < known.until => known,
             _ => {
@@ -72,18 +81,19 @@ impl Need {
                 known
             }
         };
-        self.scaled(known, octets, in_flight, timeout)
+        self.scaled(known, octets, beside, timeout)
     }
 
     /// By what was seen in the last seconds alone.
-    pub(super) fn decisive(&self, now: Instant, octets: u64, in_flight: usize, timeout: Duration) -> Duration {
+    pub(super) fn decisive(&self, now: Instant, octets: u64, beside: Beside, timeout: Duration) -> Duration {
         let known = of(self.samples.iter().filter(|sample| now < sample.at + AGE_DECISIVE), now);
-        self.scaled(known, octets, in_flight, timeout)
+        self.scaled(known, octets, beside, timeout)
     }
 
-    fn scaled(&self, known: Known, octets: u64, in_flight: usize, timeout: Duration) -> Duration {
-        // An endpoint that is given more at once than before may take longer by as much.
-        let more = (in_flight as f64 / known.in_flight).max(1.0);
+    fn scaled(&self, known: Known, octets: u64, beside: Beside, timeout: Duration) -> Duration {
+        // An endpoint that is given more at once than before may take longer by as much: less so while it shows no queue.
+        let more = (beside.in_flight as f64 / known.in_flight).max(1.0);
+        let more = if beside.has_room { more.sqrt() } else { more };
         let way = match self.speed {
             Some(speed) if octets > LARGE => Duration::try_from_secs_f64(octets as f64 / speed).unwrap_or(timeout),
             _ => Duration::ZERO,
