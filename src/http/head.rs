@@ -143,17 +143,19 @@ fn end(input: &[u8], searched: &mut usize) -> Result<Option<usize>, String> {
 }
 
 /// What no line may have in it stands for a space (RFC 9112 section 2.2, RFC 9110 section 5.5); a later minor version is the one that is
-/// known (RFC 9110 section 2.5).
+/// known (RFC 9110 section 2.5), and a tab in the status line its space (RFC 9112 section 4).
 fn repaired(octets: &[u8]) -> Vec<u8> {
     let mut repaired = octets.to_vec();
     if let Some(minor @ b'2'..=b'9') = repaired.get_mut(empty_lines(octets) + START.len()) {
         *minor = b'1';
     }
-    for (at, octet) in repaired.iter_mut().enumerate() {
+    let mut in_status_line = true;
+    for (at, octet) in repaired.iter_mut().enumerate().skip(empty_lines(octets)) {
         let ends_line = matches!(octet, b'\n') || (*octet == b'\r' && octets.get(at + 1) == Some(&b'\n'));
-        if !ends_line && *octet != b'\t' && octet.is_ascii_control() {
+        if !ends_line && (*octet != b'\t' || in_status_line) && octet.is_ascii_control() {
             *octet = b' ';
         }
+        in_status_line &= !ends_line;
     }
     repaired
 }

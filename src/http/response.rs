@@ -2,6 +2,7 @@
 
 use super::head::Head;
 use crate::message::charset;
+use crate::message::parameter::Parameters;
 use std::time::Duration;
 
 /// Octets of a body that are kept where nobody wants more.
@@ -91,7 +92,7 @@ fn decoded(kept: Vec<u8>, room: usize, content_type: Option<&str>) -> String {
     // A character cut at the end is left out: it is no sign of another charset.
     let whole =
         std::str::from_utf8(&kept).err().filter(|error| cut && error.error_len().is_none()).map_or(kept.len(), |error| error.valid_up_to());
-    let text = charset::text(label, kind.eq_ignore_ascii_case("text/html"), kept.get(..whole).unwrap_or(&kept));
+    let text = charset::text(label.as_deref(), kind.eq_ignore_ascii_case("text/html"), kept.get(..whole).unwrap_or(&kept));
     if cut { text.trim_end_matches(char::REPLACEMENT_CHARACTER).to_owned() } else { text.into_owned() }
 }
 
@@ -108,11 +109,9 @@ fn lossy(kept: Vec<u8>, room: usize) -> String {
     }
 }
 
-fn charset_of(content_type: &str) -> Option<&str> {
-    content_type.split(';').skip(1).find_map(|parameter| {
-        let (name, value) = parameter.split_once('=')?;
-        name.trim().eq_ignore_ascii_case("charset").then(|| value.trim().trim_matches(['"', '\'']).trim())
-    })
+fn charset_of(content_type: &str) -> Option<String> {
+    let charset = content_type.contains(';').then(|| Parameters::parse(content_type.as_bytes()).get("charset"))??;
+    Some(charset.trim_matches(|octet: char| octet.is_ascii_whitespace() || matches!(octet, '"' | '\'')).to_owned())
 }
 
 #[cfg(test)]
@@ -128,6 +127,10 @@ mod tests {
             ("text/plain;format=flowed; Charset=\"ISO-8859-1\"", b"Gr\xf6\xdfe", "Größe"),
             ("text/plain; charset=shift_jis", b"\x83\x81\x81[\x83\x8b", "メール"),
             ("text/plain; charset=utf-16le", b"n\0o\0", "no"),
+            ("text/plain; x=\"a; charset=utf-16le; \\\"\"; charset='iso-8859-1'", b"Gr\xf6\xdfe", "Größe"),
+            ("TEXT/PLAIN;CHARSET = iso-8859-1 ; charset=utf-16", b"Gr\xf6\xdfe", "Größe"),
+            ("text/plain; charset=\"iso-8859-1", b"Gr\xf6\xdfe", "Größe"),
+            ("text/plain; charset=", b"Gr\xf6\xdfe", "Größe"),
             ("text/plain; charset=x-unknown", b"Gr\xf6\xdfe", "Größe"),
             ("text/plain; charset=us-ascii", "Größe".as_bytes(), "Größe"),
             ("text/plain; charset=iso-8859-1", "Größe".as_bytes(), "Größe"),

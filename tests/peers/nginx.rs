@@ -1,4 +1,4 @@
-//! Endpoints behind servers that people have: nginx that demands a client certificate, gunicorn on a Unix socket.
+//! Endpoints behind servers that people have: nginx that demands a client certificate, gunicorn and puma on Unix sockets.
 
 use crate::support::client::deliver;
 use crate::support::process::Process;
@@ -89,36 +89,68 @@ def application(environ, start_response):
     return [b"taken"]
 "#;
 
-fn gunicorn(dir: &Path) -> Process {
-    let mut command = Command::new(super::program("gunicorn"));
-    command.args(["--bind", "unix:app.sock", "--workers", "1", "--log-level", "error", "--worker-tmp-dir", ".", "application:application"]);
+/// The same as a Rack application.
+const RACK_APPLICATION: &str = r#"
+run lambda { |env|
+  body = env["rack.input"].read
+  File.open("asked", "a") do |asked|
+    asked.puts [env["REQUEST_METHOD"], env["PATH_INFO"], env["QUERY_STRING"], env["HTTP_HOST"], body.bytesize].join(" ")
+  end
+  [200, { "Content-Type" => "text/plain" }, ["taken"]]
+}
+"#;
+
+fn listening(command: &mut Command, dir: &Path) -> Process {
     let process = Process::start(command.current_dir(dir).env("HOME", dir).env("PYTHONDONTWRITEBYTECODE", "1"));
-    eventually("gunicorn", || std::os::unix::net::UnixStream::connect(dir.join("app.sock")).ok());
+    eventually("the application", || std::os::unix::net::UnixStream::connect(dir.join("app.sock")).ok());
     process
 }
 
-#[test]
-fn an_application_on_a_unix_socket() {
+fn gunicorn(dir: &Path) -> Process {
+    std::fs::write(dir.join("application.py"), APPLICATION).unwrap();
+    let mut command = Command::new(super::program("gunicorn"));
+    command.args(["--bind", "unix:app.sock", "--workers", "1", "--log-level", "error", "--worker-tmp-dir", ".", "application:application"]);
+    listening(&mut command, dir)
+}
+
+fn puma(dir: &Path) -> Process {
+    std::fs::write(dir.join("config.ru"), RACK_APPLICATION).unwrap();
+    let mut command = Command::new(super::program("puma"));
+    command.args(["--bind", "unix://app.sock", "--threads", "1:2", "--environment", "production", "--quiet", "config.ru"]);
+    listening(&mut command, dir)
+}
+
+/// It is there, goes, and comes again.
+fn is_asked_on_a_unix_socket(application: fn(&Path) -> Process) {
     let _turn = turn::shared();
     let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("application.py"), APPLICATION).unwrap();
     let url = format!("unix:{}:/inbound/{{local}}?tag={{tag}}", dir.path().join("app.sock").display());
     let config = Config::without_routes().route("app", &["*"], &url).of_route("format", "rfc822");
     let daemon = Daemon::start(config);
     let message = messages::of_size("large", 200_000);
     let deliver = || deliver(daemon.smtp(), "a@sender.test", &["ann+1@x.test"], &message);
     deliver().starts("450 4.4.1 ");
-    let mut application = gunicorn(dir.path());
+    let mut running = application(dir.path());
     deliver().starts("250 ");
     deliver().starts("250 ");
-    application.signal(Signal::SIGTERM);
-    application.wait(PATIENCE);
+    running.signal(Signal::SIGTERM);
+    running.wait(PATIENCE);
     deliver().starts("450 4.4.1 ");
-    let mut application = gunicorn(dir.path());
+    let mut running = application(dir.path());
     deliver().starts("250 ");
     let asked = std::fs::read_to_string(dir.path().join("asked")).unwrap();
     let line = format!("POST /inbound/ann tag=1 localhost {}", message.len());
     assert_eq!(asked.lines().collect::<Vec<_>>(), [line.as_str(); 3]);
-    application.signal(Signal::SIGTERM);
-    application.wait(PATIENCE);
+    running.signal(Signal::SIGTERM);
+    running.wait(PATIENCE);
+}
+
+#[test]
+fn gunicorn_on_a_unix_socket() {
+    is_asked_on_a_unix_socket(gunicorn);
+}
+
+#[test]
+fn puma_on_a_unix_socket() {
+    is_asked_on_a_unix_socket(puma);
 }
