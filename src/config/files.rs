@@ -5,7 +5,7 @@ use super::error::{ConfigError, Place};
 use super::{Config, Identity, Route, Tls};
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::sign::CertifiedKey;
+use rustls::sign::{CertifiedKey, SigningKey};
 use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
@@ -51,12 +51,23 @@ fn pair(certificate: (&Path, &'static str), private_key: (&Path, &'static str)) 
         }
         Err(error) => return Err(unusable(format!("is no PEM: {error}"), "name the PEM file of the private key")),
     };
-    CertifiedKey::from_der(chain, key, &rustls::crypto::aws_lc_rs::default_provider()).map_err(|error| {
-        if matches!(error, rustls::Error::InconsistentKeys(_)) {
-            return unusable(format!("does not belong to {}", certificate.0.display()), "name the key that the certificate was made for");
-        }
+    let key = rustls::crypto::aws_lc_rs::default_provider().key_provider.load_private_key(key).map_err(|error| {
         unusable(format!("cannot be used: {error}"), "make a key of type RSA (2048 to 8192 bits), P-256, P-384 or Ed25519")
-    })
+    })?;
+    if !belongs_to(&chain, &*key) {
+        return Err(unusable(format!("does not belong to {}", certificate.0.display()), "name the key that the certificate was made for"));
+    }
+    Ok(CertifiedKey::new(chain, key))
+}
+
+/// As rustls does for itself, which knows no certificate of version 1: what `openssl x509 -req` makes.
+fn belongs_to(chain: &[CertificateDer<'_>], key: &dyn SigningKey) -> bool {
+    let of_certificate = chain.first().and_then(|certificate| x509_parser::parse_x509_certificate(certificate).ok());
+    match (of_certificate, key.public_key()) {
+        (Some((_, certificate)), Some(public)) => certificate.public_key().raw == public.as_ref(),
+        (Some(_), None) => true,
+        (None, _) => false,
+    }
 }
 
 /// The certificates of a PEM file; at least one.
@@ -70,7 +81,7 @@ pub fn certificates(path: &Path, key: &'static str) -> Result<Vec<CertificateDer
         return Err(unusable("holds no certificate".to_owned()));
     }
     for certificate in &chain {
-        rustls::server::ParsedCertificate::try_from(certificate)
+        x509_parser::parse_x509_certificate(certificate)
             .map_err(|error| unusable(format!("holds a certificate that cannot be read: {error}")))?;
     }
     Ok(chain)

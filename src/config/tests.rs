@@ -314,6 +314,25 @@ fn what_can_hardly_be_meant_is_a_warning() {
     assert!(warnings.contains("use https") && warnings.contains("6 octets"), "{warnings}");
 }
 
+/// Of version 1, which rustls does not verify but may be shown: `openssl x509 -req -signkey`.
+const FIRST_VERSION: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBGTCBvwIUJa6OCZ+DVP83APPBzAQbZfqSt6IwCgYIKoZIzj0EAwIwDjEMMAoG
+A1UEAwwDYXBwMCAXDTI2MTEzMDE2NDYwNFoYDzIxMjYxMTA2MTY0NjA0WjAOMQww
+CgYDVQQDDANhcHAwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAASEWZPYE8UGYhzu
+E3zNs5Ukrv/9zYlgLfp9UGBAb4DKoDLnwWva5GBVr4CZMw1PYEfOiVpwqm/eZKhe
+Cc4XRrK9MAoGCCqGSM49BAMCA0kAMEYCIQDoO3IPdo9xURcUqVrlZRUi4oU54yi0
+Z2rInywsisZrlgIhAK5MZqU/DK6bXJIY/vvFEwPJgyBI0NMh8Z/3lBz6kikm
+-----END CERTIFICATE-----
+";
+const ITS_KEY: &str = "\
+-----BEGIN PRIVATE KEY-----
+MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgHVocXkpIQXR5mnCR
+yAmZ88Zc5y/razv9pHh3plnL9LGhRANCAASEWZPYE8UGYhzuE3zNs5Ukrv/9zYlg
+Lfp9UGBAb4DKoDLnwWva5GBVr4CZMw1PYEfOiVpwqm/eZKheCc4XRrK9
+-----END PRIVATE KEY-----
+";
+
 #[test]
 fn a_pair_of_certificate_and_key() {
     let folder = tempfile::tempdir().expect("a directory");
@@ -323,10 +342,14 @@ fn a_pair_of_certificate_and_key() {
     write("one.pem", &one.cert.pem());
     write("one.key", &one.signing_key.serialize_pem());
     write("other.key", &other.signing_key.serialize_pem());
+    write("first.pem", FIRST_VERSION);
+    write("first.key", ITS_KEY);
     write("empty.pem", "");
     write("broken.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
     let table = [
         ("one.pem", "one.key", None),
+        ("first.pem", "first.key", None),
+        ("first.pem", "one.key", Some("does not belong to")),
         ("one.pem", "other.key", Some("does not belong to")),
         ("one.key", "one.key", Some("holds no certificate")),
         ("one.pem", "one.pem", Some("holds no private key")),
