@@ -10,7 +10,7 @@ use super::route;
 use super::stamp::{self, Stamp};
 use super::{Route, Secret};
 use std::collections::{HashMap, HashSet};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 /// Such a file has routes and nothing else.
@@ -98,20 +98,30 @@ fn paths(patterns: &FoundList, beside: &Path) -> Result<Vec<PathBuf>, ConfigErro
     let mut paths = Vec::new();
     for pattern in &patterns.value {
         let whole = beside.join(&pattern.value);
-        let options = glob::MatchOptions { require_literal_leading_dot: true, ..glob::MatchOptions::new() };
-        let found = glob::glob_with(&whole.to_string_lossy(), options)
+        let found = glob::glob(&whole.to_string_lossy())
             .map_err(|error| pattern.invalid(format!("{:?} is no pattern: {}", pattern.value, error.msg), "write \"routes.d/*.toml\""))?;
         for path in found {
             let path = path.map_err(|error| {
                 let file = error.path().to_owned();
                 ConfigError::NamedFile { place: pattern.place.clone(), file, source: error.into() }
             })?;
-            if !path.is_dir() && seen.insert(path.clone()) {
+            if !is_hidden(&path, &whole) && !path.is_dir() && seen.insert(path.clone()) {
                 paths.push(path);
             }
         }
     }
     Ok(paths)
+}
+
+/// A star is no dot in front. (The library's own option for it panics at a name that is not UTF-8.)
+fn is_hidden(path: &Path, pattern: &Path) -> bool {
+    let begins_with_dot = |component: Component<'_>| component.as_os_str().as_encoded_bytes().starts_with(b".");
+    if path.components().count() == pattern.components().count() {
+        return path.components().zip(pattern.components()).any(|(found, of)| begins_with_dot(found) && !begins_with_dot(of));
+    }
+    // Some directories stand for two stars.
+    let plain = |component: &Component<'_>| !component.as_os_str().as_encoded_bytes().contains(&b'*');
+    path.components().skip(pattern.components().take_while(plain).count()).any(begins_with_dot)
 }
 
 /// Its routes' names are not taken.
@@ -181,6 +191,7 @@ fn default_name(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::{Config, ConfigError};
+    use std::os::unix::ffi::OsStrExt as _;
     use std::path::Path;
     use std::sync::Arc;
     use std::time::{Duration, Instant};
@@ -238,6 +249,9 @@ mod tests {
         folder.routes("more.toml", &["e"]);
         folder.write("routes.d/30 no name.toml", &format!("[[route]]\nrecipients = [\"*\"]\n{URL}"));
         folder.write("routes.d/40.toml", "");
+        // What is no text is matched by nothing, and ends nothing.
+        let odd = std::ffi::OsStr::from_bytes(b"routes.d/50\xff.toml");
+        std::fs::write(folder.0.path().join(odd), "[[route]]\n").unwrap();
         let config = folder.load().unwrap();
         assert_eq!(names(&config), ["route-1", "b", "c", "d", "30_no_name-1", "e"]);
         let shown = config.effective_text();
@@ -245,6 +259,22 @@ mod tests {
         // What is shown of them does not stand in the way of reading it back.
         let again = Config::parse(config.origin.clone(), &shown).unwrap();
         assert_eq!(names(&again), names(&config));
+    }
+
+    #[test]
+    fn a_star_is_no_dot_in_front() {
+        for (path, pattern, hidden) in [
+            ("/etc/r.d/a.toml", "/etc/r.d/*.toml", false),
+            ("/etc/r.d/.a.toml", "/etc/r.d/*.toml", true),
+            ("/etc/r.d/.a.toml", "/etc/r.d/.*.toml", false),
+            ("/etc/.r.d/a.toml", "/etc/*/a.toml", true),
+            ("/home/.x/r.d/a.toml", "/home/.x/r.d/*.toml", false),
+            ("/home/.x/r.d/a.toml", "/home/.x/**/*.toml", false),
+            ("/home/.x/r.d/.git/a.toml", "/home/.x/**/*.toml", true),
+            ("/home/.x/../r.d/a.toml", "/home/.x/../r.d/*.toml", false),
+        ] {
+            assert_eq!(super::is_hidden(Path::new(path), Path::new(pattern)), hidden, "{path} by {pattern}");
+        }
     }
 
     #[test]
