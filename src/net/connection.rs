@@ -52,7 +52,6 @@ enum Woken {
 }
 
 pub(super) struct Connection {
-    ring: Rc<RingState>,
     stream: Stream,
     session: Session,
     admission: Admission,
@@ -67,8 +66,7 @@ pub(super) struct Connection {
     /// The reply to an end of data has been written, and nothing has come from the peer since.
     unheard: bool,
     /// So far the stream was written with the last such reply: what comes behind it may have been pipelined.
-    replied: Option<u64>,
-    began: Instant,
+    replied: Option<u32>,
     clocks: Clocks,
     /// Last: the ring waits for the connections that are there.
     present: Present,
@@ -91,9 +89,7 @@ impl Connection {
             message: None,
             unheard: false,
             replied: None,
-            began: now,
             clocks: Clocks::new(now),
-            ring: Rc::clone(ring),
         })
     }
 
@@ -106,13 +102,13 @@ impl Connection {
 
     async fn end(mut self: Box<Self>) {
         self.settle(true).await;
-        let Self { stream, admission, ring, began, unheard, replied, present, .. } = *self;
+        let Self { stream, admission, clocks, unheard, replied, present, .. } = *self;
         let parting = stream.close(Instant::now() + WRITE_TIMEOUT).await;
         if replied.is_some_and(|written| parting.lost(written, !unheard)) {
-            ring.shared.stats.messages.replies_lost.add(1);
+            present.ring().shared.stats.messages.replies_lost.add(1);
         }
         drop(admission);
-        ring.recorder.record(Stage::Session, u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+        present.ring().recorder.record(Stage::Session, u64::try_from(clocks.began().elapsed().as_micros()).unwrap_or(u64::MAX));
         drop(present);
     }
 
@@ -200,7 +196,7 @@ impl Connection {
     async fn work(&mut self) -> Result<bool, Ended> {
         let mut needs = 0;
         loop {
-            if self.ring.draining() && !self.session.message_open() {
+            if self.ring().draining() && !self.session.message_open() {
                 return self.last_words(reply::SHUTTING_DOWN).await;
             }
             self.lay_out();
@@ -328,7 +324,7 @@ impl Connection {
     }
 
     fn hold_envelope(&mut self, octets: usize) -> Result<(), OverBudget> {
-        let lease = || Box::new(self.ring.shared.budget.lease(self.admission.share()));
+        let lease = || Box::new(self.present.ring().shared.budget.lease(self.admission.share()));
         self.envelope.get_or_insert_with(lease).resize(octets as u64)
     }
 
@@ -369,7 +365,7 @@ impl Connection {
             return Box::pin(self.finish(message)).await;
         }
         if wanted {
-            self.session.chunk_done(message.fails(&self.ring.shared.stats), &mut self.out);
+            self.session.chunk_done(message.fails(&self.ring().shared.stats), &mut self.out);
             if message.has_failed() {
                 self.clocks.transaction_ended();
             }
@@ -464,10 +460,10 @@ impl Connection {
 
     /// Makes the verdict on a message: the reply to its end. One that has failed with a chunk is only recorded.
     async fn conclude(&mut self, message: Box<Message>) -> Reply {
-        self.ring.recorder.record(Stage::Receive, message.receive_us());
+        self.ring().recorder.record(Stage::Receive, message.receive_us());
         // Nothing was taken where there is nothing to record: the session's refusal is all there is to say.
         let Some(finished) = message.finish(&self.shared().stats) else { return self.unrecorded(reply::NO_VALID_RECIPIENTS) };
-        match finished.deliver(&self.shared().delivery, &self.ring.recorder).await {
+        match finished.deliver(&self.shared().delivery, &self.ring().recorder).await {
             Ok(words) => words,
             Err(words) => self.unrecorded(words),
         }
@@ -495,15 +491,19 @@ impl Connection {
                 return Err(ended);
             }
         };
-        self.ring.recorder.record(Stage::TlsHandshake, u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+        self.ring().recorder.record(Stage::TlsHandshake, u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
         self.session.tls_started(description);
         // The next command has the whole time, whatever the handshake took.
         self.clocks.command_ended();
         Ok(())
     }
 
+    fn ring(&self) -> &RingState {
+        self.present.ring()
+    }
+
     fn shared(&self) -> &Arc<Shared> {
-        &self.ring.shared
+        &self.ring().shared
     }
 }
 

@@ -70,6 +70,12 @@ impl Present {
     }
 }
 
+impl Present {
+    pub(super) fn ring(&self) -> &RingState {
+        &self.ring
+    }
+}
+
 impl Drop for Present {
     fn drop(&mut self) {
         let mut connections = self.ring.connections.borrow_mut();

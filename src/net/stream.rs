@@ -20,24 +20,24 @@ pub(super) struct Stream {
     tls: Option<Box<Tls>>,
     /// Why TLS ended, where it did not end well.
     tls_failure: Option<TlsFailure>,
-    /// Octets that were written, as they went out.
-    written: u64,
+    /// Octets that were written, as they went out; it begins anew behind the greatest number.
+    written: u32,
 }
 
 /// What has arrived of all that was written.
 pub(super) struct Parting {
-    written: u64,
+    written: u32,
     /// Octets of the end itself.
-    end: u64,
+    end: u32,
     untaken: Untaken,
 }
 
 impl Parting {
     /// What was written up to there has not arrived, whatever became of what was written behind it. The peer's side may have taken it and cut
     /// the connection off: that counts if nothing was written behind it, and nothing was `heard` since.
-    pub(super) fn lost(&self, written: u64, heard: bool) -> bool {
-        let behind = self.written.saturating_sub(written);
-        u64::from(self.untaken.octets) > behind + self.end || (behind == 0 && self.untaken.reset && !heard)
+    pub(super) fn lost(&self, written: u32, heard: bool) -> bool {
+        let behind = self.written.wrapping_sub(written);
+        self.untaken.octets > behind.saturating_add(self.end) || (behind == 0 && self.untaken.reset && !heard)
     }
 }
 
@@ -241,18 +241,22 @@ impl Stream {
     }
 
     async fn write_raw(&mut self, octets: Vec<u8>, deadline: Instant) -> Result<Vec<u8>, Ended> {
-        let written = octets.len() as u64;
+        let written = octets.len();
         let (result, back) = self.conn.write_all(octets, deadline).await;
         result?;
-        self.written += written;
+        self.count(written);
         Ok(back)
     }
 
+    fn count(&mut self, octets: usize) {
+        self.written = self.written.wrapping_add(u32::try_from(octets).unwrap_or(u32::MAX));
+    }
+
     async fn write_last_raw(&mut self, octets: Vec<u8>, deadline: Instant) -> Result<(), Ended> {
-        let written = octets.len() as u64;
+        let written = octets.len();
         let (result, _) = self.conn.write_last(octets, deadline).await;
         result?;
-        self.written += written;
+        self.count(written);
         Ok(())
     }
 
@@ -275,7 +279,7 @@ impl Stream {
     }
 
     /// How far it has been written: to be asked of [`Parting::lost`].
-    pub(super) fn written(&self) -> u64 {
+    pub(super) fn written(&self) -> u32 {
         self.written
     }
 
@@ -291,7 +295,7 @@ impl Stream {
             }
         }
         // The FIN counts as one.
-        let end = self.written - written + 1;
+        let end = self.written.wrapping_sub(written) + 1;
         Parting { written, end, untaken: self.conn.close(LINGER).await }
     }
 }

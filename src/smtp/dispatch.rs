@@ -46,7 +46,7 @@ impl Session {
         }
         let done = self.obey(command, out);
         if let (Err(_), Some(argument), Verb::Mail | Verb::Rcpt) = (&done, command.argument, command.verb) {
-            self.named = Some(path_in(argument).into());
+            self.refusals.get_or_insert_default().named = Some(path_in(argument));
         }
         if let Ok(Some(reply)) | Err(reply) = &done {
             self.answer(reply, out);
@@ -233,7 +233,7 @@ impl Session {
     }
 
     fn note(&mut self, reply: &Reply) {
-        let named = self.named.take().map(String::from);
+        let named = self.refusals.as_mut().and_then(|refusals| refusals.named.take());
         if !reply.refuses() {
             return;
         }
@@ -244,7 +244,8 @@ impl Session {
         // A message that is not let in was for the transaction's recipients.
         let of_transaction = || self.transaction.as_ref().and_then(|transaction| transaction.recipients.first().cloned());
         let recipient = if what == What::Message { recipient.or_else(of_transaction) } else { recipient };
-        self.refused.push(Refused { what, ip: self.peer.ip, greeting, sender, recipient, reply: reply.clone() });
+        let refused = Refused { what, ip: self.peer.ip, greeting, sender, recipient, reply: reply.clone() };
+        self.refusals.get_or_insert_default().since.push(refused);
     }
 
     /// What [`Session::answer`] does, for a reply whose maker notes it.

@@ -59,6 +59,15 @@ pub struct Refused {
     pub reply: Reply,
 }
 
+/// What a session that refuses has, and an idle one has not.
+#[derive(Default)]
+pub(super) struct Refusals {
+    /// The address that the command names which is being answered.
+    pub(super) named: Option<String>,
+    /// For the driver: [`super::Session::take_refused`].
+    pub(super) since: Vec<Refused>,
+}
+
 impl Refused {
     /// A client that is told off before it has said anything.
     #[must_use]

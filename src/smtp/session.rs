@@ -4,7 +4,7 @@
 use super::chunk::Chunk;
 use super::command::{Command, LineReader, Verb};
 use super::newline::CR;
-use super::refused::{Refused, What};
+use super::refused::{Refusals, Refused, What};
 use super::transaction::Transaction;
 use super::{Reply, reply};
 use crate::envelope::{Envelope, Peer};
@@ -78,11 +78,9 @@ pub struct Session {
     /// Both since the last delivered message.
     pub(super) errors: u32,
     pub(super) junk: u32,
-    /// The command that is being answered, and the address that it names.
+    /// The command that is being answered.
     pub(super) verb: Verb,
-    pub(super) named: Option<Box<str>>,
-    /// For the driver: [`Session::take_refused`].
-    pub(super) refused: Vec<Refused>,
+    pub(super) refusals: Option<Box<Refusals>>,
 }
 
 pub(super) enum State {
@@ -116,8 +114,7 @@ impl Session {
             errors: 0,
             junk: 0,
             verb: Verb::Unknown,
-            named: None,
-            refused: Vec::new(),
+            refusals: None,
         }
     }
 
@@ -178,7 +175,7 @@ impl Session {
                 self.answer(&reply::RECIPIENT_OK, out);
             }
             Err(refusal) => {
-                self.named = Some(mailbox.into());
+                self.refusals.get_or_insert_default().named = Some(mailbox);
                 self.answer(&refusal, out);
                 if (500..600).contains(&refusal.code()) && !refusal.says_command_was_wrong() {
                     self.count_refused_recipient(out);
@@ -307,7 +304,7 @@ impl Session {
     /// What has been refused since the last call, the replies to an end of data apart: whoever made those knows whether they are
     /// recorded.
     pub fn take_refused(&mut self) -> Vec<Refused> {
-        std::mem::take(&mut self.refused)
+        self.refusals.take().map(|refusals| refusals.since).unwrap_or_default()
     }
 
     /// The envelope of the transaction so far: complete when its data flow, and until [`Session::end`].
