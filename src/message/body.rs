@@ -18,8 +18,6 @@ const HEAP_STEPS: [usize; 2] = [16 * KIB, 64 * KIB];
 const MAP_STEP_MIN: usize = 256 * KIB;
 const MAP_STEP_MAX: usize = 4 * KIB * KIB;
 const PAGE: usize = 4 * KIB;
-/// What is worth a call of the kernel.
-const PAGES_AT_ONCE: usize = 32 * KIB;
 /// No map of another message is spent on one that has said it will fill less than this part of it.
 const GENEROSITY: usize = 16;
 
@@ -196,8 +194,7 @@ impl Body {
     /// Pays for so many octets of the map.
     fn pay(&mut self, octets: usize) -> Result<(), OverBudget> {
         self.lease.resize(octets as u64)?;
-        if let Room::Map { map, paid, .. } = &mut self.room {
-            make_pages(map, *paid, octets);
+        if let Room::Map { paid, .. } = &mut self.room {
             *paid = octets;
         }
         Ok(())
@@ -227,7 +224,6 @@ impl Body {
             self.lease.resize(held)?;
             return Err(OverBudget);
         };
-        make_pages(&map, 0, needed);
         // Promise 2: not in a core dump. A kernel without this advice still has RLIMIT_CORE 0 set by the daemon.
         if let Err(error) = map.advise(Advice::DontDump) {
             tracing::debug!(%error, "a message's memory may be dumped");
@@ -247,7 +243,6 @@ impl Body {
             self.lease.resize(held)?;
             return Err(OverBudget);
         }
-        make_pages(map, *paid, needed);
         *paid = needed;
         Ok(())
     }
@@ -274,15 +269,6 @@ impl Body {
             self.room = Room::Map { map, len, paid };
         }
         Ok(())
-    }
-}
-
-/// Makes the pages that were paid for at once: each by itself, when its first octet comes, costs a fault.
-fn make_pages(map: &MmapMut, from: usize, to: usize) {
-    let from = round_up(from);
-    if to.saturating_sub(from) >= PAGES_AT_ONCE {
-        // A kernel that does not know this makes them when they are needed.
-        map.advise_range(Advice::PopulateWrite, from, to - from).ok();
     }
 }
 
