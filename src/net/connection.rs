@@ -21,6 +21,7 @@ use crate::message::{Lease, OverBudget};
 use crate::ring::{self, Conn};
 use crate::smtp::{Need, Reply, Session, TURN_OCTETS, reply};
 use crate::stats::Stage;
+use std::num::NonZeroU32;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -66,7 +67,7 @@ pub(super) struct Connection {
     /// The reply to an end of data has been written, and nothing has come from the peer since.
     unheard: bool,
     /// So far the stream was written with the last such reply: what comes behind it may have been pipelined.
-    replied: Option<u32>,
+    replied: Option<NonZeroU32>,
     clocks: Clocks,
     /// Last: the ring waits for the connections that are there.
     present: Present,
@@ -104,7 +105,7 @@ impl Connection {
         self.settle(true).await;
         let Self { stream, admission, clocks, unheard, replied, present, .. } = *self;
         let parting = stream.close(Instant::now() + WRITE_TIMEOUT).await;
-        if replied.is_some_and(|written| parting.lost(written, !unheard)) {
+        if replied.is_some_and(|written| parting.lost(written.get(), !unheard)) {
             present.ring().shared.stats.messages.replies_lost.add(1);
         }
         drop(admission);
@@ -451,7 +452,7 @@ impl Connection {
         if written.is_err() {
             self.shared().stats.messages.replies_lost.add(1);
         } else {
-            self.replied = Some(self.stream.written());
+            self.replied = NonZeroU32::new(self.stream.written());
         }
         self.unheard = written.is_ok();
         self.clocks.transaction_ended();

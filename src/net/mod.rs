@@ -64,3 +64,13 @@ impl Live {
         Self { config, settings: Arc::new(settings) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    /// A size of the allocator: one octet more costs each idle connection 64.
+    #[test]
+    fn an_idle_connection_is_small() {
+        let octets = size_of::<super::connection::Connection>();
+        assert!(octets <= 384, "{octets}");
+    }
+}
