@@ -32,6 +32,7 @@ impl Daemon {
             self.rings_end_before(end - last / 3, signals, log).await;
         }
         self.forwarders.drain();
+        self.shared.delivery.finish();
         let fleet = self.fleet.swap(None);
         if let Some(fleet) = &fleet {
             fleet.begin_to_end();

@@ -173,6 +173,7 @@ impl Daemon {
         let stats = &self.shared.stats;
         self.shared.budget.tidy();
         self.shared.delivery.tick();
+        log.tick();
         stats.body_bytes.set(self.shared.budget.held());
         stats.body_budget_bytes.set(self.shared.budget.limit());
         stats.log_lines_lost.set(log.lines_lost());

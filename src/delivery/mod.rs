@@ -2,6 +2,7 @@
 //! the endpoint's 2xx, then the durable record, then the `250`.
 
 mod lines;
+mod pace;
 mod recipient;
 mod verdict;
 
@@ -108,6 +109,11 @@ impl Delivery {
     /// Each second.
     pub fn tick(&self) {
         self.lines.tick();
+    }
+
+    /// When no mail comes any more.
+    pub fn finish(&self) {
+        self.lines.finish();
     }
 
     /// What `postmaster` without a domain stands for.

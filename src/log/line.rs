@@ -69,6 +69,11 @@ impl Line {
         }
     }
 
+    pub(super) fn of_left_out(lines: u64, like: String) -> Self {
+        let message = "lines left out, more than 100 a minute".to_owned();
+        Self { message, fields: vec![("lines", lines.into()), ("like", like.into())], ..Self::of_loss(lines) }
+    }
+
     /// What it holds in memory, roughly.
     pub(super) fn octets(&self) -> usize {
         let fields = self.fields.iter().map(|(_, value)| size_of::<(&str, serde_json::Value)>() + value.as_str().map_or(0, str::len));
@@ -150,13 +155,31 @@ impl Line {
 pub fn escaped(text: &str) -> String {
     let mut safe = String::with_capacity(text.len());
     for c in text.chars() {
-        if c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}') {
+        if is_unsafe(c) {
             safe.extend(c.escape_default());
         } else {
             safe.push(c);
         }
     }
     safe
+}
+
+/// Octets of a character in a line.
+#[must_use]
+pub fn written_len(c: char) -> usize {
+    match c {
+        _ if is_unsafe(c) => c.escape_default().len(),
+        '"' => 2,
+        _ => c.len_utf8(),
+    }
+}
+
+/// Controls, what turns the writing direction, what cannot be seen. Not the joiners, which scripts and pictures need.
+fn is_unsafe(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{ad}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{180e}' | '\u{200b}' | '\u{200e}' | '\u{200f}' | '\u{3164}')
+        || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff9}'..='\u{fffb}')
+        || matches!(c, '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]
@@ -213,7 +236,7 @@ mod tests {
 
     #[test]
     fn nothing_forges_a_line() {
-        let evil = "x\r\nPRIORITY=0\u{1b}[2J\u{7f}\u{9b}\u{2028}\u{202e}\0";
+        let evil = "x\r\nPRIORITY=0\u{1b}[2J\u{7f}\u{9b}\u{2028}\u{202e}\u{61c}\u{200b}\u{feff}\u{e0041}\0";
         let got = lines(|_| {
             tracing::warn!(evil, "text");
             tracing::warn!(evil = %evil, "display");
@@ -224,7 +247,10 @@ mod tests {
         for [text, json, journal] in &got {
             for form in [text, json] {
                 let line = form.strip_suffix('\n').expect("a line");
-                assert!(!line.contains(|c: char| c.is_control() || c == '\u{202e}' || c == '\u{2028}'), "{line:?}");
+                assert!(
+                    !line.contains(|c: char| c.is_control() || "\u{202e}\u{2028}\u{61c}\u{200b}\u{feff}\u{e0041}".contains(c)),
+                    "{line:?}"
+                );
             }
             for line in journal.trim_end_matches('\n').split('\n') {
                 assert!(!line.contains(|c: char| c.is_control()), "{line:?}");

@@ -2,21 +2,22 @@
 //!
 //! Lines go through a bounded queue (`queue.rs`) to a thread of their own (`sink.rs`), so that nothing waits for who reads them.
 //! Whatever a field holds, a line stays one line: control characters (and those that turn the writing direction) are
-//! written as escapes in every format. Where a line cannot be written it is lost and counted; mail goes on.
+//! written as escapes in every format. What comes too often is counted (`pace.rs`). Where a line cannot be written it is lost and counted; mail goes on.
 
 mod line;
+mod pace;
 mod queue;
 mod sink;
 
-pub use line::escaped;
+pub use line::{escaped, written_len};
 
 use crate::config::{Log, LogLevel};
-use line::Line;
+use pace::Pace;
 use queue::Queue;
 use sink::{JOURNAL_SOCKET, Sink};
 use std::io;
-use std::sync::Once;
-use std::time::Duration;
+use std::sync::{Arc, Once};
+use std::time::{Duration, Instant};
 use tracing::level_filters::LevelFilter;
 use tracing::{Event, Subscriber};
 use tracing_subscriber::layer::{Context, SubscriberExt as _};
@@ -29,7 +30,7 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub struct Handle {
     level: reload::Handle<LevelFilter, Registry>,
-    queue: Queue,
+    lines: Lines,
 }
 
 impl Handle {
@@ -41,12 +42,18 @@ impl Handle {
     /// Lines that could not be written since the start.
     #[must_use]
     pub fn lines_lost(&self) -> u64 {
-        self.queue.lost()
+        self.lines.queue.lost()
+    }
+
+    /// Each second, so that the count of what was left out comes also when nothing follows.
+    pub fn tick(&self) {
+        self.lines.say_left_out(false);
     }
 
     /// Before the process ends: gives the last lines a second to be written.
     pub fn flush(&self) {
-        self.queue.flush(LAST_LINES);
+        self.lines.say_left_out(true);
+        self.lines.queue.flush(LAST_LINES);
     }
 }
 
@@ -57,15 +64,15 @@ impl Handle {
 pub fn init(config: &Log) -> io::Result<Handle> {
     let (filter, level) = reload::Layer::new(filter_of(config.level));
     let (sink, refused) = Sink::open(config.format)?;
-    let queue = Queue::start(sink)?;
-    let subscriber = tracing_subscriber::registry().with(filter).with(Lines(queue.clone()));
+    let lines = Lines { queue: Queue::start(sink)?, pace: Arc::default() };
+    let subscriber = tracing_subscriber::registry().with(filter).with(lines.clone());
     if tracing::subscriber::set_global_default(subscriber).is_ok()
         && let Some(error) = refused
     {
         tracing::warn!(%error, socket = JOURNAL_SOCKET, "the journal cannot be reached, so the log is JSON on stderr; set log.format");
     }
     log_panics();
-    Ok(Handle { level, queue })
+    Ok(Handle { level, lines })
 }
 
 /// A panic is a bug of ours and one line. Its message is left out: the standard library's own ones quote the text at
@@ -92,10 +99,24 @@ fn filter_of(level: LogLevel) -> LevelFilter {
 }
 
 /// The layer that makes lines of events.
-struct Lines(Queue);
+#[derive(Clone)]
+struct Lines {
+    queue: Queue,
+    pace: Arc<Pace>,
+}
+
+impl Lines {
+    fn say_left_out(&self, all: bool) {
+        for line in self.pace.over(Instant::now(), all) {
+            self.queue.push(line);
+        }
+    }
+}
 
 impl<S: Subscriber> Layer<S> for Lines {
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
-        self.0.push(Line::of(event));
+        if let Some(line) = self.pace.take(event, Instant::now()) {
+            self.queue.push(line);
+        }
     }
 }

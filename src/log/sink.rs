@@ -28,7 +28,7 @@ impl Sink {
     /// No descriptors are left.
     pub(super) fn open(format: LogFormat) -> io::Result<(Self, Option<io::Error>)> {
         let terminal = io::stderr().is_terminal();
-        let coloured = || std::env::var_os("NO_COLOR").is_none();
+        let coloured = || std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
         let (form, refused) = match format {
             LogFormat::Auto if stderr_is_the_journal() => journal(),
             LogFormat::Journald => journal(),
