@@ -3,6 +3,7 @@
 
 mod merge;
 mod watch;
+mod wrong;
 
 use super::args::Stats;
 use super::choice::Choice;
@@ -47,7 +48,7 @@ pub(super) fn run(config: &Choice, options: &Stats) -> Result<(), Failure> {
         } else {
             let stats: Value = serde_json::from_str(&answer).map_err(|error| client.broken(error))?;
             rates.take(&stats, Instant::now());
-            print(&render(&stats, &rates, paint))?;
+            print(&render(&stats, &wrong::ask(&client), &rates, paint))?;
         }
         if !options.watch {
             return Ok(());
@@ -106,19 +107,22 @@ fn entries<'v>(value: &'v Value, path: &[&str]) -> impl Iterator<Item = (&'v Str
     at(value, path).and_then(Value::as_object).into_iter().flatten()
 }
 
-fn render(stats: &Value, rates: &Rates, paint: Paint) -> String {
+fn render(stats: &Value, notices: &Value, rates: &Rates, paint: Paint) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
-    _ = write_summary(&mut text, stats, rates, paint);
+    _ = write_summary(&mut text, stats, notices, rates, paint);
     routes(&mut text, stats, paint);
     latency(&mut text, stats, paint);
     text
 }
 
-fn write_summary(text: &mut String, stats: &Value, rates: &Rates, paint: Paint) -> std::fmt::Result {
+fn write_summary(text: &mut String, stats: &Value, notices: &Value, rates: &Rates, paint: Paint) -> std::fmt::Result {
     let version = at(stats, &["version"]).and_then(Value::as_str).unwrap_or("?");
     let uptime = at(stats, &["uptime_seconds"]).and_then(Value::as_f64).unwrap_or_default();
-    writeln!(text, "{}  up {}", paint.bold(&format!("mailsluice {}", crate::log::escaped(version))), uptime_text(uptime))?;
+    let (state, wrong) = wrong::standing(stats, notices, paint);
+    let name = paint.bold(&format!("mailsluice {}", crate::log::escaped(version)));
+    writeln!(text, "{name}  up {}  {state}", uptime_text(uptime))?;
+    text.push_str(&wrong);
     if let Some(rate) = rates.per_second.back() {
         writeln!(text, "messages/s   {rate:.1}  {}", rates.sparkline())?;
     }
@@ -126,14 +130,14 @@ fn write_summary(text: &mut String, stats: &Value, rates: &Rates, paint: Paint) 
     let alarming = |n: u64| if n > 0 { paint.bad(&n.to_string()) } else { n.to_string() };
     writeln!(
         text,
-        "messages     {} delivered, {} rejected, {} deferred, {} undelivered, {} replies lost; {} received",
+        "messages     {} delivered, {} rejected, {} deferred, {} undelivered",
         count(&["messages", "delivered"]),
         count(&["messages", "rejected"]),
         count(&["messages", "deferred"]),
         alarming(count(&["messages", "undelivered"])),
-        count(&["messages", "replies_lost"]),
-        octets(count(&["bytes_received"])),
     )?;
+    let (lost, received) = (count(&["messages", "replies_lost"]), octets(count(&["bytes_received"])));
+    writeln!(text, "received     {received}; {lost} replies lost")?;
     writeln!(text, "refused      {}", counts(stats, &["messages", "refused"]))?;
     writeln!(text, "recipients   {} accepted; refused: {}", count(&["recipients", "accepted"]), counts(stats, &["recipients", "refused"]))?;
     writeln!(
@@ -153,16 +157,16 @@ fn write_summary(text: &mut String, stats: &Value, rates: &Rates, paint: Paint) 
     let [used, budget] = ["body_bytes", "body_budget_bytes"].map(|name| count(&["memory", name]));
     writeln!(text, "memory       {} {} of {}", bar(used, budget), octets(used), octets(budget))?;
     let degraded = at(stats, &["store", "degraded"]).and_then(Value::as_bool).unwrap_or_default();
-    let state = if degraded { paint.bad("degraded: no mail is taken, see the log") } else { "writable".to_owned() };
+    let state = if degraded { paint.bad("degraded: no mail is taken") } else { "writable".to_owned() };
     let [records, file, commits] = ["records", "file_bytes", "commits"].map(|name| count(&["store", name]));
     writeln!(text, "store        {records} records in {}, {commits} commits, {state}", octets(file))
 }
 
-/// `size 0, memory 3`; the daemon's own names.
+/// `size 1, memory 3`, those that there are; the daemon's own names.
 fn counts(stats: &Value, path: &[&str]) -> String {
-    let counts: Vec<_> =
-        entries(stats, path).map(|(name, n)| format!("{} {}", crate::log::escaped(name), n.as_u64().unwrap_or_default())).collect();
-    counts.join(", ")
+    let counts = entries(stats, path).map(|(name, n)| (name, n.as_u64().unwrap_or_default())).filter(|(_, n)| *n > 0);
+    let counts: Vec<_> = counts.map(|(name, n)| format!("{} {n}", crate::log::escaped(name))).collect();
+    if counts.is_empty() { "none".to_owned() } else { counts.join(", ") }
 }
 
 fn bar(part: u64, whole: u64) -> String {
@@ -303,15 +307,16 @@ mod tests {
 
     #[test]
     fn the_text() {
-        let text = render(&sample(), &Rates::default(), Paint(false));
+        let text = render(&sample(), &Value::Null, &Rates::default(), Paint(false));
         let full = "█".repeat(15) + &"░".repeat(15);
         for line in [
-            "mailsluice 0.2.0  up 2h 1m",
-            "messages     100 delivered, 2 rejected, 1 deferred, 5 undelivered, 0 replies lost; 1.1MiB received",
-            "refused      size 0, memory 7",
-            "connections  3 open, 120 accepted; refused: total_limit 0, per_ip_limit 4",
+            "mailsluice 0.2.0  up 2h 1m  ✕ not taking mail",
+            "messages     100 delivered, 2 rejected, 1 deferred, 5 undelivered",
+            "received     1.1MiB; 0 replies lost",
+            "refused      memory 7",
+            "connections  3 open, 120 accepted; refused: per_ip_limit 4",
             &format!("forwarders   {full} 256 busy of 512 (8 started), 0 queued"),
-            "store        103 records in 1.5MiB, 40 commits, degraded: no mail is taken, see the log",
+            "store        103 records in 1.5MiB, 40 commits, degraded: no mail is taken",
             "tickets        100         2         1     2       0  1.20ms  5.00ms  closed",
         ] {
             assert!(text.lines().any(|shown| shown == line), "{line:?} is not in\n{text}");
@@ -326,7 +331,7 @@ mod tests {
 
     #[test]
     fn colours_only_where_wanted() {
-        assert!(render(&sample(), &Rates::default(), Paint(true)).contains("\u{1b}[31m5\u{1b}[0m undelivered"));
+        assert!(render(&sample(), &Value::Null, &Rates::default(), Paint(true)).contains("\u{1b}[31m5\u{1b}[0m undelivered"));
     }
 
     #[test]

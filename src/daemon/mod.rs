@@ -10,6 +10,7 @@ mod pinned;
 mod reload;
 mod sockets;
 mod standing;
+mod status;
 mod systemd;
 
 pub use error::Error;
@@ -198,15 +199,7 @@ impl Daemon {
         if seconds.is_multiple_of(10) || seconds == 1 {
             self.look_around();
         }
-        let messages = &stats.messages;
-        let status = format!(
-            "{} connections, {} delivered, {} rejected, {} deferred, {} undelivered",
-            stats.connections.open.get(),
-            messages.delivered.get(),
-            messages.rejected.get(),
-            messages.deferred.get(),
-            messages.undelivered.get(),
-        );
+        let status = status::line(stats);
         // What only the main loop knows is nobody's health: systemd ends a daemon one of whose rings stands.
         match stats.pulses.standing() {
             None => notify(&[sd_notify::NotifyState::Watchdog, sd_notify::NotifyState::Status(&status)]),

@@ -31,6 +31,8 @@ impl Daemon {
             }
             Err(error) => tracing::error!("reload refused, nothing changed: {error}"),
         }
+        // Nobody waits for what has been mended, or broken.
+        self.look_around();
         notify(&[sd_notify::NotifyState::Ready]);
     }
 

@@ -209,6 +209,12 @@ impl Stats {
         asked.into_iter().filter_map(|name| routes.get(&name).map(Arc::clone).map(|stats| (name, stats))).collect()
     }
 
+    /// How many routes get no answer, and how many there are.
+    pub fn routes_away(&self) -> (usize, usize) {
+        let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        (routes.values().filter(|route| route.breaker() != BreakerState::Closed).count(), routes.len())
+    }
+
     /// All routes by name.
     fn routes(&self) -> Vec<(String, Arc<RouteStats>)> {
         let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);

@@ -40,17 +40,25 @@ fn readiness_status_reload_and_stop_are_told() {
     let endpoint = Endpoint::ok();
     let dir = Arc::new(tempfile::tempdir().unwrap());
     let path = dir.path().join("notify");
+    let away = format!("http://127.0.0.1:{}/in", crate::support::port::free());
+    let config = Config::to(&endpoint).route("away", &["*@away.test"], &away).reversed_routes().set("forward.breaker.failures", 2);
     let manager = Manager(UnixDatagram::bind(&path).unwrap());
     manager.0.set_read_timeout(Some(std::time::Duration::from_millis(200))).unwrap();
-    let mut daemon = Daemon::spawn(dir, Config::to(&endpoint), |command| {
+    let mut daemon = Daemon::spawn(dir, config, |command| {
         command.env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "10000000");
     });
     // Ready means that mail is taken, and that systemd keeps the socket over a restart.
     let seen = manager.wait_for("READY=1");
     assert!(seen.iter().any(|line| line == "FDSTORE=1"), "{seen:?}");
     deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("x", "text")).starts("250 ");
-    manager.wait_for("STATUS=");
+    let seen = manager.wait_for("STATUS=");
+    assert!(seen.last().is_some_and(|line| line.contains(" connections, ")), "{seen:?}");
     manager.wait_for("WATCHDOG=1");
+    // What is wrong comes first.
+    for _ in 0..2 {
+        deliver(daemon.smtp(), "a@sender.test", &["b@away.test"], &messages::simple("x", "text")).starts("45");
+    }
+    manager.wait_for("STATUS=1 of 2 routes not answering; ");
     daemon.signal(Signal::SIGHUP);
     let seen = manager.wait_for("RELOADING=1");
     assert!(seen.iter().any(|line| line.starts_with("MONOTONIC_USEC=")), "{seen:?}");

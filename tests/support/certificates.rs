@@ -31,14 +31,28 @@ impl Authority {
 
     /// Certificate chain and key, as PEM.
     pub(crate) fn issue(&self, names: &[&str]) -> (String, String) {
-        let params = CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).unwrap();
+        self.issue_until(names, None)
+    }
+
+    /// The same, with the day on which it ends: after so many days from now.
+    fn issue_until(&self, names: &[&str], days: Option<i64>) -> (String, String) {
+        let mut params = CertificateParams::new(names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()).unwrap();
+        if let Some(days) = days {
+            let end = jiff::tz::Offset::UTC.to_datetime(jiff::Timestamp::now() + jiff::SignedDuration::from_hours(24 * days));
+            let [month, day] = [end.month(), end.day()].map(i8::cast_unsigned);
+            params.not_after = rcgen::date_time_ymd(end.year().into(), month, day);
+        }
         let key = KeyPair::generate().unwrap();
         (params.signed_by(&key, &self.issuer).unwrap().pem(), key.serialize_pem())
     }
 
     /// Writes `NAME.pem` and `NAME.key`, each replaced in one step.
     pub(crate) fn issue_into(&self, dir: &Path, name: &str, names: &[&str]) -> Files {
-        let (certificate, key) = self.issue(names);
+        self.issue_into_until(dir, name, names, None)
+    }
+
+    pub(crate) fn issue_into_until(&self, dir: &Path, name: &str, names: &[&str], days: Option<i64>) -> Files {
+        let (certificate, key) = self.issue_until(names, days);
         let files = Files { certificate: dir.join(format!("{name}.pem")), key: dir.join(format!("{name}.key")) };
         for (path, text) in [(&files.certificate, certificate), (&files.key, key)] {
             let new = path.with_extension("new");

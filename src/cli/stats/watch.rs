@@ -1,13 +1,13 @@
 //! `stats --watch` in a window: on the alternate screen, as wide and as high as that, until it is ended; over restarts of the daemon.
 
-use super::{REFRESH, Rates, render};
+use super::{REFRESH, Rates, render, wrong};
 use crate::cli::client::Client;
+use crate::cli::table::within;
 use crate::cli::terminal::{Paint, size};
 use crate::cli::{Exit, Failure, print};
 use serde_json::Value;
 use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
-use unicode_width::UnicodeWidthChar as _;
 
 /// The alternate screen without a cursor, and back: what stood in the window before stands there again.
 const ENTER: &str = "\x1b[?1049h\x1b[?25l";
@@ -53,7 +53,7 @@ fn show(client: &Client, rates: &mut Rates, paint: Paint) -> Result<(), Failure>
         Ok(answer) => {
             let stats: Value = serde_json::from_str(&answer).map_err(|error| client.broken(error))?;
             rates.take(&stats, Instant::now());
-            render(&stats, rates, paint)
+            render(&stats, &wrong::ask(client), rates, paint)
         }
         Err(failure) if failure.exit == Exit::Unavailable => {
             format!("{}\n{}\n", paint.bad("waiting until the daemon is back"), failure.shown())
@@ -66,26 +66,8 @@ fn show(client: &Client, rates: &mut Rates, paint: Paint) -> Result<(), Failure>
 
 /// The first rows that there is room for, none wider than the window; what stood right of one goes. Colours take no room.
 fn fitted(text: &str, columns: usize, rows: usize) -> String {
-    let lines: Vec<_> = text.lines().take(rows).map(|line| within(line, columns) + "\x1b[K").collect();
+    let lines: Vec<_> = text.lines().take(rows).map(|line| within(line, Some(columns)) + "\x1b[K").collect();
     lines.join("\r\n")
-}
-
-fn within(line: &str, columns: usize) -> String {
-    let (mut shown, mut used, mut escape) = (String::new(), 0, false);
-    for letter in line.chars() {
-        if escape {
-            escape = letter != 'm';
-        } else if letter == '\x1b' {
-            escape = true;
-        } else {
-            used += letter.width().unwrap_or(0);
-            if used > columns {
-                continue;
-            }
-        }
-        shown.push(letter);
-    }
-    shown
 }
 
 #[cfg(test)]
