@@ -80,17 +80,17 @@ impl Shown {
             Column::new("FROM", Align::Left).at_least(8),
             Column::new("SENDER", Align::Left).at_least(8),
             Column::new("RECIPIENT", Align::Left).at_least(9),
-            Column::new("REPLY", Align::Left).at_least(9),
+            Column::new("REPLY", Align::Left).at_least(7),
         ]);
         for row in rows {
             let text = |name: &str| row.get(name).and_then(Value::as_str);
-            let sender = text("sender").map(|sender| if sender.is_empty() { "<>" } else { sender });
+            let path = |name: &str| text(name).map(|path| if path.is_empty() { "<>" } else { path }).unwrap_or("-").to_owned();
             let left_out = row.get("left_out").and_then(Value::as_u64).map(|n| format!(" ({n} older ones left out)"));
             table.push(vec![
                 self.zone.show(text("time").unwrap_or_default()),
                 text("address").or(text("greeting")).unwrap_or("-").to_owned(),
-                sender.unwrap_or("-").to_owned(),
-                text("recipient").unwrap_or("-").to_owned(),
+                path("sender"),
+                path("recipient"),
                 text("reply").unwrap_or_default().to_owned() + &left_out.unwrap_or_default(),
             ]);
         }

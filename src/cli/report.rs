@@ -74,7 +74,7 @@ fn text(report: &Value, zone: &Zone) -> String {
         table.fit(terminal::columns());
         text.push_str(&table.header());
         text.push_str(&table.take_rows());
-        text.push_str(&format!("{}\n", of(report, "rule")));
+        text.push_str(&super::table::within(&format!("{}\n", of(report, "rule")), terminal::columns()));
     } else {
         text.push_str("nothing went wrong\n");
     }
@@ -85,7 +85,7 @@ fn text(report: &Value, zone: &Zone) -> String {
         let us = |name: &str| time_us(number(slow, name).unwrap_or_default());
         let count = number(slow, "count").unwrap_or_default();
         let line = format!(
-            "slow: {}: p50 {}, p99 {}, longest {} of {count} since the start",
+            "slowest: {}: p50 {}, p99 {}, longest {} of {count} since the start",
             of(slow, "route"),
             us("p50_us"),
             us("p99_us"),

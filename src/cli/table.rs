@@ -95,7 +95,7 @@ impl Table {
 
     pub(super) fn header(&self) -> String {
         let titles: Vec<_> = self.columns.iter().map(|column| Cell { text: column.title.clone(), colour: None }).collect();
-        self.line(&titles)
+        within(&self.line(&titles), super::terminal::columns())
     }
 
     /// The rows so far; the widths stay, so that later rows stand under them.
@@ -103,9 +103,10 @@ impl Table {
         let rows = std::mem::take(&mut self.rows);
         let window = super::terminal::columns();
         let note = |text: &str| window.map_or_else(|| text.to_owned(), |window| cut(text, window));
+        // In a window that is too narrow for all columns the last ones are not seen; no row wraps.
         rows.iter()
             .map(|row| match row {
-                Row::Cells(cells) => self.line(cells),
+                Row::Cells(cells) => within(&self.line(cells), window),
                 Row::Note(text) => format!("{}\n", self.paint.dim(&note(text))),
             })
             .collect()
@@ -131,6 +132,26 @@ impl Table {
         line.push('\n');
         line
     }
+}
+
+/// The part of a line that a window has room for. Colours take none.
+pub(super) fn within(line: &str, window: Option<usize>) -> String {
+    let Some(columns) = window else { return line.to_owned() };
+    let (mut shown, mut used, mut escape) = (String::new(), 0, false);
+    for letter in line.chars() {
+        if escape {
+            escape = letter != 'm';
+        } else if letter == '\x1b' {
+            escape = true;
+        } else if letter != '\n' {
+            used += letter.width().unwrap_or(0);
+            if used > columns {
+                continue;
+            }
+        }
+        shown.push(letter);
+    }
+    shown
 }
 
 /// At most so many columns of a text; what is cut ends in an ellipsis.

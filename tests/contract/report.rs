@@ -55,7 +55,7 @@ fn many_rows_are_few_causes() {
     assert_eq!(report["complete"], true);
     assert!(report["rule"].as_str().unwrap().contains("12 hours") && !report["slow"].as_array().unwrap().is_empty());
     let text = daemon.cli(&["report"]).ok();
-    for part in ["no ticket …", "2 try", "550 5.1.1", "given up: no attempt for 12 hours", "slow: tickets"] {
+    for part in ["no ticket …", "2 try", "550 5.1.1", "given up: no attempt for 12 hours", "slowest: tickets"] {
         assert!(text.contains(part), "{part}: {text}");
     }
     assert_eq!(serde_json::from_str::<Value>(&daemon.cli(&["report", "--json"]).ok()).unwrap()["causes"].as_array().unwrap().len(), 4);

@@ -1,4 +1,4 @@
-//! A terminal of 80 x 24 and of 120 x 40, by tmux: nothing wraps, and what is watched goes on over a restart.
+//! A terminal of 60 x 20, 80 x 24 and 120 x 40, by tmux: nothing wraps, and what is watched goes on over a restart.
 
 use crate::support::client::deliver;
 use crate::support::process::run;
@@ -68,7 +68,7 @@ fn nothing_wraps_and_watching_goes_on() {
         );
     }
     let admin = daemon.admin_url();
-    for (columns, rows) in [(80, 24), (120, 40)] {
+    for (columns, rows) in [(60, 20), (80, 24), (120, 40)] {
         let records = Window::of(columns, rows, &format!("records --admin {admin}")).shows("[ended 0]");
         let table = records.join("\n");
         for part in ["OUTCOME", "delivered", "deferred", "503", "…", "(the endpoint answered 503: down"] {
@@ -80,7 +80,8 @@ fn nothing_wraps_and_watching_goes_on() {
         let help = Window::of(columns, rows, "records --help").shows("[ended 0]");
         assert!(help.iter().all(|row| row.chars().count() <= columns), "{help:#?}");
     }
-    let windows = [(80, 24), (120, 40)].map(|(columns, rows)| Window::of(columns, rows, &format!("stats --watch --admin {admin}")));
+    let windows =
+        [(60, 20), (80, 24), (120, 40)].map(|(columns, rows)| Window::of(columns, rows, &format!("stats --watch --admin {admin}")));
     for window in &windows {
         let shown = window.shows("1 delivered");
         assert!(shown[0].starts_with("mailsluice ") && shown.iter().any(|row| row.starts_with("total")), "{shown:#?}");

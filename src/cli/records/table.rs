@@ -9,6 +9,8 @@ use serde_json::Value;
 
 /// From here on a window has room for ids.
 const WIDE: usize = 110;
+/// Below this it has none for what can be asked for by `records ID`.
+const SLIM: usize = 72;
 
 /// Prints records in one of the two forms.
 pub(super) struct Output {
@@ -21,6 +23,7 @@ pub(super) struct Output {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Layout {
+    Slim,
     Narrow,
     Wide,
     Whole,
@@ -29,15 +32,19 @@ enum Layout {
 impl Output {
     pub(super) fn new(json: bool, zone: Zone) -> Self {
         let layout = match terminal::columns() {
+            Some(columns) if columns < SLIM => Layout::Slim,
             Some(columns) if columns < WIDE => Layout::Narrow,
             Some(_) => Layout::Wide,
             None => Layout::Whole,
         };
         let left = |title: &str| Column::new(title, Align::Left);
         let right = |title: &str| Column::new(title, Align::Right);
-        let mut columns = vec![left(&zone.title()), left("OUTCOME"), right("HTTP"), right("TOOK")];
+        let mut columns = vec![left(&zone.title()), left("OUTCOME")];
+        if layout != Layout::Slim {
+            columns.extend([right("HTTP"), right("TOOK")]);
+        }
         match layout {
-            Layout::Narrow => {}
+            Layout::Slim | Layout::Narrow => {}
             Layout::Wide => columns.push(left("ID")),
             Layout::Whole => columns.extend([right("SIZE"), left("ROUTE"), left("ID"), left("SENDER")]),
         }
@@ -83,15 +90,14 @@ fn cells(record: &Value, layout: Layout, zone: &Zone) -> Vec<Cell> {
         "rejected" => Paint::bad,
         _ => Paint::wait,
     };
-    let mut cells: Vec<Cell> = vec![
-        (zone.show(text("date")), None),
-        (outcome(record).to_owned(), Some(paint)),
-        (if status == 0 { "-".to_owned() } else { status.to_string() }, None),
-        (time_us(number("processing_time_us")), None),
-    ];
+    let mut cells: Vec<Cell> = vec![(zone.show(text("date")), None), (outcome(record).to_owned(), Some(paint))];
+    if layout != Layout::Slim {
+        let status = if status == 0 { "-".to_owned() } else { status.to_string() };
+        cells.extend([status, time_us(number("processing_time_us"))].map(|cell| (cell, None)));
+    }
     let id = text("id").to_owned();
     match layout {
-        Layout::Narrow => {}
+        Layout::Slim | Layout::Narrow => {}
         Layout::Wide => cells.push((id, None)),
         Layout::Whole => {
             let sender = if text("sender").is_empty() { "<>" } else { text("sender") };
