@@ -59,20 +59,78 @@ pub fn parse(pairs: Vec<(String, String)>, now: Timestamp) -> Result<Wanted, Pro
     Ok(Wanted { query, among })
 }
 
-/// The box that takes whatever people have: a record's id, also in the reply that tells it; a `Webhook-Id`; an IP address; else a part of
-/// an address, a subject, a Message-ID, a response or a reply.
+/// The box that takes whatever people have: a record's id, also in the reply that tells it or in a line of a log; a `Webhook-Id`; an IP
+/// address; else a part of an address, a subject, a Message-ID, a response or a reply.
 fn search(text: String, query: &mut Query, among: &mut Among) {
-    let trimmed = text.trim();
-    let last = trimmed.rsplit(|c: char| c.is_whitespace() || c == ':').next().unwrap_or_default();
-    if let Some(id) = record_id(last) {
+    let words: Vec<&str> =
+        text.split(|c: char| c.is_whitespace() || ":=()<>[]{},;\"'".contains(c)).filter(|word| !word.is_empty()).collect();
+    // Among other words an id is a record's where it is said to be.
+    let said = words
+        .windows(2)
+        .filter(|pair| matches!(pair, [before, _] if ["ok", "id", "record"].contains(&before.to_ascii_lowercase().as_str())));
+    let id = words.last().into_iter().chain(said.filter_map(|pair| pair.last())).find_map(|word| record_id(word));
+    if let Some(id) = id {
         *among = Among::One(id);
-    } else if is_webhook_id(trimmed) {
-        *among = Among::Attempts(trimmed.to_ascii_lowercase());
-    } else if let Ok(ip) = trimmed.trim_matches(['[', ']']).parse::<IpAddr>() {
+    } else if let Some(id) = words.iter().find(|word| is_webhook_id(word)) {
+        *among = Among::Attempts(id.to_ascii_lowercase());
+    } else if let Some(ip) = client(meant(&text)) {
         query.ip = Some(ip.to_canonical());
     } else {
-        query.text = Some(text);
+        query.text = Some(if meant(&text).is_empty() { text } else { meant(&text).to_owned() });
     }
+}
+
+/// Names before what is pasted of a header or of a log.
+const LABELS: [&str; 18] = [
+    "message-id",
+    "message_id",
+    "subject",
+    "from",
+    "to",
+    "orig_to",
+    "mailto",
+    "sender",
+    "recipient",
+    "recipients",
+    "sender_ip",
+    "ip",
+    "client",
+    "relay",
+    "greeting",
+    "reply",
+    "reason",
+    "response",
+];
+
+/// Without what is around it. It is always a part of the text, so nothing is found less.
+fn meant(text: &str) -> &str {
+    let text = bare(text);
+    let labelled = text.split_once([':', '=']).filter(|(label, _)| LABELS.contains(&label.trim().to_ascii_lowercase().as_str()));
+    let text = labelled.map_or(text, |(_, value)| bare(value));
+    // `Ann <ann@example.com>`: but not a reply that names an address.
+    match text.strip_suffix('>').and_then(|text| text.split_once('<')) {
+        Some((before, inner))
+            if (!before.is_empty() || labelled.is_some())
+                && !before.starts_with(|c: char| c.is_ascii_digit())
+                && inner.contains('@')
+                && !inner.contains([' ', '<', '>']) =>
+        {
+            inner
+        }
+        _ => text,
+    }
+}
+
+fn bare(text: &str) -> &str {
+    text.trim_matches(|c: char| c.is_whitespace() || "\"',;".contains(c))
+}
+
+/// `192.0.2.1`, `[192.0.2.1]`, `192.0.2.1:4711`, `mx.example.com[192.0.2.1]:25`.
+fn client(text: &str) -> Option<IpAddr> {
+    let inside = text.split_once('[').filter(|(name, _)| !name.contains(char::is_whitespace)).and_then(|(_, rest)| rest.split_once(']'));
+    let inside = inside.filter(|(_, port)| port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok()));
+    let text = inside.map_or(text, |(ip, _)| ip);
+    text.parse().ok().or_else(|| text.parse::<std::net::SocketAddr>().ok().map(|address| address.ip()))
 }
 
 fn record_id(word: &str) -> Option<RecordId> {
@@ -203,19 +261,53 @@ mod tests {
         for text in [
             id.to_owned(),
             format!("250 2.0.0 Ok: {id}"),
-            format!("status=sent (250 2.0.0 Ok: {id}").trim_end().to_owned(),
+            format!("Nov 30 06:45:00 mx postfix/smtp[12]: 4F2: to=<a@b.test>, status=sent (250 2.0.0 Ok: {id})"),
+            format!("INFO  message deferred sender_ip=192.0.2.1 size=7 id={id} sender=a@b.test"),
+            format!("{{\"id\":\"{id}\",\"date\":\"2026-11-24T12:00:00Z\"}}"),
+            format!(" <{id}> "),
             id.to_ascii_lowercase(),
         ] {
             assert!(page(&[("text", &text)]).unwrap_err().starts_with("One("), "{text}");
         }
         let webhook_id = format!("msg_{}", "0a".repeat(16));
-        assert_eq!(page(&[("text", &webhook_id)]).unwrap_err(), format!("Attempts({webhook_id:?})"));
-        for (text, ip) in [("192.0.2.1", "192.0.2.1"), ("[2001:DB8::1]", "2001:db8::1"), ("::ffff:192.0.2.1", "192.0.2.1")] {
+        for text in [webhook_id.clone(), format!("Webhook-Id: {webhook_id}"), format!("{{\"webhook_id\":\"{webhook_id}\"}}")] {
+            assert_eq!(page(&[("text", &text)]).unwrap_err(), format!("Attempts({webhook_id:?})"));
+        }
+        for (text, ip) in [
+            ("192.0.2.1", "192.0.2.1"),
+            ("[2001:DB8::1]", "2001:db8::1"),
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("192.0.2.1:4711", "192.0.2.1"),
+            ("sender_ip=192.0.2.1", "192.0.2.1"),
+            ("client=unknown[192.0.2.1]", "192.0.2.1"),
+            ("relay=mx.example.com[2001:db8::1]:25,", "2001:db8::1"),
+        ] {
             let query = page(&[("text", text)]).unwrap();
             assert_eq!((query.ip.map(|ip| ip.to_string()).as_deref(), query.text), (Some(ip), None));
         }
-        for text in ["example.com", "msg_x", "550 5.1.1 No such ticket", "<id@example.com>"] {
+        let same = [
+            "example.com",
+            "msg_x",
+            "550 5.1.1 No such ticket",
+            "<id@example.com>",
+            "550 5.1.1 <a@b.test>",
+            "Re: <3",
+            "<a@b.test>: unknown",
+        ];
+        let ulid_of_others = format!("<{id}@example.com>");
+        for text in same.into_iter().chain([ulid_of_others.as_str()]) {
             assert_eq!(page(&[("text", text)]).unwrap().text.as_deref(), Some(text));
+        }
+        for (text, meant) in [
+            ("Message-ID: <id@example.com>", "id@example.com"),
+            ("to=<a@example.com>,", "a@example.com"),
+            ("Ann <a@example.com>", "a@example.com"),
+            ("mailto:a@example.com", "a@example.com"),
+            (" 'a@example.com', ", "a@example.com"),
+            ("Subject: Re: two words", "Re: two words"),
+            ("recipient=\"a b\"", "a b"),
+        ] {
+            assert_eq!(page(&[("text", text)]).unwrap().text.as_deref(), Some(meant));
         }
         let query = page(&[("route", "tickets"), ("status", "422"), ("ip", "192.0.2.1")]).unwrap();
         assert_eq!((query.route.as_deref(), query.status, query.ip), (Some("tickets"), Some(422), "192.0.2.1".parse().ok()));

@@ -17,6 +17,8 @@ const TIMES = ["since", "until"];
 
 function asMoment(text) {
   if (/^(\d+(\.\d+)?\s*[a-z]+\s*)+$/i.test(text)) return text.replaceAll(" ", "");
+  // What is no time at all is the daemon's to refuse; a browser would find some moment in it.
+  if (!/^(\d|[a-z]{3,9}\.? \d)/i.test(text)) return text;
   const today = new Date().toLocaleDateString("en-CA");
   const moment = new Date(/^\d{1,2}:\d{2}/.test(text) ? `${today}T${text.padStart(5, "0")}` : /^\d{4}-\d\d-\d\d$/.test(text) ? `${text}T00:00` : /\d{4}/.test(text) ? text : `${text} ${today.slice(0, 4)}`);
   return Number.isNaN(moment.getTime()) ? text : moment.toISOString();
@@ -105,6 +107,8 @@ function showRecords(fresh = new Set()) {
     else body.insertBefore(row, place);
   }
   byId("more").hidden = !log.cursor;
+  const marked = few ? rows.filter((row) => !there.has(row.dataset.id)) : [];
+  setTimeout(() => marked.forEach((row) => row.classList.remove("fresh")), 2500);
 }
 
 const subjectOf = ({ subject }) => (subject === null ? absent("no subject") : subject === "" ? absent("empty subject") : shown(subject));
@@ -148,12 +152,23 @@ function matches(record, chosen) {
     && (!chosen.has("text") || says(record, text("text")));
 }
 
-function says(record, wanted) {
-  const last = wanted.split(/[\s:]/).pop().toUpperCase();
-  if (last.length === 26 && record.id === last) return true;
+function says(record, pasted) {
+  const words = pasted.split(/[\s:=()<>[\]{},;"']+/).filter(Boolean), wanted = meant(pasted);
+  if (words.some((word) => word.toUpperCase() === record.id || word.toLowerCase() === record.webhook_id) || ipOf(wanted) === record.sender_ip) return true;
   const folded = foldText(wanted), texts = [record.subject, record.message_id, record.sender, record.server_response.body, record.reply, record.webhook_id, record.sender_ip, ...record.recipients];
   return texts.some((text) => text !== null && foldText(text).includes(folded));
 }
+
+// What was pasted without what is around it, and an IP address with its brackets or port: as the daemon takes it.
+const LABELS = /^(message[-_]id|subject|from|to|orig_to|mailto|sender|recipients?|sender_ip|ip|client|relay|greeting|reply|reason|response)\s*[:=]/i;
+
+function meant(pasted) {
+  const bare = (text) => text.replace(/^[\s"',;]+|[\s"',;]+$/g, "");
+  const text = bare(pasted), value = bare(text.replace(LABELS, "")), inner = /^(?!\d)(.*?)<([^ <>]*@[^ <>]*)>$/.exec(value);
+  return inner && (inner[1] || value !== text) ? inner[2] : value;
+}
+
+const ipOf = (text) => (/^[^\s[]*\[([^\]]+)\](:\d+)?$/.exec(text)?.[1] ?? text).replace(/^(\d+\.\d+\.\d+\.\d+):\d+$/, "$1").replace(/^::ffff:/i, "");
 
 // Live records arrive in any number; rows change at most four times a second.
 function takeLive(records) {
@@ -217,7 +232,7 @@ function showNewer() {
 // Server-sent events over fetch, which can send the token. Ends with the connection.
 async function followRecords(signal) {
   // The log is asked for when the stream is open: what comes between the two is in one of them.
-  const response = await ask("/records/live", signal).finally(() => { if (!signal.aborted) run(loadRecords); });
+  const response = await ask("/records/live", { signal }).finally(() => { if (!signal.aborted) run(loadRecords); });
   if (!response.ok) throw new Refused(response.status, "The live view is not available.");
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
