@@ -6,6 +6,7 @@ mod inspector;
 mod pictures;
 mod sections;
 
+use crate::support::certificates::Authority;
 use crate::support::client::deliver;
 use crate::support::load::{self, Load};
 use crate::support::{Answer, Config, Daemon, Endpoint, eventually, messages, port};
@@ -146,6 +147,61 @@ fn what_is_wrong_comes_first() {
     clean(&browser, &daemon.admin_url());
 }
 
+/// A certificate that ends soon, then one that has ended, then a renewal that failed: in header, title and strip, on a desk and on a phone; then
+/// all is well again.
+#[test]
+fn a_certificate_that_ends_is_told_in_the_first_screen() {
+    let endpoint = Endpoint::ok();
+    let dir = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    let authority = Authority::new();
+    let pair = |days| authority.issue_into_until(dir.path(), "mx", &["mx.test"], Some(days));
+    let files = pair(5);
+    let config = Config::to(&endpoint)
+        .set("smtp.tls.certificate", files.certificate.to_str().unwrap())
+        .set("smtp.tls.private_key", files.key.to_str().unwrap());
+    let daemon = Daemon::start_in(std::sync::Arc::clone(&dir), config);
+    let browser = Browser::start();
+    let says = |state: &str, why: &[&str]| {
+        for phone in [false, true] {
+            if phone {
+                browser.become_a_phone();
+            } else {
+                browser.become_a_desk();
+            }
+            eventually(&format!("{state}, phone: {phone}"), || {
+                let title = browser.eval("document.title");
+                let strip = browser.eval("document.querySelector('#trouble').innerText");
+                (title.as_str().is_some_and(|title| title.contains(state))
+                    && strip.as_str().is_some_and(|strip| why.iter().all(|why| strip.contains(why))))
+                .then_some(())
+            });
+            let seen = "['#state', '#trouble li:last-child'].every((one) => {
+                    const box = document.querySelector(one).getBoundingClientRect();
+                    return box.top >= 0 && box.bottom < innerHeight && box.left >= 0 && box.right <= innerWidth && box.width > 0;
+                }) && document.documentElement.scrollWidth <= innerWidth";
+            assert_eq!(browser.eval(seen), true, "{state}, phone: {phone}");
+            assert!(browser.eval("document.querySelector('#state').innerText").as_str().is_some_and(|text| text.contains(state)));
+        }
+        let stats = daemon.cli(&["stats"]).ok();
+        assert!(stats.lines().next().is_some_and(|first| first.contains(&state.to_lowercase())), "{stats}");
+        assert!(why.iter().all(|why| stats.contains(why)), "{stats}");
+    };
+    browser.open(&format!("{}/", daemon.admin_url()));
+    says("Taking mail, but mx.pem expires in", &["renew it (certbot renew"]);
+    pair(-3);
+    daemon.signal(nix::sys::signal::Signal::SIGHUP);
+    says("Taking mail, but mx.pem expired", &["senders that look at it defer their mail"]);
+    let (certificate, _) = authority.issue(&["mx.test"]);
+    std::fs::write(&files.certificate, certificate).unwrap();
+    daemon.signal(nix::sys::signal::Signal::SIGHUP);
+    says("Taking mail, but mx.pem expired", &["cannot be used, the old pair stays"]);
+    pair(90);
+    daemon.signal(nix::sys::signal::Signal::SIGHUP);
+    eventually("all is well", || (browser.eval("document.title") == "● Taking mail · mx.test · mailsluice").then_some(()));
+    assert_eq!(browser.eval("document.querySelector('#trouble').hidden"), true);
+    clean(&browser, &daemon.admin_url());
+}
+
 #[test]
 fn a_click_meets_what_it_aimed_at() {
     let endpoint = Endpoint::ok();
@@ -237,9 +293,16 @@ fn the_log_of_all_boxes() {
             .is_some_and(|text| text.contains("put-off-elsewhere"))
             .then_some(())
     });
+    browser.eval("void document.querySelector('#boxes').scrollIntoView()");
+    eventually("both boxes", || (browser.eval("document.querySelectorAll('#box-rows tr').length") == 2).then_some(()));
     choose("");
     eventually("this box alone", || (!browser.text().contains("taken-elsewhere")).then_some(()));
     clean(&browser, &fleet.first.admin_url());
+    let all: [axe::Step; 1] = [(
+        "(() => { const s = document.querySelector('#boxes-shown'); s.value = 'all'; s.dispatchEvent(new Event('change')); })()",
+        "document.querySelector('#records').innerText.includes('taken-elsewhere') && document.querySelectorAll('#box-rows tr').length === 2",
+    )];
+    axe::look(&browser, &format!("{}/", fleet.first.admin_url()), &[&all]);
 }
 
 /// WebDriver's names of keys.
@@ -327,6 +390,49 @@ fn on_a_phone() {
     assert_eq!(browser.eval("document.querySelector('#detail').getBoundingClientRect().width <= innerWidth"), true);
     fits("the detail");
     clean(&browser, &daemon.admin_url());
+}
+
+/// The address of a record leads there behind the sign-in, which nothing covers: with a wrong token, and when the token changes under an open page.
+#[test]
+fn a_wrong_token_and_one_that_changes() {
+    let endpoint = Endpoint::ok();
+    let dir = std::sync::Arc::new(tempfile::tempdir().unwrap());
+    let token = dir.path().join("token");
+    std::fs::write(&token, "first").unwrap();
+    let config = Config::to(&endpoint).set("admin.token_file", token.to_str().unwrap());
+    let daemon = Daemon::start_in(std::sync::Arc::clone(&dir), config);
+    let reply = deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("behind-the-token", "text"));
+    let id = reply.text().rsplit(' ').next().unwrap().to_owned();
+    let browser = Browser::start();
+    browser.open(&format!("{}/#record={id}", daemon.admin_url()));
+    let asks = |why: &str| {
+        eventually(&format!("the sign-in, {why:?}"), || {
+            (browser.eval("!document.querySelector('#sign-in').hidden && !document.querySelector('dialog[open]')") == true
+                && browser.eval("document.querySelector('#sign-in-error').innerText") == why)
+                .then_some(())
+        });
+        assert_eq!(browser.eval("location.hash"), format!("#record={id}"));
+        assert!(!browser.text().contains("behind-the-token"));
+    };
+    let give = |token: &str| {
+        browser
+            .eval(&format!("void (document.querySelector('#token').value = '{token}', document.querySelector('#sign-in').requestSubmit())"))
+    };
+    let opens = || {
+        eventually("the record", || {
+            let text = browser.eval("document.querySelector('#detail[open]')?.innerText");
+            text.as_str().is_some_and(|text| text.contains("behind-the-token") && text.contains(&id)).then_some(())
+        });
+    };
+    asks("");
+    give("wrong");
+    asks("That is not the token.");
+    give("first");
+    opens();
+    std::fs::write(&token, "second").unwrap();
+    asks("That is not the token.");
+    give("second");
+    opens();
 }
 
 #[test]

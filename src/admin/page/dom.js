@@ -77,8 +77,19 @@ function since(seconds) {
   return hours ? `${hours} h ${minutes} min` : minutes ? `${minutes} min` : `${Math.floor(seconds)} s`;
 }
 
-// The clock that the page's times are of.
-const ZONE = `${Intl.DateTimeFormat().resolvedOptions().timeZone}, ${new Date().toLocaleTimeString("en-GB", { timeZoneName: "shortOffset" }).split(" ").pop()}`;
+// The clock that the page's times are of: summer ends, and readers travel.
+const zone = () => `${Intl.DateTimeFormat().resolvedOptions().timeZone}, ${new Date().toLocaleTimeString("en-GB", { timeZoneName: "shortOffset" }).split(" ").pop()}`;
+
+// When the zone or the day is another one, what is there is told anew.
+const told = { zone: "", day: "" };
+
+function tellTimes() {
+  const now = { zone: zone(), day: new Date().toDateString() };
+  if (now.zone === told.zone && now.day === told.day) return;
+  Object.assign(told, now);
+  set("zone", `· times are ${now.zone}`);
+  for (const node of document.querySelectorAll("time:not(#detail *)")) node.textContent = clock(node.dateTime).textContent;
+}
 
 // A record's moment in the reader's own time; the day too when it is not today.
 function clock(date) {
@@ -119,11 +130,22 @@ function set(id, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
-// The rows of a table, or one sentence; on a narrow screen, where each is a card, a cell bears its column's name.
+// The rows of a table, or one sentence; on a narrow screen, where each is a card, a cell bears its column's name. What has not changed
+// stays where it is, and so does the focus.
 function fillTable(id, rows, none) {
   const body = byId(id), columns = [...body.closest("table").tHead.rows[0].cells].map((cell) => cell.textContent);
   for (const row of rows) [...row.cells].forEach((cell, i) => (cell.dataset.column = columns[i]));
-  body.replaceChildren(...(rows.length ? rows : [element("tr", {}, element("td", { colspan: columns.length, class: "blank" }, none))]));
+  const wanted = rows.length ? rows : [element("tr", {}, element("td", { colspan: columns.length, class: "blank" }, none))];
+  const parts = (row) => [...row.querySelectorAll("a, button")];
+  wanted.forEach((row, i) => {
+    const before = body.rows[i];
+    if (!before) return body.append(row);
+    if (before.isEqualNode(row)) return;
+    const focused = parts(before).indexOf(document.activeElement);
+    before.replaceWith(row);
+    parts(row)[focused]?.focus({ preventScroll: true });
+  });
+  while (body.rows.length > wanted.length) body.rows[wanted.length].remove();
 }
 
 function announce(text) {
@@ -143,18 +165,20 @@ const session = {
   set token(token) { token ? sessionStorage.setItem("token", token) : sessionStorage.removeItem("token"); },
 };
 
-function ask(path, signal) {
-  const headers = session.token ? { Authorization: `Bearer ${session.token}` } : {};
-  return fetch(path, { headers, signal, credentials: "omit" });
+async function ask(path, options = {}) {
+  const token = session.token, authorization = token ? { Authorization: `Bearer ${token}` } : {};
+  const response = await fetch(path, { ...options, headers: { ...options.headers, ...authorization }, credentials: "omit" });
+  // An answer to a token that is another one by now concerns nobody: it must not sign out who has signed in meanwhile.
+  if (response.status === 401 && token !== session.token) throw new DOMException("asked with another token", "AbortError");
+  return response;
 }
 
 function askJson(path, signal) {
-  return jsonOf(ask(path, signal));
+  return jsonOf(ask(path, { signal }));
 }
 
 function sendJson(path, body) {
-  const headers = { "Content-Type": "application/json", ...(session.token ? { Authorization: `Bearer ${session.token}` } : {}) };
-  return jsonOf(fetch(path, { method: "POST", headers, credentials: "omit", body: JSON.stringify(body) }));
+  return jsonOf(ask(path, { method: "POST", headers: { "Content-Type": "application/json" }, body: JSON.stringify(body) }));
 }
 
 async function jsonOf(asked) {

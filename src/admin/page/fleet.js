@@ -2,7 +2,7 @@
 // All boxes, where this one is in a fleet: the log and the undelivered come from the fleet's database then, with where each box stands.
 
 const BOXES_EVERY = 10_000;
-const fleet = { all: false, there: false, timer: 0 };
+const fleet = { all: false, there: false, timer: 0, boxes: [] };
 
 // What is asked of this box, or of all.
 const ofAll = (path) => (fleet.all ? `${path}${path.includes("?") ? "&" : "?"}fleet=1` : path);
@@ -37,13 +37,14 @@ async function refreshBoxes() {
 
 async function loadBoxes() {
   const { boxes, undelivered } = await askJson("/fleet");
-  byId("box-rows").replaceChildren(...boxes.map((box) => element("tr", {},
+  fleet.boxes = boxes;
+  fillTable("box-rows", boxes.map((box) => element("tr", {},
     element("th", { scope: "row" }, shown(box.name)),
     element("td", {}, `${since(box.silent_seconds)} ago`),
     element("td", { class: "number" }, number(box.behind_records)),
     element("td", { class: "number" }, box.behind_seconds ? since(box.behind_seconds) : "–"),
     element("td", { class: "number" }, number(box.lost_records)),
-    element("td", {}, shown(box.version)))));
+    element("td", {}, shown(box.version)))), "No box has been heard of.");
   const behind = boxes.filter((box) => box.behind_seconds > 0).length;
   set("boxes-note", `${undelivered === null ? "" : `${number(undelivered)} undelivered on all boxes; `}${behind ? `${behind} of ${boxes.length} behind: what they have not brought yet is missing here` : "all boxes have brought what they have"}`);
 }

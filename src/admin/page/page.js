@@ -47,6 +47,7 @@ function gauge(id, text, value, limit, of) {
 async function readStats() {
   const stats = await askJson("/stats");
   showStats(stats);
+  tellTimes();
   connectionBack();
   await showState(stats.routes);
 }
@@ -146,6 +147,8 @@ function signIn(problem = session.token ? "That is not the token." : "") {
   stop();
   session.token = null;
   showParts(false);
+  byId("trouble").hidden = true;
+  for (const dialog of document.querySelectorAll("dialog[open]")) dialog.close();
   tellState("loading", "Token needed");
   // Of several questions that were refused at once only the first knows why.
   if (problem) set("sign-in-error", problem);
@@ -178,7 +181,8 @@ function listen() {
   byId("more").addEventListener("click", () => run(() => loadRecords(true)));
   byId("newer").addEventListener("click", reload);
   byId("late-more").addEventListener("click", () => run(() => loadLate(true)));
-  byId("detail").addEventListener("close", () => location.hash.startsWith("#record=") && history.pushState(null, "", "#log"));
+  // The address of a record is kept for whoever has to sign in first.
+  byId("detail").addEventListener("close", () => byId("sign-in").hidden && location.hash.startsWith("#record=") && history.pushState(null, "", "#log"));
   byId("detail").addEventListener("click", (event) => event.target === byId("detail") && byId("detail").close());
   listenToSeries();
   listenToReport();
@@ -219,7 +223,7 @@ for (const part of document.querySelectorAll("[data-needs=inspector]")) part.hid
 // In development the message comes first, and how often none came later.
 if (inspector.open) byId("main").prepend(byId("inspector"), byId("log"));
 readSearch();
-set("zone", `· times are ${ZONE}`);
+tellTimes();
 listen();
 holdTheLog();
 document.documentElement.dataset.token === "true" && !session.token ? signIn("") : start();

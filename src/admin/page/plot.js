@@ -122,7 +122,7 @@ function stepScale(svg, area, series) {
     const time = stepStart(series, age - 1).toLocaleTimeString("en-GB", { hour: "2-digit", minute: "2-digit" });
     svg.append(line(x, area.top, x, area.bottom), label(x, area.bottom + 15, age === 0 ? "end" : age === series.steps ? "start" : "middle", age ? time : "now"));
   }
-  svg.append(label((area.left + area.right) / 2, area.bottom + 29, "middle", `time of day, ${ZONE}`, "axis"));
+  svg.append(label((area.left + area.right) / 2, area.bottom + 29, "middle", `time of day, ${zone()}`, "axis"));
   return { slot, left: (point) => area.right - (point.age + 1) * slot };
 }
 

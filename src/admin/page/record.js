@@ -10,6 +10,7 @@ async function showDetail(id) {
     // Another one has been opened meanwhile.
     if (asked === log.detail) body.replaceChildren(...detailOf(record, attempts.records));
   } catch (error) {
+    if (error.name === "AbortError" || (error instanceof Refused && error.status === 401)) throw error;
     if (asked === log.detail) body.replaceChildren(element("p", { class: "problem" }, error instanceof Refused ? error.message : "No connection to the daemon."));
   }
 }
@@ -33,7 +34,7 @@ function detailOf(record, attempts) {
   return [
     facts([
       ["Outcome", outcome(record.outcome)],
-      ["Received", element("time", { datetime: record.date, title: record.date }, `${new Date(record.date).toLocaleString("en-GB")} (${ZONE})`)],
+      ["Received", element("time", { datetime: record.date, title: record.date }, `${new Date(record.date).toLocaleString("en-GB")} (${zone()})`)],
       ["Sender", record.sender ? element("span", { class: "address" }, byValue("sender", record.sender), addressActions(record.sender)) : absent("null reverse-path")],
       ["Recipients", recipients],
       ["Message-ID", record.message_id === null ? absent("none") : shown(record.message_id)],

@@ -26,7 +26,7 @@ async function showState(stats) {
   const away = notAnswering(stats), all = Object.keys(stats).length;
   if (trouble.refusal !== null) tellState(...(trouble.refusal === "draining" ? ["draining", "Draining: no new mail"] : ["degraded", `Not taking mail: ${trouble.refusal.replace(/^degraded: /, "")}`]));
   else if (away.length) tellState("part", `${away.length} of ${all} ${all === 1 ? "route" : "routes"} not answering`);
-  else if (trouble.notices.length) tellState("part", "Taking mail, but look below");
+  else if (trouble.notices.length) tellState("part", `Taking mail, but ${trouble.notices[0].brief}${trouble.notices.length > 1 ? `, and ${trouble.notices.length - 1} more` : ""}`);
   else tellState("ready", "Taking mail");
   showTrouble(away);
   // Reasons are asked for while there is something to say.
@@ -55,6 +55,7 @@ function showTrouble(away) {
     ...(trouble.refusal === null ? [] : [element("li", {}, element("b", {}, "Not taking mail"), ...sinceOf(trouble.refusedSince), ": ", shown(trouble.refusal.replace(/^degraded: /, "")), ". ", MEND[trouble.refusal] ?? MEND.store)]),
     ...away.slice(0, TROUBLE_ROWS).map(([name, route]) => troubleOf(name, route)),
     ...(away.length > TROUBLE_ROWS ? [element("li", {}, `And ${number(away.length - TROUBLE_ROWS)} more routes.`)] : []),
+    ...silentBoxes(),
     ...trouble.notices.map((notice) => element("li", {}, shown(notice.what), ...sinceOf(notice.since, " (since ", ")"))),
   ];
   const list = byId("trouble");
@@ -64,6 +65,12 @@ function showTrouble(away) {
   if (list.dataset.text === text) return;
   list.dataset.text = text;
   list.replaceChildren(...rows);
+}
+
+// Of all boxes, while they are shown: as `mailsluice fleet` ends with 69 for them.
+function silentBoxes() {
+  const gone = fleet.all ? fleet.boxes.filter((box) => Math.max(box.silent_seconds, box.behind_seconds) >= 3600) : [];
+  return gone.map((box) => element("li", {}, element("b", {}, "Box ", shown(box.name)), ` was heard of ${since(box.silent_seconds)} ago and is ${number(box.behind_records)} records behind. Look with: mailsluice fleet.`));
 }
 
 const sinceOf = (date, before = " since ", after = "") => (date ? [before, clock(date), after] : []);

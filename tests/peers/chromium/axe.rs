@@ -25,10 +25,10 @@ fn violations(browser: &Browser) -> serde_json::Value {
 }
 
 /// What is done, and by what it is seen to be done.
-type Step = (&'static str, &'static str);
+pub(super) type Step = (&'static str, &'static str);
 
 /// Opens the page on each kind of screen, in each scheme, and looks at each of its views: where some steps have led.
-fn look(browser: &Browser, url: &str, views: &[&[Step]]) {
+pub(super) fn look(browser: &Browser, url: &str, views: &[&[Step]]) {
     let axe = axe();
     for (scheme, phone) in [("light", false), ("dark", false), ("light", true), ("dark", true)] {
         browser.prefer(scheme);

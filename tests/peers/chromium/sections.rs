@@ -57,11 +57,16 @@ fn routes_causes_and_refusals() {
     browser.type_into("#refused-find", "NOBODY@");
     shows(&browser, "#refusal-rows", &["nobody@elsewhere.test"]);
     // On paper: all that is said, nothing to press. With the reader's own colours the state stands out by its frame.
+    let sheet = json!({"width": 1046, "height": 740, "deviceScaleFactor": 1, "mobile": false});
+    browser.chromium("Emulation.setDeviceMetricsOverride", &sheet);
     browser.chromium("Emulation.setEmulatedMedia", &json!({"media": "print"}));
     let drawn = |one: &str| browser.eval(&format!("document.querySelector('{one}').getClientRects().length > 0")) == true;
     for said in ["#route-rows th .value", "#causes .value", "#state", "#trouble a", "#refusal-rows time"] {
         assert!(drawn(said), "{said} is not on paper");
     }
+    let cut_off = "[...document.querySelectorAll('th, td')].filter((cell) => cell.getClientRects().length
+        && cell.getBoundingClientRect().right > innerWidth + 1).map((cell) => cell.outerHTML)";
+    assert_eq!(browser.eval(cut_off), json!([]), "a sheet cannot be scrolled");
     for control in [".top nav", "#filters", "#trouble button"] {
         assert!(!drawn(control), "{control} is on paper");
     }
@@ -176,6 +181,13 @@ fn each_search_is_in_the_address_and_back() {
     browser.open("about:blank");
     browser.open(&address);
     assert_eq!(browser.eval("document.querySelector('[name=until]').value"), "2020-01-31 12:00:00");
+    // Another zone under an open page: its times, and what they are called, are of that one.
+    browser.open(&format!("{}/", daemon.admin_url()));
+    rows(2);
+    browser.chromium("Emulation.setTimezoneOverride", &json!({"timezoneId": "Asia/Kathmandu"}));
+    eventually("its name", || text_of(&browser, "#zone").contains("GMT+5:45").then_some(()));
+    let right = "[...document.querySelectorAll('#records time')].every((node) => node.innerText === clock(node.dateTime).innerText)";
+    assert_eq!(browser.eval(right), true);
     clean(&browser, &daemon.admin_url());
 }
 
@@ -227,9 +239,11 @@ fn eight_clicks_of_eight_are_right_while_mail_flows() {
     clean(&browser, &daemon.admin_url());
 }
 
-/// The promise is 15 % of a core at 500 a second, which is 0.3 ms a record; beside other tests the bound is a wide one.
+/// 15 % of a core at 500 records a second: all that the page's thread does, as Chromium counts its processor time, so that what else runs beside
+/// it makes no difference. At another rate it is as much of the time, or as much for each record.
 #[test]
 fn a_busy_log_costs_little() {
+    const RECORDS: u32 = 1500;
     let endpoint = Endpoint::ok();
     let daemon = Daemon::start(Config::to(&endpoint));
     let browser = Browser::start();
@@ -237,21 +251,36 @@ fn a_busy_log_costs_little() {
     browser.open(&format!("{}/#log", daemon.admin_url()));
     browser.wait_for_text("No mail yet.");
     look_at_the_log(&browser);
-    browser.chromium("Performance.enable", &serde_json::json!({}));
-    let script_ms = || {
-        let metrics = browser.chromium("Performance.getMetrics", &serde_json::json!({}));
+    browser.chromium("Performance.enable", &json!({"timeDomain": "threadTicks"}));
+    let now = || {
+        let metrics = browser.chromium("Performance.getMetrics", &json!({}));
         let of = |name: &str| {
             metrics["metrics"].as_array().unwrap().iter().find(|metric| metric["name"] == name).unwrap()["value"].as_f64().unwrap()
         };
-        (of("ScriptDuration") * 1000.0, of("Timestamp"))
+        [of("Timestamp"), of("ScriptDuration"), of("TaskDuration")]
     };
-    let (before, begun) = script_ms();
-    let outcome = load::run(&Load { senders: 4, ..Load::new(daemon.smtp(), 1500) }, &AtomicBool::new(false));
-    assert_eq!(outcome.count(Some(250)), 1500);
+    let before = now();
+    let outcome = load::run(&Load { senders: 4, ..Load::new(daemon.smtp(), RECORDS.into()) }, &AtomicBool::new(false));
+    assert_eq!(outcome.count(Some(250)), RECORDS as usize);
     eventually("the last ones", || (browser.eval("document.querySelectorAll('#records tr').length >= 50") == true).then_some(()));
-    let (after, ended) = script_ms();
-    let (spent, seconds) = (after - before, ended - begun);
-    println!("{spent:.0} ms of script for 1500 records in {seconds:.1} s");
-    // What is asked every other second comes to it.
-    assert!(spent < 1500.0 + 100.0 * seconds, "{spent} ms of script for 1500 records in {seconds} s");
+    let after = now();
+    let [seconds, script, all] = [0, 1, 2].map(|at| after[at] - before[at]);
+    println!("{RECORDS} records in {seconds:.1} s: {:.0} ms of script, {:.0} ms of the page's thread", script * 1e3, all * 1e3);
+    assert!(script > 0.0, "nothing was counted");
+    let most = 0.15 * seconds.max(f64::from(RECORDS) / 500.0);
+    assert!(all <= most, "{all} s of the page's thread for {RECORDS} records in {seconds} s");
+
+    // Mail that never stops, slow enough for each row to be marked as new.
+    let before = now();
+    for n in 0..60 {
+        std::thread::park_timeout(std::time::Duration::from_millis(50));
+        deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple(&format!("slow-{n}"), "text")).starts("250 ");
+    }
+    eventually("the last one", || {
+        (browser.eval("document.querySelector('#records').textContent.includes('slow-59')") == true).then_some(())
+    });
+    let after = now();
+    let [seconds, all] = [0, 2].map(|at| after[at] - before[at]);
+    println!("60 records in {seconds:.1} s: {:.0} ms of the page's thread", all * 1e3);
+    assert!(all <= 0.15 * seconds, "{all} s of the page's thread for 60 records in {seconds} s");
 }
