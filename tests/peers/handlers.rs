@@ -2,17 +2,45 @@
 
 use crate::support::client::deliver;
 use crate::support::process::Process;
-use crate::support::{Config, Daemon, eventually, port};
+use crate::support::{Config, Daemon, Endpoint, eventually, port};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
 const README: &str = include_str!("../../README.md");
 
+#[test]
+fn what_is_shown_is_short_and_what_comes() {
+    assert_eq!(code("python").lines().count(), 6);
+    let shown = block("json");
+    assert_eq!(shown.lines().count(), 12);
+    let shown: serde_json::Value = serde_json::from_str(shown).unwrap();
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(Config::without_routes().route("app", &["*"], &endpoint.url("/inbound")));
+    let message = "Subject: Printer on fire\r\nMessage-ID: <1@sender.example>\r\nFrom: ann@sender.example\r\nMIME-Version: 1.0\r\n\
+        Content-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\nIt burns.\r\n\r\n--b\r\nContent-Type: image/png\r\n\
+        Content-Disposition: attachment; filename=fire.png\r\nContent-Transfer-Encoding: base64\r\n\r\niVBO\r\n--b--\r\n";
+    deliver(daemon.smtp(), "ann@sender.example", &["support@example.com"], message.as_bytes()).starts("250 ");
+    let mut came: serde_json::Value = serde_json::from_slice(&endpoint.requests()[0].body).unwrap();
+    // What the README leaves out, and what depends on the connection.
+    came["headers"].as_object_mut().unwrap().retain(|name, _| ["subject", "message_id", "from"].contains(&name.as_str()));
+    for field in ["helo_domain", "remote_ip", "tls"] {
+        came["envelope"][field] = shown["envelope"][field].clone();
+    }
+    assert_eq!(came, shown);
+}
+
+/// The README's only block of this kind.
+#[track_caller]
+fn block(language: &str) -> &'static str {
+    let blocks: Vec<_> = README.split(&format!("```{language}\n")).skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
+    let [block] = blocks.as_slice() else { panic!("{} blocks of {language}", blocks.len()) };
+    block
+}
+
 /// The README's code in this language.
 #[track_caller]
 fn code(language: &str) -> &'static str {
-    let blocks: Vec<_> = README.split(&format!("```{language}\n")).skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
-    let [block] = blocks.as_slice() else { panic!("{} blocks of {language}", blocks.len()) };
+    let block = block(language);
     assert!(block.contains("3000"), "{block}");
     block
 }
@@ -35,9 +63,9 @@ fn takes_a_message(language: &str, file: &str, command: impl Fn(&str, u16) -> Co
 mod python {
     #[test]
     fn takes_a_message() {
-        super::takes_a_message("python", "inbound.py", |file, _| {
-            let mut command = super::Command::new("/usr/bin/python3");
-            command.arg(file).env("PYTHONUTF8", "1");
+        super::takes_a_message("python", "inbound.py", |_, port| {
+            let mut command = super::Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/target/peers/venv/bin/flask"));
+            command.args(["--app", "inbound", "run", "--port", &port.to_string()]).env("PYTHONUTF8", "1");
             command
         });
     }
