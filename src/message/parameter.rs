@@ -130,8 +130,9 @@ impl Parameters {
             return Some(encoded_word::decode(&octets));
         }
         let text = charset.map_or_else(|| charset::guess(&octets), |charset| charset.decode(&octets));
-        // Some write encoded words into it.
-        Some(if text.contains("=?") { encoded_word::decode(text.as_bytes()) } else { encoded_word::unfold(text.as_bytes()) })
+        // Some write encoded words into it. What is of another charset already is not decoded twice.
+        let words = octets.is_ascii() && text.contains("=?");
+        Some(if words { encoded_word::decode(&octets) } else { encoded_word::unfold(text.as_bytes()) })
     }
 }
 
