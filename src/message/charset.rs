@@ -6,7 +6,7 @@
 use super::guard;
 use super::iso_2022::{self, Set};
 use chardetng::{EncodingDetector, Iso2022JpDetection, Utf8Detection};
-use encoding_rs::{Encoding, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_874, WINDOWS_1252};
+use encoding_rs::{Encoding, MACINTOSH, UTF_8, UTF_16BE, UTF_16LE, WINDOWS_874, WINDOWS_1252};
 use mail_parser::decoders::charsets::map::charset_decoder;
 use memchr::{memchr, memchr_iter, memmem};
 use std::borrow::Cow;
@@ -83,10 +83,14 @@ fn decide(named: Option<Charset>, is_html: bool, octets: &[u8]) -> Cow<'_, str> 
 }
 
 /// Text of another charset is now and then valid UTF-8, but not this: of letters that the charset has two octets for, one that has three; of
-/// others, a few. Thai is left out, whose vowels begin such threes.
+/// others, a few. Left out are Thai, whose vowels begin such threes, and the old Macintosh, on which an apostrophe and an accent are such a pair.
 fn is_no_accident(text: &str, encoding: &'static Encoding) -> bool {
     let mut foreign = text.chars().filter(|c| !c.is_ascii());
-    if encoding.is_single_byte() { encoding != WINDOWS_874 && foreign.nth(1).is_some() } else { foreign.any(|c| c >= '\u{800}') }
+    if encoding.is_single_byte() {
+        encoding != WINDOWS_874 && encoding != MACINTOSH && foreign.nth(1).is_some()
+    } else {
+        foreign.any(|c| c >= '\u{800}')
+    }
 }
 
 /// So much was not of the charset that it must be another one. A last character that was cut is no sign of that.
@@ -334,6 +338,7 @@ mod tests {
             ("gbk", b"\xc7\xa1\xd5\xbd", "恰战"),
             ("windows-1251", b"\xd1\x80", "СЂ"),
             ("tis-620", b"\xe1\xa1\xa7\xe1\xa1\xa7", "แกงแกง"),
+            ("macintosh", b"l\xd5\x8etat d\xd5\x90tre", "l’état d’être"),
             ("utf-16", "plain".as_bytes(), "plain"),
             // Another name for UTF-8.
             ("utf-8", b"caf\xe9 au lait", "café au lait"),
