@@ -32,3 +32,26 @@ fn the_first_connection_starts_it() {
     let stopped = daemon.stop();
     assert_eq!(stopped.code, Some(0), "{}", stopped.log);
 }
+
+#[test]
+fn a_second_socket_for_the_admin_listener_is_said() {
+    let endpoint = Endpoint::ok();
+    let addresses = [port::free(), port::free()].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+    let first = std::thread::spawn(move || eventually("the activating socket", || std::net::TcpStream::connect(addresses[0]).ok()));
+    let daemon = Daemon::spawn(Arc::new(tempfile::tempdir().unwrap()), Config::to(&endpoint), |command| {
+        let mut activator = Command::new(super::program("systemd-socket-activate"));
+        for address in addresses {
+            activator.arg("--listen").arg(address.to_string());
+        }
+        activator.args(["--fdname=admin:admin", BINARY]).args(command.get_args());
+        activator.current_dir(command.get_current_dir().unwrap());
+        *command = activator;
+    })
+    .ready();
+    drop(first.join().unwrap());
+    let said = |log: &str| log.lines().any(|line| line.contains("more than one socket for the admin listener"));
+    eventually("a line that says so", || said(&daemon.log()).then_some(()));
+    // Mail comes to the configured address, and the last socket is the admin listener's.
+    deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("x", "text")).starts("250 ");
+    assert_eq!(daemon.admin.get("/readyz").status, 200);
+}
