@@ -274,6 +274,10 @@ impl Writer {
         self.seal();
         let wanted = self.shared.journal_length().max(frame);
         let fits = |journal: &Journal| journal.length() >= frame;
+        // One that nothing was written to is as good as another.
+        if self.journal.as_ref().is_some_and(|journal| !journal.failed && fits(journal)) {
+            return Ok(());
+        }
         if let Some(journal) = self.free.try_iter().find(fits) {
             self.journal = Some(journal);
             return Ok(());

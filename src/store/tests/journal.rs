@@ -182,3 +182,20 @@ fn the_copy_of_what_is_undelivered_is_made_again_where_it_is_damaged() {
         assert_eq!(store.undelivered(None, 100).unwrap().undelivered.iter().map(|message| message.attempts).collect::<Vec<_>>(), [2; 10]);
     }
 }
+
+#[test]
+fn who_erases_or_tidies_again_and_again_uses_up_no_journals() {
+    let place = Place::new();
+    let store = place.open();
+    commit(&store, record(&store, 0));
+    for number in 0..40 {
+        store.forget(&format!("sender{number}@example.org")).unwrap();
+        store.tidy().unwrap();
+        assert!(store.writable());
+    }
+    commit(&store, record(&store, 1));
+    eventually("no more than those in use and two that lie ready", || {
+        let journals = store.shared.files.list().unwrap().journals.len();
+        journals <= 4 && journals == store.shared.journals.load(Ordering::SeqCst) as usize
+    });
+}
