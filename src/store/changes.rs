@@ -29,18 +29,17 @@ impl Changes {
         Self { first: 1, numbers: VecDeque::new(), is_dirty: false, most: MOST }
     }
 
-    /// `None` where nobody wants it, or where it cannot be read: whoever wants it then begins with the oldest record.
-    pub(super) fn read(files: &Files) -> Option<Self> {
+    /// `None` where nobody wants it, or where it is damaged: whoever wants it then begins with the oldest record.
+    pub(super) fn read(files: &Files) -> Result<Option<Self>, Fault> {
         let octets = match files.disk.read(&files.changes()) {
-            Ok(octets) => octets,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
-            Err(_) => Vec::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            octets => octets?,
         };
         let found = Self::decode(&octets);
         if found.is_err() {
             tracing::error!(file = %files.changes().display(), "the list of erased records that are to be brought elsewhere is damaged");
         }
-        found.ok()
+        Ok(found.ok())
     }
 
     /// Begins the list, or ends it; says whether it was kept before.

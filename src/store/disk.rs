@@ -1,5 +1,6 @@
 //! What the store asks of the file system, so that a simulation can stand in for it. Logs nothing; errors go to the caller as they are.
 
+use super::error::{Fault, guarded};
 use super::machine::Machine;
 use memmap2::MmapMut;
 use redb::StorageBackend;
@@ -8,6 +9,7 @@ use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Only the daemon's user reads records and secrets.
 const FILE_MODE: u32 = 0o600;
@@ -77,26 +79,22 @@ impl Machine for FileSystem {}
 
 impl Disk for FileSystem {
     fn open(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?;
-        let backend = FileBackend::new(file).map_err(io::Error::other)?;
+        let backend = FileBackend::new(ordinary(to_write().truncate(false).read(true).open(path))?).map_err(io::Error::other)?;
         Ok(Box::new(backend))
     }
 
     fn open_to_read(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
-        Ok(Box::new(ToRead(File::open(path)?)))
+        Ok(Box::new(ToRead(ordinary(OpenOptions::new().read(true).custom_flags(ITSELF).open(path))?)))
     }
 
     fn open_durable(&self, path: &Path) -> io::Result<Box<dyn DurableFile>> {
-        let open = |flags| {
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).create(true).truncate(false).mode(FILE_MODE).custom_flags(flags).open(path)
-        };
+        let open = |flags| to_write().truncate(false).read(true).custom_flags(flags | ITSELF).open(path);
         // Past the page cache where the file system takes that (tmpfs did not before Linux 6.6).
         let file = open(libc::O_DSYNC | libc::O_DIRECT).or_else(|error| {
             let not_here = matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::Unsupported);
             if not_here { open(libc::O_DSYNC) } else { Err(error) }
-        })?;
-        Ok(Box::new(Direct { file, aligned: MmapMut::map_anon(PAGE)? }))
+        });
+        Ok(Box::new(Direct { file: ordinary(file)?, aligned: MmapMut::map_anon(PAGE)? }))
     }
 
     fn can_write(&self, path: &Path) -> io::Result<()> {
@@ -115,16 +113,17 @@ impl Disk for FileSystem {
     }
 
     fn read(&self, path: &Path) -> io::Result<Vec<u8>> {
-        let mut octets = Vec::new();
-        File::open(path)?.take(READ_MOST).read_to_end(&mut octets)?;
-        Ok(octets)
+        let file = ordinary(OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path))?;
+        let (length, mut octets) = (file.metadata()?.len(), Vec::new());
+        file.take(READ_MOST).read_to_end(&mut octets)?;
+        if (octets.len() as u64) < length.min(READ_MOST) { Err(short()) } else { Ok(octets) }
     }
 
     fn write(&self, path: &Path, octets: &[u8]) -> io::Result<()> {
         let mut name = path.as_os_str().to_owned();
         name.push(".part");
         let part = PathBuf::from(name);
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(&part)?;
+        let mut file = ordinary(to_write().truncate(true).open(&part))?;
         file.write_all(octets)?;
         file.sync_all()?;
         std::fs::rename(&part, path)?;
@@ -132,7 +131,7 @@ impl Disk for FileSystem {
     }
 
     fn reserve(&self, path: &Path, length: u64) -> io::Result<()> {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(FILE_MODE).open(path)?;
+        let mut file = ordinary(to_write().truncate(true).open(path))?;
         // Written, not fallocated: that also holds place where a file system compresses or cannot reserve.
         let written = io::copy(&mut io::repeat(0).take(length), &mut file).and_then(|_| file.sync_all());
         if written.is_err() {
@@ -168,7 +167,7 @@ impl Disk for FileSystem {
     }
 
     fn lock(&self, path: &Path) -> io::Result<Option<Lock>> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(FILE_MODE).open(path)?;
+        let file = ordinary(to_write().truncate(false).read(true).open(path))?;
         match file.try_lock() {
             Ok(()) => Ok(Some(Box::new(file))),
             Err(TryLockError::WouldBlock) => Ok(None),
@@ -182,6 +181,34 @@ pub(super) fn directory_of(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
+/// What stands under a name itself, not what a link leads to: an erasure would not get there. And no fifo, which nobody may ever write to.
+const ITSELF: i32 = libc::O_NOFOLLOW | libc::O_NONBLOCK;
+
+/// Makes a file where none is.
+fn to_write() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).mode(FILE_MODE).custom_flags(ITSELF);
+    options
+}
+
+fn ordinary(opened: io::Result<File>) -> io::Result<File> {
+    let is_link = opened.as_ref().is_err_and(|error| error.raw_os_error() == Some(libc::ELOOP));
+    if is_link || !opened.as_ref().map_or(Ok(true), |file| file.metadata().map(|metadata| metadata.is_file()))? {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no ordinary file"));
+    }
+    opened
+}
+
+fn short() -> io::Error {
+    io::Error::other("the disk gave less than the file has")
+}
+
+/// An end of the file is one only where its length says so.
+fn unless_cut_off(file: &File, at: u64, length: usize, error: io::Error) -> io::Error {
+    let is_there = || file.metadata().is_ok_and(|metadata| metadata.len() >= at.saturating_add(length as u64));
+    if error.kind() == io::ErrorKind::UnexpectedEof && is_there() { short() } else { error }
+}
+
 /// A file that nobody writes.
 #[derive(Debug)]
 struct ToRead(File);
@@ -191,7 +218,7 @@ impl StorageBackend for ToRead {
         Ok(self.0.metadata()?.len())
     }
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_exact_at(out, offset)
+        self.0.read_exact_at(out, offset).map_err(|error| unless_cut_off(&self.0, offset, out.len(), error))
     }
     fn set_len(&self, _: u64) -> io::Result<()> {
         Err(io::ErrorKind::ReadOnlyFilesystem.into())
@@ -235,7 +262,7 @@ impl DurableFile for Direct {
         while done < out.len() {
             let into = self.aligned.get_mut(done..length).unwrap_or_default();
             match self.file.read_at(into, at.saturating_add(done as u64)) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(0) => return Err(unless_cut_off(&self.file, at, out.len(), io::ErrorKind::UnexpectedEof.into())),
                 Ok(read) => done += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -270,28 +297,49 @@ impl DurableFile for Synced {
     }
 }
 
-/// A boxed backend as redb takes it.
-#[derive(Debug)]
-pub(super) struct Backend(pub(super) Box<dyn StorageBackend>);
+/// A file as redb takes it; it stays open when redb is done with it. Keeps the first error of the disk: what redb makes of it may look like
+/// damage.
+#[derive(Clone, Debug)]
+pub(super) struct Backend {
+    file: Arc<dyn StorageBackend>,
+    error: Arc<Mutex<Option<io::Error>>>,
+}
+
+impl Backend {
+    pub(super) fn new(file: impl Into<Arc<dyn StorageBackend>>) -> Self {
+        Self { file: file.into(), error: Arc::default() }
+    }
+
+    /// What redb does with the file. An error of the disk is told as that, whatever redb makes of it.
+    pub(super) fn told<T>(&self, work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
+        guarded(work).map_err(|fault| self.error.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(fault, Fault::from))
+    }
+
+    /// The same error, once to be kept and once for redb.
+    fn note<T>(&self, result: io::Result<T>) -> io::Result<T> {
+        result.map_err(|error| {
+            let same = error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
+            self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+            same
+        })
+    }
+}
 
 impl StorageBackend for Backend {
     fn len(&self) -> io::Result<u64> {
-        self.0.len()
+        self.note(self.file.len())
     }
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read(offset, out)
+        self.note(self.file.read(offset, out))
     }
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.0.set_len(len)
+        self.note(self.file.set_len(len))
     }
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.note(self.file.sync_data())
     }
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.0.write(offset, data)
-    }
-    fn close(&self) -> io::Result<()> {
-        self.0.close()
+        self.note(self.file.write(offset, data))
     }
     // The locks of redb are left out: `Disk::lock` keeps other processes away, also while the file is closed or replaced.
 }

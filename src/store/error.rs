@@ -12,7 +12,8 @@ pub enum StoreError {
     Newer { path: PathBuf, found: u32, known: u32 },
     #[error("store {}: {source}; make it a place where the daemon may write, or set store.path to another one", .path.display())]
     Io { path: PathBuf, source: io::Error },
-    #[error("store {}: {source}: nothing was changed. Look at the disk (smartctl -a, dmesg), and start again", .path.display())]
+    /// Which file, why, and how to mend it.
+    #[error("store: {}: {source}: nothing was changed. {}, and start again", .path.display(), mend(.source))]
     CannotRead { path: PathBuf, source: io::Error },
     #[error("store {}: {what}", .path.display())]
     Failed { path: PathBuf, what: String },
@@ -47,6 +48,18 @@ impl StoreError {
             | Self::Unreadable(_)
             | Self::NotAnAddress(_) => Self::Damaged(self.to_string()),
         }
+    }
+}
+
+fn mend(source: &io::Error) -> &'static str {
+    use io::ErrorKind as K;
+    match (source.kind(), source.raw_os_error()) {
+        (_, Some(libc::EMFILE)) => "Let the daemon have more open files (LimitNOFILE=)",
+        (_, Some(libc::ENFILE)) => "Let the machine have more open files (sysctl fs.file-max)",
+        (K::OutOfMemory, _) => "Give it more memory",
+        (K::PermissionDenied, _) => "Let the daemon's user read and write it (chown, chmod)",
+        (K::IsADirectory | K::NotADirectory | K::InvalidInput, _) => "Move it away, or put the file itself in its place",
+        _ => "Look at the disk (smartctl -a, dmesg)",
     }
 }
 
@@ -130,5 +143,5 @@ impl Fault {
 
 /// Runs something that redb may panic in.
 pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
-    std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).unwrap_or_else(|_| Err(Fault::panicked()))
+    crate::log::meeting_panics(work).unwrap_or_else(|_| Err(Fault::panicked()))
 }

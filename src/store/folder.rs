@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `records.redb` (as configured) | only a name; a store of before 0.2 stands under it until it has been taken over |
 //! | `….<first>-<last>` | the records with these commit numbers; never written again |
-//! | `….<first>-<last>.new` | one that is being built; removed at the next start if it was cut off |
+//! | `….<first>-<last>.new`, `….part` | one that is being made; removed at the next start if it was cut off |
 //! | `….journal-<n>` | the last records, before a file has them |
 //! | `….undelivered` | what is derived of the records: messages that no endpoint has taken or refused |
 //! | `….changes` | changes.rs; only while records are brought elsewhere |
@@ -35,6 +35,10 @@ pub(super) struct Span {
 impl Span {
     pub(super) fn holds(&self, other: &Self) -> bool {
         self.first <= other.first && other.last <= self.last
+    }
+
+    pub(super) fn has(&self, number: u64) -> bool {
+        (self.first..=self.last).contains(&number)
     }
 }
 
@@ -76,6 +80,10 @@ impl Files {
         self.beside(&format!(".journal-{slot}"))
     }
 
+    pub(super) fn unfinished_journal(&self, slot: u32) -> PathBuf {
+        self.beside(&format!(".journal-{slot}.part"))
+    }
+
     pub(super) fn undelivered(&self) -> PathBuf {
         self.beside(".undelivered")
     }
@@ -90,7 +98,13 @@ impl Files {
 
     pub(super) fn lock(&self) -> Result<Lock, Fault> {
         self.disk.create_directory(self.directory())?;
-        self.disk.lock(&self.beside(".lock"))?.ok_or(Fault::Locked)
+        let path = self.beside(".lock");
+        match self.disk.lock(&path) {
+            Err(source) if matches!(source.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::IsADirectory) => {
+                Err(Fault::CannotRead { path, source })
+            }
+            lock => lock?.ok_or(Fault::Locked),
+        }
     }
 
     pub(super) fn remove_if_there(&self, path: &Path) -> io::Result<()> {
@@ -123,10 +137,10 @@ impl Files {
                 let span = Span { first: first.parse().ok()?, last: last.parse().ok()? };
                 (span.first <= span.last).then_some(span)
             };
-            if let Some(slot) = rest.strip_prefix("journal-") {
-                found.journals.extend(slot.parse::<u32>());
-            } else if rest.ends_with(".new") || rest.ends_with(".part") || rest == "new" {
+            if rest.ends_with(".new") || rest.ends_with(".part") || rest == "new" {
                 found.unfinished.push(self.beside(&format!(".{rest}")));
+            } else if let Some(slot) = rest.strip_prefix("journal-") {
+                found.journals.extend(slot.parse::<u32>());
             } else if rest.starts_with("unreadable-") {
                 found.aside.push(self.beside(&format!(".{rest}")));
             } else {

@@ -13,12 +13,12 @@ pub(super) struct Ids {
 }
 
 impl Ids {
-    /// Ids will be above `newest`, the greatest that the store remembers, and above those of this millisecond: a daemon that was killed in
-    /// it may have given out some that no commit remembers. Where the clock is behind they are above by some, so that none is given again.
+    /// Ids will be above `newest`, the greatest that the store remembers, and above those of this millisecond, by some: a daemon that was
+    /// killed may have given out ids that no commit remembers, and none is given again. They rise over it too where the first is asked for
+    /// in a later millisecond.
     pub(super) fn new(newest: u128, clock_ms: u64, seed: [u8; 32]) -> Self {
         let some = seed.first_chunk().copied().map_or(0, u64::from_le_bytes);
-        let now = last_of(clock_ms);
-        Self { newest: Mutex::new(if newest > now { newest.saturating_add(some.into()) } else { now }), seed }
+        Self { newest: Mutex::new(newest.max(last_of(clock_ms)).saturating_add(some.into())), seed }
     }
 
     pub(super) fn next(&self, clock_ms: u64) -> RecordId {
@@ -97,6 +97,17 @@ mod tests {
         for seed in 2..50 {
             let last = before.next(1_800_000_000_000);
             assert!(Ids::new(0, 1_800_000_000_000, [seed; 32]).next(1_800_000_000_000) > last);
+        }
+    }
+
+    #[test]
+    fn starts_that_nobody_remembers_give_no_id_twice() {
+        let mut given = std::collections::HashSet::new();
+        for seed in 0..50 {
+            for (newest, clock) in [(0, 1_800_000_000_000), (last_of(1_800_000_000_001), 1_700_000_000_000)] {
+                let ids = Ids::new(newest, clock, *blake3::hash(&[seed]).as_bytes());
+                assert!((0..50).all(|_| given.insert(ids.next(clock))), "{seed}");
+            }
         }
     }
 }

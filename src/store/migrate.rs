@@ -3,8 +3,8 @@
 
 use super::disk::Backend;
 use super::encoding::{self, Reader, Unreadable};
-use super::error::{Fault, guarded};
-use super::file::{Fate, Part, Plan, build};
+use super::error::Fault;
+use super::file::{Fate, Part, Plan, StoreFile, build};
 use super::folder::{Files, Listing, Span};
 use super::index::IndexKey;
 use super::memory::{Batch, Entry};
@@ -29,38 +29,62 @@ const MARGIN: u64 = 1 << 20;
 pub(super) fn migrate(files: &Files, key: &IndexKey, tuning: &Tuning, listing: &Listing) -> Result<(), Fault> {
     let length = match files.disk.stat(&files.path) {
         Ok(stat) => stat.length,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return bring_in_journal(files, key, tuning),
         Err(error) => return Err(error.into()),
     };
     if length == 0 {
-        return files.set_aside(&files.path, "it is empty");
+        files.set_aside(&files.path, "it is empty")?;
+        return bring_in_journal(files, key, tuning);
     }
     if !listing.journals.is_empty() {
         // The present store is complete: what stands under its name was put there.
-        return match guarded(|| open(files).and_then(|database| about(&database)).map(drop)) {
+        return match patiently(files, &files.path, || with_old(files, |database| about(&database).map(drop))) {
             Err(Fault::Damaged(what)) => files.set_aside(&files.path, &what),
-            Err(fault @ Fault::Newer(_)) => Err(fault),
-            Ok(()) | Err(_) => Err(Fault::Io(format!(
+            Err(fault) => Err(fault),
+            Ok(()) => Err(Fault::Io(format!(
                 "{} is a store of an older version, and beside it stands the present one: move one of the two away",
                 files.path.display()
             ))),
         };
     }
-    match patiently(files, &files.path, || guarded(|| take_over(files, key, tuning, listing))) {
+    match patiently(files, &files.path, || with_old(files, |database| take_over(files, key, tuning, listing, &database))) {
         Err(Fault::Damaged(what)) => {
-            // Its journal is whole for all that, and so is what has been taken over by now.
-            let from_journal = journal(files, 0)?;
-            let through = files.list()?.spans.last().map_or(0, |span| span.last);
             files.set_aside(&files.path, &what)?;
-            let newest_id = from_journal.iter().map(|record| record.id.0).max().unwrap_or(0);
-            let mut slices = Slices { files, key, tuning, newest_id, batch: Batch::new(through) };
-            from_journal.iter().try_for_each(|record| slices.put(record))?;
-            slices.finish()?;
-            files.remove_if_there(&files.beside(".journal"))?;
+            bring_in_journal(files, key, tuning)?;
         }
         other => other?,
     }
     Ok(files.sync()?)
+}
+
+/// The old journal is whole, whatever became of its file: what it has is put behind what has been taken over by now. Cut off, it begins again.
+fn bring_in_journal(files: &Files, key: &IndexKey, tuning: &Tuning) -> Result<(), Fault> {
+    let records = journal(files, 0)?;
+    if !records.is_empty() {
+        let mut there = Vec::new();
+        let spans = files.list()?.spans;
+        for span in &spans {
+            match patiently(files, &files.of(*span), || StoreFile::open(files, *span)) {
+                // It is set aside later.
+                Err(Fault::Damaged(_)) => {}
+                file => there.push(file?),
+            }
+        }
+        let newest_id = records.iter().map(|record| record.id.0).max().unwrap_or(0);
+        let batch = Batch::new(spans.last().map_or(0, |span| span.last));
+        let mut slices = Slices { files, key, tuning, newest_id, batch };
+        for record in &records {
+            let mut is_there = false;
+            for file in &there {
+                is_there |= file.get(record.id.0)?.is_some();
+            }
+            if !is_there {
+                slices.put(record)?;
+            }
+        }
+        slices.finish()?;
+    }
+    Ok(files.remove_if_there(&files.beside(".journal"))?)
 }
 
 /// What the old file says of itself.
@@ -72,9 +96,8 @@ struct About {
     stored: u64,
 }
 
-fn take_over(files: &Files, key: &IndexKey, tuning: &Tuning, listing: &Listing) -> Result<(), Fault> {
-    let database = open(files)?;
-    let about = about(&database)?;
+fn take_over(files: &Files, key: &IndexKey, tuning: &Tuning, listing: &Listing, database: &Database) -> Result<(), Fault> {
+    let about = about(database)?;
     // Records and their index; as the new files take them.
     let needed = about.stored.saturating_mul(2).saturating_add(MARGIN);
     let free = files.disk.free_space(files.directory())?;
@@ -103,13 +126,18 @@ fn take_over(files: &Files, key: &IndexKey, tuning: &Tuning, listing: &Listing) 
         }
     }
     slices.finish()?;
-    drop((table, txn, database));
     files.remove_if_there(&files.beside(".journal"))?;
     files.disk.remove(&files.path)?;
     Ok(())
 }
 
-fn open(files: &Files) -> Result<Database, Fault> {
+/// Something is done with the old file. What the disk fails at is no damage.
+fn with_old(files: &Files, work: impl FnOnce(Database) -> Result<(), Fault>) -> Result<(), Fault> {
+    let backend = Backend::new(files.disk.open(&files.path)?);
+    backend.told(|| work(open(files, backend.clone())?))
+}
+
+fn open(files: &Files, backend: Backend) -> Result<Database, Fault> {
     let name = files.path.clone();
     let told = std::cell::Cell::new(-1i64);
     Builder::new()
@@ -121,7 +149,7 @@ fn open(files: &Files) -> Result<Database, Fault> {
                 tracing::warn!(store = %name.display(), percent = tenths * 10, "the store was not closed: checking it");
             }
         })
-        .create_with_backend(Backend(files.disk.open(&files.path)?))
+        .create_with_backend(backend)
         .map_err(|error| Fault::from(redb::Error::from(error)))
 }
 
@@ -169,7 +197,10 @@ impl Slices<'_> {
         let parts = [Part::Memory(batch)];
         let (files, key) = (self.files, self.key);
         let plan = Plan { files, key, span, newest_id: self.newest_id, parts: &parts, at_step: &|_| {} };
-        build(&plan, &mut |_, _| Ok(Fate::Stays))?;
+        build(&plan, &mut |_, _| Ok(Fate::Stays)).map_err(|fault| {
+            // Of the new file: the old one is not to blame.
+            if let Fault::Damaged(what) = fault { Fault::Io(what) } else { fault }
+        })?;
         self.tuning.reach(Step::Rebuilding);
         Ok(())
     }
@@ -192,17 +223,25 @@ fn journal(files: &Files, first_epoch: u64) -> Result<Vec<Record>, Fault> {
         file.read(0, &mut octets)?;
         Ok(octets)
     })?;
-    let (mut rest, mut number, mut epoch, mut found) = (octets.as_slice(), 0, 0, Vec::new());
-    while let Ok(frame) = read_frame(rest) {
-        if frame.number != number || (number > 0 && frame.epoch != epoch) {
-            break;
-        }
-        epoch = frame.epoch;
-        found.extend(frame.records);
-        number += 1;
-        rest = rest.get(frame.octets..).unwrap_or_default();
+    let (mut rest, mut frames) = (octets.as_slice(), Vec::new());
+    while !rest.is_empty() {
+        let step = read_frame(rest).map_or(PAGE, |frame| {
+            let octets = frame.octets;
+            frames.push(frame);
+            octets
+        });
+        rest = rest.get(step..).unwrap_or_default();
     }
-    Ok(if epoch >= first_epoch { found } else { Vec::new() })
+    // Behind the frames of its last use stand those of uses before.
+    let epoch = frames.iter().map(|frame| frame.epoch).max().unwrap_or(0);
+    frames.retain(|frame| frame.epoch == epoch && epoch >= first_epoch);
+    if frames.iter().zip(0..).any(|(frame, number)| frame.number != number) {
+        tracing::error!(
+            journal = %path.display(), "the journal is damaged: some of the last records, which were acknowledged, are missing. \
+             Look at the disk (smartctl -a, dmesg)"
+        );
+    }
+    Ok(frames.into_iter().flat_map(|frame| frame.records).collect())
 }
 
 /// One of the old journal's.

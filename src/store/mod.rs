@@ -224,7 +224,7 @@ impl Store {
         tuning.journal = tuning.journal.min(usize::try_from((free / 16).max(JOURNAL_LEAST)).unwrap_or(usize::MAX));
         let listing = open::patiently(&files, files.directory(), || Ok(files.list()?)).map_err(failed)?;
         for leftover in &listing.unfinished {
-            files.remove_if_there(leftover).map_err(|error| failed(error.into()))?;
+            files.remove_if_there(leftover).map_err(|source| StoreError::CannotRead { path: leftover.clone(), source })?;
         }
         let secret = |suffix| open::patiently(&files, &files.beside(suffix), || files.secret(suffix)).map_err(failed);
         let (id_secret, has_secrets) = secret(".id-secret")?;
@@ -235,7 +235,10 @@ impl Store {
         let opened = migrate::migrate(&files, &index_key, &tuning, &listing)
             .and_then(|()| open::open(&files, index_key, &tuning))
             .map_err(failed)?;
+        let changes = open::patiently(&files, &files.changes(), || Changes::read(&files)).map_err(failed)?;
         let ids = id::Ids::new(opened.newest_id, ms(&*files.disk), files.disk.random().map_err(|error| failed(error.into()))?);
+        // The first one is of a later millisecond: so ids rise over a start in the midst of this one.
+        files.disk.pause(Duration::from_millis(1));
         let shared = Arc::new(Shared::new(
             files,
             index_key,
@@ -246,6 +249,7 @@ impl Store {
             tuning,
             opened.view,
             opened.undelivered,
+            changes,
             opened.next_slot,
         ));
         shared.journals.store(u32::try_from(opened.sealed.journals.len()).unwrap_or(u32::MAX), Ordering::Release);

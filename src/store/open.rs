@@ -5,7 +5,7 @@ use super::Tuning;
 use super::encoding::{self, Unreadable};
 use super::error::Fault;
 use super::file::{Fate, Part, Plan, StoreFile, build, salvage};
-use super::folder::{Files, Listing};
+use super::folder::{Files, Listing, Span};
 use super::index::{IndexKey, Property};
 use super::journal::{End, Frame, Journal, Sealed, in_order, read_all};
 use super::memory::{Batch, Entry};
@@ -32,10 +32,10 @@ pub(super) struct Opened {
 
 pub(super) fn open(files: &Files, key: IndexKey, tuning: &Tuning) -> Result<Opened, Fault> {
     let listing = patiently(files, files.directory(), || Ok(files.list()?))?;
-    let files_found = open_files(files, &key, tuning, &listing)?;
+    let (journals, frames) = open_journals(files, &listing)?;
+    let files_found = open_files(files, &key, tuning, &listing, &frames)?;
     let last = files_found.last().map_or(0, |file| file.span().last);
     let mut newest_id = files_found.iter().map(|file| file.summary.newest_id).max().unwrap_or(0);
-    let (journals, frames) = open_journals(files, &listing)?;
     newest_id = frames.iter().map(|frame| frame.newest_id).fold(newest_id, u128::max);
     let mut batch = Batch::new(last);
     let (frames, lost) = in_order(frames, last);
@@ -66,7 +66,7 @@ fn take(batch: &mut Batch, entry: Entry, key: &IndexKey) {
 }
 
 /// In the order of their numbers. One whose numbers are all in another one is what a merge that was cut off left behind.
-fn open_files(files: &Files, key: &IndexKey, tuning: &Tuning, listing: &Listing) -> Result<Vec<Arc<StoreFile>>, Fault> {
+fn open_files(files: &Files, key: &IndexKey, tuning: &Tuning, listing: &Listing, frames: &[Frame]) -> Result<Vec<Arc<StoreFile>>, Fault> {
     let mut open: Vec<Arc<StoreFile>> = Vec::new();
     let mut spans = listing.spans.clone();
     // A merged file comes before its parts: they go when it is whole.
@@ -86,14 +86,25 @@ fn open_files(files: &Files, key: &IndexKey, tuning: &Tuning, listing: &Listing)
                     // Its parts are there still.
                     continue;
                 }
-                let plan = Plan { files, key, span: *span, newest_id: 0, parts: &[], at_step: &|step| tuning.reach(step) };
-                build(&plan, &mut |_, _| Ok(Fate::Goes))?.0
+                // A journal that was not free yet when the power went may have them still.
+                let left = from_journals(frames, *span, key);
+                let most = span.last - span.first + 1;
+                tracing::error!(
+                    most = most.saturating_sub(left.records.len() as u64),
+                    left = left.records.len(),
+                    first = span.first,
+                    last = span.last,
+                    "so many records of the damaged file are missing; those that a journal has are kept"
+                );
+                let (newest_id, parts) = (left.newest_id, [Part::Memory(Arc::new(left))]);
+                let plan = Plan { files, key, span: *span, newest_id, parts: &parts, at_step: &|step| tuning.reach(step) };
+                build(&plan, &mut |_, _| Ok(Fate::Stays))?.0
             }
             Err(fault) => return Err(fault),
         };
         let file = if file.summary.key_check == key.check() { file } else { index_anew(files, key, tuning, file)? };
         if let Some(before) = open.last()
-            && before.span().last.saturating_add(1) != span.first
+            && before.span().last.saturating_add(1) < span.first
         {
             tracing::error!(
                 from = before.span().last.saturating_add(1), to = span.first.saturating_sub(1), store = %files.path.display(),
@@ -104,6 +115,14 @@ fn open_files(files: &Files, key: &IndexKey, tuning: &Tuning, listing: &Listing)
     }
     files.sync()?;
     Ok(open)
+}
+
+fn from_journals(frames: &[Frame], span: Span, key: &IndexKey) -> Batch {
+    let mut batch = Batch::new(span.first.saturating_sub(1));
+    let mut entries: Vec<_> = frames.iter().flat_map(|frame| &frame.records).filter(|entry| span.has(entry.commit)).cloned().collect();
+    entries.sort_unstable_by_key(|entry| entry.commit);
+    entries.into_iter().for_each(|entry| take(&mut batch, entry, key));
+    batch
 }
 
 /// The key of the index is another one than the file was made with: it is built anew of its records.
@@ -120,7 +139,7 @@ fn open_journals(files: &Files, listing: &Listing) -> Result<(Vec<Journal>, Vec<
     for slot in &listing.journals {
         let path = files.journal(*slot);
         let (journal, found) = patiently(files, &path, || {
-            let mut journal = Journal::open(files, *slot, 0)?;
+            let mut journal = Journal::open(files, *slot)?;
             let octets = journal.octets()?;
             let found = read_all(&octets);
             match journal.confirm(&octets, found.last.clone()) {
@@ -161,7 +180,7 @@ pub(super) fn patiently<T>(files: &Files, path: &Path, mut read: impl FnMut() ->
 
 fn is_passing(error: &io::Error) -> bool {
     use io::ErrorKind as K;
-    !matches!(error.kind(), K::NotFound | K::PermissionDenied | K::IsADirectory | K::NotADirectory)
+    !matches!(error.kind(), K::NotFound | K::PermissionDenied | K::IsADirectory | K::NotADirectory | K::InvalidInput)
 }
 
 fn say(end: End, journal: &Path) {
@@ -169,6 +188,9 @@ fn say(end: End, journal: &Path) {
     match end {
         End::Zeros => {}
         End::Torn => tracing::warn!(%journal, "the last write was cut off: nobody was told that what was in it is kept"),
+        End::CutShort => tracing::error!(
+            %journal, "the journal is damaged: it is shorter than it was made, and what stood there was acknowledged. Look at the disk (smartctl -a, dmesg)"
+        ),
         End::Damaged => tracing::error!(
             %journal, "the journal is damaged: what was written last cannot be read, and was acknowledged. Look at the disk (smartctl -a, dmesg)"
         ),

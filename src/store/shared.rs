@@ -69,11 +69,11 @@ impl Shared {
         tuning: super::Tuning,
         view: View,
         undelivered: Undelivered,
+        changes: Option<Changes>,
         next_slot: u32,
     ) -> Self {
         /// Records that a slow reader of the live view may lag behind before it misses some.
         const LIVE: usize = 1024;
-        let changes = Changes::read(&files);
         let began = files.disk.now();
         let clock = Clock::new(&view, began, files.disk.clock_us());
         Self {

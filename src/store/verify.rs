@@ -2,18 +2,19 @@
 //! compared. What redb would write on the way stays in memory. Logs nothing.
 
 use super::changes::Changes;
-use super::disk::{Disk, FileSystem};
+use super::disk::{Backend, Disk, FileSystem};
 use super::encoding;
-use super::error::{Fault, StoreError, guarded};
+use super::error::{Fault, StoreError};
 use super::file::{RECORDS, split};
 use super::folder::{Files, SECRET, secret_of};
 use super::index::IndexKey;
-use super::journal::{End, in_order, read_all};
+use super::journal::{End, Frame, in_order, read_all};
 use super::undelivered::Undelivered;
 use redb::{Builder, ReadableDatabase as _, ReadableTable as _, StorageBackend};
 use std::collections::BTreeMap;
-use std::fs::{File, TryLockError};
+use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -28,6 +29,8 @@ pub struct Verified {
     pub unreadable: u64,
     /// Files that are not as they were written, whatever that costs.
     pub damaged: Vec<PathBuf>,
+    /// Files that a start could not read, and put out of the way.
+    pub set_aside: Vec<PathBuf>,
 }
 
 /// Whether there is a store at a path, or one of an older version.
@@ -53,28 +56,36 @@ pub fn verify(path: &Path) -> Result<Verified, StoreError> {
         found.count(path, false, u64::MAX)?;
     }
     let is_within = |span| listing.spans.iter().any(|other| *other != span && other.holds(&span));
-    let mut through = 0;
+    let (mut through, mut frames) = (0, Vec::new());
+    for path in listing.journals.iter().map(|slot| files.journal(*slot)) {
+        let journal = read_all(&files.disk.read(&path).map_err(unreadable)?);
+        frames.extend(journal.frames);
+        if matches!(journal.end, End::Damaged | End::CutShort) {
+            // One at least: how many there were cannot be told.
+            found.unreadable += 1;
+            found.damaged.push(path);
+        }
+    }
     for span in listing.spans.iter().copied().filter(|span| !is_within(*span)) {
         if through > 0 && span.first > through + 1 {
             found.unreadable += span.first - through - 1;
         }
         through = span.last;
-        found.count(&files.of(span), true, span.last - span.first + 1)?;
-    }
-    let mut frames = Vec::new();
-    for path in listing.journals.iter().map(|slot| files.journal(*slot)) {
-        let journal = read_all(&std::fs::read(&path).map_err(unreadable)?);
-        frames.extend(journal.frames);
-        if journal.end == End::Damaged {
-            // One at least: how many there were cannot be told.
-            found.unreadable += 1;
-            found.damaged.push(path);
+        // Those of a damaged file that a journal has are found there.
+        let again = || frames.iter().flat_map(|frame: &Frame| &frame.records).filter(|entry| span.has(entry.commit)).count() as u64;
+        let (most, damaged) = (span.last - span.first + 1, found.damaged.len());
+        found.count(&files.of(span), true, most)?;
+        if found.damaged.len() > damaged {
+            let again = again().min(most);
+            found.records += again;
+            found.unreadable -= again;
         }
     }
     let (frames, lost) = in_order(frames, through);
     found.unreadable += lost;
     found.records += frames.iter().map(|frame| frame.records.len() as u64).sum::<u64>();
     found.look_beside(&files);
+    found.set_aside = listing.aside;
     Ok(found)
 }
 
@@ -83,7 +94,7 @@ impl Verified {
     fn count(&mut self, path: &Path, is_present: bool, most: u64) -> Result<(), StoreError> {
         let failed = |source| StoreError::Io { path: path.to_owned(), source };
         let file = FileSystem.open_to_read(path).map_err(failed)?;
-        match guarded(|| records(View::new(file)?, is_present)) {
+        match records(file, is_present) {
             Ok((whole, damaged)) => {
                 self.records += whole;
                 self.unreadable += damaged;
@@ -116,7 +127,9 @@ impl Verified {
 
 /// Keeps the daemon from starting meanwhile; `None` if it runs. Without its lock file it never ran.
 fn lock(files: &Files) -> io::Result<Option<Option<File>>> {
-    let file = match File::open(files.beside(".lock")) {
+    // A fifo in its place is not waited for.
+    let opened = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(files.beside(".lock"));
+    let file = match opened {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Some(None)),
         Err(error) => return Err(error),
@@ -130,14 +143,19 @@ fn lock(files: &Files) -> io::Result<Option<Option<File>>> {
 
 /// Whether each page of a file, and each record, is as it was written.
 pub(super) fn look_through(disk: &dyn Disk, path: &Path) -> Result<(), Fault> {
-    match guarded(|| records(View::new(disk.open_to_read(path)?)?, true))? {
+    match records(disk.open_to_read(path)?, true)? {
         (_, 0) => Ok(()),
         (_, damaged) => Err(Fault::Damaged(format!("{damaged} records are not as they were written"))),
     }
 }
 
 /// How many records of a file are as they were written, and how many are not.
-fn records(view: View, has_numbers: bool) -> Result<(u64, u64), Fault> {
+fn records(file: Box<dyn StorageBackend>, has_numbers: bool) -> Result<(u64, u64), Fault> {
+    let file = Backend::new(file);
+    file.told(|| records_of(View::new(file.clone())?, has_numbers))
+}
+
+fn records_of(view: View, has_numbers: bool) -> Result<(u64, u64), Fault> {
     let opened = Builder::new().set_cache_size(CACHE_OCTETS).create_with_backend(view);
     let mut database = opened.map_err(|error| Fault::from(redb::Error::from(error)))?;
     if !database.check_integrity().map_err(|error| Fault::from(redb::Error::from(error)))? {
@@ -167,7 +185,7 @@ const PAGE: usize = 4096;
 /// A file as it is, and over it what has been written since, in memory.
 #[derive(Debug)]
 struct View {
-    file: Box<dyn StorageBackend>,
+    file: Backend,
     written: Mutex<Written>,
 }
 
@@ -180,7 +198,7 @@ struct Written {
 }
 
 impl View {
-    fn new(file: Box<dyn StorageBackend>) -> io::Result<Self> {
+    fn new(file: Backend) -> io::Result<Self> {
         let length = file.len()?;
         Ok(Self { file, written: Mutex::new(Written { length, from_file: length, pages: BTreeMap::new() }) })
     }
@@ -352,7 +370,7 @@ mod tests {
             let folder = tempfile::tempdir().expect("a directory");
             let path = folder.path().join("file");
             std::fs::write(&path, &original).expect("it can be written");
-            let view = View::new(FileSystem.open_to_read(&path).expect("a file")).expect("its length");
+            let view = View::new(Backend::new(FileSystem.open_to_read(&path).expect("a file"))).expect("its length");
             let mut model = original.clone();
             for (cut, at, data) in steps {
                 if cut {

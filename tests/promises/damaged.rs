@@ -32,6 +32,15 @@ fn doctor(dir: &Path) -> Finished {
     cli(&["doctor", "--store", "--config", dir.join("mailsluice.toml").to_str().unwrap()])
 }
 
+fn files_named(dir: &Path, part: &str) -> Vec<PathBuf> {
+    let paths = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.to_string_lossy().contains(part)).collect()
+}
+
+fn first(dir: &Path, part: &str) -> Option<PathBuf> {
+    files_named(dir, part).into_iter().min()
+}
+
 fn says_error(daemon: &Daemon) -> bool {
     daemon.events().iter().any(|event| event["level"].as_str().is_some_and(|level| level.eq_ignore_ascii_case("error")))
 }
@@ -46,11 +55,6 @@ fn each_file_that_is_damaged_is_told_and_costs_its_own_stretch() {
         let subject = if n % 10 == 0 { format!("later-1{n:03}") } else { format!("now-{n:03}") };
         deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple(&subject, "text"));
     }
-    let first = |dir: &Path, part: &str| {
-        let mut paths: Vec<_> = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
-        paths.sort();
-        paths.into_iter().find(|path| path.to_string_lossy().contains(part))
-    };
     let dir = daemon.shared_dir();
     eventually("a file of records", || first(dir.path(), "records.redb.1-").filter(|path| !path.to_string_lossy().ends_with(".new")));
     eventually("what is undelivered", || first(dir.path(), ".undelivered").filter(|path| !path.to_string_lossy().ends_with(".part")));
@@ -58,10 +62,7 @@ fn each_file_that_is_damaged_is_told_and_costs_its_own_stretch() {
     daemon.kill();
 
     let octets_of = |path: &Path| std::fs::read(path).unwrap();
-    let used_journal = |dir: &Path| {
-        let paths = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-        paths.into_iter().find(|path| path.to_string_lossy().contains(".journal-") && octets_of(path)[0] != 0).unwrap()
-    };
+    let used_journal = |dir: &Path| files_named(dir, ".journal-").into_iter().find(|path| octets_of(path)[0] != 0).unwrap();
     type Damage<'a> = Box<dyn Fn(&Path) -> PathBuf + 'a>;
     let flipped = |part: &'static str, at: usize| -> Damage<'_> {
         Box::new(move |dir| {
@@ -97,13 +98,22 @@ fn each_file_that_is_damaged_is_told_and_costs_its_own_stretch() {
         flip(&path, 4096 * last + 200);
         path
     });
+    let shortened = |length: u64| -> Damage<'_> {
+        Box::new(move |dir| {
+            let path = used_journal(dir);
+            std::fs::File::options().write(true).open(&path).unwrap().set_len(length).unwrap();
+            path
+        })
+    };
     // What is damaged, and how many records that may cost.
-    let cases: [(&str, Damage<'_>, usize); 10] = [
+    let cases: [(&str, Damage<'_>, usize); 12] = [
         ("a record in a file", of_a_file, 1),
         ("a file's first page", flipped("records.redb.1-", 20), 80),
         ("a file of nothing", cut("records.redb.1-"), 80),
         ("the journal", of_the_journal, 1),
         ("the journal's last frame", of_its_last_frame, 1),
+        ("the journal, of nothing", shortened(0), 30),
+        ("the journal, cut short", shortened(3 * 4096), 30),
         ("id-secret", flipped(".id-secret", 7), 0),
         ("index-key", flipped(".index-key", 70), 0),
         ("undelivered", flipped(".undelivered", 30), 0),
@@ -111,8 +121,7 @@ fn each_file_that_is_damaged_is_told_and_costs_its_own_stretch() {
         (
             "the journals are gone",
             Box::new(|dir| {
-                let paths = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
-                paths.filter(|path| path.to_string_lossy().contains(".journal-")).for_each(|path| std::fs::remove_file(path).unwrap());
+                files_named(dir, ".journal-").iter().for_each(|path| std::fs::remove_file(path).unwrap());
                 dir.join("records.redb.journal-1")
             }),
             80,
@@ -135,6 +144,10 @@ fn each_file_that_is_damaged_is_told_and_costs_its_own_stretch() {
         eventually(&format!("a line about {what}"), || says_error(&daemon).then_some(()));
         deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], &messages::simple("now", "text")).starts("250 ");
         assert_eq!(daemon.stop().code, Some(0), "{what}");
+        // What was put out of the way is no secret afterwards either.
+        let aside = !files_named(copy.path(), "unreadable").is_empty();
+        let examined = doctor(copy.path());
+        assert_eq!(examined.out.contains("set aside"), aside, "{what}: {examined:?}");
     }
 }
 

@@ -1,5 +1,5 @@
 //! Parts of the daemon on simulated machines. A seed is the reproduction: `MAILSLUICE_SEED=17` runs that one alone, `MAILSLUICE_SEEDS=100000`
-//! that many.
+//! that many, `MAILSLUICE_SEEDS=2000..4000` those.
 
 mod disk;
 mod inode;
@@ -34,24 +34,22 @@ pub(crate) fn tell(what: impl FnOnce() -> String) {
     }
 }
 
-/// Runs a simulation for each seed, on all processors; says which seeds failed.
-pub(crate) fn for_each_seed(ordinary: u64, simulation: impl Fn(u64) + Sync) {
-    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
-    let seeds = match (number("MAILSLUICE_SEED"), number("MAILSLUICE_SEEDS")) {
-        (Some(seed), _) => seed..seed + 1,
-        (None, Some(seeds)) => 0..seeds,
-        (None, None) => 0..ordinary,
+/// Runs a simulation for each seed, and for those that failed once, on all processors; says which seeds failed.
+pub(crate) fn for_each_seed(ordinary: u64, failed_once: &[u64], simulation: impl Fn(u64) + Sync) {
+    let number = |text: &str| text.parse::<u64>().expect("a number");
+    let range = |text: &str| text.split_once("..").map_or(0..number(text), |(first, end)| number(first)..number(end));
+    let seeds: Vec<u64> = match (std::env::var("MAILSLUICE_SEED"), std::env::var("MAILSLUICE_SEEDS")) {
+        (Ok(seed), _) => vec![number(&seed)],
+        (Err(_), Ok(seeds)) => range(&seeds).collect(),
+        (Err(_), Err(_)) => failed_once.iter().copied().chain(0..ordinary).collect(),
     };
-    let next = std::sync::atomic::AtomicU64::new(seeds.start);
+    let next = std::sync::atomic::AtomicUsize::new(0);
     let failed = std::sync::Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..std::thread::available_parallelism().map_or(2, usize::from) {
             scope.spawn(|| {
                 loop {
-                    let seed = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-                    if seed >= seeds.end {
-                        return;
-                    }
+                    let Some(&seed) = seeds.get(next.fetch_add(1, std::sync::atomic::Ordering::Relaxed)) else { return };
                     let run = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| simulation(seed)));
                     if run.is_err() {
                         failed.lock().unwrap().push(seed);

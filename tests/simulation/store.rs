@@ -14,6 +14,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tracing_subscriber::layer::SubscriberExt;
 
+/// A start within the millisecond of the one before.
+const FAILED_ONCE: [u64; 1] = [6033];
+
 fn open(disk: &SimulatedDisk) -> Result<Arc<Store>, StoreError> {
     open_with(disk, Tuning { journal: 64 << 10, ..Tuning::default() })
 }
@@ -198,7 +201,7 @@ fn run(seed: u64, reach: u64, counts: &Counts) {
 fn whatever_befalls_the_disk_no_acknowledged_record_is_lost() {
     let (reach, begun) = (reach(), Instant::now());
     let counts = Counts::default();
-    for_each_seed(1000, |seed| run(seed, reach, &counts));
+    for_each_seed(1000, &FAILED_ONCE, |seed| run(seed, reach, &counts));
     let number = |counter: &std::sync::atomic::AtomicU64| counter.load(Ordering::Relaxed);
     eprintln!(
         "{:?}: {} acknowledged, {} found, {} lost to flipped bits, {} lines, {} of them also in the store; {} erasures; \

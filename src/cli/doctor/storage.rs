@@ -24,7 +24,7 @@ pub(super) fn inspect(config: &Config, every_record: bool, service: Option<&Unit
     if !crate::store::is_there(path) {
         findings.push(Finding::fine(format!("{}: not there yet, made at the start", path.display())));
     } else if every_record {
-        findings.push(records(path));
+        findings.extend(records(path));
     }
     findings
 }
@@ -108,12 +108,19 @@ fn room(folder: &Path, files: &[PathBuf], max_size: u64) -> Option<Finding> {
     })
 }
 
-fn records(path: &Path) -> Finding {
-    match crate::store::verify(path) {
-        Ok(found) if found.unreadable == 0 && found.damaged.is_empty() => {
-            Finding::fine(format!("{}: {} records, each as it was written", path.display(), found.records))
+fn records(path: &Path) -> Vec<Finding> {
+    let found = match crate::store::verify(path) {
+        Ok(found) => found,
+        Err(error) => {
+            let mend = "stop the daemon first (systemctl stop mailsluice); if it is damaged, put it back from a backup";
+            return vec![Finding::problem(error.to_string(), mend)];
         }
-        Ok(found) => Finding::problem(
+    };
+    let is_sound = found.unreadable == 0 && found.damaged.is_empty();
+    let records = if is_sound {
+        Finding::fine(format!("{}: {} records, each as it was written", path.display(), found.records))
+    } else {
+        Finding::problem(
             format!(
                 "{}: {} of {} records are damaged{}",
                 path.display(),
@@ -122,10 +129,14 @@ fn records(path: &Path) -> Finding {
                 found.damaged.iter().map(|file| format!("; {} is not as it was written", file.display())).collect::<String>()
             ),
             "look at the disk (smartctl -a, dmesg); put the store back from a backup, or let the damaged records expire",
-        ),
-        Err(error) => Finding::problem(
-            error.to_string(),
-            "stop the daemon first (systemctl stop mailsluice); if it is damaged, put it back from a backup",
-        ),
-    }
+        )
+    };
+    let aside = found.set_aside.iter().map(|file| {
+        let what = format!("{}: a file of the store that could not be read, set aside: what it held is missing", file.display());
+        Finding::warning(
+            what,
+            "copy it away if you want to look into it: the next forget removes it, and the end of store.retention as well",
+        )
+    });
+    std::iter::once(records).chain(aside).collect()
 }

@@ -98,7 +98,14 @@ fn write(plan: &Plan<'_>, fate: Judge<'_>) -> Result<HashSet<u128>, Fault> {
     let path = plan.files.unfinished(plan.span);
     // Open from before the first write to behind the last: a write that the kernel fails at while nobody has the file open is told to nobody.
     let whole = plan.files.disk.open(&path)?;
-    let backend = Backend(plan.files.disk.open(&path)?);
+    let backend = Backend::new(plan.files.disk.open(&path)?);
+    let gone = backend.told(|| put(plan, backend.clone(), fate))?;
+    // What closing wrote and cut off has to be durable too.
+    whole.sync_data()?;
+    Ok(gone)
+}
+
+fn put(plan: &Plan<'_>, backend: Backend, fate: Judge<'_>) -> Result<HashSet<u128>, Fault> {
     let database = Builder::new().set_cache_size(CACHE_OCTETS).create_with_backend(backend);
     let database = database.map_err(|error| Fault::from(redb::Error::from(error)))?;
     let txn = database.begin_write().map_err(redb::Error::from)?;
@@ -114,8 +121,6 @@ fn write(plan: &Plan<'_>, fate: Judge<'_>) -> Result<HashSet<u128>, Fault> {
     txn.commit().map_err(redb::Error::from)?;
     // Dropping it would swallow an error.
     database.close().map_err(|error| Fault::from(redb::Error::from(error)))?;
-    // What closing wrote and cut off has to be durable too.
-    whole.sync_data()?;
     Ok(changed.gone)
 }
 

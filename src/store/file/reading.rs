@@ -1,11 +1,11 @@
 //! Reading a file: the one way to what redb keeps in it. Logs nothing.
 
+use crate::store::disk::Backend;
 use crate::store::error::{Fault, guarded};
 use arc_swap::ArcSwap;
 use redb::{AccessGuard, Builder, Key, Range, ReadOnlyDatabase, ReadTransaction, ReadableDatabase as _, StorageBackend, Value};
-use std::io;
 use std::ops::{Bound, RangeBounds as _};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// What redb may keep in memory of one file that is read: the system's page cache has the rest.
 const CACHE_OCTETS: usize = 0;
@@ -109,55 +109,16 @@ fn read<T>(database: &ReadOnlyDatabase, work: impl FnOnce(&ReadTransaction) -> R
     Ok(work(&txn)?)
 }
 
-/// Has redb open a file, and reads. An error of the disk is told as that, whatever redb makes of it: it may look like damage.
+/// Has redb open a file, and reads.
 fn begin<T>(
     file: &Arc<dyn StorageBackend>,
     work: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>,
 ) -> Result<(ReadOnlyDatabase, T), Fault> {
-    let error = Arc::default();
-    let watched = Watched { file: Arc::clone(file), error: Arc::clone(&error) };
-    let begun = guarded(|| {
-        let opened = Builder::new().set_cache_size(CACHE_OCTETS).open_read_only_with_backend(watched);
+    let backend = Backend::new(Arc::clone(file));
+    backend.told(|| {
+        let opened = Builder::new().set_cache_size(CACHE_OCTETS).open_read_only_with_backend(backend.clone());
         let database = opened.map_err(|error| Fault::from(redb::Error::from(error)))?;
         let found = read(&database, work)?;
         Ok((database, found))
-    });
-    begun.map_err(|fault| error.lock().unwrap_or_else(PoisonError::into_inner).take().map_or(fault, Fault::from))
-}
-
-/// A file as redb reads it; it stays open when redb is done with it.
-#[derive(Debug)]
-struct Watched {
-    file: Arc<dyn StorageBackend>,
-    /// The first one.
-    error: Arc<Mutex<Option<io::Error>>>,
-}
-
-impl Watched {
-    /// The same error, once to be kept and once for redb.
-    fn note<T>(&self, result: io::Result<T>) -> io::Result<T> {
-        result.map_err(|error| {
-            let same = error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error);
-            self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
-            same
-        })
-    }
-}
-
-impl StorageBackend for Watched {
-    fn len(&self) -> io::Result<u64> {
-        self.note(self.file.len())
-    }
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.note(self.file.read(offset, out))
-    }
-    fn set_len(&self, _: u64) -> io::Result<()> {
-        Err(io::ErrorKind::ReadOnlyFilesystem.into())
-    }
-    fn sync_data(&self) -> io::Result<()> {
-        Err(io::ErrorKind::ReadOnlyFilesystem.into())
-    }
-    fn write(&self, _: u64, _: &[u8]) -> io::Result<()> {
-        Err(io::ErrorKind::ReadOnlyFilesystem.into())
-    }
+    })
 }

@@ -32,7 +32,7 @@ pub(in crate::store) fn salvage(file: &StoreFile, key: &IndexKey) -> Result<Arc<
     entries.dedup_by_key(|entry| entry.commit);
     let mut batch = Batch::new(span.first.saturating_sub(1));
     batch.newest_id = file.summary.newest_id;
-    for entry in entries.into_iter().filter(|entry| (span.first..=span.last).contains(&entry.commit)) {
+    for entry in entries.into_iter().filter(|entry| span.has(entry.commit)) {
         match encoding::decode(entry.id, &entry.octets) {
             Ok(record) => batch.take(entry, &record, key),
             Err(_) => tracing::error!(record = %RecordId(entry.id), "a damaged record was left behind"),
@@ -60,7 +60,7 @@ fn set_right(entries: &mut [Entry], numbers: &HashMap<u128, u64>, span: Span) {
     let agree = |entry: &Entry| numbers.get(&entry.id).is_none_or(|number| *number == entry.commit);
     let taken: HashSet<u64> = entries.iter().filter(|entry| agree(entry)).map(|entry| entry.commit).collect();
     for entry in entries.iter_mut().filter(|entry| !agree(entry)) {
-        let is_taken = taken.contains(&entry.commit) || !span.holds(&Span { first: entry.commit, last: entry.commit });
+        let is_taken = taken.contains(&entry.commit) || !span.has(entry.commit);
         if is_taken && let Some(number) = numbers.get(&entry.id) {
             entry.commit = *number;
         }

@@ -7,13 +7,15 @@
 //! ```
 //!
 //! Numbers are little-endian. `first` is the commit number of the first record, `after` the last number that was durable before: where
-//! what stands before a frame ends earlier, something is missing. No frame shares a page with another.
+//! what stands before a frame ends earlier, something is missing. No frame shares a page with another. A journal's last page says that it
+//! is the last one: a journal without it was cut short, and nobody can tell what stood there.
 
 use crate::store::encoding::{self, Reader, Unreadable};
 use crate::store::memory::Entry;
 use std::ops::Range;
 
 const MAGIC: [u8; 8] = *b"msjrnl02";
+const LAST: [u8; 8] = *b"msjrnend";
 pub(super) const PAGE: usize = 4096;
 const CHECKSUM: usize = 8;
 const HEAD: usize = 8 + 8 + 8 + 4 + 16;
@@ -73,6 +75,19 @@ pub(in crate::store) enum End {
     Torn,
     /// All of it was written, and it is not what was written.
     Damaged,
+    /// The file is shorter than it was made.
+    CutShort,
+}
+
+pub(super) fn last_page() -> Vec<u8> {
+    let mut page = LAST.to_vec();
+    page.resize(PAGE, 0);
+    page
+}
+
+/// Where a journal's last page begins.
+pub(super) fn room(octets: &[u8]) -> Option<usize> {
+    octets.chunks_exact(PAGE).rposition(|page| page.starts_with(&LAST)).map(|page| page * PAGE)
 }
 
 /// The frames of all journals behind a number, in their order, and how many numbers are missing before and between them.
@@ -91,8 +106,15 @@ pub(in crate::store) fn in_order(mut frames: Vec<Frame>, through: u64) -> (Vec<F
     (frames, lost)
 }
 
-/// Every whole frame of a journal, wherever it begins. What lies between them is a frame that was cut off, is damaged, or is of a use before.
+/// What a journal holds.
 pub(in crate::store) fn read_all(octets: &[u8]) -> Found {
+    let room = room(octets);
+    let found = read_frames(octets.get(..room.unwrap_or(octets.len())).unwrap_or_default());
+    Found { end: if room.is_some() { found.end } else { End::CutShort }, ..found }
+}
+
+/// Every whole frame, wherever it begins. What lies between them is a frame that was cut off, is damaged, or is of a use before.
+fn read_frames(octets: &[u8]) -> Found {
     let (mut frames, mut last) = (Vec::new(), 0..0);
     let (mut rest, mut behind) = (octets, octets);
     while !rest.is_empty() {
@@ -144,7 +166,9 @@ fn read(octets: &[u8]) -> Result<(Frame, usize), Unreadable> {
         let length = usize::try_from(u32::from_le_bytes(body.array()?)).map_err(|_| Unreadable)?;
         let octets = body.octets(length)?;
         sums.extend_from_slice(octets.last_chunk::<CHECKSUM>().ok_or(Unreadable)?);
-        encoding::decode(id, octets)?;
+        if !encoding::is_whole(id, octets) {
+            return Err(Unreadable);
+        }
         records.push(Entry { id, commit, octets: octets.into() });
         commit = commit.checked_add(1).ok_or(Unreadable)?;
     }
@@ -197,7 +221,7 @@ mod tests {
             let (mut octets, starts, frames) = written(&batches);
             octets.resize(octets.len() + zeros * PAGE, 0);
             let last = starts[starts.len() - 1]..octets.len() - zeros * PAGE;
-            prop_assert_eq!(read_all(&octets), Found { frames, last, end: End::Zeros });
+            prop_assert_eq!(read_frames(&octets), Found { frames, last, end: End::Zeros });
         }
 
         #[test]
@@ -215,7 +239,7 @@ mod tests {
             octets[at] ^= by;
             let damaged = starts.iter().rposition(|start| *start <= at).unwrap();
             frames.remove(damaged);
-            let found = read_all(&octets);
+            let found = read_frames(&octets);
             prop_assert_eq!(&found.frames, &frames);
             // A length that is another one looks as if it had been cut off; what stands between whole frames is missed by its numbers.
             let in_length = (starts[damaged] + 24..starts[damaged] + 28).contains(&at);
@@ -234,15 +258,30 @@ mod tests {
             octets[lost..lost + 512].fill(0);
             frames.pop();
             let expected = if sectors == 1 { End::Zeros } else { End::Torn };
-            let found = read_all(&octets);
+            let found = read_frames(&octets);
             prop_assert_eq!((found.frames, found.end), (frames, expected));
+        }
+
+        #[test]
+        fn one_that_was_cut_is_known_wherever_it_was(batches in batches(), zeros in 0usize..3, cut in any::<prop::sample::Index>()) {
+            let (mut octets, _, frames) = written(&batches);
+            octets.resize(octets.len() + zeros * PAGE, 0);
+            octets.extend(last_page());
+            let whole = read_all(&octets);
+            prop_assert_eq!((&whole.frames, whole.end), (&frames, End::Zeros));
+            // What stands behind its last page is none of it.
+            let longer = read_all(&[&octets[..], &[7; 5000]].concat());
+            prop_assert_eq!((longer.frames, longer.end), (whole.frames, End::Zeros));
+            // The zeros behind its mark say nothing.
+            octets.truncate(cut.index(octets.len() - PAGE + LAST.len()));
+            prop_assert_eq!(read_all(&octets).end, End::CutShort);
         }
 
         #[test]
         fn any_octets_are_read_without_a_panic(octets in proptest::collection::vec(any::<u8>(), 0..300)) {
             let mut with_magic = MAGIC.to_vec();
             with_magic.extend(octets);
-            prop_assert_eq!(read_all(&with_magic).frames, []);
+            prop_assert_eq!(read_frames(&with_magic).frames, []);
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Journals: files beside the store's, to which each batch of records is appended, and with that it is durable. Their blocks were
 //! written before, so that an append changes no metadata, and each append is one durable write: an error belongs to it. Logs nothing.
 
-use super::frame::PAGE;
+use super::frame::{PAGE, last_page, room};
 use crate::store::disk::{DurableFile, Lock};
 use crate::store::error::Fault;
 use crate::store::folder::Files;
@@ -20,6 +20,7 @@ pub(in crate::store) struct Journal {
     identity: (u64, u64),
     file: Box<dyn DurableFile>,
     _lock: Lock,
+    /// In front of its last page.
     length: usize,
     /// Where the next frame goes; behind it there are zeros.
     at: usize,
@@ -28,26 +29,48 @@ pub(in crate::store) struct Journal {
 }
 
 impl Journal {
-    /// Opens a file or makes it, of zeros where it is shorter than wanted.
-    pub(in crate::store) fn open(files: &Files, slot: u32, length: usize) -> Result<Self, Fault> {
-        let path = files.journal(slot);
-        let mut file = files.disk.open_durable(&path)?;
-        let lock = files.disk.lock(&path)?.ok_or(Fault::Locked)?;
-        let there = file.length()?.min(LENGTH_MOST);
-        let there = usize::try_from(there).unwrap_or(usize::MAX) / PAGE * PAGE;
-        if there < length {
-            let made = zero(&mut *file, there, length).and_then(|()| files.sync());
-            made.inspect_err(|_| files.disk.remove(&path).unwrap_or(()))?;
-        }
-        let identity = files.disk.stat(&path)?.identity;
-        Ok(Self { path, identity, file, _lock: lock, length: there.max(length), at: 0, failed: false })
+    /// Makes one of zeros. It bears its name only when it is whole.
+    pub(in crate::store) fn make(files: &Files, slot: u32, length: usize) -> Result<Self, Fault> {
+        let (path, part) = (files.journal(slot), files.unfinished_journal(slot));
+        let lay_in = || {
+            files.remove_if_there(&part)?;
+            let mut file = files.disk.open_durable(&part)?;
+            zero(&mut *file, 0, length)?;
+            file.write(length as u64, &last_page())?;
+            drop(file);
+            files.disk.rename(&part, &path)?;
+            files.sync()
+        };
+        let made = lay_in().map_err(Fault::from).and_then(|()| Self::open(files, slot)).and_then(|made| {
+            // A directory that was taken away meanwhile has it.
+            if made.length == length + PAGE { Ok(Self { length, ..made }) } else { Err(Fault::Lost) }
+        });
+        made.inspect_err(|_| [&part, &path].into_iter().for_each(|path| files.remove_if_there(path).unwrap_or(())))
     }
 
+    pub(in crate::store) fn open(files: &Files, slot: u32) -> Result<Self, Fault> {
+        let path = files.journal(slot);
+        let lock = files.disk.lock(&path)?.ok_or(Fault::Locked)?;
+        let identity = files.disk.stat(&path)?.identity;
+        let file = files.disk.open_durable(&path)?;
+        if !files.has(&path, identity) {
+            return Err(Fault::Lost);
+        }
+        let length = usize::try_from(file.length()?.min(LENGTH_MOST)).unwrap_or(usize::MAX) / PAGE * PAGE;
+        Ok(Self { path, identity, file, _lock: lock, length, at: 0, failed: false })
+    }
+
+    /// All of it.
     pub(in crate::store) fn octets(&mut self) -> Result<Vec<u8>, Fault> {
         let mut octets = vec![0; self.length];
-        // All of it is wiped before the file is used again: the disk may have what reading does not show.
-        self.at = self.length;
         self.file.read(0, &mut octets)?;
+        match room(&octets) {
+            Some(room) => self.length = room,
+            // It is not used again.
+            None => self.failed = true,
+        }
+        // It is wiped before it is used again: the disk may have what reading does not show.
+        self.at = self.length;
         Ok(octets)
     }
 
@@ -95,10 +118,11 @@ impl Journal {
         &self.path
     }
 
-    /// Whether it still stands under its name. Not asked with every frame: Linux gives a file whose times were asked for a new time at its
-    /// next write, and then writes the inode as well.
-    pub(super) fn is_there(&self, files: &Files) -> bool {
-        files.has(&self.path, self.identity)
+    /// Whether it still stands under its name, and is as long as it was made. Not asked with every frame: Linux gives a file whose times
+    /// were asked for a new time at its next write, and then writes the inode as well.
+    pub(in crate::store) fn is_there(&self, files: &Files) -> bool {
+        let is_cut_short = files.disk.stat(&self.path).is_ok_and(|stat| stat.length <= self.length as u64);
+        files.has(&self.path, self.identity) && !is_cut_short
     }
 
     pub(in crate::store) fn length(&self) -> usize {

@@ -273,29 +273,41 @@ impl Writer {
     fn next_journal(&mut self, frame: usize) -> Result<(), Fault> {
         self.seal();
         let wanted = self.shared.journal_length().max(frame);
-        let fits = |journal: &Journal| journal.length() >= frame;
+        let fits = |journal: &Journal| !journal.failed && journal.length() >= frame && journal.is_there(&self.shared.files);
         // One that nothing was written to is as good as another.
-        if self.journal.as_ref().is_some_and(|journal| !journal.failed && fits(journal)) {
+        self.journal = self.journal.take().and_then(|journal| if fits(&journal) { Some(journal) } else { self.hand_back(journal) });
+        if self.journal.is_some() {
             return Ok(());
         }
-        if let Some(journal) = self.free.try_iter().find(fits) {
-            self.journal = Some(journal);
-            return Ok(());
+        // As many as there are now: what is handed back may come again.
+        for journal in self.free.try_iter().take(self.free.len()) {
+            if fits(&journal) {
+                self.journal = Some(journal);
+                return Ok(());
+            }
+            self.hand_back(journal);
         }
         let journal = if self.shared.journals.load(Ordering::Acquire) < JOURNALS_MOST {
             self.make_journal(wanted)?
         } else {
             // The keeper is behind.
-            let waited = receive(self.disk(), &self.free, self.shared.now() + FREE_PATIENCE).ok().filter(fits);
+            let waited = receive(self.disk(), &self.free, self.shared.now() + FREE_PATIENCE).ok();
+            let waited = waited.and_then(|journal| if fits(&journal) { Some(journal) } else { self.hand_back(journal) });
             waited.ok_or_else(|| Fault::Full("the journals are full: the disk is too slow, or takes no files".to_owned()))?
         };
         self.journal = Some(journal);
         Ok(())
     }
 
+    /// To the keeper, as it is: one that nothing was written to, or that is of no use here.
+    fn hand_back(&self, journal: Journal) -> Option<Journal> {
+        self.keeper.send(Sealed { batch: Arc::new(Batch::new(self.durable)), journals: vec![journal] }).unwrap_or(());
+        None
+    }
+
     fn make_journal(&self, length: usize) -> Result<Journal, Fault> {
         let slot = self.shared.next_slot.fetch_add(1, Ordering::AcqRel);
-        let journal = Journal::open(&self.shared.files, slot, length)?;
+        let journal = Journal::make(&self.shared.files, slot, length)?;
         self.shared.journals.fetch_add(1, Ordering::AcqRel);
         Ok(journal)
     }
@@ -367,9 +379,7 @@ impl Writer {
         let another = is_tick && self.journal.as_ref().is_some_and(|journal| journal.length() > length);
         if is_sound && another && self.journal.as_ref().is_some_and(|journal| !journal.is_used()) {
             // Not worth a file of its own: the keeper takes it as it is.
-            if let Some(journal) = self.journal.take() {
-                self.keeper.send(Sealed { batch: Arc::new(Batch::new(self.durable)), journals: vec![journal] }).unwrap_or(());
-            }
+            self.journal = self.journal.take().and_then(|journal| self.hand_back(journal));
         }
         if is_sound && (is_due || another) { self.next_journal(0) } else { Ok(()) }
     }

@@ -18,6 +18,8 @@ use std::sync::atomic::Ordering;
 const SPARE: usize = 2;
 /// Records between looks at whether a full journal waits.
 const STEP: u32 = 1000;
+/// The last one of a journal.
+const PAGE: u64 = 4096;
 /// What an empty file takes.
 const EMPTY_OCTETS: u64 = 128 << 10;
 
@@ -215,9 +217,10 @@ impl Work {
         let taken = |path: PathBuf| files.disk.stat(&path).map_or(0, |stat| stat.backed);
         let journals = files.list().map_or_else(|_| Vec::new(), |listing| listing.journals);
         // One that is longer than it should be now is about to go: no record has to go for it.
-        let wanted = self.shared.journal_length() as u64;
+        let wanted = self.shared.journal_length() as u64 + PAGE;
         let journals: u64 = journals.into_iter().map(|slot| taken(files.journal(slot)).min(wanted)).sum();
-        self.files().iter().map(|file| file.octets).sum::<u64>() + journals + taken(files.undelivered())
+        let beside = [".undelivered", ".changes", ".id-secret", ".index-key"].map(|suffix| taken(files.beside(suffix)));
+        self.files().iter().map(|file| file.octets).sum::<u64>() + journals + beside.iter().sum::<u64>()
     }
 
     /// The oldest files go until a build finds its place below `max_size`.
@@ -267,7 +270,8 @@ impl Work {
 
     /// Empty again, and ready for the writer; or removed if it failed or there are enough.
     fn free_journal(&mut self, mut journal: Journal) {
-        let is_wanted = !journal.failed && self.free.len() < SPARE && journal.length() == self.shared.journal_length();
+        let is_usable = !journal.failed && journal.is_there(&self.shared.files);
+        let is_wanted = is_usable && self.free.len() < SPARE && journal.length() == self.shared.journal_length();
         if is_wanted && journal.wipe().is_ok() && self.free.len() < SPARE {
             return self.free.send(journal).unwrap_or(());
         }
@@ -284,7 +288,7 @@ impl Work {
         let shared = &self.shared;
         while self.free.len() < SPARE && !shared.is_stopping() {
             let slot = shared.next_slot.fetch_add(1, Ordering::AcqRel);
-            let journal = Journal::open(&shared.files, slot, shared.journal_length())?;
+            let journal = Journal::make(&shared.files, slot, shared.journal_length())?;
             shared.journals.fetch_add(1, Ordering::AcqRel);
             self.free.send(journal).unwrap_or(());
         }

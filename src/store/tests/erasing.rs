@@ -199,11 +199,11 @@ fn an_erasure_that_cannot_be_written_is_said_and_mail_goes_on() {
     let store = Store::open_on(disk.clone(), &place.config, &place.stats, Tuning::default()).unwrap();
     commit_all(&store, (0..70).map(|number| naming(&store, number)));
     store.tidy().unwrap();
-    disk.break_renames.store(true, Ordering::SeqCst);
+    disk.break_builds.store(true, Ordering::SeqCst);
     assert!(store.forget(PERSON).is_err());
     assert!(store.writable());
     commit(&store, record(&store, 71));
-    disk.break_renames.store(false, Ordering::SeqCst);
+    disk.break_builds.store(false, Ordering::SeqCst);
     assert_eq!(place.stats.store.records.get(), 71);
     store.forget(PERSON).unwrap();
     assert_eq!(place.files_with(PERSON), [] as [PathBuf; 0]);

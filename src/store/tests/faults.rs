@@ -1,7 +1,7 @@
 //! Disks that fail, files that are damaged or vanish: mail is put off, nothing panics, and it goes on by itself.
 
 use super::*;
-use nix::libc::{EDQUOT, EIO, ENOSPC, EROFS};
+use nix::libc::{EACCES, EDQUOT, EIO, EMFILE, ENFILE, ENOMEM, ENOSPC, EROFS};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64};
 use tracing_subscriber::layer::SubscriberExt;
@@ -11,13 +11,22 @@ pub(super) struct Faulty {
     /// An errno that every change of the store's file ends with; 0: none.
     pub(super) errno: Arc<AtomicI32>,
     pub(super) free: AtomicU64,
-    pub(super) break_renames: AtomicBool,
+    /// No file of records that was built gets its name.
+    pub(super) break_builds: AtomicBool,
     /// ENOSPC ends with the ballast.
     pub(super) ballast_counts: AtomicBool,
     /// How often the free space was asked for.
     looks: AtomicU64,
-    /// So many reads fail, of files whose names hold the text.
-    unread: Arc<(AtomicU64, Mutex<&'static str>)>,
+    unread: Arc<Unread>,
+}
+
+/// Reads that fail, of files whose names hold a text: behind so many so many, and how.
+#[derive(Debug, Default)]
+struct Unread {
+    behind: AtomicU64,
+    times: AtomicU64,
+    of: Mutex<&'static str>,
+    errno: AtomicI32,
 }
 
 impl Faulty {
@@ -25,7 +34,7 @@ impl Faulty {
         Arc::new(Self {
             errno: Arc::default(),
             free: AtomicU64::new(1 << 40),
-            break_renames: AtomicBool::new(false),
+            break_builds: AtomicBool::new(false),
             ballast_counts: AtomicBool::new(false),
             looks: AtomicU64::new(0),
             unread: Arc::default(),
@@ -33,17 +42,22 @@ impl Faulty {
     }
 
     fn fail_reads(&self, of: &'static str, times: u64) {
-        *self.unread.1.lock().unwrap() = of;
-        self.unread.0.store(times, Ordering::SeqCst);
+        self.fail_reads_with(EIO, of, 0, times);
+    }
+
+    fn fail_reads_with(&self, errno: i32, of: &'static str, behind: u64, times: u64) {
+        *self.unread.of.lock().unwrap() = of;
+        self.unread.errno.store(errno, Ordering::SeqCst);
+        self.unread.behind.store(behind, Ordering::SeqCst);
+        self.unread.times.store(times, Ordering::SeqCst);
     }
 }
 
-type Unread = (AtomicU64, Mutex<&'static str>);
-
 fn readable(path: &Path, unread: &Unread) -> io::Result<()> {
-    let is_meant = path.to_string_lossy().contains(*unread.1.lock().unwrap());
-    let fails = is_meant && unread.0.try_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
-    if fails { Err(io::Error::from_raw_os_error(EIO)) } else { Ok(()) }
+    let one_of = |number: &AtomicU64| number.try_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+    let is_meant = path.to_string_lossy().contains(*unread.of.lock().unwrap());
+    let fails = is_meant && !one_of(&unread.behind) && one_of(&unread.times);
+    if fails { failing(&unread.errno) } else { Ok(()) }
 }
 
 fn failing(errno: &AtomicI32) -> io::Result<()> {
@@ -86,7 +100,12 @@ impl StorageBackend for FaultyFile {
     }
 }
 
-impl Machine for Faulty {}
+impl Machine for Faulty {
+    /// What is tried again is tried at once.
+    fn pause(&self, _: Duration) {
+        std::thread::yield_now();
+    }
+}
 
 impl Disk for Faulty {
     fn open(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
@@ -116,7 +135,7 @@ impl Disk for Faulty {
         FileSystem.reserve(path, length)
     }
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        if self.break_renames.load(Ordering::SeqCst) {
+        if self.break_builds.load(Ordering::SeqCst) && from.extension().is_some_and(|extension| extension == "new") {
             return Err(io::Error::other("a rename that fails"));
         }
         failing(&self.errno)?;
@@ -252,26 +271,127 @@ fn all_are_there(store: &Store, records: &[Record]) {
 #[test]
 fn what_cannot_be_read_at_the_start_is_no_damage_and_nothing_is_lost() {
     let disk = Faulty::new();
-    for of in [".journal-", "redb.1-30", ".undelivered", "records.redb", "data"] {
-        let place = Place::new();
-        let records = half_in_a_file(&disk, &place);
-        let names = || disk.list(&place.directory()).unwrap().into_iter().collect::<std::collections::BTreeSet<_>>();
-        let before = names();
-        // For good: it is not opened, and all stays. What is only derived is derived again.
-        disk.fail_reads(of, u64::MAX);
-        let opened = Store::open_on(disk.clone(), &place.config, &place.stats, Tuning::default());
-        match opened.err() {
-            Some(StoreError::CannotRead { .. } | StoreError::Io { .. }) => {}
-            None => assert_eq!(of, ".undelivered"),
-            Some(error) => panic!("{of}: {error}"),
+    let place = Place::new();
+    let records = half_in_a_file(&disk, &place);
+    let names = || FileSystem.list(&place.directory()).unwrap().into_iter().collect::<std::collections::BTreeSet<_>>();
+    for of in [".journal-", "redb.1-30", ".undelivered", ".changes", ".id-secret", ".index-key", "records.redb", "data"] {
+        for (errno, said) in [(EIO, "smartctl"), (EMFILE, "LimitNOFILE"), (ENFILE, "fs.file-max"), (ENOMEM, "memory"), (EACCES, "chmod")] {
+            let before = names();
+            // For good: it is not opened, and all stays. What is only derived is derived again.
+            disk.fail_reads_with(errno, of, 0, u64::MAX);
+            let opened = Store::open_on(disk.clone(), &place.config, &place.stats, Tuning::default());
+            match opened.err() {
+                Some(error @ StoreError::CannotRead { .. }) => {
+                    let line = error.to_string();
+                    assert!(line.contains(of) && line.contains(said) && !line.contains('\n'), "{of}, {errno}: {line}");
+                    assert_eq!(names(), before, "{of}, {errno}");
+                }
+                None => assert_eq!(of, ".undelivered"),
+                Some(error) => panic!("{of}, {errno}: {error}"),
+            }
+            disk.fail_reads(of, 0);
         }
-        disk.fail_reads(of, 0);
-        assert!(before.is_subset(&names()) || of == ".undelivered", "{of}: {before:?}, then {:?}", names());
         // In passing.
         disk.fail_reads(of, 2);
         let store = Store::open_on(disk.clone(), &place.config, &place.stats, Tuning::default()).unwrap();
         all_are_there(&store, &records);
+        drop(store);
+        assert_eq!(set_aside_files(&place), [] as [PathBuf; 0], "{of}");
     }
+}
+
+/// redb reads a page here and a page there: whichever read fails, what redb makes of it is not believed.
+#[test]
+fn a_look_through_a_file_and_a_takeover_tell_a_disk_that_fails_from_damage() {
+    let (disk, place) = (Faulty::new(), Place::new());
+    drop(half_in_a_file(&disk, &place));
+    let file = place.directory().join("records.redb.1-30");
+    let mut failed = 0;
+    for behind in 0.. {
+        disk.fail_reads_with(EIO, "redb.1-30", behind, 1);
+        match verify::look_through(&*disk, &file) {
+            Err(Fault::Disk(error)) => assert_eq!(error.raw_os_error(), Some(EIO)),
+            Err(fault) => panic!("read {behind}: {fault}"),
+            Ok(()) => break,
+        }
+        failed += 1;
+    }
+    assert!(failed > 3, "{failed}");
+
+    let older = Place::new();
+    let records = older::filled(&older);
+    let octets = std::fs::read(&older.config.path).unwrap();
+    let mut refused = 0;
+    for behind in (0..).step_by(5) {
+        // Each try fails at the same place.
+        disk.fail_reads_with(EIO, "records.redb", behind, u64::MAX);
+        match Store::open_on(disk.clone(), &older.config, &older.stats, Tuning::default()) {
+            Err(StoreError::CannotRead { source, .. }) => assert_eq!(source.raw_os_error(), Some(EIO)),
+            Err(error) => panic!("read {behind}: {error}"),
+            // What is read first by then is no part of the takeover.
+            Ok(store) => drop(store),
+        }
+        // It goes when the new files are whole, and not before.
+        let is_taken_over = !older.config.path.exists();
+        assert!(set_aside_files(&older).is_empty(), "read {behind}");
+        assert!(is_taken_over || std::fs::read(&older.config.path).unwrap().len() == octets.len(), "read {behind}");
+        refused += u64::from(!is_taken_over);
+        disk.fail_reads_with(EIO, "records.redb", behind, 1);
+        let store = Store::open_on(disk.clone(), &older.config, &older.stats, Tuning::default()).unwrap();
+        assert_eq!((older.stats.store.records.get(), store.unreadable()), (records as u64, 0), "read {behind}");
+        drop(store);
+        std::fs::remove_dir_all(older.directory()).unwrap();
+        if is_taken_over {
+            break;
+        }
+        older::filled(&older);
+    }
+    assert!(refused > 3, "{refused}");
+}
+
+/// A directory, a fifo or a link where a file of the store should be: said in one line at once, and all stays.
+#[test]
+fn what_is_no_file_is_refused_in_one_line_and_nothing_waits_for_it() {
+    let (disk, place) = (Faulty::new(), Place::new());
+    let records = half_in_a_file(&disk, &place);
+    let elsewhere = place.directory().with_extension("elsewhere");
+    let names = |part: &str| {
+        let mut paths = disk.list(&place.directory()).unwrap();
+        paths.retain(|path| path.to_string_lossy().contains(part));
+        paths.sort();
+        paths
+    };
+    for part in [".journal-", "redb.1-30", ".undelivered", ".id-secret", ".index-key", ".lock"] {
+        let path = names(part).remove(0);
+        std::fs::rename(&path, &elsewhere).unwrap();
+        for odd in ["a directory", "a fifo", "a link"] {
+            match odd {
+                "a directory" => std::fs::create_dir(&path).unwrap(),
+                "a fifo" => nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap(),
+                _ => std::os::unix::fs::symlink(&elsewhere, &path).unwrap(),
+            }
+            let before = names("records.redb");
+            let opened = Store::open_on(disk.clone(), &place.config, &place.stats, Tuning::default());
+            // What is only read whole may be a link, and what is undelivered can be derived.
+            let is_read_whole = (odd == "a link" && [".id-secret", ".index-key"].contains(&part)) || part == ".undelivered";
+            match opened {
+                Ok(store) => {
+                    assert!(is_read_whole, "{part}: {odd}");
+                    all_are_there(&store, &records);
+                }
+                Err(error) => {
+                    let line = error.to_string();
+                    assert!(line.contains(path.to_str().unwrap()) && line.contains("Move it away"), "{part}: {odd}: {line}");
+                    assert_eq!(names("records.redb"), before, "{part}: {odd}");
+                }
+            }
+            // Nor does `doctor --store` wait; as the store is closed, it says that nothing holds it.
+            assert!(!matches!(verify(&place.config.path), Err(StoreError::Locked(_))), "{part}: {odd}");
+            if path.is_dir() { std::fs::remove_dir(&path).unwrap() } else { std::fs::remove_file(&path).unwrap() }
+        }
+        std::fs::rename(&elsewhere, &path).unwrap();
+    }
+    all_are_there(&place.open(), &records);
 }
 
 #[test]
@@ -496,6 +616,72 @@ fn a_file_that_does_not_open_costs_its_own_records_and_is_set_aside() {
         drop(log);
         assert_eq!(set_aside_files(&copy).len(), 1, "{what}: once");
     }
+}
+
+#[test]
+fn a_file_that_is_changed_while_it_is_open_costs_its_own_records() {
+    for (what, length, octet) in
+        [("nothing is left", 0, None), ("half of it", 1 << 14, None), ("all of it", 0, Some(0x5a)), ("zeros", 0, Some(0))]
+    {
+        let place = Place::new();
+        let (records, files) = filled(&place);
+        let store = place.open_with(small());
+        let file = std::fs::File::options().write(true).open(&files[1]).unwrap();
+        let was = usize::try_from(file.metadata().unwrap().len()).unwrap();
+        match octet {
+            None => file.set_len(length).unwrap(),
+            Some(octet) => std::os::unix::fs::FileExt::write_all_at(&file, &vec![octet; was], 0).unwrap(),
+        }
+        for _ in 0..3 {
+            let left = found(&store);
+            assert!(records[..100].iter().chain(&records[200..]).all(|record| left.contains(&record.id)), "{what}: {}", left.len());
+        }
+        store.forget("nobody@example.net").unwrap();
+        eventually(&format!("it is looked after, {what}"), || place.stats.store.records.get() < 310);
+        commit(&store, record(&store, 1000));
+        drop(store);
+        assert_eq!(verify(&place.config.path).unwrap().unreadable, 0, "{what}");
+    }
+}
+
+/// The power went between the file's name and the journal's end: what the file has the journal has too.
+#[test]
+fn what_a_damaged_file_held_comes_from_the_journal_where_that_has_it() {
+    let place = Place::new();
+    let copies: Arc<Mutex<Vec<Place>>> = Arc::default();
+    let cut_off = {
+        let (copies, directory) = (Arc::clone(&copies), place.directory());
+        move |step| {
+            if step == Step::Synced {
+                let copy = Place::new();
+                std::fs::create_dir(copy.directory()).unwrap();
+                for path in std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()) {
+                    std::fs::copy(&path, copy.directory().join(path.file_name().unwrap())).unwrap();
+                }
+                copies.lock().unwrap().push(copy);
+            }
+        }
+    };
+    let store = place.open_with(Tuning { at_step: Some(Arc::new(cut_off)), ..Tuning::default() });
+    let records: Vec<_> = (0..50).map(|number| record(&store, number)).collect();
+    commit_all(&store, records.clone());
+    store.tidy().unwrap();
+    drop(store);
+    let copy = copies.lock().unwrap().remove(0);
+    let file = copy.directory().join("records.redb.1-50");
+    let mut octets = std::fs::read(&file).unwrap();
+    octets[..4096].fill(0xff);
+    std::fs::write(&file, octets).unwrap();
+    let expected = Verified { records: 50, damaged: vec![file], ..Verified::default() };
+    assert_eq!(verify(&copy.config.path).unwrap(), expected);
+    let lines = Lines::default();
+    let log = tracing::subscriber::set_default(lines.subscriber());
+    let store = copy.open();
+    drop(log);
+    assert!(found(&store).into_iter().eq(records.iter().rev().map(|record| record.id)));
+    assert!(lines.say("those that a journal has are kept"));
+    drop(store);
+    assert_eq!(verify(&copy.config.path).unwrap(), Verified { records: 50, set_aside: set_aside_files(&copy), ..Verified::default() });
 }
 
 #[test]

@@ -25,11 +25,18 @@ fn old_store(path: &Path, records: &[Record], version: u32) {
     txn.commit().unwrap();
 }
 
+/// Such a store, and how many records it has.
+pub(super) fn filled(place: &Place) -> usize {
+    old_store(&place.config.path, &records(0, 60), 4);
+    std::fs::write(place.directory().join("records.redb.journal"), old_frame(7, 0, &records(60, 65))).unwrap();
+    65
+}
+
 /// One frame of the old journal.
-fn old_frame(epoch: u64, records: &[Record]) -> Vec<u8> {
+fn old_frame(epoch: u64, number: u32, records: &[Record]) -> Vec<u8> {
     let mut head = b"msjrnl01".to_vec();
     head.extend(epoch.to_le_bytes());
-    head.extend(0u32.to_le_bytes());
+    head.extend(number.to_le_bytes());
     let (mut body, mut sums) = (Vec::new(), Vec::new());
     for record in records {
         let octets = encode_as(record, 2);
@@ -41,7 +48,31 @@ fn old_frame(epoch: u64, records: &[Record]) -> Vec<u8> {
     head.extend(u32::try_from(body.len()).unwrap().to_le_bytes());
     head.extend(1u128.to_le_bytes());
     let sum = encoding::checksum(0, &[&head[..], &sums].concat());
-    [head, body, sum.to_vec(), vec![0; 4096]].concat()
+    let mut frame = [head, body, sum.to_vec()].concat();
+    frame.resize(frame.len().next_multiple_of(4096), 0);
+    frame
+}
+
+#[test]
+fn a_frame_of_an_older_journal_that_is_damaged_costs_itself_and_is_told() {
+    let frames = [records(60, 65), records(65, 70), records(70, 75)];
+    for damaged in 0..4 {
+        let place = Place::new();
+        old_store(&place.config.path, &records(0, 60), 4);
+        // Behind them stands what an earlier use left.
+        let uses = [(7, 0), (7, 1), (7, 2), (6, 3)].into_iter().zip(frames.iter().chain([&frames[0]]));
+        let mut journal: Vec<_> = uses.map(|((epoch, number), records)| old_frame(epoch, number, records)).collect();
+        journal[damaged][100] ^= 1;
+        std::fs::write(place.directory().join("records.redb.journal"), journal.concat()).unwrap();
+        let lines = faults::Lines::default();
+        let _log = tracing::subscriber::set_default(lines.subscriber());
+        let store = place.open();
+        let missing: Vec<_> =
+            (0..3).filter(|number| found(&store).is_disjoint(&frames[*number].iter().map(|one| one.id).collect())).collect();
+        assert_eq!(missing, Vec::from_iter((damaged < 3).then_some(damaged)));
+        // The last one may as well have been cut off.
+        assert_eq!(lines.say("journal is damaged"), damaged < 2, "{damaged}");
+    }
 }
 
 fn records(from: usize, to: usize) -> Vec<Record> {
@@ -69,7 +100,7 @@ fn an_older_store_is_taken_over_with_what_its_journal_has_and_cut_off_it_begins_
         let (old, late) = (records(0, 2300), records(2300, 2310));
         old_store(&place.config.path, &old, version);
         let journal = if version == 4 { late } else { Vec::new() };
-        std::fs::write(place.directory().join("records.redb.journal"), old_frame(7, &[&journal[..], &old[2290..]].concat())).unwrap();
+        std::fs::write(place.directory().join("records.redb.journal"), old_frame(7, 0, &[&journal[..], &old[2290..]].concat())).unwrap();
         let copies: Arc<Mutex<Vec<Place>>> = Arc::default();
         let cut_off = {
             let (copies, directory) = (Arc::clone(&copies), place.directory());
@@ -105,6 +136,40 @@ fn an_older_store_is_taken_over_with_what_its_journal_has_and_cut_off_it_begins_
         assert_eq!(copies.len(), 3);
         for copy in copies {
             check(&copy.open(), &copy.stats);
+        }
+    }
+}
+
+#[test]
+fn what_an_older_journal_has_is_there_once_whatever_became_of_its_file() {
+    for octets in [None, Some(Vec::new()), Some(vec![0x5a; 100_000])] {
+        let place = Place::new();
+        std::fs::create_dir(place.directory()).unwrap();
+        let late = records(60, 65);
+        std::fs::write(place.directory().join("records.redb.journal"), old_frame(7, 0, &late)).unwrap();
+        if let Some(octets) = &octets {
+            std::fs::write(&place.config.path, octets).unwrap();
+        }
+        let cut_off: Arc<Mutex<Vec<Place>>> = Arc::default();
+        let copy = {
+            let (cut_off, directory) = (Arc::clone(&cut_off), place.directory());
+            move |step| {
+                if step == Step::Rebuilding {
+                    let copy = Place::new();
+                    std::fs::create_dir(copy.directory()).unwrap();
+                    for path in std::fs::read_dir(&directory).unwrap().map(|entry| entry.unwrap().path()) {
+                        std::fs::copy(&path, copy.directory().join(path.file_name().unwrap())).unwrap();
+                    }
+                    cut_off.lock().unwrap().push(copy);
+                }
+            }
+        };
+        drop(place.open_with(Tuning { at_step: Some(Arc::new(copy)), ..Tuning::default() }));
+        let expected: BTreeSet<_> = late.iter().map(|record| record.id).collect();
+        for place in [place, cut_off.lock().unwrap().remove(0)] {
+            let store = place.open();
+            assert_eq!((found(&store), place.stats.store.records.get()), (expected.clone(), 5));
+            assert!(!place.directory().join("records.redb.journal").exists());
         }
     }
 }
