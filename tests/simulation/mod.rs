@@ -37,7 +37,7 @@ pub(crate) fn tell(what: impl FnOnce() -> String) {
 /// Runs a simulation for each seed, and for those that failed once, on all processors; says which seeds failed.
 pub(crate) fn for_each_seed(ordinary: u64, failed_once: &[u64], simulation: impl Fn(u64) + Sync) {
     let number = |text: &str| text.parse::<u64>().expect("a number");
-    let range = |text: &str| text.split_once("..").map_or(0..number(text), |(first, end)| number(first)..number(end));
+    let range = |text: &str| text.split_once("..").map_or_else(|| 0..number(text), |(first, end)| number(first)..number(end));
     let seeds: Vec<u64> = match (std::env::var("MAILSLUICE_SEED"), std::env::var("MAILSLUICE_SEEDS")) {
         (Ok(seed), _) => vec![number(&seed)],
         (Err(_), Ok(seeds)) => range(&seeds).collect(),
