@@ -412,6 +412,8 @@ fn a_database_that_is_restored_from_a_copy() {
         server.restore(&database, &copy);
         said(&daemon, "as if restored from a copy");
     });
+    // The copy has the address again, until what was erased since is brought too.
+    eventually_within(CATCH_UP, "it is erased there again", || (named() == 0).then_some(()));
     all_arrived(&[("mx1", &daemon)]);
     assert_eq!(named(), 0);
     server.sql("postgres", &format!("DROP DATABASE {database} WITH (FORCE)"));
