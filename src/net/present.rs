@@ -68,9 +68,7 @@ impl Present {
         ring.connections.borrow_mut().insert(key, conn.interrupter());
         Self { ring: Rc::clone(ring), key }
     }
-}
 
-impl Present {
     pub(super) fn ring(&self) -> &RingState {
         &self.ring
     }

@@ -458,18 +458,21 @@ fn replies_do_not_wait_for_the_callbacks_behind_them() {
     client.reply().starts("250 2.1.5 ");
 }
 
+/// A message whose reply is waited for, and what goes out with its end.
+fn sent_with(daemon: &Daemon, behind: &[u8]) -> Client {
+    let mut client = Client::connect(daemon.smtp());
+    client.envelope("a@sender.test", &["b@example.test"]);
+    client.expect("DATA", "354 ");
+    client.send([&stuffed(&messages::simple("x", "text")), behind].concat());
+    client
+}
+
 #[test]
 fn a_reply_that_nobody_hears_is_counted() {
     let gate = Gate::default();
     let endpoint = Endpoint::always(Answer::Behind(gate.clone(), Box::new(Answer::status(200))));
     let daemon = Daemon::start(Config::to(&endpoint));
-    let sent = || {
-        let mut client = Client::connect(daemon.smtp());
-        client.envelope("a@sender.test", &["b@example.test"]);
-        client.expect("DATA", "354 ");
-        client.send(stuffed(&messages::simple("x", "text")));
-        client
-    };
+    let sent = || sent_with(&daemon, b"");
     // One closes in the ordinary way, one says only that it will say no more.
     drop(sent());
     let mut listening = sent();
@@ -489,13 +492,7 @@ fn a_reply_in_front_of_a_pipelined_quit_is_counted_only_if_nobody_hears_it() {
     let gate = Gate::default();
     let endpoint = Endpoint::always(Answer::Behind(gate.clone(), Box::new(Answer::status(200))));
     let daemon = Daemon::start(Config::to(&endpoint));
-    let sent = || {
-        let mut client = Client::connect(daemon.smtp());
-        client.envelope("a@sender.test", &["b@example.test"]);
-        client.expect("DATA", "354 ");
-        client.send([stuffed(&messages::simple("x", "text")), b"QUIT\r\n".to_vec()].concat());
-        client
-    };
+    let sent = || sent_with(&daemon, b"QUIT\r\n");
     drop(sent());
     let mut listening = sent();
     endpoint.wait_for(2);
