@@ -34,13 +34,15 @@ pub(super) struct Clock {
 }
 
 impl Clock {
-    /// A store of which all records were taken long ago, or within the last hour and long ago, speaks against the clock, or for a machine
-    /// that was off.
+    /// A store of which all records were taken long ago, or within the last day and long ago, speaks against the clock, or for a machine
+    /// that was off. So it waits after each start within that day: a clock that goes on jumping makes no hour pass.
     pub(super) fn new(view: &View, now: Instant, clock_us: i64) -> Self {
         let reading = Reading { clock_us, at: now };
-        let Some(left) = doubt(view, clock_us) else { return Self { believed: Some(reading), doubted: None } };
+        if !is_doubtful(view, clock_us) {
+            return Self { believed: Some(reading), doubted: None };
+        }
         tracing::warn!("no record is of the day before, or the clock is wrong: nothing expires for an hour");
-        Self { believed: None, doubted: Some((reading, now + left)) }
+        Self { believed: None, doubted: Some((reading, now + DOUBT)) }
     }
 
     /// Microseconds since 1970 by which records expire; `None` where there is nothing to be believed.
@@ -69,8 +71,7 @@ impl Clock {
     }
 }
 
-/// How long nothing is to expire.
-fn doubt(view: &View, clock_us: i64) -> Option<Duration> {
+fn is_doubtful(view: &View, clock_us: i64) -> bool {
     let in_memory = view.batches().flat_map(|batch| batch.records.values());
     let mut dates: Vec<_> = in_memory.filter_map(|(_, octets)| encoding::date_us(octets)).map(|date| (date, date)).collect();
     for file in view.files.iter().filter(|file| file.summary.records > 0) {
@@ -85,7 +86,7 @@ fn doubt(view: &View, clock_us: i64) -> Option<Duration> {
             true
         });
         if each.is_err() {
-            return Some(DOUBT);
+            return true;
         }
     }
     dates.sort_unstable();
@@ -93,12 +94,11 @@ fn doubt(view: &View, clock_us: i64) -> Option<Duration> {
     let mut since = clock_us;
     while let Some((newest, oldest)) = dates.pop() {
         if since.saturating_sub(newest) > GAP_US {
-            let past = Duration::from_micros(clock_us.saturating_sub(since).unsigned_abs());
-            return DOUBT.checked_sub(past).filter(|left| !left.is_zero());
+            return clock_us.saturating_sub(since) <= GAP_US;
         }
         since = since.min(oldest);
     }
-    None
+    false
 }
 
 #[cfg(test)]

@@ -60,6 +60,8 @@ pub trait Disk: Machine + 'static {
     /// A file of zeros that has all its place on the disk.
     fn reserve(&self, path: &Path, length: u64) -> io::Result<()>;
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
+    /// Another name for the same file.
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()>;
     fn remove(&self, path: &Path) -> io::Result<()>;
     /// Makes renames and removals in a directory durable.
     fn sync_directory(&self, directory: &Path) -> io::Result<()>;
@@ -143,6 +145,10 @@ impl Disk for FileSystem {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         std::fs::rename(from, to)
+    }
+
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        std::fs::hard_link(from, to)
     }
 
     fn remove(&self, path: &Path) -> io::Result<()> {

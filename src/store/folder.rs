@@ -152,18 +152,31 @@ impl Files {
         Ok(found)
     }
 
-    /// Renames a file that cannot be read; loudly, since its records are out of reach from now on.
-    pub(super) fn set_aside(&self, path: &Path, what: &str) -> Result<(), Fault> {
+    /// Gives a file that cannot be read another name, once; loudly. It stands under its own as well until another one takes its place: what is
+    /// cut off before begins again.
+    pub(super) fn keep_aside(&self, path: &Path, what: &str) -> Result<(), Fault> {
+        let Ok(stat) = self.disk.stat(path) else { return Ok(()) };
+        if self.list()?.aside.iter().any(|aside| self.has(aside, stat.identity)) {
+            return Ok(());
+        }
         let now = jiff::Timestamp::from_microsecond(self.disk.clock_us()).unwrap_or_default();
         let aside = self.beside(&format!(".unreadable-{}", now.strftime("%Y%m%dT%H%M%S.%6fZ")));
-        self.disk.rename(path, &aside)?;
+        // Some file systems have no links.
+        self.disk.link(path, &aside).or_else(|_| self.disk.rename(path, &aside))?;
         self.sync()?;
         tracing::error!(
             file = %path.display(), set_aside = %aside.display(), reason = what,
-            "a file of the record store cannot be read: it was set aside. It still holds records: copy it away if you want to look into \
-             it, since the next `forget` removes it, and the end of `retention` as well"
+            "a file of the record store cannot be read: it was set aside. Copy it away if you want to look into it, since the next `forget` \
+             removes it, and the end of `retention` as well"
         );
         Ok(())
+    }
+
+    /// The same, and its own name is free.
+    pub(super) fn set_aside(&self, path: &Path, what: &str) -> Result<(), Fault> {
+        self.keep_aside(path, what)?;
+        self.remove_if_there(path)?;
+        Ok(self.sync()?)
     }
 
     /// Whether there was any.

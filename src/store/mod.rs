@@ -255,7 +255,10 @@ impl Store {
         shared.journals.store(u32::try_from(opened.sealed.journals.len()).unwrap_or(u32::MAX), Ordering::Release);
         // Else a message of which a filter says "perhaps" would not be counted before the keeper looks.
         // Where that cannot be read just now it is no reason not to start.
-        shared.resolve_doubts().unwrap_or_else(|fault| tracing::warn!(reason = %fault, "what is undelivered is not known in full yet"));
+        let resolved = shared.resolve_doubts();
+        // Whoever is killed before the keeper comes to it would read those files again.
+        let kept = if opened.has_read_files { resolved.and_then(|()| shared.keep_undelivered()) } else { resolved };
+        kept.unwrap_or_else(|fault| tracing::warn!(reason = %fault, "what is undelivered is not known in full yet"));
         shared.count();
         // Bounded by `commit`. A bounded channel would keep what waits in it when its reader has died; this one drops it, and each record
         // that is dropped becomes its log line.

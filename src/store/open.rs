@@ -5,13 +5,14 @@ use super::Tuning;
 use super::encoding::{self, Unreadable};
 use super::error::Fault;
 use super::file::{Fate, Part, Plan, StoreFile, build, salvage};
-use super::folder::{Files, Listing, Span};
+use super::folder::{Files, Listing};
 use super::index::{IndexKey, Property};
 use super::journal::{End, Frame, Journal, Sealed, in_order, read_all};
 use super::memory::{Batch, Entry};
 use super::undelivered::Undelivered;
 use super::view::View;
 use crate::record::Record;
+use redb::StorageBackend;
 use std::cmp::Reverse;
 use std::io;
 use std::path::Path;
@@ -22,6 +23,8 @@ use std::time::Duration;
 pub(super) struct Opened {
     pub(super) view: View,
     pub(super) undelivered: Undelivered,
+    /// For what is undelivered: its copy was older than some of them.
+    pub(super) has_read_files: bool,
     /// What the journals had, and the journals themselves.
     pub(super) sealed: Sealed,
     /// The last number that is durable.
@@ -54,8 +57,8 @@ pub(super) fn open(files: &Files, key: IndexKey, tuning: &Tuning) -> Result<Open
     let (batch, next_slot) = (Arc::new(batch), listing.journals.last().map_or(1, |last| last.saturating_add(1)));
     let sealed = if batch.is_empty() { Vec::new() } else { vec![Arc::clone(&batch)] };
     let view = View { files: files_found, sealed, filling: Batch::new(durable) };
-    let undelivered = derive(files, &key, &view, durable)?;
-    Ok(Opened { view, undelivered, sealed: Sealed { batch, journals }, durable, newest_id, next_slot })
+    let (undelivered, has_read_files) = derive(files, &key, &view, durable)?;
+    Ok(Opened { view, undelivered, has_read_files, sealed: Sealed { batch, journals }, durable, newest_id, next_slot })
 }
 
 fn take(batch: &mut Batch, entry: Entry, key: &IndexKey) {
@@ -78,31 +81,46 @@ fn open_files(files: &Files, key: &IndexKey, tuning: &Tuning, listing: &Listing,
             files.remove_if_there(&files.of(*span))?;
             continue;
         }
-        let file = match patiently(files, &files.of(*span), || StoreFile::open(files, *span)) {
-            Ok(file) => file,
+        let path = files.of(*span);
+        let anew = |file: &dyn StorageBackend, newest_id| {
+            // A journal that was not free yet when the power went may have some of them.
+            let known = frames.iter().flat_map(|frame| &frame.records).filter(|entry| span.has(entry.commit)).cloned().collect();
+            let left = salvage(file, *span, key, known)?;
+            let (number, newest_id) = (left.records.len() as u64, left.newest_id.max(newest_id));
+            let parts = [Part::Memory(Arc::new(left))];
+            let plan = Plan { files, key, span: *span, newest_id, parts: &parts, at_step: &|step| tuning.reach(step) };
+            Ok::<_, Fault>((build(&plan, &mut |_, _| Ok(Fate::Stays))?.0, number))
+        };
+        let file = match patiently(files, &path, || StoreFile::open(files, *span)) {
+            Err(Fault::Damaged(what)) if spans.iter().any(|part| part != span && span.holds(part)) => {
+                // Its parts are there still.
+                files.set_aside(&path, &what)?;
+                continue;
+            }
             Err(Fault::Damaged(what)) => {
-                files.set_aside(&files.of(*span), &what)?;
-                if spans.iter().any(|part| part != span && span.holds(part)) {
-                    // Its parts are there still.
-                    continue;
-                }
-                // A journal that was not free yet when the power went may have them still.
-                let left = from_journals(frames, *span, key);
-                let most = span.last - span.first + 1;
+                let damaged = files.disk.open_to_read(&path)?;
+                files.keep_aside(&path, &what)?;
+                let (file, left) = patiently(files, &path, || anew(&*damaged, 0))?;
+                let most = (span.last - span.first + 1).saturating_sub(left);
                 tracing::error!(
-                    most = most.saturating_sub(left.records.len() as u64),
-                    left = left.records.len(),
+                    most,
+                    left,
                     first = span.first,
                     last = span.last,
-                    "so many records of the damaged file are missing; those that a journal has are kept"
+                    "so many records of the damaged file are missing; the others are kept"
                 );
-                let (newest_id, parts) = (left.newest_id, [Part::Memory(Arc::new(left))]);
-                let plan = Plan { files, key, span: *span, newest_id, parts: &parts, at_step: &|step| tuning.reach(step) };
-                build(&plan, &mut |_, _| Ok(Fate::Stays))?.0
+                file
             }
-            Err(fault) => return Err(fault),
+            opened => {
+                let file = opened?;
+                if file.summary.key_check == key.check() {
+                    file
+                } else {
+                    tracing::warn!(file = %path.display(), records = file.summary.records, "its index key is another one: its index is made anew");
+                    patiently(files, &path, || anew(file.octets_of(), file.summary.newest_id))?.0
+                }
+            }
         };
-        let file = if file.summary.key_check == key.check() { file } else { index_anew(files, key, tuning, file)? };
         if let Some(before) = open.last()
             && before.span().last.saturating_add(1) < span.first
         {
@@ -115,23 +133,6 @@ fn open_files(files: &Files, key: &IndexKey, tuning: &Tuning, listing: &Listing,
     }
     files.sync()?;
     Ok(open)
-}
-
-fn from_journals(frames: &[Frame], span: Span, key: &IndexKey) -> Batch {
-    let mut batch = Batch::new(span.first.saturating_sub(1));
-    let mut entries: Vec<_> = frames.iter().flat_map(|frame| &frame.records).filter(|entry| span.has(entry.commit)).cloned().collect();
-    entries.sort_unstable_by_key(|entry| entry.commit);
-    entries.into_iter().for_each(|entry| take(&mut batch, entry, key));
-    batch
-}
-
-/// The key of the index is another one than the file was made with: it is built anew of its records.
-fn index_anew(files: &Files, key: &IndexKey, tuning: &Tuning, old: StoreFile) -> Result<StoreFile, Fault> {
-    let span = old.span();
-    tracing::warn!(file = %files.of(span).display(), records = old.summary.records, "its index key is another one: its index is made anew");
-    let parts = [Part::Memory(patiently(files, &files.of(span), || salvage(&old, key))?)];
-    let plan = Plan { files, key, span, newest_id: old.summary.newest_id, parts: &parts, at_step: &|step| tuning.reach(step) };
-    Ok(build(&plan, &mut |_, _| Ok(Fate::Stays))?.0)
 }
 
 fn open_journals(files: &Files, listing: &Listing) -> Result<(Vec<Journal>, Vec<Frame>), Fault> {
@@ -198,14 +199,16 @@ fn say(end: End, journal: &Path) {
 }
 
 /// What is undelivered: the copy, and over it the records since; all of them where there is none.
-fn derive(files: &Files, key: &IndexKey, view: &View, durable: u64) -> Result<Undelivered, Fault> {
+fn derive(files: &Files, key: &IndexKey, view: &View, durable: u64) -> Result<(Undelivered, bool), Fault> {
     let mut state = copy_of_undelivered(files, key).filter(|state| state.through <= durable).unwrap_or_default();
     let through = state.through;
     let mut see = |commit: u64, record: &Record| {
         let message = key.hash(Property::Webhook, &record.webhook_id);
         state.see(commit, record, message, || view.settled(message));
     };
+    let mut has_read_files = false;
     for file in view.files.iter().filter(|file| file.span().last > through && file.summary.records > 0) {
+        has_read_files = true;
         let mut seen = 0;
         let read = patiently(files, &files.of(file.span()), || {
             file.each(|id, commit, octets| {
@@ -240,7 +243,7 @@ fn derive(files: &Files, key: &IndexKey, view: &View, durable: u64) -> Result<Un
         }
     }
     state.is_dirty |= state.through != through;
-    Ok(state)
+    Ok((state, has_read_files))
 }
 
 fn copy_of_undelivered(files: &Files, key: &IndexKey) -> Option<Undelivered> {

@@ -147,6 +147,22 @@ impl Shared {
         Ok(())
     }
 
+    /// Writes the copy of what is undelivered.
+    pub(super) fn keep_undelivered(&self) -> Result<(), Fault> {
+        let in_files = self.view().files.last().map_or(0, |file| file.span().last);
+        let copy = {
+            let mut undelivered = self.undelivered();
+            let copy = if undelivered.is_dirty { undelivered.encode(&self.index_key, in_files) } else { None };
+            undelivered.is_dirty &= copy.is_none();
+            copy
+        };
+        if let Some(copy) = copy {
+            let written = self.files.disk.write(&self.files.undelivered(), &copy);
+            written.inspect_err(|_| self.undelivered().is_dirty = true)?;
+        }
+        Ok(())
+    }
+
     /// The gauges, as things are.
     pub(super) fn count(&self) {
         let view = self.view();

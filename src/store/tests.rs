@@ -5,6 +5,7 @@ use crate::record::ServerResponse;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+mod damage;
 mod erasing;
 mod faults;
 mod journal;
@@ -82,6 +83,11 @@ pub(super) fn killed(place: &Place) -> Place {
         std::fs::write(copy.directory().join(path.file_name().unwrap()), octets.unwrap()).unwrap();
     }
     copy
+}
+
+pub(super) fn set_aside_files(place: &Place) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(place.directory()).unwrap().map(|entry| entry.unwrap().path());
+    entries.filter(|path| path.to_string_lossy().contains(".unreadable-")).collect()
 }
 
 pub(super) fn files_with(directory: &Path, text: &str) -> Vec<PathBuf> {

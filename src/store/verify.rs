@@ -5,10 +5,11 @@ use super::changes::Changes;
 use super::disk::{Backend, Disk, FileSystem};
 use super::encoding;
 use super::error::{Fault, StoreError};
-use super::file::{RECORDS, split};
-use super::folder::{Files, SECRET, secret_of};
+use super::file::{RECORDS, split, whole};
+use super::folder::{Files, SECRET, Span, secret_of};
 use super::index::IndexKey;
 use super::journal::{End, Frame, in_order, read_all};
+use super::memory::Entry;
 use super::undelivered::Undelivered;
 use redb::{Builder, ReadableDatabase as _, ReadableTable as _, StorageBackend};
 use std::collections::BTreeMap;
@@ -53,7 +54,7 @@ pub fn verify(path: &Path) -> Result<Verified, StoreError> {
     let mut found = Verified::default();
     if path.exists() {
         // Of an older version: the next start takes it over.
-        found.count(path, false, u64::MAX)?;
+        found.count(path, None, Vec::new())?;
     }
     let is_within = |span| listing.spans.iter().any(|other| *other != span && other.holds(&span));
     let (mut through, mut frames) = (0, Vec::new());
@@ -71,15 +72,8 @@ pub fn verify(path: &Path) -> Result<Verified, StoreError> {
             found.unreadable += span.first - through - 1;
         }
         through = span.last;
-        // Those of a damaged file that a journal has are found there.
-        let again = || frames.iter().flat_map(|frame: &Frame| &frame.records).filter(|entry| span.has(entry.commit)).count() as u64;
-        let (most, damaged) = (span.last - span.first + 1, found.damaged.len());
-        found.count(&files.of(span), true, most)?;
-        if found.damaged.len() > damaged {
-            let again = again().min(most);
-            found.records += again;
-            found.unreadable -= again;
-        }
+        let in_journals = frames.iter().flat_map(|frame: &Frame| &frame.records).filter(|entry| span.has(entry.commit));
+        found.count(&files.of(span), Some(span), in_journals.cloned().collect())?;
     }
     let (frames, lost) = in_order(frames, through);
     found.unreadable += lost;
@@ -90,21 +84,20 @@ pub fn verify(path: &Path) -> Result<Verified, StoreError> {
 }
 
 impl Verified {
-    /// A file that cannot be read at all counts as one that is damaged.
-    fn count(&mut self, path: &Path, is_present: bool, most: u64) -> Result<(), StoreError> {
-        let failed = |source| StoreError::Io { path: path.to_owned(), source };
-        let file = FileSystem.open_to_read(path).map_err(failed)?;
-        match records(file, is_present) {
-            Ok((whole, damaged)) => {
-                self.records += whole;
-                self.unreadable += damaged;
-            }
-            Err(Fault::Damaged(_)) if is_present => {
-                self.unreadable += most;
+    /// Of a damaged file what a start would keep, with what the journals have of it.
+    fn count(&mut self, path: &Path, span: Option<Span>, known: Vec<Entry>) -> Result<(), StoreError> {
+        let open = || FileSystem.open_to_read(path).map_err(|source| StoreError::Io { path: path.to_owned(), source });
+        let counted = match (records(open()?, span.is_some()), span) {
+            (Err(Fault::Damaged(_)), Some(span)) => {
                 self.damaged.push(path.to_owned());
+                let most = span.last - span.first + 1;
+                whole(&*open()?, span, known).map(|left| (left.len() as u64, most.saturating_sub(left.len() as u64)))
             }
-            Err(fault) => return Err(StoreError::Failed { path: path.to_owned(), what: fault.to_string() }),
-        }
+            (counted, _) => counted,
+        };
+        let (whole, damaged) = counted.map_err(|fault| StoreError::Failed { path: path.to_owned(), what: fault.to_string() })?;
+        self.records += whole;
+        self.unreadable += damaged;
         Ok(())
     }
 

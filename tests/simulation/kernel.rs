@@ -199,6 +199,12 @@ impl Disk for SimulatedDisk {
         world.change(Entry::Renamed(from.to_owned(), to.to_owned()));
         Ok(())
     }
+    fn link(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut world = self.try_to(2)?;
+        let id = world.named(from)?;
+        world.change(Entry::Named(to.to_owned(), id));
+        Ok(())
+    }
     fn remove(&self, path: &Path) -> io::Result<()> {
         self.world().named(path)?;
         let mut world = self.try_to(2)?;

@@ -262,6 +262,8 @@ impl Known {
                 let is_in_it = |id| self.numbers.get(id).is_some_and(|number| span.contains(number));
                 assert!(missing.iter().all(is_in_it), "{name}: lost beyond the file: {missing:?}");
                 assert!(missing.is_empty() || self.log.speaks_of_damage(), "{name}: lost without a word: {missing:?}");
+                // Of all the records there are whole ones, but for those in one page of a tree.
+                assert!(missing.len() <= 20, "{name}: lost beyond a page: {missing:?}");
             }
             None if name.contains(".journal-") => {
                 let calls: BTreeSet<_> = missing.iter().map(|id| self.together[id]).collect();

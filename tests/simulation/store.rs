@@ -14,8 +14,8 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use tracing_subscriber::layer::SubscriberExt;
 
-/// A start within the millisecond of the one before.
-const FAILED_ONCE: [u64; 1] = [6033];
+/// A start within the millisecond of the one before; a clock that was set on by a year, and by an hour in parts before each of the next starts.
+const FAILED_ONCE: [u64; 3] = [6033, 8923, 9499];
 
 fn open(disk: &SimulatedDisk) -> Result<Arc<Store>, StoreError> {
     open_with(disk, Tuning { journal: 64 << 10, ..Tuning::default() })

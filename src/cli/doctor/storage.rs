@@ -132,7 +132,8 @@ fn records(path: &Path) -> Vec<Finding> {
         )
     };
     let aside = found.set_aside.iter().map(|file| {
-        let what = format!("{}: a file of the store that could not be read, set aside: what it held is missing", file.display());
+        let what =
+            format!("{}: a file of the store that could not be read, set aside: what could not be read of it is missing", file.display());
         Finding::warning(
             what,
             "copy it away if you want to look into it: the next forget removes it, and the end of store.retention as well",

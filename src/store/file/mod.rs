@@ -13,7 +13,7 @@ mod reading;
 mod salvage;
 
 pub(super) use build::{Fate, Part, Plan, build};
-pub(super) use salvage::salvage;
+pub(super) use salvage::{salvage, whole};
 
 use super::encoding::{self, Reader, Unreadable};
 use super::error::Fault;
@@ -21,7 +21,7 @@ use super::folder::{Files, Span};
 use super::index::{Hash, IndexKey, Key, Property, id_of, keys, settled};
 use filter::Filter;
 use reading::{Between, Order, Reading};
-use redb::TableDefinition;
+use redb::{StorageBackend, TableDefinition};
 use std::ops::{Bound, Range};
 use std::sync::Arc;
 
@@ -155,6 +155,11 @@ impl StoreFile {
 
     pub(super) fn span(&self) -> Span {
         self.summary.span
+    }
+
+    /// Its octets, whatever redb makes of them.
+    pub(super) fn octets_of(&self) -> &dyn StorageBackend {
+        &*self.reading.file
     }
 
     /// Somebody goes through its entries.

@@ -22,7 +22,7 @@ pub(super) enum Order {
 /// A file that is open to be read. redb reads nothing more behind an error, whoever met it and however soon it passed; so what fails is
 /// tried once more with redb begun anew, of the same open file: its name may be another one's by now. What fails then is so.
 pub(super) struct Reading {
-    file: Arc<dyn StorageBackend>,
+    pub(super) file: Arc<dyn StorageBackend>,
     database: ArcSwap<ReadOnlyDatabase>,
 }
 

@@ -195,18 +195,7 @@ impl Keeper {
             }
         }
         shared.resolve_doubts()?;
-        let in_files = self.work.files().last().map_or(0, |file| file.span().last);
-        let copy = {
-            let mut undelivered = shared.undelivered();
-            let copy = if undelivered.is_dirty { undelivered.encode(&shared.index_key, in_files) } else { None };
-            undelivered.is_dirty &= copy.is_none();
-            copy
-        };
-        if let Some(copy) = copy {
-            let written = shared.files.disk.write(&shared.files.undelivered(), &copy);
-            written.inspect_err(|_| shared.undelivered().is_dirty = true)?;
-        }
-        Ok(())
+        shared.keep_undelivered()
     }
 
     fn count(&self) {

@@ -239,12 +239,8 @@ impl Work {
     /// A file that is damaged costs what cannot be read of it; of the rest another one is made.
     pub(super) fn give_up(&mut self, file: &Arc<StoreFile>, what: &str) -> Result<(), Fault> {
         let shared = Arc::clone(&self.shared);
-        let left = salvage(file, &shared.index_key)?;
-        let path = shared.files.of(file.span());
-        // It is aside already where the last try ended behind that.
-        if shared.files.disk.stat(&path).is_ok() {
-            shared.files.set_aside(&path, what)?;
-        }
+        let left = Arc::new(salvage(file.octets_of(), file.span(), &shared.index_key, Vec::new())?);
+        shared.files.keep_aside(&shared.files.of(file.span()), what)?;
         let lost = file.summary.records.saturating_sub(left.records.len() as u64);
         shared.unreadable.fetch_add(lost, Ordering::Relaxed);
         tracing::error!(lost, left = left.records.len(), "what could be read of a damaged file is kept");

@@ -129,6 +129,8 @@ fn an_older_store_is_taken_over_with_what_its_journal_has_and_cut_off_it_begins_
             assert!(version == 1 || store.next_id().0 > id::first_of(9_000_000_000_000), "no id is given again");
         };
         check(&store, &place.stats);
+        // Else whoever is killed now reads all of it at the next start.
+        assert!(place.directory().join("records.redb.undelivered").exists());
         assert!(!place.config.path.exists() && !place.directory().join("records.redb.journal").exists());
         drop(store);
         check(&place.open(), &place.stats);
