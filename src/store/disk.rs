@@ -43,13 +43,9 @@ pub trait Disk: Machine + 'static {
     /// A file for redb, made if it is missing.
     fn open(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>>;
     /// A file that is there, to be read only.
-    fn open_to_read(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
-        self.open(path)
-    }
+    fn open_to_read(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>>;
     /// A file whose writes are durable, made if it is missing.
-    fn open_durable(&self, path: &Path) -> io::Result<Box<dyn DurableFile>> {
-        Ok(Box::new(Synced(self.open(path)?)))
-    }
+    fn open_durable(&self, path: &Path) -> io::Result<Box<dyn DurableFile>>;
     /// Whether an existing file can be opened for writing: false on a file system that went read-only.
     fn can_write(&self, path: &Path) -> io::Result<()>;
     fn stat(&self, path: &Path) -> io::Result<FileStat>;
@@ -283,23 +279,6 @@ impl DurableFile for Direct {
         let aligned = self.aligned.get_mut(..pages.len()).unwrap_or_default();
         aligned.copy_from_slice(pages);
         self.file.write_all_at(aligned, at)
-    }
-}
-
-/// The same by a sync behind each write, for a disk that knows no better.
-#[derive(Debug)]
-struct Synced(Box<dyn StorageBackend>);
-
-impl DurableFile for Synced {
-    fn length(&self) -> io::Result<u64> {
-        self.0.len()
-    }
-    fn read(&mut self, at: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read(at, out)
-    }
-    fn write(&mut self, at: u64, pages: &[u8]) -> io::Result<()> {
-        self.0.write(at, pages)?;
-        self.0.sync_data()
     }
 }
 

@@ -32,22 +32,22 @@ pub enum StoreError {
     Closed,
 }
 
-impl StoreError {
-    /// For several callers who wait for the same work.
-    pub(super) fn copy(&self) -> Self {
-        match self {
-            Self::NoSpace { needed, free } => Self::NoSpace { needed: *needed, free: *free },
-            Self::Degraded(what) => Self::Degraded(what.clone()),
-            Self::Damaged(what) => Self::Damaged(what.clone()),
-            Self::Closed => Self::Closed,
-            Self::Locked(_)
-            | Self::Newer { .. }
-            | Self::Io { .. }
-            | Self::CannotRead { .. }
-            | Self::Failed { .. }
-            | Self::Unreadable(_)
-            | Self::NotAnAddress(_) => Self::Damaged(self.to_string()),
+impl From<&Fault> for StoreError {
+    /// What a running store answers.
+    fn from(fault: &Fault) -> Self {
+        match fault {
+            Fault::Damaged(what) => Self::Damaged(what.clone()),
+            Fault::Closing => Self::Closed,
+            Fault::NoSpace { needed, free } => Self::NoSpace { needed: *needed, free: *free },
+            Fault::Full(what) | Fault::Io(what) => Self::Degraded(what.clone()),
+            Fault::Disk(_) | Fault::CannotRead { .. } | Fault::Lost | Fault::Newer(_) | Fault::Locked => Self::Degraded(fault.to_string()),
         }
+    }
+}
+
+impl From<Fault> for StoreError {
+    fn from(fault: Fault) -> Self {
+        Self::from(&fault)
     }
 }
 
@@ -133,6 +133,19 @@ impl From<redb::Error> for Fault {
         }
     }
 }
+
+/// redb has an error for each of its works.
+macro_rules! of_redb {
+    ($($error:ident)*) => {$(
+        impl From<redb::$error> for Fault {
+            fn from(error: redb::$error) -> Self {
+                redb::Error::from(error).into()
+            }
+        }
+    )*};
+}
+
+of_redb!(DatabaseError TransactionError TableError StorageError CommitError CompactionError);
 
 impl Fault {
     /// redb panics on some damaged files; that is damage as well.

@@ -7,6 +7,7 @@ use super::error::Fault;
 use super::file::{Fate, Part, Plan, StoreFile, build};
 use super::folder::{Files, Listing, Span};
 use super::index::IndexKey;
+use super::journal::frame_records;
 use super::memory::{Batch, Entry};
 use super::open::patiently;
 use super::{Step, Tuning};
@@ -110,18 +111,18 @@ fn take_over(files: &Files, key: &IndexKey, tuning: &Tuning, listing: &Listing, 
     tracing::warn!(store = %files.path.display(), "taking over a store of an older version; mail waits until this is done");
     let from_journal = journal(files, about.epoch)?;
     let newest_id = from_journal.iter().map(|record| record.id.0).max().unwrap_or(0).max(about.newest_id);
-    let txn = database.begin_read().map_err(redb::Error::from)?;
-    let table = txn.open_table(RECORDS).map_err(redb::Error::from)?;
+    let txn = database.begin_read()?;
+    let table = txn.open_table(RECORDS)?;
     let mut slices = Slices { files, key, tuning, newest_id, batch: Batch::new(0) };
-    for item in table.iter().map_err(redb::Error::from)? {
-        let (id, octets) = item.map_err(redb::Error::from)?;
+    for item in table.iter()? {
+        let (id, octets) = item?;
         match encoding::decode(id.value(), octets.value()) {
             Ok(record) => slices.put(&record)?,
             Err(Unreadable) => tracing::error!(record = %crate::record::RecordId(id.value()), "a damaged record was left behind"),
         }
     }
     for record in &from_journal {
-        if table.get(record.id.0).map_err(redb::Error::from)?.is_none() {
+        if table.get(record.id.0)?.is_none() {
             slices.put(record)?;
         }
     }
@@ -150,15 +151,15 @@ fn open(files: &Files, backend: Backend) -> Result<Database, Fault> {
             }
         })
         .create_with_backend(backend)
-        .map_err(|error| Fault::from(redb::Error::from(error)))
+        .map_err(Fault::from)
 }
 
 fn about(database: &Database) -> Result<About, Fault> {
-    let txn = database.begin_read().map_err(redb::Error::from)?;
+    let txn = database.begin_read()?;
     // A table that does not exist is damage.
     let missing = |error: redb::TableError| Fault::from(redb::Error::from(error));
     let meta = txn.open_table(META).map_err(missing)?;
-    let value = |name| Ok::<_, Fault>(meta.get(name).map_err(redb::Error::from)?.map(|octets| octets.value().to_vec()));
+    let value = |name| Ok::<_, Fault>(meta.get(name)?.map(|octets| octets.value().to_vec()));
     let version = value("format")?.and_then(|octets| octets.try_into().ok()).map(u32::from_le_bytes);
     match version {
         None => return Err(Fault::Damaged("records without a version".to_owned())),
@@ -168,8 +169,8 @@ fn about(database: &Database) -> Result<About, Fault> {
     let newest_id = value("state")?.and_then(|state| state.first_chunk().copied()).map_or(0, u128::from_le_bytes);
     let epoch = value("journal")?.and_then(|octets| octets.try_into().ok()).map_or(0, u64::from_le_bytes);
     let table = txn.open_table(RECORDS).map_err(missing)?;
-    let stats = redb::ReadableTableMetadata::stats(&table).map_err(redb::Error::from)?;
-    let last = table.last().map_err(redb::Error::from)?.map_or(0, |(id, _)| id.value());
+    let stats = redb::ReadableTableMetadata::stats(&table)?;
+    let last = table.last()?.map_or(0, |(id, _)| id.value());
     Ok(About { newest_id: newest_id.max(last), epoch, stored: stats.stored_bytes() })
 }
 
@@ -260,19 +261,7 @@ fn read_frame(octets: &[u8]) -> Result<Frame, Unreadable> {
     }
     let (epoch, number) = (u64::from_le_bytes(head.array()?), u32::from_le_bytes(head.array()?));
     let length = usize::try_from(u32::from_le_bytes(head.array()?)).map_err(|_| Unreadable)?;
-    let end = HEAD.checked_add(length).ok_or(Unreadable)?;
-    let (head, rest) = octets.split_at_checked(HEAD).ok_or(Unreadable)?;
-    let (mut body, rest) = rest.split_at_checked(length).map(|(body, rest)| (Reader(body), rest)).ok_or(Unreadable)?;
-    let (mut records, mut sums) = (Vec::new(), Vec::new());
-    while !body.0.is_empty() {
-        let id = u128::from_le_bytes(body.array()?);
-        let length = usize::try_from(u32::from_le_bytes(body.array()?)).map_err(|_| Unreadable)?;
-        let record = body.octets(length)?;
-        sums.extend_from_slice(record.last_chunk::<8>().ok_or(Unreadable)?);
-        records.push(encoding::decode(id, record)?);
-    }
-    if rest.first_chunk::<8>() != Some(&encoding::checksum(0, &[head, &sums].concat())) {
-        return Err(Unreadable);
-    }
-    Ok(Frame { epoch, number, records, octets: (end + 8).next_multiple_of(PAGE) })
+    let (records, octets) = frame_records(octets, HEAD, length)?;
+    let records = records.into_iter().map(|(id, record)| encoding::decode(id, record)).collect::<Result<_, _>>()?;
+    Ok(Frame { epoch, number, records, octets })
 }

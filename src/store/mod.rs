@@ -25,6 +25,7 @@ mod keeper;
 mod machine;
 mod memory;
 mod mention;
+mod merged;
 mod migrate;
 mod open;
 mod place;
@@ -387,7 +388,7 @@ impl Store {
     /// Whether `forget` keeps a list of what it changes, for whoever brings records elsewhere; says whether it was kept before. Where it was
     /// not, changes may have been missed: whoever wants them begins with the oldest record. Blocking.
     pub fn keep_changes(&self, is_wanted: bool) -> Result<bool, StoreError> {
-        Changes::keep(&mut self.shared.changes(), &self.shared.files, is_wanted).map_err(|error| self.shared.error(error.into()))
+        Changes::keep(&mut self.shared.changes(), &self.shared.files, is_wanted).map_err(|error| Fault::from(error).into())
     }
 
     /// What `forget` changed, in the order in which it did, behind a position; at most 1000. What was taken may come again after a kill.

@@ -211,18 +211,18 @@ fn derive(files: &Files, key: &IndexKey, view: &View, durable: u64) -> Result<(U
         has_read_files = true;
         let mut seen = 0;
         let read = patiently(files, &files.of(file.span()), || {
-            file.each(|id, commit, octets| {
+            for record in file.all() {
+                let (id, commit, octets) = record?;
                 // Whoever begins again counts none twice.
-                let is_new = id > seen;
-                seen = seen.max(id);
-                if is_new
+                let newest = seen.max(id);
+                if id > std::mem::replace(&mut seen, newest)
                     && commit > through
-                    && let Ok(record) = encoding::decode(id, octets)
+                    && let Ok(record) = encoding::decode(id, &octets)
                 {
                     see(commit, &record);
                 }
-                true
-            })
+            }
+            Ok(())
         });
         match read {
             // Whoever reads it next has it looked at.

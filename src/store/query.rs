@@ -4,13 +4,15 @@ use super::encoding::{self, Unreadable};
 use super::error::{Fault, StoreError};
 use super::file::StoreFile;
 use super::filter::Filter;
+use super::folder::Span;
 use super::id::first_of;
 use super::index::{Hash, IndexKey, Property};
+use super::merged::{self, Merged};
 use super::redact::{Address, Needle};
 use super::shared::Shared;
 use super::{Change, Committed, Page, Query, Undelivered, UndeliveredPage};
 use crate::record::{Record, RecordId};
-use std::collections::BinaryHeap;
+use std::cmp::Reverse;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -90,21 +92,14 @@ enum Octets {
     In(Arc<StoreFile>),
 }
 
-type Stream = Box<dyn Iterator<Item = Result<(u128, Octets), Fault>>>;
-
-/// Newest first over everything: a file is looked into when no other one can have a newer record.
+/// Newest first over everything: a file is looked into when no other one can have a newer record. A file that is damaged is left out, loudly.
 struct Walk<'a> {
     shared: &'a Shared,
     query: &'a Query,
     source: Source,
     /// Files not looked into, the newest last.
     files: Vec<Arc<StoreFile>>,
-    streams: Vec<(Stream, Option<super::folder::Span>)>,
-    heads: BinaryHeap<(u128, usize)>,
-    values: Vec<Option<Octets>>,
-    last: Option<u128>,
-    /// The disk cannot be read: what was found is not all.
-    failed: Option<Fault>,
+    found: Merged<'a, Reverse<u128>, Octets>,
 }
 
 impl<'a> Walk<'a> {
@@ -114,69 +109,27 @@ impl<'a> Walk<'a> {
         files.sort_by_key(|file| file.summary.greatest);
         // What is in memory may have any date.
         let ids = ids_of(query, u64::MAX, u64::MAX);
-        let mut memory: Vec<(u128, Octets)> = Vec::new();
+        let mut memory: Vec<(Reverse<u128>, Octets)> = Vec::new();
+        let octets = |octets: &Arc<[u8]>| Octets::Memory(Arc::clone(octets));
         for batch in view.batches() {
             match source {
-                Source::All => {
-                    memory.extend(batch.records.range(ids.clone()).map(|(id, (_, octets))| (*id, Octets::Memory(Arc::clone(octets)))));
+                Source::All => memory.extend(batch.records.range(ids.clone()).map(|(id, (_, found))| (Reverse(*id), octets(found)))),
+                Source::Index(property, hash) => {
+                    let found = batch.ids(property, hash, &ids);
+                    memory.extend(found.filter_map(|id| Some((Reverse(id), octets(&batch.records.get(&id)?.1)))));
                 }
-                Source::Index(property, hash) => memory.extend(batch.ids(property, hash, &ids).filter_map(|id| {
-                    let (_, octets) = batch.records.get(&id)?;
-                    Some((id, Octets::Memory(Arc::clone(octets))))
-                })),
                 Source::Undelivered => {}
             }
         }
         drop(view);
-        memory.sort_unstable_by_key(|(id, _)| std::cmp::Reverse(*id));
-        let mut walk = Self {
-            shared,
-            query,
-            source,
-            files,
-            streams: Vec::new(),
-            heads: BinaryHeap::new(),
-            values: Vec::new(),
-            last: None,
-            failed: None,
-        };
-        walk.open(Box::new(memory.into_iter().map(Ok)), None);
-        walk
-    }
-
-    fn open(&mut self, stream: Stream, span: Option<super::folder::Span>) {
-        self.streams.push((stream, span));
-        self.values.push(None);
-        self.advance(self.streams.len() - 1);
-    }
-
-    /// A file that cannot be read is left out, loudly.
-    fn advance(&mut self, number: usize) {
-        let Some((stream, span)) = self.streams.get_mut(number) else { return };
-        match stream.next() {
-            Some(Ok((id, octets))) => {
-                self.heads.push((id, number));
-                if let Some(place) = self.values.get_mut(number) {
-                    *place = Some(octets);
-                }
-            }
-            Some(Err(fault)) => {
-                let span = *span;
-                self.fail(span, fault);
-            }
-            None => {}
-        }
-    }
-
-    fn fail(&mut self, span: Option<super::folder::Span>, fault: Fault) {
-        if let Err(fault) = span.map_or(Ok(()), |span| unless_damaged(self.shared, span, fault)) {
-            self.failed = Some(fault);
-        }
+        memory.sort_unstable_by_key(|(id, _)| *id);
+        let memory: merged::Source<'_, _, _> = Box::new(memory.into_iter().map(Ok));
+        Self { shared, query, source, files, found: Merged::of([memory]) }
     }
 
     fn look_into(&mut self, file: &Arc<StoreFile>) {
         let ids = ids_of(self.query, file.summary.lead_ms, file.summary.lag_ms);
-        let stream: Stream = match self.source {
+        let records: merged::Source<'_, u128, Octets> = match self.source {
             Source::All => Box::new(file.newest(&ids).map(|record| record.map(|(id, _, octets)| (id, Octets::Read(octets))))),
             Source::Index(property, hash) => {
                 let file = Arc::clone(file);
@@ -184,7 +137,11 @@ impl<'a> Walk<'a> {
             }
             Source::Undelivered => return,
         };
-        self.open(stream, Some(file.span()));
+        let (shared, span) = (self.shared, file.span());
+        self.found.add(Box::new(records.map_while(move |record| match record {
+            Ok((id, octets)) => Some(Ok((Reverse(id), octets))),
+            Err(fault) => unless_damaged(shared, span, fault).err().map(Err),
+        })));
     }
 }
 
@@ -192,30 +149,30 @@ impl Iterator for Walk<'_> {
     type Item = Result<(u128, Octets), Fault>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            while let Some(file) = self.files.pop_if(|file| self.heads.peek().is_none_or(|(id, _)| *id < file.summary.greatest)) {
-                self.look_into(&file);
-            }
-            if let Some(fault) = self.failed.take() {
-                return Some(Err(fault));
-            }
-            let (id, number) = self.heads.pop()?;
-            let octets = self.values.get_mut(number).and_then(Option::take);
-            self.advance(number);
-            if self.last != Some(id) {
-                self.last = Some(id);
-                return octets.map(|octets| Ok((id, octets)));
-            }
+        while let Some(file) = self.files.pop_if(|file| self.found.next_key().is_none_or(|Reverse(id)| id < file.summary.greatest)) {
+            self.look_into(&file);
         }
+        self.found.next().map(|found| found.map(|(Reverse(id), octets)| (id, octets)))
     }
 }
 
 /// A file that is damaged costs its own records; a disk that cannot be read is an error.
-fn unless_damaged(shared: &Shared, span: super::folder::Span, fault: Fault) -> Result<(), Fault> {
+fn unless_damaged(shared: &Shared, span: Span, fault: Fault) -> Result<(), Fault> {
     let Fault::Damaged(what) = fault else { return Err(fault) };
     shared.suspect(span);
     tracing::error!(file = %shared.files.of(span).display(), reason = what, "a file of the store is damaged: its records are left out");
     Ok(())
+}
+
+/// One that is damaged is left out, loudly, and one that has expired too.
+fn shown(shared: &Shared, id: u128, octets: &[u8]) -> Option<Record> {
+    match encoding::decode(id, octets) {
+        Ok(record) => Some(record).filter(|record| record.date.as_microsecond() >= shared.cutoff_us()),
+        Err(Unreadable) => {
+            damaged(shared, id);
+            None
+        }
+    }
 }
 
 fn damaged(shared: &Shared, id: u128) {
@@ -297,17 +254,17 @@ fn look_up(shared: &Shared, id: u128) -> Result<Found, Fault> {
 }
 
 pub(super) fn query(shared: &Shared, query: &Query) -> Result<Page, StoreError> {
-    run(shared, query, &Wanted::new(query, shared.cutoff_us()), limit_of(query.limit)).map_err(|fault| shared.error(fault))
+    run(shared, query, &Wanted::new(query, shared.cutoff_us()), limit_of(query.limit)).map_err(StoreError::from)
 }
 
 pub(super) fn export(shared: &Shared, address: Address, cursor: Option<RecordId>) -> Result<Page, StoreError> {
     let everything = Query { cursor, ..Query::default() };
     let wanted = Wanted { needle: address.needle(), names: Some(address), ..Wanted::new(&everything, shared.cutoff_us()) };
-    run(shared, &everything, &wanted, LIMIT_MOST).map_err(|fault| shared.error(fault))
+    run(shared, &everything, &wanted, LIMIT_MOST).map_err(StoreError::from)
 }
 
 pub(super) fn record(shared: &Shared, id: RecordId) -> Result<Option<Record>, StoreError> {
-    let found = look_up(shared, id.0).map_err(|fault| shared.error(fault))?;
+    let found = look_up(shared, id.0)?;
     let Some((_, octets)) = found else { return Ok(None) };
     match encoding::decode(id.0, &octets) {
         Ok(record) => Ok(Some(record).filter(|record| record.date.as_microsecond() >= shared.cutoff_us())),
@@ -323,13 +280,9 @@ pub(super) fn attempts(shared: &Shared, webhook_id: &str) -> Result<Vec<Record>,
     let source = Source::Index(Property::Webhook, shared.index_key.hash(Property::Webhook, webhook_id));
     let (mut found, mut sum) = (Vec::new(), 0);
     for item in Walk::new(shared, &everything, source) {
-        let (id, _) = item.map_err(|fault| shared.error(fault))?;
-        let Some((_, octets)) = look_up(shared, id).map_err(|fault| shared.error(fault))? else { continue };
-        match encoding::decode(id, &octets) {
-            Ok(record) if record.webhook_id == webhook_id && record.date.as_microsecond() >= shared.cutoff_us() => found.push(record),
-            Ok(_) => {}
-            Err(Unreadable) => damaged(shared, id),
-        }
+        let (id, _) = item?;
+        let Some((_, octets)) = look_up(shared, id)? else { continue };
+        found.extend(shown(shared, id, &octets).filter(|record| record.webhook_id == webhook_id));
         sum += octets.len();
         if sum >= PAGE_OCTETS || found.len() >= LIMIT_MOST {
             break;
@@ -340,22 +293,16 @@ pub(super) fn attempts(shared: &Shared, webhook_id: &str) -> Result<Vec<Record>,
 }
 
 pub(super) fn undelivered(shared: &Shared, cursor: Option<RecordId>, limit: usize) -> Result<UndeliveredPage, StoreError> {
-    shared.resolve_doubts().map_err(|fault| shared.error(fault))?;
+    shared.resolve_doubts()?;
     let limit = limit_of(limit);
     let messages = shared.undelivered().newest(cursor.map_or(u128::MAX, |cursor| cursor.0), limit);
     let (mut found, mut sum) = (Vec::new(), 0);
     let is_last = messages.len() < limit;
     let last = messages.last().map(|tries| RecordId(tries.last_id));
     for tries in messages {
-        let Some((_, octets)) = look_up(shared, tries.last_id).map_err(|fault| shared.error(fault))? else { continue };
-        // A damaged one makes the page shorter, it does not end the list.
-        let Ok(record) = encoding::decode(tries.last_id, &octets) else {
-            damaged(shared, tries.last_id);
-            continue;
-        };
-        if record.date.as_microsecond() < shared.cutoff_us() {
-            continue;
-        }
+        let Some((_, octets)) = look_up(shared, tries.last_id)? else { continue };
+        // The page is shorter, the list does not end.
+        let Some(record) = shown(shared, tries.last_id, &octets) else { continue };
         sum += octets.len();
         let time = |us| jiff::Timestamp::from_microsecond(us).unwrap_or(record.date);
         found.push(Undelivered {
@@ -426,7 +373,7 @@ pub(super) fn after(shared: &Shared, number: u64, limit: usize) -> Result<Vec<Co
         match read {
             Ok(true) => return Ok(found),
             Ok(false) => {}
-            Err(fault) => unless_damaged(shared, file.span(), fault).map_err(|fault| shared.error(fault))?,
+            Err(fault) => unless_damaged(shared, file.span(), fault)?,
         }
     }
     for (commit, id, octets) in memory {

@@ -2,7 +2,7 @@
 
 use super::changes::Changes;
 use super::clock::Clock;
-use super::error::{Fault, StoreError};
+use super::error::Fault;
 use super::folder::{Files, Span};
 use super::id::Ids;
 use super::index::IndexKey;
@@ -169,18 +169,6 @@ impl Shared {
         let stats = &self.stats;
         stats.store.records.set(view.records());
         stats.messages.undelivered.set(self.undelivered().len() as u64);
-    }
-
-    pub(super) fn error(&self, fault: Fault) -> StoreError {
-        match fault {
-            Fault::Damaged(what) => StoreError::Damaged(what),
-            Fault::Closing => StoreError::Closed,
-            Fault::NoSpace { needed, free } => StoreError::NoSpace { needed, free },
-            Fault::Full(what) | Fault::Io(what) => StoreError::Degraded(what),
-            Fault::Disk(_) | Fault::CannotRead { .. } | Fault::Lost | Fault::Newer(_) | Fault::Locked => {
-                StoreError::Degraded(fault.to_string())
-            }
-        }
     }
 
     /// How long the oldest record has been waiting for the disk.

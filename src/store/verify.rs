@@ -150,19 +150,19 @@ fn records(file: Box<dyn StorageBackend>, has_numbers: bool) -> Result<(u64, u64
 
 fn records_of(view: View, has_numbers: bool) -> Result<(u64, u64), Fault> {
     let opened = Builder::new().set_cache_size(CACHE_OCTETS).create_with_backend(view);
-    let mut database = opened.map_err(|error| Fault::from(redb::Error::from(error)))?;
-    if !database.check_integrity().map_err(|error| Fault::from(redb::Error::from(error)))? {
+    let mut database = opened?;
+    if !database.check_integrity()? {
         return Err(Fault::Damaged("pages do not have their checksums".to_owned()));
     }
-    let txn = database.begin_read().map_err(redb::Error::from)?;
+    let txn = database.begin_read()?;
     let table = match txn.open_table(RECORDS) {
         Ok(table) => table,
         Err(redb::TableError::TableDoesNotExist(_)) if !has_numbers => return Ok((0, 0)),
         Err(error) => return Err(redb::Error::from(error).into()),
     };
     let (mut whole, mut damaged) = (0, 0);
-    for item in table.iter().map_err(redb::Error::from)? {
-        let (id, value) = item.map_err(redb::Error::from)?;
+    for item in table.iter()? {
+        let (id, value) = item?;
         let octets = if has_numbers { split(value.value()).map_or(&[][..], |(_, octets)| octets) } else { value.value() };
         if encoding::is_whole(id.value(), octets) {
             whole += 1;

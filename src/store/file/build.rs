@@ -12,9 +12,9 @@ use crate::store::error::{Fault, guarded};
 use crate::store::folder::{Files, Span};
 use crate::store::index::{Hash, IndexKey, Key, id_of, settled};
 use crate::store::memory::Batch;
+use crate::store::merged::{Merged, Source};
 use redb::{Builder, CursorError, Table, Value, WriteTransaction};
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
@@ -107,29 +107,29 @@ fn write(plan: &Plan<'_>, fate: Judge<'_>) -> Result<HashSet<u128>, Fault> {
 
 fn put(plan: &Plan<'_>, backend: Backend, fate: Judge<'_>) -> Result<HashSet<u128>, Fault> {
     let database = Builder::new().set_cache_size(CACHE_OCTETS).create_with_backend(backend);
-    let database = database.map_err(|error| Fault::from(redb::Error::from(error)))?;
-    let txn = database.begin_write().map_err(redb::Error::from)?;
+    let database = database?;
+    let txn = database.begin_write()?;
     let mut summary = Summary::new(plan.span, plan.newest_id, plan.key);
     let changed = put_records(plan, &txn, &mut summary, fate)?;
     let messages = put_index(plan, &txn, &changed)?;
     put_commits(plan, &txn, &changed)?;
     {
-        let mut about = txn.open_table(ABOUT).map_err(redb::Error::from)?;
-        about.insert(SUMMARY, summary.encode().as_slice()).map_err(redb::Error::from)?;
-        about.insert(SETTLED, Filter::of(&messages).encode().as_slice()).map_err(redb::Error::from)?;
+        let mut about = txn.open_table(ABOUT)?;
+        about.insert(SUMMARY, summary.encode().as_slice())?;
+        about.insert(SETTLED, Filter::of(&messages).encode().as_slice())?;
     }
-    txn.commit().map_err(redb::Error::from)?;
+    txn.commit()?;
     // Dropping it would swallow an error.
-    database.close().map_err(|error| Fault::from(redb::Error::from(error)))?;
+    database.close()?;
     Ok(changed.gone)
 }
 
 fn put_records(plan: &Plan<'_>, txn: &WriteTransaction, summary: &mut Summary, fate: Judge<'_>) -> Result<Changed, Fault> {
-    let mut table = txn.open_table(RECORDS).map_err(redb::Error::from)?;
+    let mut table = txn.open_table(RECORDS)?;
     let sources: Vec<_> = plan.parts.iter().map(records_of).collect();
     let mut changed = Changed::default();
     let mut slice: Vec<(u128, Vec<u8>)> = Vec::with_capacity(SLICE);
-    for item in Merge::new(sources)? {
+    for item in Merged::of(sources) {
         let (id, mut value) = item?;
         let octets = split(&value).map_or(&[][..], |(_, octets)| octets);
         match fate(id, octets)? {
@@ -159,12 +159,12 @@ fn put_records(plan: &Plan<'_>, txn: &WriteTransaction, summary: &mut Summary, f
 
 /// Answers with the messages that the records have settled.
 fn put_index(plan: &Plan<'_>, txn: &WriteTransaction, changed: &Changed) -> Result<Vec<Hash>, Fault> {
-    let mut table = txn.open_table(INDEX).map_err(redb::Error::from)?;
+    let mut table = txn.open_table(INDEX)?;
     let mut sources: Vec<_> = plan.parts.iter().map(index_of).collect();
     sources.push(Box::new(changed.added.iter().map(|(key, outcome)| Ok((*key, *outcome)))));
     let mut messages = Vec::new();
     let mut slice: Vec<(Key, u8)> = Vec::with_capacity(SLICE);
-    for item in Merge::new(sources)? {
+    for item in Merged::of(sources) {
         let (key, outcome) = item?;
         if changed.removed.contains(&key) || changed.gone.contains(&id_of(&key)) {
             continue;
@@ -181,7 +181,7 @@ fn put_index(plan: &Plan<'_>, txn: &WriteTransaction, changed: &Changed) -> Resu
 }
 
 fn put_commits(plan: &Plan<'_>, txn: &WriteTransaction, changed: &Changed) -> Result<(), Fault> {
-    let mut table = txn.open_table(COMMITS).map_err(redb::Error::from)?;
+    let mut table = txn.open_table(COMMITS)?;
     for part in plan.parts {
         let mut from = 0;
         loop {
@@ -197,8 +197,6 @@ fn put_commits(plan: &Plan<'_>, txn: &WriteTransaction, changed: &Changed) -> Re
     }
     Ok(())
 }
-
-type Source<'a, K, V> = Box<dyn Iterator<Item = Result<(K, V), Fault>> + 'a>;
 
 fn records_of(part: &Part) -> Source<'_, u128, Vec<u8>> {
     match part {
@@ -217,55 +215,6 @@ fn index_of(part: &Part) -> Source<'_, Key, u8> {
     }
 }
 
-/// Several rising sequences as one; of what stands in two the later one counts.
-struct Merge<'a, K, V> {
-    sources: Vec<Source<'a, K, V>>,
-    heads: BinaryHeap<Reverse<(K, usize)>>,
-    values: Vec<Option<V>>,
-    last: Option<K>,
-}
-
-impl<'a, K: Ord + Copy, V> Merge<'a, K, V> {
-    fn new(mut sources: Vec<Source<'a, K, V>>) -> Result<Self, Fault> {
-        sources.reverse();
-        let values = sources.iter().map(|_| None).collect();
-        let mut merge = Self { heads: BinaryHeap::new(), values, last: None, sources };
-        for number in 0..merge.sources.len() {
-            merge.advance(number)?;
-        }
-        Ok(merge)
-    }
-
-    fn advance(&mut self, number: usize) -> Result<(), Fault> {
-        if let Some((key, value)) = self.sources.get_mut(number).and_then(Iterator::next).transpose()? {
-            self.heads.push(Reverse((key, number)));
-            if let Some(place) = self.values.get_mut(number) {
-                *place = Some(value);
-            }
-        }
-        Ok(())
-    }
-}
-
-impl<K: Ord + Copy, V> Iterator for Merge<'_, K, V> {
-    type Item = Result<(K, V), Fault>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            let Reverse((key, number)) = self.heads.pop()?;
-            let value = self.values.get_mut(number).and_then(Option::take);
-            if let Err(fault) = self.advance(number) {
-                return Some(Err(fault));
-            }
-            // Sources stand in reverse, so the later one comes first.
-            if self.last != Some(key) {
-                self.last = Some(key);
-                return value.map(|value| Ok((key, value)));
-            }
-        }
-    }
-}
-
 /// Inserts behind all that is there: pages are built once, and full.
 fn append<'a, K: redb::Key + 'static, V: Value + 'static>(
     table: &mut Table<'_, K, V>,
@@ -273,13 +222,13 @@ fn append<'a, K: redb::Key + 'static, V: Value + 'static>(
 ) -> Result<(), Fault> {
     let mut entries = entries.peekable();
     let Some((key, _)) = entries.peek() else { return Ok(()) };
-    let mut cursor = table.upper_bound_mut(Bound::Included(key)).map_err(redb::Error::from)?;
+    let mut cursor = table.upper_bound_mut(Bound::Included(key))?;
     for (key, value) in entries {
         cursor.insert_before(key, value).map_err(|error| match error {
             CursorError::UnorderedKey => Fault::Damaged("keys that do not rise".to_owned()),
             error @ (CursorError::Storage(_) | _) => Fault::from(redb::Error::from(error)),
         })?;
     }
-    cursor.close().map_err(redb::Error::from)?;
+    cursor.close()?;
     Ok(())
 }

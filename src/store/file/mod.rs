@@ -219,27 +219,14 @@ impl StoreFile {
         entries.map(|entry| entry.map(|(key, _)| id_of(&key)))
     }
 
-    /// Every record, by id: its id, its commit number and its octets; ends early when `wanted` says false.
-    pub(super) fn each(&self, mut wanted: impl FnMut(u128, u64, &[u8]) -> bool) -> Result<(), Fault> {
-        for record in self.records(ALL, Order::Rising) {
-            let (id, value) = record?;
-            let (commit, octets) = split(&value).unwrap_or((0, &[]));
-            if !wanted(id, commit, octets) {
-                break;
-            }
-        }
-        Ok(())
+    /// Every record, by id, each when it is asked for.
+    pub(super) fn all(&self) -> impl Iterator<Item = Result<Stored, Fault>> + use<> {
+        self.records(ALL, Order::Rising).map(|record| record.map(stored))
     }
 
-    /// Records in a range, newest first, each when it is asked for.
+    /// Records in a range, newest first.
     pub(super) fn newest(&self, ids: &Range<u128>) -> impl Iterator<Item = Result<Stored, Fault>> + use<> {
-        let records = self.records(between(ids.clone()), Order::Falling);
-        records.map(|record| {
-            record.map(|(id, value)| {
-                let (commit, octets) = split(&value).unwrap_or((0, &[]));
-                (id, commit, octets.to_vec())
-            })
-        })
+        self.records(between(ids.clone()), Order::Falling).map(|record| record.map(stored))
     }
 
     /// Ids from a commit number on, in the order of the numbers.
@@ -253,6 +240,12 @@ impl StoreFile {
 
 fn between<K>(range: Range<K>) -> Between<K> {
     (Bound::Included(range.start), Bound::Excluded(range.end))
+}
+
+fn stored((id, mut value): (u128, Vec<u8>)) -> Stored {
+    let commit = split(&value).map_or(0, |(commit, _)| commit);
+    value.drain(..value.len().min(8));
+    (id, commit, value)
 }
 
 /// A value of `records`: the commit number, and the record.

@@ -105,7 +105,7 @@ impl Reading {
 }
 
 fn read<T>(database: &ReadOnlyDatabase, work: impl FnOnce(&ReadTransaction) -> Result<T, redb::Error>) -> Result<T, Fault> {
-    let txn = database.begin_read().map_err(redb::Error::from)?;
+    let txn = database.begin_read()?;
     Ok(work(&txn)?)
 }
 
@@ -117,7 +117,7 @@ fn begin<T>(
     let backend = Backend::new(Arc::clone(file));
     backend.told(|| {
         let opened = Builder::new().set_cache_size(CACHE_OCTETS).open_read_only_with_backend(backend.clone());
-        let database = opened.map_err(|error| Fault::from(redb::Error::from(error)))?;
+        let database = opened?;
         let found = read(&database, work)?;
         Ok((database, found))
     })

@@ -156,11 +156,24 @@ fn read(octets: &[u8]) -> Result<(Frame, usize), Unreadable> {
     let (after, first) = (u64::from_le_bytes(head.array()?), u64::from_le_bytes(head.array()?));
     let length = usize::try_from(u32::from_le_bytes(head.array()?)).map_err(|_| Unreadable)?;
     let newest_id = u128::from_le_bytes(head.array()?);
-    let end = HEAD.checked_add(length).ok_or(Unreadable)?;
-    let (head, rest) = octets.split_at_checked(HEAD).ok_or(Unreadable)?;
-    let (mut body, rest) = rest.split_at_checked(length).map(|(body, rest)| (Reader(body), rest)).ok_or(Unreadable)?;
+    let (records, octets) = records(octets, HEAD, length)?;
+    // As many as there are numbers left.
+    let count = records.len() as u64;
+    if after >= first || first.checked_add(count).is_none() {
+        return Err(Unreadable);
+    }
+    let records = records.into_iter().zip(first..).map(|((id, octets), commit)| Entry { id, commit, octets: octets.into() }).collect();
+    Ok((Frame { after, first, newest_id, records }, octets))
+}
+
+/// Ids and octets.
+type Records<'a> = Vec<(u128, &'a [u8])>;
+
+/// The records of a frame of any version, by the lengths of its head and of what they take; and what all of it takes. Each is whole.
+pub(in crate::store) fn records(octets: &[u8], head: usize, length: usize) -> Result<(Records<'_>, usize), Unreadable> {
+    let (head, mut rest) = octets.split_at_checked(head).map(|(head, rest)| (head, Reader(rest))).ok_or(Unreadable)?;
+    let mut body = Reader(rest.octets(length)?);
     let (mut records, mut sums) = (Vec::new(), Vec::new());
-    let mut commit = first;
     while !body.0.is_empty() {
         let id = u128::from_le_bytes(body.array()?);
         let length = usize::try_from(u32::from_le_bytes(body.array()?)).map_err(|_| Unreadable)?;
@@ -169,13 +182,13 @@ fn read(octets: &[u8]) -> Result<(Frame, usize), Unreadable> {
         if !encoding::is_whole(id, octets) {
             return Err(Unreadable);
         }
-        records.push(Entry { id, commit, octets: octets.into() });
-        commit = commit.checked_add(1).ok_or(Unreadable)?;
+        records.push((id, octets));
     }
-    if after >= first || rest.first_chunk::<CHECKSUM>() != Some(&checksum(head, &sums)) {
-        return Err(Unreadable);
+    if rest.array()? == checksum(head, &sums) {
+        Ok((records, (octets.len() - rest.0.len()).next_multiple_of(PAGE)))
+    } else {
+        Err(Unreadable)
     }
-    Ok((Frame { after, first, newest_id, records }, (end + CHECKSUM).next_multiple_of(PAGE)))
 }
 
 #[cfg(test)]

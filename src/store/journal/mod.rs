@@ -8,6 +8,6 @@ mod writer;
 
 pub use commit::Commit;
 pub(super) use commit::Pending;
-pub(super) use frame::{End, Frame, in_order, read_all};
+pub(super) use frame::{End, Frame, in_order, read_all, records as frame_records};
 pub(super) use segment::Journal;
 pub(super) use writer::{Message, Sealed, Writer};

@@ -165,7 +165,7 @@ impl Keeper {
                     // Not by reading them: then not now.
                     return if run.iter().all(|file| self.is_there(file)) { Err(Fault::Damaged(what)) } else { Ok(()) };
                 }
-                other => _ = other?,
+                other => other?,
             }
         }
     }
@@ -217,32 +217,25 @@ impl Keeper {
                 Errand::Close => return false,
             }
         }
+        let shared = Arc::clone(&self.work.shared);
         if !tidied.is_empty() {
-            let result = self.seal().and_then(|()| self.work.serve()).and_then(|()| self.merge()).and_then(|()| self.save());
+            let sealed = seal(&*shared.files.disk, &self.writer);
+            let result = sealed.and_then(|()| self.work.serve()).and_then(|()| self.merge()).and_then(|()| self.save());
             self.count();
-            let result = result.map_err(|fault| self.work.shared.error(fault));
             for done in tidied {
-                done.send(result.as_ref().copied().map_err(StoreError::copy)).unwrap_or(());
+                done.send(result.as_ref().copied().map_err(StoreError::from)).unwrap_or(());
             }
         }
         if !addresses.is_empty() {
-            let writer = self.writer.clone();
-            let shared = Arc::clone(&self.work.shared);
-            let result = forget::forget(&mut self.work, &addresses, || seal(&*shared.files.disk, &writer));
+            let result = forget::forget(&mut self.work, &addresses, || seal(&*shared.files.disk, &self.writer));
             self.count();
-            let result = result.map_err(|fault| self.work.shared.error(fault)).inspect_err(|error| {
-                tracing::warn!(%error, "erasing from the store failed");
-            });
+            let result = result.inspect_err(|fault| tracing::warn!(error = %StoreError::from(fault), "erasing from the store failed"));
             for (number, done) in waiting.into_iter().enumerate() {
-                let answer = result.as_ref().map(|counts| counts.get(number).copied().unwrap_or(0)).map_err(StoreError::copy);
-                done.send(answer).unwrap_or(());
+                let answer = result.as_ref().map(|counts| counts.get(number).copied().unwrap_or(0));
+                done.send(answer.map_err(StoreError::from)).unwrap_or(());
             }
         }
         true
-    }
-
-    fn seal(&self) -> Result<(), Fault> {
-        seal(&*self.work.shared.files.disk, &self.writer)
     }
 
     fn keep_house(&mut self) {

@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 /// Empty journals that lie ready.
 const SPARE: usize = 2;
 /// Records between looks at whether a full journal waits.
-const STEP: u32 = 1000;
+const STEP: usize = 1000;
 /// The last one of a journal.
 const PAGE: u64 = 4096;
 /// What an empty file takes.
@@ -133,17 +133,11 @@ impl Work {
         self.sweep()
     }
 
-    /// Builds one file in the place of neighbours, without what has expired and without addresses; how many records changed or went.
-    pub(super) fn rebuild(&mut self, old: &[Arc<StoreFile>], erase: &[Address]) -> Result<u64, Fault> {
+    /// Builds one file in the place of neighbours, without what has expired and without addresses.
+    pub(super) fn rebuild(&mut self, old: &[Arc<StoreFile>], erase: &[Address]) -> Result<(), Fault> {
         let cutoff_us = self.shared.cutoff_us();
-        let mut changed = 0;
         let parts: Vec<_> = old.iter().map(|file| Part::File(Arc::clone(file))).collect();
-        self.replace(old, &parts, &mut |id, octets| {
-            let fate = fate(id, octets, cutoff_us, erase);
-            changed += u64::from(!matches!(fate, Fate::Stays));
-            fate
-        })?;
-        Ok(changed)
+        self.replace(old, &parts, &mut |id, octets| fate(id, octets, cutoff_us, erase))
     }
 
     /// An empty file in the place of one: its numbers stay accounted for.
@@ -157,10 +151,10 @@ impl Work {
         let span = Span { first: first.span().first, last: last.span().last };
         let newest_id = old.iter().map(|file| file.summary.newest_id).max().unwrap_or(0);
         let shared = Arc::clone(&self.shared);
-        let mut seen = 0u32;
+        let mut seen = 0;
         let (file, gone) = self.build(span, newest_id, parts, &mut |work, id, octets| {
-            seen = seen.wrapping_add(1);
-            if seen.is_multiple_of(STEP) {
+            seen += 1;
+            if seen % STEP == 0 {
                 work.pause()?;
             }
             Ok(fate(id, octets))
@@ -251,17 +245,14 @@ impl Work {
 
     /// Reads all of a file.
     pub(super) fn search(&mut self, file: &StoreFile, mut work: impl FnMut(u128, u64, &[u8])) -> Result<(), Fault> {
-        let mut seen = 0u32;
-        let mut paused = Ok(());
-        file.each(|id, commit, octets| {
-            seen = seen.wrapping_add(1);
-            if seen.is_multiple_of(STEP) {
-                paused = self.pause();
+        for (seen, record) in file.all().enumerate() {
+            let (id, commit, octets) = record?;
+            if seen % STEP == STEP - 1 {
+                self.pause()?;
             }
-            work(id, commit, octets);
-            paused.is_ok()
-        })?;
-        paused
+            work(id, commit, &octets);
+        }
+        Ok(())
     }
 
     /// Empty again, and ready for the writer; or removed if it failed or there are enough.

@@ -100,6 +100,23 @@ impl StorageBackend for FaultyFile {
     }
 }
 
+/// Durable by a sync behind each write.
+#[derive(Debug)]
+struct Synced(Box<dyn StorageBackend>);
+
+impl DurableFile for Synced {
+    fn length(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+    fn read(&mut self, at: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read(at, out)
+    }
+    fn write(&mut self, at: u64, pages: &[u8]) -> io::Result<()> {
+        self.0.write(at, pages)?;
+        self.0.sync_data()
+    }
+}
+
 impl Machine for Faulty {
     /// What is tried again is tried at once.
     fn pause(&self, _: Duration) {
@@ -111,6 +128,12 @@ impl Disk for Faulty {
     fn open(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
         let (errno, unread) = (Arc::clone(&self.errno), Arc::clone(&self.unread));
         Ok(Box::new(FaultyFile { inner: FileSystem.open(path)?, errno, path: path.to_owned(), unread }))
+    }
+    fn open_to_read(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
+        self.open(path)
+    }
+    fn open_durable(&self, path: &Path) -> io::Result<Box<dyn DurableFile>> {
+        Ok(Box::new(Synced(self.open(path)?)))
     }
     fn can_write(&self, path: &Path) -> io::Result<()> {
         // A full disk does not forbid it.
