@@ -4,10 +4,12 @@ use super::connect::{Trouble, connect, with_clock};
 use super::session::check_format;
 use super::shared::Shared;
 use crate::config;
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use tokio::sync::watch;
-use tokio_postgres::Client;
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row, Statement};
 
 /// The running sinks.
 pub struct Fleet {
@@ -18,28 +20,66 @@ pub struct Fleet {
     pub(super) thread: Mutex<Option<JoinHandle<()>>>,
 }
 
+/// Questions that a connection keeps: to plan one over a year of partitions takes longer than to answer it.
+const KEPT_MOST: usize = 32;
+
 /// The connection over which questions go, made at the first.
 #[derive(Default)]
-pub(super) struct Reader(tokio::sync::Mutex<Option<Arc<Client>>>);
+pub(super) struct Reader(tokio::sync::Mutex<Option<Arc<Asked>>>);
+
+pub(super) struct Asked {
+    pub(super) client: Client,
+    /// `records.settled` is there.
+    pub(super) has_marks: bool,
+    kept: Mutex<HashMap<String, Statement>>,
+}
+
+impl Asked {
+    /// A question that comes again and again, planned once.
+    pub(super) async fn query(&self, sql: &str, arguments: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Trouble> {
+        let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = kept().get(sql).cloned();
+        let statement = match known {
+            Some(statement) => statement,
+            None => {
+                let statement = self.client.prepare(sql).await?;
+                let mut kept = kept();
+                if kept.len() >= KEPT_MOST {
+                    kept.clear();
+                }
+                kept.insert(sql.to_owned(), statement.clone());
+                statement
+            }
+        };
+        let answer = self.client.query(&statement, arguments).await;
+        if answer.is_err() {
+            // The tables may be others than when it was prepared.
+            kept().remove(sql);
+        }
+        Ok(answer?)
+    }
+}
 
 impl Reader {
-    async fn client(&self, shared: &Shared) -> Result<Arc<Client>, Trouble> {
+    async fn asked(&self, shared: &Shared) -> Result<Arc<Asked>, Trouble> {
         let mut kept = self.0.lock().await;
-        if let Some(client) = kept.as_ref().filter(|client| !client.is_closed()) {
-            return Ok(Arc::clone(client));
+        if let Some(asked) = kept.as_ref().filter(|asked| !asked.client.is_closed()) {
+            return Ok(Arc::clone(asked));
         }
         let client = connect(&shared.config).await?;
-        with_clock(async { Ok(client.batch_execute("SET statement_timeout = '20s'; SET timezone = 'UTC'").await?) }).await?;
-        check_format(&client, None).await?;
-        let client = Arc::new(client);
-        *kept = Some(Arc::clone(&client));
-        Ok(client)
+        let settings = "SET statement_timeout = '20s'; SET timezone = 'UTC'; \
+            SELECT set_config(name, 'force_generic_plan', false) FROM pg_settings WHERE name = 'plan_cache_mode'";
+        with_clock(async { Ok(client.batch_execute(settings).await?) }).await?;
+        let revision = check_format(&client, None).await?;
+        let asked = Arc::new(Asked { client, has_marks: revision > 0, kept: Mutex::default() });
+        *kept = Some(Arc::clone(&asked));
+        Ok(asked)
     }
 }
 
 impl Fleet {
     /// Asks on the fleet's own thread, with a clock.
-    pub(super) async fn ask<T: Send + 'static, F>(&self, question: impl FnOnce(Arc<Client>) -> F + Send + 'static) -> Result<T, Trouble>
+    pub(super) async fn ask<T: Send + 'static, F>(&self, question: impl FnOnce(Arc<Asked>) -> F + Send + 'static) -> Result<T, Trouble>
     where
         F: Future<Output = Result<T, Trouble>> + Send,
     {
@@ -47,7 +87,7 @@ impl Fleet {
             return Err(Trouble::Refused("there is no database of a fleet: set fleet.postgres".to_owned()));
         }
         let (shared, reader) = (Arc::clone(&self.shared), Arc::clone(&self.reader));
-        let asked = self.runtime.spawn(with_clock(async move { question(reader.client(&shared).await?).await }));
+        let asked = self.runtime.spawn(with_clock(async move { question(reader.asked(&shared).await?).await }));
         let answer = asked.await.unwrap_or(Err(Trouble::Stopped));
         if matches!(answer, Err(Trouble::Silent)) {
             // Something between may have forgotten this connection.

@@ -77,9 +77,10 @@ pub(super) async fn connect(fleet: &config::Fleet) -> Result<Client, Trouble> {
         }
     })
     .await?;
-    // Of a user whose name is the schema's, names would be written without it.
-    // Where the role has a limit for idle connections, known to PostgreSQL since 14, ours would come and go.
-    let settings = "SET search_path = pg_catalog; SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'";
+    // Of a user whose name is the schema's, names would be written without it. What not every server knows is set where it is known: where the
+    // role has a limit for idle connections, ours would come and go; and to compile a question takes longer than any of ours.
+    let settings = "SET search_path = pg_catalog; SELECT set_config(s.name, s.wanted, false) FROM pg_settings \
+        JOIN (VALUES ('idle_session_timeout', '0'), ('jit', 'off')) AS s(name, wanted) USING (name)";
     with_clock(async { Ok(client.batch_execute(settings).await?) }).await?;
     Ok(client)
 }

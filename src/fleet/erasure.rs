@@ -50,15 +50,16 @@ pub struct Waiting {
 impl Fleet {
     /// Asks all boxes to erase an address.
     pub async fn forget(&self, address: Address) -> Result<i64, Trouble> {
-        self.ask(move |client| async move {
+        self.ask(move |asked| async move {
             let sql = "INSERT INTO mailsluice.erasures (address) VALUES ($1) RETURNING id";
-            Ok(client.query_one(sql, &[&address.canonical()]).await?.try_get(0)?)
+            Ok(asked.client.query_one(sql, &[&address.canonical()]).await?.try_get(0)?)
         })
         .await
     }
 
     pub async fn erasure(&self, id: i64) -> Result<Option<Erasure>, Trouble> {
-        self.ask(move |client| async move {
+        self.ask(move |asked| async move {
+            let client = &asked.client;
             let sql = "SELECT done IS NOT NULL, records, trouble FROM mailsluice.erasures WHERE id = $1";
             let Some(row) = client.query_opt(sql, &[&id]).await? else { return Ok(None) };
             let sql = format!(

@@ -2,7 +2,7 @@
 //! nothing. Fails with the first thing that keeps records away.
 
 use super::connect::{Trouble, connect, with_clock};
-use super::schema::{OWNER, partition};
+use super::schema::{OWNER, REVISION, partition};
 use super::session::check_format;
 use super::shared::id_secret_check;
 use crate::config;
@@ -33,9 +33,14 @@ pub fn inspect(fleet: &config::Fleet, id_key: Option<&[u8; 32]>) -> Result<Vec<L
 async fn look(client: &tokio_postgres::Client, id_key: Option<&[u8; 32]>) -> Result<Vec<Look>, Trouble> {
     let mut found = Vec::new();
     let mut note = |what: String, mend: Option<&'static str>| found.push(Look { what, mend });
-    check_format(client, None).await?;
+    let again = Some("run mailsluice fleet init with the owner's rights");
+    let revision = check_format(client, None).await?;
     let row = client.query_one("SELECT current_setting('server_version'), (SELECT version FROM mailsluice.format)", &[]).await?;
-    note(format!("PostgreSQL {}, tables of format {}", row.try_get::<_, String>(0)?, row.try_get::<_, i32>(1)?), None);
+    let format: i32 = row.try_get(1)?;
+    note(
+        format!("PostgreSQL {}, tables of format {format}.{revision}", row.try_get::<_, String>(0)?),
+        again.filter(|_| revision < REVISION),
+    );
     let check: Option<String> = client.query_one("SELECT id_secret_check FROM mailsluice.format", &[]).await?.try_get(0)?;
     match (id_key, check) {
         (None, _) => {
@@ -52,7 +57,6 @@ async fn look(client: &tokio_postgres::Client, id_key: Option<&[u8; 32]>) -> Res
     let row = client.query_one(sql, &[&OWNER]).await?;
     let (owner, may_write, is_replica, is_read_only): (bool, bool, bool, bool) =
         (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
-    let again = Some("run mailsluice fleet init with the owner's rights");
     note(if may_write { "records may be written" } else { "records may not be written" }.to_owned(), again.filter(|_| !may_write));
     let rights = if owner {
         "partitions may be made and addresses erased"

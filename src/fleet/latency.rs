@@ -19,11 +19,11 @@ pub struct StageLatency {
 
 impl Fleet {
     pub async fn latency(&self, since: jiff::Timestamp) -> Result<Vec<StageLatency>, Trouble> {
-        self.ask(move |client| async move {
+        self.ask(move |asked| async move {
             let sql = "SELECT stage, encode(histogram, 'base64') FROM mailsluice.latency WHERE minute >= $1::text::timestamptz AND route = '' \
                 ORDER BY minute DESC LIMIT $2";
             let mut sums = BTreeMap::<String, Histogram<u64>>::new();
-            for row in client.query(sql, &[&since.to_string(), &ROWS_MAX]).await? {
+            for row in asked.query(sql, &[&since.to_string(), &ROWS_MAX]).await? {
                 let (stage, text): (String, String) = (row.try_get(0)?, row.try_get(1)?);
                 // The server breaks base64 into lines.
                 let Some(minute) = hdr::decode(&text.replace('\n', "")) else { continue };

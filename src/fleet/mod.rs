@@ -3,7 +3,7 @@
 //!
 //! - `shipper.rs` says what is brought next, without I/O; `course.rs` keeps how far that is;
 //! - `session.rs` brings it to PostgreSQL, `postgres.rs` goes on whatever becomes of a connection, `otlp.rs` does so to a collector;
-//! - `query.rs` asks for records of all boxes, `erasure.rs` erases in all of them, `latency.rs` has their histograms.
+//! - `query.rs` asks for records of all boxes, `settled.rs` marks what needs no asking, `erasure.rs` erases in all of them, `latency.rs` has their histograms.
 //!
 //! One thread with a runtime of its own; it looks at the store twice a second, so a commit tells nobody and costs what it did.
 
@@ -21,6 +21,7 @@ mod query;
 mod row;
 mod schema;
 mod session;
+mod settled;
 mod shared;
 mod shipper;
 

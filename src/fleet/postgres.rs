@@ -5,7 +5,7 @@ use super::course::Course;
 use super::session::{Has, Session, Standing};
 use super::shared::Shared;
 use super::shipper::{Answer, Batch, News, mend};
-use super::{erasure, latency, query};
+use super::{erasure, latency, settled};
 use crate::record::Record;
 use crate::store::StoreError;
 use std::collections::BTreeMap;
@@ -100,7 +100,7 @@ impl Postgres<'_> {
             }
             if Instant::now() >= count {
                 let begun = Instant::now();
-                let undelivered = with_clock(query::count_undelivered(&session.client)).await?;
+                let undelivered = with_clock(settled::count_undelivered(&session.client, session.has_marks)).await?;
                 shared.stats.fleet.set_undelivered(undelivered);
                 count = Instant::now() + COUNT.max(begun.elapsed() * COUNT_SHARE);
             }

@@ -1,17 +1,17 @@
 //! What the admin listener asks of all boxes: records, undelivered messages, boxes. Plain SQL over the fleet's tables. Logs nothing.
 
-use super::asking::Fleet;
+use super::asking::{Asked, Fleet};
 use super::connect::Trouble;
 use super::erasure;
 use super::row::{SELECTED, SELECTED_COLUMNS, mailbox_key, message_key, name_of, record_of, stored};
-use super::schema::uuid;
+use super::schema::{SETTLED, uuid};
 use crate::record::{Record, RecordId};
 use crate::store::Query;
 use serde::Serialize;
 use std::fmt::Write as _;
 use std::time::Duration;
+use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, Row};
 
 /// A box that was brought nothing of for so long is said to be late.
 const LATE_SECONDS: i64 = 3600;
@@ -20,8 +20,6 @@ const ID_LEEWAY_MS: i64 = 3_600_000;
 const DEFAULT_LIMIT: usize = 100;
 /// Attempts that are looked at in one statement.
 const CHUNK_MOST: usize = 20_000;
-const SETTLED: &str =
-    "EXISTS (SELECT FROM mailsluice.records s WHERE s.webhook_id = r.webhook_id AND s.outcome IN ('delivered', 'rejected'))";
 
 /// A record, and which box made it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -68,23 +66,23 @@ pub struct BoxStanding {
 
 impl Fleet {
     pub async fn records(&self, query: Query) -> Result<FleetPage<FleetRecord>, Trouble> {
-        self.ask(move |client| async move { records(&client, &query).await }).await
+        self.ask(move |asked| async move { records(&asked, &query).await }).await
     }
 
     pub async fn record(&self, id: RecordId) -> Result<Option<FleetRecord>, Trouble> {
-        self.ask(move |client| async move {
+        self.ask(move |asked| async move {
             let sql = format!("SELECT {SELECTED}, coalesce(b.name, '') FROM mailsluice.records r LEFT JOIN mailsluice.boxes b ON b.id = r.box WHERE r.id = $1::text::uuid");
-            let row = client.query_opt(&sql, &[&uuid(id.0)]).await?;
-            row.as_ref().map(of_box).transpose()
+            let rows = asked.query(&sql, &[&uuid(id.0)]).await?;
+            rows.first().map(of_box).transpose()
         })
         .await
     }
 
     /// All attempts at one message on all boxes, oldest first.
     pub async fn attempts(&self, webhook_id: String) -> Result<Vec<FleetRecord>, Trouble> {
-        self.ask(move |client| async move {
+        self.ask(move |asked| async move {
             let sql = format!("SELECT {SELECTED}, coalesce(b.name, '') FROM mailsluice.records r LEFT JOIN mailsluice.boxes b ON b.id = r.box WHERE r.webhook_id = $1 ORDER BY r.id DESC LIMIT 1000");
-            let mut rows = client.query(&sql, &[&stored(&webhook_id)]).await?;
+            let mut rows = asked.query(&sql, &[&stored(&webhook_id)]).await?;
             rows.reverse();
             rows.iter().map(of_box).collect()
         })
@@ -92,13 +90,13 @@ impl Fleet {
     }
 
     pub async fn undelivered(&self, cursor: Option<RecordId>, limit: usize) -> Result<FleetPage<FleetUndelivered>, Trouble> {
-        self.ask(move |client| async move { undelivered(&client, cursor, limit).await }).await
+        self.ask(move |asked| async move { undelivered(&asked, cursor, limit).await }).await
     }
 
     /// Every record that names the address, in pages.
     pub async fn export(&self, address: crate::store::Address, cursor: Option<RecordId>) -> Result<FleetPage<FleetRecord>, Trouble> {
-        self.ask(move |client| async move {
-            let found = erasure::candidates(&client, "mailsluice.records", &address, cursor, DEFAULT_LIMIT * 10).await?;
+        self.ask(move |asked| async move {
+            let found = erasure::candidates(&asked.client, "mailsluice.records", &address, cursor, DEFAULT_LIMIT * 10).await?;
             let cursor = found.next;
             let rows = found.rows.into_iter().filter(|(record, _)| address.is_named_by(record));
             Ok(FleetPage { rows: rows.map(|(record, name)| FleetRecord { record, r#box: name }).collect(), cursor })
@@ -107,16 +105,16 @@ impl Fleet {
     }
 
     pub async fn boxes(&self) -> Result<Vec<BoxStanding>, Trouble> {
-        self.ask(move |client| async move { boxes(&client).await }).await
+        self.ask(move |asked| async move { boxes(&asked).await }).await
     }
 
     /// A box that will not come back; the ids of all of this name or id, of which one alone is struck out.
     pub async fn remove(&self, name: String) -> Result<Vec<String>, Trouble> {
-        self.ask(move |client| async move {
+        self.ask(move |asked| async move {
             let sql = "WITH named AS (SELECT id FROM mailsluice.boxes WHERE name = $1 OR id::text = $1), \
                 gone AS (DELETE FROM mailsluice.boxes WHERE id IN (SELECT id FROM named) AND (SELECT count(*) FROM named) = 1) \
                 SELECT id::text FROM named ORDER BY id";
-            let rows = client.query(sql, &[&stored(&name)]).await?;
+            let rows = asked.client.query(sql, &[&stored(&name)]).await?;
             Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
         })
         .await
@@ -146,7 +144,12 @@ impl Conditions {
     }
 }
 
-async fn records(client: &Client, query: &Query) -> Result<FleetPage<FleetRecord>, Trouble> {
+/// An attempt that put its message off and is not known to have been followed by one that did not.
+fn open(asked: &Asked) -> &'static str {
+    if asked.has_marks { "r.outcome = 'deferred' AND NOT r.settled" } else { "r.outcome = 'deferred'" }
+}
+
+async fn records(asked: &Asked, query: &Query) -> Result<FleetPage<FleetRecord>, Trouble> {
     let limit = if query.limit == 0 { DEFAULT_LIMIT } else { query.limit.min(1000) };
     let mut all = Conditions::default();
     if let Some(since) = query.since {
@@ -170,7 +173,8 @@ async fn records(client: &Client, query: &Query) -> Result<FleetPage<FleetRecord
         all.and("r.message_key = {}", message_key(id));
     }
     if let Some(outcome) = query.outcome {
-        all.and("r.outcome = {}", name_of(outcome));
+        // Named in the question, so that the index of its own is known to fit.
+        _ = write!(all.sql, " AND r.outcome = '{}'", name_of(outcome));
     }
     if let Some(route) = &query.route {
         all.and("r.route = {}", stored(route));
@@ -191,7 +195,8 @@ async fn records(client: &Client, query: &Query) -> Result<FleetPage<FleetRecord
     if query.undelivered {
         _ = write!(
             all.sql,
-            " AND r.outcome = 'deferred' AND NOT {SETTLED} AND NOT EXISTS (SELECT FROM mailsluice.records l WHERE l.webhook_id = r.webhook_id AND l.id > r.id)"
+            " AND {} AND NOT {SETTLED} AND NOT EXISTS (SELECT FROM mailsluice.records l WHERE l.webhook_id = r.webhook_id AND l.id > r.id)",
+            open(asked)
         );
     }
     // Without statistics the planner would walk all ids to the rare recipient's: what a GIN index finds is found first.
@@ -204,20 +209,21 @@ async fn records(client: &Client, query: &Query) -> Result<FleetPage<FleetRecord
         "SELECT {SELECTED}, coalesce(b.name, '') FROM {from} r LEFT JOIN mailsluice.boxes b ON b.id = r.box ORDER BY r.id DESC LIMIT {limit}"
     );
     let arguments: Vec<&(dyn ToSql + Sync)> = all.arguments.iter().map(|argument| &**argument as &(dyn ToSql + Sync)).collect();
-    let rows: Vec<_> = client.query(&sql, &arguments).await?.iter().map(of_box).collect::<Result<_, _>>()?;
+    let rows: Vec<_> = asked.query(&sql, &arguments).await?.iter().map(of_box).collect::<Result<_, _>>()?;
     let cursor = rows.last().filter(|_| rows.len() == limit).map(|last| last.record.id);
     Ok(FleetPage { rows, cursor })
 }
 
 /// From the newest attempt on, some at a time: what a page costs depends on the attempts that it passes over, and not on all records.
-async fn undelivered(client: &Client, cursor: Option<RecordId>, limit: usize) -> Result<FleetPage<FleetUndelivered>, Trouble> {
+async fn undelivered(asked: &Asked, cursor: Option<RecordId>, limit: usize) -> Result<FleetPage<FleetUndelivered>, Trouble> {
     let limit = if limit == 0 { DEFAULT_LIMIT } else { limit.min(1000) };
-    let (mut before, mut chunk, mut rows) = (uuid(cursor.map_or(u128::MAX, |cursor| cursor.0)), limit.max(DEFAULT_LIMIT) * 2, Vec::new());
+    let (mut before, mut chunk, mut rows) = (uuid(cursor.map_or(u128::MAX, |cursor| cursor.0)), limit.max(DEFAULT_LIMIT), Vec::new());
+    let open = open(asked);
     loop {
         let left = limit - rows.len();
         // An array of ids is looked up in the index; the planner would rather join all records with all.
         let sql = format!(
-            "WITH deferred AS MATERIALIZED (SELECT r.id, r.webhook_id FROM mailsluice.records r WHERE r.outcome = 'deferred' \
+            "WITH deferred AS MATERIALIZED (SELECT r.id, r.webhook_id FROM mailsluice.records r WHERE {open} \
                AND r.id < $1::text::uuid ORDER BY r.id DESC LIMIT {chunk}), \
              message AS MATERIALIZED (SELECT s.webhook_id, max(s.id::text) AS last, count(*) AS attempts, min(s.date) AS first \
                FROM mailsluice.records s WHERE s.webhook_id = ANY (ARRAY(SELECT webhook_id FROM deferred)) \
@@ -227,7 +233,7 @@ async fn undelivered(client: &Client, cursor: Option<RecordId>, limit: usize) ->
              SELECT {SELECTED}, coalesce(b.name, ''), page.attempts, (extract(epoch FROM page.first) * 1000000)::bigint \
              FROM page JOIN mailsluice.records r ON r.id = page.id LEFT JOIN mailsluice.boxes b ON b.id = r.box ORDER BY r.id DESC"
         );
-        for row in client.query(&sql, &[&before]).await? {
+        for row in asked.query(&sql, &[&before]).await? {
             let record = of_box(&row)?;
             let attempts: i64 = row.try_get(SELECTED_COLUMNS + 1)?;
             let first: i64 = row.try_get(SELECTED_COLUMNS + 2)?;
@@ -242,10 +248,10 @@ async fn undelivered(client: &Client, cursor: Option<RecordId>, limit: usize) ->
             break;
         }
         let sql = format!(
-            "SELECT r.id::text FROM mailsluice.records r WHERE r.outcome = 'deferred' AND r.id < $1::text::uuid ORDER BY r.id DESC OFFSET {} LIMIT 1",
+            "SELECT r.id::text FROM mailsluice.records r WHERE {open} AND r.id < $1::text::uuid ORDER BY r.id DESC OFFSET {} LIMIT 1",
             chunk - 1
         );
-        match client.query_opt(&sql, &[&before]).await? {
+        match asked.query(&sql, &[&before]).await?.first() {
             Some(last) => before = last.try_get(0)?,
             None => break,
         }
@@ -255,20 +261,7 @@ async fn undelivered(client: &Client, cursor: Option<RecordId>, limit: usize) ->
     Ok(FleetPage { rows, cursor })
 }
 
-/// How many messages no box has brought to their end. `None`: there are too many to say it in a moment.
-pub(super) async fn count_undelivered(client: &Client) -> Result<Option<u64>, Trouble> {
-    let sql = format!("SELECT count(DISTINCT r.webhook_id) FROM mailsluice.records r WHERE r.outcome = 'deferred' AND NOT {SETTLED}");
-    client.batch_execute("BEGIN READ ONLY; SET LOCAL statement_timeout = '5s'").await?;
-    let counted = client.query_one(&sql, &[]).await.map_err(Trouble::from);
-    client.batch_execute("ROLLBACK").await?;
-    match counted {
-        Ok(row) => Ok(u64::try_from(row.try_get::<_, i64>(0)?).ok()),
-        Err(trouble) if trouble.is_passing() => Ok(None),
-        Err(trouble) => Err(trouble),
-    }
-}
-
-async fn boxes(client: &Client) -> Result<Vec<BoxStanding>, Trouble> {
+async fn boxes(asked: &Asked) -> Result<Vec<BoxStanding>, Trouble> {
     let us = |column: &str| format!("(extract(epoch FROM {column}) * 1000000)::bigint");
     let sql = format!(
         "SELECT name, id::text, version, {}, {}, behind, {}, lost, mended, clock_ms, {} FROM mailsluice.boxes ORDER BY name, id",
@@ -278,7 +271,7 @@ async fn boxes(client: &Client) -> Result<Vec<BoxStanding>, Trouble> {
         us("now()"),
     );
     let mut found = Vec::new();
-    for row in client.query(&sql, &[]).await? {
+    for row in asked.query(&sql, &[]).await? {
         let moment = |column: usize| row.try_get::<_, i64>(column);
         let [started, seen, oldest, now] = [moment(3)?, moment(4)?, moment(6)?, moment(10)?];
         let seconds = |from: i64| Duration::from_micros(u64::try_from(now.saturating_sub(from)).unwrap_or(0)).as_secs().cast_signed();

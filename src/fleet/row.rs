@@ -11,35 +11,6 @@ use tokio_postgres::Row;
 /// Index entries have a bound (a third of a page): longer ones are known by their hash.
 const KEY_MAX: usize = 500;
 
-/// Columns and their types, as the statement that takes them says them.
-pub(super) const COLUMNS: [(&str, &str); 25] = [
-    ("id", "uuid"),
-    ("box", "uuid"),
-    ("date", "timestamptz"),
-    ("sender_ip", "text"),
-    ("message_id", "text"),
-    ("sender", "text"),
-    ("recipients", "text[]"),
-    ("subject", "text"),
-    ("status", "integer"),
-    ("response_body", "text"),
-    ("content_type", "text"),
-    ("retry_after", "text"),
-    ("processing_time_us", "bigint"),
-    ("queue_us", "bigint"),
-    ("forward_us", "bigint"),
-    ("store_us", "bigint"),
-    ("outcome", "text"),
-    ("reply", "text"),
-    ("size", "bigint"),
-    ("tls", "text"),
-    ("route", "text"),
-    ("webhook_id", "text"),
-    ("sender_key", "text"),
-    ("recipient_keys", "text[]"),
-    ("message_key", "text"),
-];
-
 #[derive(Serialize)]
 struct Columns<'r> {
     id: String,

@@ -8,6 +8,8 @@ use std::fmt::Write as _;
 
 /// What this program writes. A newer one may add columns with defaults: boxes of two versions work side by side.
 pub(super) const FORMAT: i32 = 1;
+/// What was added within the format, by `init`; a box that finds less does without. 1: `records.settled`.
+pub(super) const REVISION: i32 = 1;
 /// Tables belong to it; the writer is a member and says SET ROLE where an owner is needed.
 pub(super) const OWNER: &str = "mailsluice_owner";
 /// Of all works on partitions.
@@ -17,6 +19,35 @@ pub(super) const PARTITIONS_LOCK: i64 = 0x6d61_696c_7061_7274;
 pub(super) const NO_UTF8: &str = "the database is not in UTF-8: make it with createdb --encoding=UTF8 --template=template0";
 
 const MS_PER_DAY: u64 = 86_400_000;
+
+/// What a box brings of a record: columns and their types, as the statement that takes them says them.
+pub(super) const COLUMNS: [(&str, &str); 25] = [
+    ("id", "uuid"),
+    ("box", "uuid"),
+    ("date", "timestamptz"),
+    ("sender_ip", "text"),
+    ("message_id", "text"),
+    ("sender", "text"),
+    ("recipients", "text[]"),
+    ("subject", "text"),
+    ("status", "integer"),
+    ("response_body", "text"),
+    ("content_type", "text"),
+    ("retry_after", "text"),
+    ("processing_time_us", "bigint"),
+    ("queue_us", "bigint"),
+    ("forward_us", "bigint"),
+    ("store_us", "bigint"),
+    ("outcome", "text"),
+    ("reply", "text"),
+    ("size", "bigint"),
+    ("tls", "text"),
+    ("route", "text"),
+    ("webhook_id", "text"),
+    ("sender_key", "text"),
+    ("recipient_keys", "text[]"),
+    ("message_key", "text"),
+];
 
 /// Columns that may hold an address.
 const PERSONAL: [&str; 14] = [
@@ -36,11 +67,16 @@ const PERSONAL: [&str; 14] = [
     "message_key",
 ];
 
+/// Of a message `r` that was put off: an attempt brought it to its end, on whichever box. One probe a partition.
+pub(super) const SETTLED: &str = "EXISTS (SELECT FROM mailsluice.records s WHERE s.webhook_id = r.webhook_id AND s.outcome <> 'deferred')";
+
 const TABLES: &str = "\
 CREATE SCHEMA IF NOT EXISTS mailsluice AUTHORIZATION mailsluice_owner;
 SET ROLE mailsluice_owner;
 CREATE TABLE IF NOT EXISTS mailsluice.format (one boolean PRIMARY KEY DEFAULT true CHECK (one), version integer NOT NULL, id_secret_check text);
 INSERT INTO mailsluice.format (version) VALUES (1) ON CONFLICT DO NOTHING;
+DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'mailsluice.format'::regclass AND attname = 'revision') THEN
+  ALTER TABLE mailsluice.format ADD COLUMN revision integer NOT NULL DEFAULT 0, ADD COLUMN swept timestamptz; END IF; END $$;
 CREATE TABLE IF NOT EXISTS mailsluice.boxes (
   id uuid PRIMARY KEY, name text NOT NULL, version text NOT NULL, token uuid, started timestamptz NOT NULL, last_seen timestamptz NOT NULL,
   retention_seconds bigint NOT NULL, behind bigint NOT NULL DEFAULT 0, oldest timestamptz, lost bigint NOT NULL DEFAULT 0,
@@ -52,8 +88,11 @@ CREATE TABLE IF NOT EXISTS mailsluice.records (
   outcome text NOT NULL, reply text NOT NULL, size bigint NOT NULL, tls text, route text NOT NULL, webhook_id text NOT NULL,
   sender_key text NOT NULL, recipient_keys text[] NOT NULL, message_key text
 ) PARTITION BY RANGE (id);
+DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'mailsluice.records'::regclass AND attname = 'settled') THEN
+  ALTER TABLE mailsluice.records ADD COLUMN settled boolean NOT NULL DEFAULT false; END IF; END $$;
 CREATE INDEX IF NOT EXISTS records_webhook ON mailsluice.records (webhook_id, outcome);
 CREATE INDEX IF NOT EXISTS records_deferred ON mailsluice.records (id) WHERE outcome = 'deferred';
+CREATE INDEX IF NOT EXISTS records_open ON mailsluice.records (id) INCLUDE (webhook_id) WHERE outcome = 'deferred' AND NOT settled;
 CREATE INDEX IF NOT EXISTS records_rejected ON mailsluice.records (id) WHERE outcome = 'rejected';
 CREATE INDEX IF NOT EXISTS records_sender ON mailsluice.records (sender_key, id);
 CREATE INDEX IF NOT EXISTS records_message ON mailsluice.records (message_key);
@@ -69,14 +108,18 @@ CREATE TABLE IF NOT EXISTS mailsluice.signatures (
   erasure bigint NOT NULL REFERENCES mailsluice.erasures ON DELETE CASCADE, box uuid NOT NULL, signed timestamptz NOT NULL DEFAULT now(),
   PRIMARY KEY (erasure, box));
 CREATE TABLE IF NOT EXISTS mailsluice.rewrites (part text PRIMARY KEY, noted timestamptz NOT NULL DEFAULT clock_timestamp());
-CREATE OR REPLACE VIEW mailsluice.log AS
-  SELECT r.*, b.name AS box_name FROM mailsluice.records r LEFT JOIN mailsluice.boxes b ON b.id = r.box ORDER BY r.id DESC;
-CREATE OR REPLACE VIEW mailsluice.undelivered AS
-  SELECT DISTINCT ON (r.webhook_id) r.*, b.name AS box_name FROM mailsluice.records r LEFT JOIN mailsluice.boxes b ON b.id = r.box
-  WHERE r.outcome = 'deferred'
-    AND NOT EXISTS (SELECT FROM mailsluice.records s WHERE s.webhook_id = r.webhook_id AND s.outcome IN ('delivered', 'rejected'))
-  ORDER BY r.webhook_id, r.id DESC;
 ";
+
+/// For people with psql.
+fn views() -> String {
+    let columns: Vec<_> = COLUMNS.iter().map(|(name, _)| format!("r.{name}")).collect();
+    let rows = format!("{}, b.name AS box_name FROM mailsluice.records r LEFT JOIN mailsluice.boxes b ON b.id = r.box", columns.join(", "));
+    format!(
+        "CREATE OR REPLACE VIEW mailsluice.log AS SELECT {rows} ORDER BY r.id DESC;\n\
+         CREATE OR REPLACE VIEW mailsluice.undelivered AS SELECT DISTINCT ON (r.webhook_id) {rows} \
+         WHERE r.outcome = 'deferred' AND NOT r.settled AND NOT {SETTLED} ORDER BY r.webhook_id, r.id DESC;\n"
+    )
+}
 
 /// What is left where roles, schema and rights are there already; run by an owner. Ends with the rights of the daemon's user.
 pub(super) fn init(postgres: Option<&Postgres>) -> String {
@@ -102,6 +145,9 @@ pub(super) fn init(postgres: Option<&Postgres>) -> String {
          EXECUTE format('GRANT CONNECT ON DATABASE %I TO mailsluice_writer, mailsluice_reader', current_database()); END $$;\n",
     );
     sql.push_str(TABLES);
+    sql.push_str(&views());
+    // Writing to a String cannot fail.
+    _ = writeln!(sql, "UPDATE mailsluice.format SET revision = {REVISION} WHERE revision < {REVISION};");
     sql.push_str(&without_statistics("mailsluice.records"));
     sql.push_str(&without_statistics("mailsluice.records_other"));
     sql.push_str(

@@ -2,8 +2,8 @@
 //! also says where the box stands; nothing is in the tables twice. Logs nothing.
 
 use super::connect::{Trouble, connect, with_clock};
-use super::row::{self, COLUMNS};
-use super::schema::{FORMAT, NO_UTF8, OWNER, PARTITIONS_LOCK, day_of, first_of, make_partition, partition, uuid};
+use super::row;
+use super::schema::{COLUMNS, FORMAT, NO_UTF8, OWNER, PARTITIONS_LOCK, day_of, first_of, make_partition, partition, uuid};
 use super::shared::Shared;
 use super::shipper::Batch;
 use crate::record::Record;
@@ -23,6 +23,8 @@ const CLOCK_AHEAD: u64 = 7;
 
 pub(super) struct Session {
     pub(super) client: Client,
+    /// `records.settled` is there.
+    pub(super) has_marks: bool,
     insert: Statement,
     change: Statement,
     seen: Statement,
@@ -76,7 +78,7 @@ impl Session {
     async fn begin(shared: &Shared, client: Client, behind: u64) -> Result<Self, Trouble> {
         // The server gives up before we do: a statement that outlives its connection would keep this box's lock.
         client.batch_execute("SET statement_timeout = '25s'; SET lock_timeout = '20s'; SET timezone = 'UTC'").await?;
-        check_format(&client, Some(&shared.id_secret_check)).await?;
+        let revision = check_format(&client, Some(&shared.id_secret_check)).await?;
         let claim = claim(shared, &client, behind).await?;
         let (names, types): (Vec<_>, Vec<_>) = COLUMNS.iter().map(|(name, kind)| (*name, format!("{name} {kind}"))).unzip();
         let (names, types) = (names.join(", "), types.join(", "));
@@ -96,7 +98,8 @@ impl Session {
         );
         let seen = format!("WITH {me} SELECT count(*), {now} FROM me WHERE $1::text IS NOT NULL");
         let (insert, change, seen) = (client.prepare(&insert).await?, client.prepare(&change).await?, client.prepare(&seen).await?);
-        let mut session = Self { client, insert, change, seen, days: BTreeMap::new(), clock: (now_ms(), now_ms()), claim };
+        let mut session =
+            Self { client, has_marks: revision > 0, insert, change, seen, days: BTreeMap::new(), clock: (now_ms(), now_ms()), claim };
         session.read_days().await?;
         Ok(session)
     }
@@ -246,10 +249,13 @@ impl Session {
     }
 }
 
-/// Whether the tables are there and of a kind that we know; `check`: whether they are of boxes that know messages by the same ids.
-pub(super) async fn check_format(client: &Client, check: Option<&str>) -> Result<(), Trouble> {
+/// Whether the tables are there and of a kind that we know, and of which revision; `check`: whether they are of boxes that know messages by
+/// the same ids.
+pub(super) async fn check_format(client: &Client, check: Option<&str>) -> Result<i32, Trouble> {
     let missing = || Trouble::Refused("the database has no tables of a fleet: run mailsluice fleet init".to_owned());
-    let sql = "SELECT version, id_secret_check, current_setting('server_encoding') FROM mailsluice.format";
+    // As JSON a column that is not there is null.
+    let sql = "SELECT version, id_secret_check, current_setting('server_encoding'), coalesce((to_jsonb(f) ->> 'revision')::integer, 0) \
+        FROM mailsluice.format f";
     let row = match client.query_opt(sql, &[]).await {
         Ok(row) => row.ok_or_else(missing)?,
         Err(error) if error.code().is_some_and(|code| [SqlState::UNDEFINED_TABLE, SqlState::INVALID_SCHEMA_NAME].contains(code)) => {
@@ -264,7 +270,8 @@ pub(super) async fn check_format(client: &Client, check: Option<&str>) -> Result
     if row.try_get::<_, String>(2)? != "UTF8" {
         return Err(Trouble::Refused(NO_UTF8.to_owned()));
     }
-    let Some(check) = check else { return Ok(()) };
+    let revision: i32 = row.try_get(3)?;
+    let Some(check) = check else { return Ok(revision) };
     let mut found: Option<String> = row.try_get(1)?;
     if found.is_none() {
         let sql = "UPDATE mailsluice.format SET id_secret_check = $1 WHERE id_secret_check IS NULL";
@@ -272,7 +279,7 @@ pub(super) async fn check_format(client: &Client, check: Option<&str>) -> Result
         found = client.query_one("SELECT id_secret_check FROM mailsluice.format", &[]).await?.try_get(0)?;
     }
     if found.as_deref() == Some(check) {
-        return Ok(());
+        return Ok(revision);
     }
     Err(Trouble::Refused(
         "forward.id_secret is another one than the fleet's: give all boxes the same, or messages that one put off and another \

@@ -5,6 +5,7 @@ mod failures;
 mod figures;
 mod machines;
 mod server;
+mod undelivered;
 
 use super::prometheus::{Prometheus, alerts, dashboard};
 use crate::support::client::deliver;
@@ -218,38 +219,6 @@ fn delivered_by_any_box_is_delivered() {
     eventually_within(CATCH_UP, "the gauge", || {
         taking.admin.get("/metrics").text().contains("mailsluice_fleet_messages_undelivered 0").then_some(())
     });
-}
-
-/// Pages of undelivered messages, each once and in order, however many attempts at others lie between them.
-#[test]
-fn pages_of_what_is_undelivered() {
-    let server = Server::start();
-    let database = server.fleet("pages");
-    let endpoint = Endpoint::ok();
-    let daemon = Daemon::start(server.boxed(Config::to(&endpoint), &database, "mx1"));
-    deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], b"Subject: one\r\n\r\nx\r\n").starts("250 ");
-    all_arrived(&[("mx1", &daemon)]);
-    // 3000 messages, three attempts each; every hundredth is still open.
-    let copies = "INSERT INTO mailsluice.records SELECT (r).* FROM (SELECT jsonb_populate_record(r, jsonb_build_object(\
-        'id', left(replace(r.id::text, '-', ''), 12) || lpad(to_hex(attempt * 4096 + n), 20, '0'), 'webhook_id', 'msg_' || n, \
-        'outcome', CASE WHEN attempt = 2 AND n % 100 > 0 THEN 'delivered' ELSE 'deferred' END)) AS r \
-        FROM mailsluice.records r, generate_series(0, 2) attempt, generate_series(1, 3000) n) x";
-    server.sql(&database, copies);
-    let mut found = Vec::new();
-    let mut cursor = String::new();
-    loop {
-        let page = daemon.admin.get(&format!("/undelivered?fleet=1&limit=7{cursor}")).json();
-        found.extend(page["undelivered"].as_array().unwrap().iter().map(|one| {
-            assert_eq!(one["attempts"], 3, "{one}");
-            one["record"]["webhook_id"].as_str().unwrap().to_owned()
-        }));
-        match page["cursor"].as_str() {
-            Some(next) => cursor = format!("&cursor={next}"),
-            None => break,
-        }
-    }
-    assert_eq!(found, (1..=30).rev().map(|n| format!("msg_{}", n * 100)).collect::<Vec<_>>());
-    assert_eq!(undelivered_of_all(&daemon).len(), 30);
 }
 
 /// Every answer is of all boxes that ever brought something, and says how far each is behind.
