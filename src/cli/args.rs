@@ -283,6 +283,9 @@ pub(super) struct Forget {
     /// Waits a minute for boxes that are silent, then names them and ends with 69; the erasure goes on by itself when they are back.
     #[arg(long)]
     pub(super) fleet: bool,
+    /// How long to wait for boxes that are there, and for the tables; then it says for what, and ends with 69 as well
+    #[arg(long, value_name = "D", default_value = "10m", requires = "fleet")]
+    pub(super) wait: String,
     #[command(flatten)]
     pub(super) admin: Admin,
 }

@@ -7,6 +7,7 @@ use crate::config;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement};
@@ -20,8 +21,10 @@ pub struct Fleet {
     pub(super) thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// Questions that a connection keeps: to plan one over a year of partitions takes longer than to answer it.
+/// Questions that a connection keeps: to plan one over many partitions takes longer than to answer it.
 const KEPT_MOST: usize = 32;
+/// Tables grow, and a plan that was good for a few rows is not for many.
+const KEPT_FOR: Duration = Duration::from_secs(60);
 
 /// The connection over which questions go, made at the first.
 #[derive(Default)]
@@ -31,14 +34,14 @@ pub(super) struct Asked {
     pub(super) client: Client,
     /// `records.settled` is there.
     pub(super) has_marks: bool,
-    kept: Mutex<HashMap<String, Statement>>,
+    kept: Mutex<HashMap<String, (Instant, Statement)>>,
 }
 
 impl Asked {
     /// A question that comes again and again, planned once.
     pub(super) async fn query(&self, sql: &str, arguments: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Trouble> {
         let kept = || self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = kept().get(sql).cloned();
+        let known = kept().get(sql).filter(|(since, _)| since.elapsed() < KEPT_FOR).map(|(_, statement)| statement.clone());
         let statement = match known {
             Some(statement) => statement,
             None => {
@@ -47,7 +50,7 @@ impl Asked {
                 if kept.len() >= KEPT_MOST {
                     kept.clear();
                 }
-                kept.insert(sql.to_owned(), statement.clone());
+                kept.insert(sql.to_owned(), (Instant::now(), statement.clone()));
                 statement
             }
         };

@@ -92,6 +92,11 @@ pub(super) async fn sign(client: &Client, erasure: i64, box_id: &str) -> Result<
     Ok(client.execute(sql, &[&erasure, &box_id]).await.map(drop)?)
 }
 
+/// What keeps an erasure from its end stands beside it, for whoever waits.
+pub(super) async fn say(client: &Client, erasure: i64, trouble: Option<&str>) -> Result<(), Trouble> {
+    Ok(client.execute("UPDATE mailsluice.erasures SET trouble = $2 WHERE id = $1", &[&erasure, &trouble]).await.map(drop)?)
+}
+
 /// Those that all boxes have signed; nothing but the tables is left.
 pub(super) async fn signed_by_all(client: &Client) -> Result<Vec<(i64, Option<String>)>, Trouble> {
     let sql = format!(
@@ -111,7 +116,7 @@ pub(super) async fn finish(shared: &Shared, erasures: &[(i64, Option<String>)]) 
     let trouble = finished.as_ref().err().map(|trouble| format!("the tables could not be rewritten: {trouble}"));
     client.batch_execute("RESET ROLE").await?;
     for (id, _) in erasures {
-        client.execute("UPDATE mailsluice.erasures SET trouble = $2 WHERE id = $1", &[id, &trouble]).await?;
+        say(&client, *id, trouble.as_deref()).await?;
     }
     if finished.is_ok() {
         let sql = "UPDATE mailsluice.erasures SET done = now() WHERE id = $1";

@@ -6,6 +6,7 @@ use super::course::Course;
 use super::row::name_of;
 use super::shared::Shared;
 use super::shipper::{Answer, Batch, News};
+use crate::http::retry_after;
 use crate::record::{Outcome, Record};
 use crate::stats::Minute;
 use crate::store;
@@ -196,7 +197,10 @@ impl Otlp<'_> {
         // What is longer says nothing that we look at.
         let body: Bytes = axum::body::to_bytes(axum::body::Body::new(body), ANSWER_MAX).await.unwrap_or_default();
         connection.abort();
-        let asked = head.headers.get("retry-after").and_then(|value| value.to_str().ok()?.trim().parse().ok()).map(Duration::from_secs);
+        let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok());
+        // By its own clock, where it says how late it is there.
+        let now = text("date").and_then(retry_after::date).unwrap_or_else(jiff::Timestamp::now);
+        let asked = text("retry-after").and_then(|value| retry_after::wait(value, now));
         Ok(said(head.status.as_u16(), asked, &body))
     }
 }

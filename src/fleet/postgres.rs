@@ -40,8 +40,11 @@ struct Postgres<'s> {
     forgetting: Option<(i64, JoinHandle<Result<u64, StoreError>>)>,
     /// Signed as soon as what was changed is brought.
     forgotten: Vec<i64>,
-    /// Erasures that all have signed.
-    finishing: Option<JoinHandle<()>>,
+    /// Why the last one failed: said once.
+    cannot_forget: Option<String>,
+    /// Erasures that all have signed; what keeps them from their end.
+    finishing: Option<JoinHandle<Option<String>>>,
+    cannot_finish: Option<String>,
 }
 
 /// Brings records until it is stopped.
@@ -54,8 +57,18 @@ pub(super) async fn run(shared: &Arc<Shared>) {
     let course = Course::begin(shared, NAME, was_noted);
     let update_through = if course.begins_anew() { shared.store.newest() } else { 0 };
     let said_lost = course.shipper.lost;
-    let mut this =
-        Postgres { shared, course, update_through, unanswered: None, said_lost, forgetting: None, forgotten: Vec::new(), finishing: None };
+    let mut this = Postgres {
+        shared,
+        course,
+        update_through,
+        unanswered: None,
+        said_lost,
+        forgetting: None,
+        forgotten: Vec::new(),
+        cannot_forget: None,
+        finishing: None,
+        cannot_finish: None,
+    };
     while !shared.is_stopping() {
         let trouble = match Session::open(shared, this.course.behind()).await {
             Ok(session) => this.serve(session).await.err(),
@@ -239,9 +252,20 @@ impl Postgres<'_> {
             match task.await {
                 Ok(Ok(records)) => {
                     tracing::info!(records, "an address was erased from the store, as the fleet was asked to");
+                    if self.cannot_forget.take().is_some() {
+                        with_clock(erasure::say(&session.client, id, None)).await?;
+                    }
                     self.forgotten.push(id);
                 }
-                Ok(Err(error)) => tracing::error!(%error, "an address that the fleet was asked to erase is still in the store"),
+                Ok(Err(error)) => {
+                    // It is tried again with each look; whoever waits for it reads why.
+                    let trouble = format!("{} cannot erase it from its store: {error}", shared.config.name);
+                    if self.cannot_forget.as_ref() != Some(&trouble) {
+                        tracing::error!(%error, "an address that the fleet was asked to erase is still in the store");
+                    }
+                    with_clock(erasure::say(&session.client, id, Some(&trouble))).await?;
+                    self.cannot_forget = Some(trouble);
+                }
                 Err(_) => {}
             }
         }
@@ -262,15 +286,21 @@ impl Postgres<'_> {
             });
             self.forgetting = Some((id, task));
         }
-        if self.finishing.as_ref().is_none_or(JoinHandle::is_finished) {
+        if let Some(task) = self.finishing.take_if(|task| task.is_finished()) {
+            let trouble = task.await.unwrap_or_default();
+            if let Some(trouble) = trouble.as_ref().filter(|_| trouble != self.cannot_finish) {
+                tracing::warn!("an erasure in the fleet's database waits: {trouble}");
+            }
+            self.cannot_finish = trouble;
+        }
+        if self.finishing.is_none() {
             let erasures = with_clock(erasure::signed_by_all(&session.client)).await?;
             let shared = Arc::clone(shared);
             self.finishing = (!erasures.is_empty()).then(|| {
                 tokio::spawn(async move {
                     match tokio::time::timeout(erasure::FINISH, erasure::finish(&shared, &erasures)).await {
-                        Ok(Ok(())) => {}
-                        Ok(Err(trouble)) => tracing::warn!("an erasure in the fleet's database waits: {trouble}"),
-                        Err(_) => tracing::warn!("an erasure in the fleet's database took too long, and begins again"),
+                        Ok(finished) => finished.err().map(|trouble| trouble.to_string()),
+                        Err(_) => Some("it took too long, and begins again".to_owned()),
                     }
                 })
             });

@@ -15,7 +15,6 @@ mod pool;
 mod prepare;
 mod question;
 mod refused;
-mod retry_after;
 mod scan;
 #[cfg(test)]
 mod tests;

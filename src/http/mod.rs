@@ -16,6 +16,7 @@ mod proxy;
 mod redirect;
 mod request;
 mod response;
+pub mod retry_after;
 #[cfg(test)]
 mod tests;
 mod trust;

@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const CATCH_UP: Duration = Duration::from_secs(90);
 
@@ -139,4 +139,32 @@ fn what_a_collector_may_answer() {
     send(&daemon, 1);
     let lost = || daemon.admin.get("/metrics").text().contains("mailsluice_fleet_lost_total 2").then_some(());
     eventually_within(CATCH_UP, "the count", lost);
+}
+
+/// `Retry-After` may name a moment, by the collector's own clock: so long it is left alone.
+#[test]
+fn a_collector_that_names_a_moment() {
+    const PAUSE: i64 = 4;
+    let asked = Arc::new(std::sync::Mutex::new(Vec::<Instant>::new()));
+    let collector = {
+        let asked = Arc::clone(&asked);
+        Endpoint::with(move |_| {
+            let mut asked = asked.lock().unwrap();
+            asked.push(Instant::now());
+            if asked.len() > 1 {
+                return Answer::status(200);
+            }
+            let hour_ago = jiff::Timestamp::now() - jiff::SignedDuration::from_hours(1);
+            let date = |seconds| (hour_ago + jiff::SignedDuration::from_secs(seconds)).strftime("%a, %d %b %Y %T GMT").to_string();
+            Answer::status(503).field("Date", &date(0)).field("Retry-After", &date(PAUSE))
+        })
+        .start()
+    };
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(Config::to(&endpoint).set("fleet.otlp", collector.url("/")));
+    send(&daemon, 1);
+    let times = eventually_within(CATCH_UP, "another attempt", || Some(asked.lock().unwrap().clone()).filter(|times| times.len() > 1));
+    let paused = times[1] - times[0];
+    // The first back-off is half a second.
+    assert!(paused > Duration::from_secs(3), "{paused:?}");
 }

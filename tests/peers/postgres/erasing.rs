@@ -176,3 +176,30 @@ fn what_one_box_forgets_is_brought() {
     eventually_within(CATCH_UP, "what was forgotten", || (gone() == 0).then_some(()));
     all_arrived(&[("mx1", &daemon)]);
 }
+
+/// Heard of all the time, and yet it never signs: who asked is told for whom he waits, at the end of his patience and not of the day.
+#[test]
+fn a_box_that_is_there_and_never_signs() {
+    let server = Server::start();
+    let database = server.fleet("unsigned");
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(server.boxed(Config::to(&endpoint), &database, "mx1"));
+    send_to(&daemon);
+    all_arrived(&[("mx1", &daemon)]);
+    let there = "INSERT INTO mailsluice.boxes (id, name, version, started, last_seen, retention_seconds) \
+        VALUES (gen_random_uuid(), 'mx9', '0', now(), now() + interval '1 hour', 86400)";
+    server.sql(&database, there);
+    let forget = |more: &[&str]| daemon.cli(&[&["forget", "--fleet", "--address", ADDRESS], more].concat());
+    let failed = forget(&["--wait", "4s"]);
+    assert_eq!(failed.code, Some(69), "{}{}", failed.out, failed.err);
+    for words in ["is not done after 4s", "not signed by mx9, though heard of", "mailsluice fleet remove"] {
+        assert!(failed.err.contains(words), "{words}: {}", failed.err);
+    }
+    assert!(!failed.err.contains("mx1"), "{}", failed.err);
+    assert_eq!(forget(&["--wait", "soon"]).code, Some(64));
+    daemon.cli(&["fleet", "remove", "mx9"]).ok();
+    assert!(forget(&[]).ok().starts_with("erased on every box"));
+    // The one that was given up went on.
+    let open = "SELECT count(*) FROM mailsluice.erasures WHERE done IS NULL";
+    eventually_within(CATCH_UP, "the first to be done as well", || (server.number(&database, open) == 0).then_some(()));
+}

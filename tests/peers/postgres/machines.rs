@@ -83,3 +83,30 @@ fn a_disk_of_the_server_that_is_full() {
     // The server gives up its files before their file system goes.
     server.stop_at_once();
 }
+
+/// A box that cannot erase says so where all can read it, and goes on when it can.
+#[test]
+fn a_disk_of_a_box_that_is_full_when_it_has_to_erase() {
+    let server = Server::start();
+    let database = server.fleet("full_box");
+    let (endpoint, disk) = (Endpoint::ok(), SmallDisk::new(24));
+    let first = Daemon::start(server.boxed(Config::to(&endpoint), &database, "mx1"));
+    let config = Config::to(&endpoint).set("store.path", disk.path("records.redb").to_str().unwrap());
+    let second = Daemon::start(server.boxed(config, &database, "mx2"));
+    for daemon in [&first, &second] {
+        send(daemon, 50);
+    }
+    all_arrived(&[("mx1", &first), ("mx2", &second)]);
+    let filler = disk.fill();
+    let failed = first.cli(&["forget", "--fleet", "--address", "bob@example.test"]);
+    assert_eq!(failed.code, Some(69), "{}{}", failed.out, failed.err);
+    assert!(failed.err.contains("is not done: mx2 cannot erase it from its store"), "{}", failed.err);
+    std::fs::remove_file(filler).unwrap();
+    let done = "SELECT count(*) FROM mailsluice.erasures WHERE done IS NOT NULL AND trouble IS NULL AND address IS NULL";
+    eventually_within(CATCH_UP, "the erasure to go on by itself", || (server.number(&database, done) == 1).then_some(()));
+    let said = second.log().matches("is still in the store").count();
+    assert!(said >= 1, "{}", second.log());
+    for daemon in [&first, &second] {
+        assert_eq!(daemon.cli(&["export", "--fleet", "--address", "bob@example.test"]).ok(), "");
+    }
+}
