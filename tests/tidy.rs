@@ -1,5 +1,6 @@
 //! What holds of the sources themselves: imports point one way, one folder names the ring, the map names what is there.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 /// Who may name whom, of our own modules (ARCHITECTURE.md has the same table). Every module may name itself.
@@ -261,4 +262,24 @@ fn the_documents_name_files_that_are_there() {
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert!(seen > 20, "only {seen} paths in the documents");
+}
+
+/// What the linker lays side by side is named by modules: one that has moved would lie far off again, without a word.
+#[test]
+fn the_linkers_list_names_modules_that_are_there() {
+    let list = std::fs::read_to_string(root().join("packaging/path.ld")).unwrap();
+    let named: BTreeSet<_> = list
+        .split("_ZN10mailsluice")
+        .skip(1)
+        .map(|rest| {
+            let name = rest.trim_start_matches(|c: char| c.is_ascii_digit());
+            let octets = rest[..rest.len() - name.len()].parse().unwrap();
+            &name[..octets]
+        })
+        .collect();
+    assert!(named.len() > 5, "{named:?}");
+    for name in named {
+        let src = root().join("src");
+        assert!(src.join(name).is_dir() || src.join(format!("{name}.rs")).exists(), "no module {name}: cargo bench --bench path");
+    }
 }

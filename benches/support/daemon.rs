@@ -64,17 +64,21 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// `top` stands before the first section, `more` behind the others.
     pub(crate) fn start(dir: tempfile::TempDir, top: &str, more: &str) -> Self {
+        Self::start_by(Command::new(binary()), dir, top, &format!("[log]\nmessages = \"none\"\nformat = \"text\"\n{more}"))
+    }
+
+    /// `command` is the program, or what runs it; it logs as it does by default.
+    pub(crate) fn start_by(mut command: Command, dir: tempfile::TempDir, top: &str, more: &str) -> Self {
         let free = || TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
         let (smtp, admin) = (free(), free());
         let text = format!(
             "{top}[smtp]\nlisten = [\"{smtp}\"]\nhostname = \"bench.example\"\nmax_connections_per_ip = 1000\n\
              max_messages_per_connection = 100000\nmax_errors = 1000\nmax_junk_commands = 1000\n\
-             [admin]\nlisten = \"{admin}\"\n[store]\npath = \"{}\"\n[memory]\nper_ip_share = 1.0\n[log]\nmessages = \"none\"\nformat = \"text\"\n{more}",
+             [admin]\nlisten = \"{admin}\"\n[store]\npath = \"{}\"\n[memory]\nper_ip_share = 1.0\n{more}",
             dir.path().join("records.redb").display()
         );
         std::fs::write(dir.path().join("mailsluice.toml"), text).unwrap();
         let log = std::fs::File::create(dir.path().join("log")).unwrap();
-        let mut command = Command::new(binary());
         command.args(["serve", "--config"]).arg(dir.path().join("mailsluice.toml")).stdout(Stdio::null()).stderr(log);
         let process = command.spawn().unwrap();
         let started = Instant::now();
