@@ -23,7 +23,7 @@ const GENEROSITY: usize = 16;
 
 /// A message's octets. Has no `Debug` that shows them, is not `Clone`, is freed (and its lease given back) on drop.
 pub struct Body {
-    // Dropped in this order: the budget never says that memory is free while it is not (but for the spare maps, which are few).
+    // Dropped in this order: the budget never says that memory is free while it is not (but for the spare maps).
     room: Room,
     lease: Lease,
 }
@@ -31,7 +31,7 @@ pub struct Body {
 impl Drop for Body {
     fn drop(&mut self) {
         if let Room::Map { map, .. } = std::mem::replace(&mut self.room, Room::Heap(Vec::new())) {
-            self.lease.spares().put(map);
+            self.lease.keep_spare(map);
         }
     }
 }
@@ -251,9 +251,9 @@ impl Body {
     fn take_spare(&mut self, capacity: usize) -> bool {
         // Room is made before the first octet where the size was announced; without that it may become as large as any.
         let most = if self.is_empty() { capacity.saturating_mul(GENEROSITY) } else { usize::MAX };
-        let Some(map) = self.lease.spares().take(capacity..=most) else { return false };
+        let Some(map) = self.lease.spare(capacity..=most) else { return false };
         if self.lease.resize(map.len() as u64).is_err() {
-            self.lease.spares().put(map);
+            self.lease.keep_spare(map);
             return false;
         }
         let all = map.len();

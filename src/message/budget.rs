@@ -4,6 +4,8 @@
 //! [`OverBudget`], which the session answers with `452 4.3.1`.
 
 use super::spare::Spares;
+use memmap2::MmapMut;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -157,8 +159,13 @@ impl Lease {
         self.held
     }
 
-    pub(super) fn spares(&self) -> &Spares {
-        &self.budget.spares
+    /// A map that has as many octets as fit, of a message that has gone.
+    pub(super) fn spare(&self, fits: RangeInclusive<usize>) -> Option<MmapMut> {
+        self.budget.spares.take(fits)
+    }
+
+    pub(super) fn keep_spare(&self, map: MmapMut) {
+        self.budget.spares.put(map, self.budget.limit());
     }
 
     /// A second, empty lease on the same budget and shares (for a rendered request).
