@@ -206,10 +206,9 @@ impl Store {
     }
 
     /// `open` on another disk, or at another pace.
-    pub fn open_on(disk: Arc<dyn Disk>, config: &config::Store, stats: &Arc<Stats>, mut tuning: Tuning) -> Result<Arc<Self>, StoreError> {
-        let files = Files { disk, path: config.path.clone() };
+    pub fn open_on(disk: Arc<dyn Disk>, config: &config::Store, stats: &Arc<Stats>, tuning: Tuning) -> Result<Arc<Self>, StoreError> {
         let path = || config.path.clone();
-        let failed = |fault: Fault| match fault {
+        Self::start(disk, config, stats, tuning).map_err(|fault| match fault {
             Fault::Locked => StoreError::Locked(path()),
             Fault::Newer(found) => StoreError::Newer { path: path(), found, known: file::VERSION },
             Fault::NoSpace { needed, free } => StoreError::NoSpace { needed, free },
@@ -218,26 +217,29 @@ impl Store {
             Fault::Full(_) | Fault::Damaged(_) | Fault::Io(_) | Fault::Lost | Fault::Closing => {
                 StoreError::Failed { path: path(), what: fault.to_string() }
             }
-        };
-        let lock = files.lock().map_err(failed)?;
-        let free = files.disk.free_space(files.directory()).map_err(|error| failed(error.into()))?;
+        })
+    }
+
+    fn start(disk: Arc<dyn Disk>, config: &config::Store, stats: &Arc<Stats>, mut tuning: Tuning) -> Result<Arc<Self>, Fault> {
+        let files = Files { disk, path: config.path.clone() };
+        let lock = files.lock()?;
+        let free = files.disk.free_space(files.directory())?;
         // On a small disk journals are a small part of it.
         tuning.journal = tuning.journal.min(usize::try_from((free / 16).max(JOURNAL_LEAST)).unwrap_or(usize::MAX));
-        let listing = open::patiently(&files, files.directory(), || Ok(files.list()?)).map_err(failed)?;
+        let listing = open::patiently(&files, files.directory(), || Ok(files.list()?))?;
         for leftover in &listing.unfinished {
-            files.remove_if_there(leftover).map_err(|source| StoreError::CannotRead { path: leftover.clone(), source })?;
+            files.remove_if_there(leftover).map_err(|source| Fault::CannotRead { path: leftover.clone(), source })?;
         }
-        let secret = |suffix| open::patiently(&files, &files.beside(suffix), || files.secret(suffix)).map_err(failed);
+        let secret = |suffix| open::patiently(&files, &files.beside(suffix), || files.secret(suffix));
         let (id_secret, has_secrets) = secret(".id-secret")?;
         let index_key = IndexKey(secret(".index-key")?.0);
         if has_secrets {
             say_what_is_missing(&files, &listing);
         }
-        let opened = migrate::migrate(&files, &index_key, &tuning, &listing)
-            .and_then(|()| open::open(&files, index_key, &tuning))
-            .map_err(failed)?;
-        let changes = open::patiently(&files, &files.changes(), || Changes::read(&files)).map_err(failed)?;
-        let ids = id::Ids::new(opened.newest_id, ms(&*files.disk), files.disk.random().map_err(|error| failed(error.into()))?);
+        migrate::migrate(&files, &index_key, &tuning, &listing)?;
+        let opened = open::open(&files, index_key, &tuning)?;
+        let changes = open::patiently(&files, &files.changes(), || Changes::read(&files))?;
+        let ids = id::Ids::new(opened.newest_id, ms(&*files.disk), files.disk.random()?);
         // The first one is of a later millisecond: so ids rise over a start in the midst of this one.
         files.disk.pause(Duration::from_millis(1));
         let shared = Arc::new(Shared::new(
@@ -268,12 +270,10 @@ impl Store {
         let (hand_on, sealed) = crossbeam_channel::unbounded();
         let (free, empty) = crossbeam_channel::bounded(FREE);
         hand_on.send(opened.sealed).unwrap_or(());
-        let start =
-            |name, work: Box<dyn FnOnce() + Send>| start(name, &shared, work).map_err(|source| StoreError::Io { path: path(), source });
         let work = Writer::new(Arc::clone(&shared), messages, hand_on, empty.clone(), lock, opened.durable);
-        let mut threads = vec![start("store-writer", Box::new(move || work.run()))?];
+        let mut threads = vec![start("store-writer", &shared, Box::new(move || work.run()))?];
         let work = Keeper::new(Arc::clone(&shared), sealed, (free, empty), errands, writer.clone());
-        threads.push(start("store-keeper", Box::new(move || work.run()))?);
+        threads.push(start("store-keeper", &shared, Box::new(move || work.run()))?);
         Ok(Arc::new(Self { shared, writer: ArcSwapOption::from_pointee(writer), keeper, threads: Mutex::new(threads) }))
     }
 

@@ -12,7 +12,6 @@ use super::journal::{End, Frame, in_order, read_all};
 use super::memory::Entry;
 use super::undelivered::Undelivered;
 use redb::{Builder, ReadableDatabase as _, ReadableTable as _, StorageBackend};
-use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -173,8 +172,6 @@ fn records_of(view: View, has_numbers: bool) -> Result<(u64, u64), Fault> {
     Ok((whole, damaged))
 }
 
-const PAGE: usize = 4096;
-
 /// A file as it is, and over it what has been written since, in memory.
 #[derive(Debug)]
 struct View {
@@ -187,44 +184,23 @@ struct Written {
     length: u64,
     /// Up to here the file's octets show through; a shorter length cuts them off for good.
     from_file: u64,
-    pages: BTreeMap<u64, [u8; PAGE]>,
+    /// Where each begins, the latest last: some hundred at the most, of a store that was not closed.
+    pieces: Vec<(u64, Vec<u8>)>,
 }
 
 impl View {
     fn new(file: Backend) -> io::Result<Self> {
         let length = file.len()?;
-        Ok(Self { file, written: Mutex::new(Written { length, from_file: length, pages: BTreeMap::new() }) })
+        Ok(Self { file, written: Mutex::new(Written { length, from_file: length, pieces: Vec::new() }) })
     }
 
     fn written(&self) -> std::sync::MutexGuard<'_, Written> {
         self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    /// One page: as written, else as in the file, zeros beyond it.
-    fn page(&self, written: &Written, number: u64) -> io::Result<[u8; PAGE]> {
-        if let Some(page) = written.pages.get(&number) {
-            return Ok(*page);
-        }
-        let mut page = [0; PAGE];
-        let start = number.saturating_mul(PAGE as u64);
-        let there = usize::try_from(written.from_file.saturating_sub(start)).unwrap_or(PAGE).min(PAGE);
-        self.file.read(start, page.get_mut(..there).unwrap_or_default())?;
-        Ok(page)
-    }
-
-    /// The pages of a range, each with the part of it that belongs to the range.
-    fn pieces(offset: u64, length: usize) -> impl Iterator<Item = (u64, std::ops::Range<usize>, std::ops::Range<usize>)> {
-        let mut done = 0;
-        std::iter::from_fn(move || {
-            let left = length.checked_sub(done).filter(|&left| left > 0)?;
-            let at = offset.checked_add(u64::try_from(done).ok()?)?;
-            let within = usize::try_from(at % PAGE as u64).ok()?;
-            let here = left.min(PAGE - within);
-            let piece = (at / PAGE as u64, within..within + here, done..done + here);
-            done += here;
-            Some(piece)
-        })
-    }
+fn distance(from: u64, to: u64) -> usize {
+    usize::try_from(to.saturating_sub(from)).unwrap_or(usize::MAX)
 }
 
 impl StorageBackend for View {
@@ -237,27 +213,21 @@ impl StorageBackend for View {
         if offset.checked_add(out.len() as u64).is_none_or(|end| end > written.length) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        for (number, within, outside) in Self::pieces(offset, out.len()) {
-            let page = self.page(&written, number)?;
-            if let (Some(to), Some(from)) = (out.get_mut(outside), page.get(within)) {
-                to.copy_from_slice(from);
-            }
+        let (there, beyond) = out.split_at_mut(distance(offset, written.from_file).min(out.len()));
+        self.file.read(offset, there)?;
+        beyond.fill(0);
+        for (at, data) in &written.pieces {
+            let (to, from) = (out.iter_mut().skip(distance(offset, *at)), data.iter().skip(distance(*at, offset)));
+            to.zip(from).for_each(|(to, from)| *to = *from);
         }
         Ok(())
     }
 
     fn set_len(&self, length: u64) -> io::Result<()> {
         let mut written = self.written();
-        if length < written.length {
-            // What is cut off comes back as zeros.
-            let last = length / PAGE as u64;
-            let mut page = self.page(&written, last)?;
-            let kept = usize::try_from(length % PAGE as u64).unwrap_or(PAGE);
-            page.get_mut(kept..).unwrap_or_default().fill(0);
-            written.pages.retain(|number, _| *number < last);
-            written.pages.insert(last, page);
-            written.from_file = written.from_file.min(last * PAGE as u64);
-        }
+        // What is cut off comes back as zeros.
+        written.from_file = written.from_file.min(length);
+        written.pieces.iter_mut().for_each(|(at, data)| data.truncate(distance(*at, length)));
         written.length = length;
         Ok(())
     }
@@ -268,14 +238,10 @@ impl StorageBackend for View {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut written = self.written();
-        for (number, within, outside) in Self::pieces(offset, data.len()) {
-            let mut page = self.page(&written, number)?;
-            if let (Some(to), Some(from)) = (page.get_mut(within), data.get(outside)) {
-                to.copy_from_slice(from);
-            }
-            written.pages.insert(number, page);
-        }
-        written.length = written.length.max(offset.saturating_add(data.len() as u64));
+        let end = offset.saturating_add(data.len() as u64);
+        written.pieces.retain(|(at, data)| *at < offset || end < at.saturating_add(data.len() as u64));
+        written.pieces.push((offset, data.to_vec()));
+        written.length = written.length.max(end);
         Ok(())
     }
 }
@@ -285,6 +251,7 @@ mod tests {
     use super::super::tests::{Place, record};
     use super::*;
     use proptest::prelude::*;
+    use std::collections::BTreeMap;
 
     fn octets(n: u64) -> usize {
         usize::try_from(n).expect("a small file")
