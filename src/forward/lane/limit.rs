@@ -22,6 +22,10 @@ const LEAST: f64 = 0.3;
 /// waits yet.
 const LEAP_IN_TIME: f64 = 5.0;
 const LEAP: f64 = 2.5;
+/// The same where so many were answered side by side, each within a little more than a quarter of the deadline: if there are no more
+/// workers than were seen, the last of three rounds ends within three quarters of it.
+const SIDE_BY_SIDE: usize = 9;
+const LEAP_SIDE_BY_SIDE: f64 = 3.0;
 /// So much more in a round of answers behind a decrease, while nobody waits.
 const REGROW: f64 = 0.1;
 /// Answers in order, and how much their waits beside few differ: so many may have waited for each other inside, and so many did.
@@ -210,8 +214,12 @@ impl Limit {
         let more = if self.quick {
             let in_time = (room / 2.0).min(LEAP_IN_TIME * sample.in_flight as f64);
             // Nobody waits inside: as far as all that it adds could wait and be in time.
-            let alone =
-                if is_alone && !self.is_serial(MAY_QUEUE) { sample.room(self.longest()).min(LEAP * sample.in_flight as f64) } else { 0.0 };
+            let (time, leap) = if sample.in_flight >= SIDE_BY_SIDE && sample.waited <= self.timeout.mul_f64(0.267) {
+                (self.timeout.mul_f64(0.76), LEAP_SIDE_BY_SIDE)
+            } else {
+                (self.longest(), LEAP)
+            };
+            let alone = if is_alone && !self.is_serial(MAY_QUEUE) { sample.room(time).min(leap * sample.in_flight as f64) } else { 0.0 };
             let least = if room > self.level { 0.5 } else { 0.0 };
             (in_time.max(alone) - self.level).clamp(least, LEAP_IN_TIME - 1.0)
         } else if room <= self.level {
@@ -241,7 +249,7 @@ impl Limit {
         let own = if serial { median(self.base.iter().map(alone)) } else { median(self.base.iter().map(between)) };
         self.own = if serial { own } else { median(self.base.iter().map(|sample| sample.waited)) };
         // What waits for one worker can as well wait here, where it can still be told.
-        let least = if serial && self.in_order >= SURELY { self.timeout / 8 } else { self.timeout / 4 };
+        let least = if self.is_surely_serial() { self.timeout / 8 } else { self.timeout / 4 };
         self.target = own.mul_f64(2.5).clamp(least, self.longest());
     }
 
@@ -250,6 +258,11 @@ impl Limit {
         let waits = || self.base.iter().map(|sample| sample.waited);
         let (least, most) = (waits().min().unwrap_or_default(), waits().max().unwrap_or_default());
         self.in_order >= in_order && most > least.mul_f64(by)
+    }
+
+    /// One worker, beyond doubt.
+    pub(super) fn is_surely_serial(&self) -> bool {
+        self.in_order >= SURELY && self.is_serial(QUEUES)
     }
 
     fn longest(&self) -> Duration {

@@ -52,6 +52,13 @@ pub(super) struct Lane<W> {
     breaker: Breaker,
 }
 
+/// A POST that was begun with less of its time left may have come too late for what it waited here.
+const FRESH: f64 = 0.6;
+/// Of what comes in time may wait so much, since what is known is a guess; and so much before a single worker that had nothing to do
+/// a while ago: its pauses cost more than those who come to their turn too late.
+const MAY_WAIT: f64 = 0.5;
+const MAY_WAIT_DRY: f64 = 0.8;
+
 /// A job that may ask the endpoint: to be given back to [`Lane::done`].
 #[derive(Debug)]
 pub(super) struct Flight {
@@ -59,6 +66,8 @@ pub(super) struct Flight {
     probe: bool,
     /// It had as long as the endpoint takes.
     in_time: bool,
+    /// It had most of its own time.
+    fresh: bool,
     /// With it.
     in_flight: usize,
     at: Instant,
@@ -210,11 +219,12 @@ impl<W> Lane<W> {
         if self.in_flight >= self.limit.get() {
             self.full = Some(now);
         }
-        Ok(Flight { begun: self.limit.begin(self.in_flight), probe, in_time, in_flight: self.in_flight, at: now, octets })
+        let fresh = deadline.saturating_duration_since(now) >= self.settings.timeout.mul_f64(FRESH);
+        Ok(Flight { begun: self.limit.begin(self.in_flight), probe, in_time, fresh, in_flight: self.in_flight, at: now, octets })
     }
 
     fn beside(&self, in_flight: usize) -> Beside {
-        Beside { in_flight, has_room: self.limit.has_room() }
+        Beside { in_flight, has_room: self.limit.has_room(), serial: self.limit.is_surely_serial() }
     }
 
     /// Whether there is as much time left as the endpoint takes.
@@ -270,7 +280,9 @@ impl<W> Lane<W> {
             Came::TooLate => {
                 self.given_up.push_back(now);
                 self.need.learn(now, self.settings.timeout, flight.in_flight, flight.octets.min(need::LARGE));
-                self.limit.failed(flight.begun);
+                if flight.fresh {
+                    self.limit.failed(flight.begun);
+                }
                 // One that has answered others meanwhile is there.
                 if flight.in_time && self.answered.is_none_or(|at| at <= flight.at) {
                     self.breaker.not_answered(flight.probe, now);
@@ -305,15 +317,22 @@ impl<W> Lane<W> {
         None
     }
 
-    /// What comes in time if it waits: of that the half, since what is known is a guess.
+    /// Of what comes in time if it waits, a part.
     fn may_wait(&mut self, now: Instant, octets: u64) -> usize {
         let Some(rate) = self.rate.per_second(now, self.in_flight) else { return usize::MAX };
         let timeout = self.settings.timeout;
-        let beside = self.beside(self.limit.get());
+        let (beside, inside, part) = match self.beside(self.limit.get()) {
+            // What is inside is answered before what waits, one after the other.
+            Beside { serial: true, .. } => {
+                let part = if self.rate.was_dry(now, timeout) { MAY_WAIT_DRY } else { MAY_WAIT };
+                (self.beside(1), self.in_flight.saturating_sub(1), part)
+            }
+            beside => (beside, 0, MAY_WAIT),
+        };
         let time = timeout.saturating_sub(self.need.need(now, octets, beside, timeout));
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "saturates; never negative")]
-        let waiting = (self.limit.answers_within(rate, time) / 2.0) as usize;
-        waiting.max(1)
+        let come = (self.limit.answers_within(rate, time) * part) as usize;
+        come.saturating_sub(inside).max(1)
     }
 
     /// When the oldest has to be looked at again though nothing else happens.

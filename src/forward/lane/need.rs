@@ -19,6 +19,8 @@ pub(super) struct Beside {
     pub(super) in_flight: usize,
     /// More at once have been taking no longer.
     pub(super) has_room: bool,
+    /// One worker, which answers one after the other.
+    pub(super) serial: bool,
 }
 
 #[derive(Default)]
@@ -40,6 +42,8 @@ struct Sample {
 #[derive(Clone, Copy)]
 struct Known {
     need: Duration,
+    /// Of one alone, if they were answered one after the other.
+    alone: Duration,
     /// What it was learned beside.
     in_flight: f64,
     /// When its oldest sample is too old.
@@ -98,23 +102,24 @@ impl Need {
             Some(speed) if octets > LARGE => Duration::try_from_secs_f64(octets as f64 / speed).unwrap_or(timeout),
             _ => Duration::ZERO,
         };
-        (known.need.mul_f64(more) + way).min(timeout.mul_f64(0.8))
+        let need = if beside.serial && beside.in_flight <= 1 { known.alone } else { known.need.mul_f64(more) };
+        (need + way).min(timeout.mul_f64(0.8))
     }
 }
 
 fn of<'s>(samples: impl Iterator<Item = &'s Sample> + Clone, now: Instant) -> Known {
     let until = samples.clone().next().map_or(now, |oldest| oldest.at) + AGE_MAX;
-    let mut took: Vec<Duration> = samples.clone().map(|sample| sample.took).collect();
-    if took.is_empty() {
-        return Known { need: Duration::ZERO, in_flight: 1.0, until };
+    let (count, sum) = samples.clone().fold((0.0, 0.0), |(count, sum), sample| (count + 1.0, sum + sample.in_flight as f64));
+    let need = nearly_all(samples.clone().map(|sample| sample.took).collect());
+    let alone = nearly_all(samples.map(|sample| sample.took.div_f64((sample.in_flight as f64).max(1.0))).collect());
+    Known { need, alone, in_flight: (sum / f64::max(count, 1.0)).max(1.0), until }
+}
+
+/// What nine in ten took, and some more.
+fn nearly_all(mut took: Vec<Duration>) -> Duration {
+    if took.len() < FEW {
+        return took.into_iter().max().unwrap_or_default().mul_f64(1.5);
     }
-    let in_flight = samples.map(|sample| sample.in_flight).sum::<usize>() as f64 / took.len() as f64;
-    let need = if took.len() < FEW {
-        took.into_iter().max().unwrap_or_default().mul_f64(1.5)
-    } else {
-        let at = took.len() * 9 / 10;
-        let (_, tenth, _) = took.select_nth_unstable(at);
-        tenth.mul_f64(1.25)
-    };
-    Known { need, in_flight: in_flight.max(1.0), until }
+    let at = took.len() * 9 / 10;
+    took.select_nth_unstable(at).1.mul_f64(1.25)
 }

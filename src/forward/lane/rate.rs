@@ -62,6 +62,11 @@ impl Rate {
         self.since.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
+    /// The endpoint waited for work within so long a time.
+    pub(super) fn was_dry(&self, now: Instant, within: Duration) -> bool {
+        self.idle.is_some_and(|idle| now.saturating_duration_since(idle) < within)
+    }
+
     pub(super) fn forget(&mut self) {
         self.intervals.clear();
         (self.sum, self.pending) = (Duration::ZERO, Duration::ZERO);
