@@ -57,7 +57,7 @@ const FRESH: f64 = 0.6;
 /// Of what comes in time may wait so much, since what is known is a guess; and so much before a single worker that had nothing to do
 /// a while ago: its pauses cost more than those who come to their turn too late.
 const MAY_WAIT: f64 = 0.5;
-const MAY_WAIT_DRY: f64 = 0.8;
+const MAY_WAIT_DRY: f64 = 0.65;
 
 /// A job that may ask the endpoint: to be given back to [`Lane::done`].
 #[derive(Debug)]

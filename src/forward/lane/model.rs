@@ -364,7 +364,7 @@ const CASES: [Case; 29] = [
     Case { goodput: 85.0, duplicates: 5.0, ..case(1, Takes::Constant(2.5)) },
     // One answer in ten holds the only worker for a fifth of the timeout, and what waits behind it is not to be known before.
     Case { goodput: 85.0, ..case(1, Takes::Mixed(0.9, 0.05, 1.0)) },
-    Case { goodput: 85.0, ..case(1, Takes::Exponential(0.5)) },
+    Case { goodput: 80.0, ..case(1, Takes::Exponential(0.5)) },
     Case { goodput: 60.0, duplicates: 6.0, ..case(1, Takes::Mixed(0.9, 0.05, 2.0)) },
     Case { goodput: 70.0, duplicates: 4.0, ..case(1, Takes::Mixed(0.9, 0.25, 2.5)) },
 ];
@@ -409,11 +409,11 @@ fn endpoints_do_what_they_can_at_any_load() {
 #[test]
 fn one_worker_does_what_it_can_on_average() {
     let kinds = [
-        (Takes::Exponential(0.5), [90.0, 97.0, 97.0], 1.0),
+        (Takes::Exponential(0.5), [91.0, 97.0, 97.0], 1.0),
         (Takes::Exponential(1.0), [80.0, 91.0, 93.0], 2.5),
         (Takes::Constant(2.5), [85.0, 95.0, 97.0], 1.0),
         (Takes::Mixed(0.9, 0.05, 2.0), [78.0, 92.0, 95.0], 2.0),
-        (Takes::Mixed(0.9, 0.25, 2.5), [84.0, 95.0, 97.0], 1.0),
+        (Takes::Mixed(0.9, 0.25, 2.5), [87.0, 95.0, 97.0], 1.0),
     ];
     for (takes, least, most) in kinds {
         for (load, least) in [1.2, 2.5, 10.0].into_iter().zip(least) {
