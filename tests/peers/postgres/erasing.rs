@@ -2,7 +2,7 @@
 //! not so.
 
 use super::server::Server;
-use super::{CATCH_UP, all_arrived, records_of_all};
+use super::{CATCH_UP, all_arrived, one_box, records_of_all};
 use crate::support::client::deliver;
 use crate::support::{Answer, Config, Daemon, Endpoint, eventually_within};
 use serde_json::Value;
@@ -109,10 +109,7 @@ fn with_a_box_that_is_down_and_comes_back() {
 
 #[test]
 fn without_the_owners_rights_nothing_is_said_to_be_done() {
-    let server = Server::start();
-    let database = server.fleet("no_owner");
-    let endpoint = Endpoint::ok();
-    let daemon = Daemon::start(server.boxed(Config::to(&endpoint), &database, "mx1"));
+    let (server, database, _endpoint, daemon) = one_box("no_owner");
     send_to(&daemon);
     all_arrived(&[("mx1", &daemon)]);
     server.sql(&database, "REVOKE mailsluice_owner FROM mailsluice_writer");
@@ -133,10 +130,7 @@ fn without_the_owners_rights_nothing_is_said_to_be_done() {
 /// Somebody's open transaction still sees the old rows, and the server would keep them: it is waited for.
 #[test]
 fn an_old_transaction_is_waited_for() {
-    let server = Server::start();
-    let database = server.fleet("patient");
-    let endpoint = Endpoint::ok();
-    let daemon = Daemon::start(server.boxed(Config::to(&endpoint), &database, "mx1"));
+    let (server, database, _endpoint, daemon) = one_box("patient");
     send_to(&daemon);
     all_arrived(&[("mx1", &daemon)]);
     std::thread::scope(|scope| {
@@ -161,10 +155,7 @@ fn an_old_transaction_is_waited_for() {
 /// `forget` of one box reaches what it brought before, also what it is told while the database is away.
 #[test]
 fn what_one_box_forgets_is_brought() {
-    let server = Server::start();
-    let database = server.fleet("alone");
-    let endpoint = Endpoint::ok();
-    let daemon = Daemon::start(server.boxed(Config::to(&endpoint), &database, "mx1"));
+    let (server, database, _endpoint, daemon) = one_box("alone");
     send_to(&daemon);
     all_arrived(&[("mx1", &daemon)]);
     server.stop_at_once();
@@ -180,10 +171,7 @@ fn what_one_box_forgets_is_brought() {
 /// Heard of all the time, and yet it never signs: who asked is told for whom he waits, at the end of his patience and not of the day.
 #[test]
 fn a_box_that_is_there_and_never_signs() {
-    let server = Server::start();
-    let database = server.fleet("unsigned");
-    let endpoint = Endpoint::ok();
-    let daemon = Daemon::start(server.boxed(Config::to(&endpoint), &database, "mx1"));
+    let (server, database, _endpoint, daemon) = one_box("unsigned");
     send_to(&daemon);
     all_arrived(&[("mx1", &daemon)]);
     let there = "INSERT INTO mailsluice.boxes (id, name, version, started, last_seen, retention_seconds) \

@@ -1,7 +1,7 @@
 //! What fails between a box and its fleet: mail goes on as ever, and afterwards every record is there once.
 
 use super::server::Server;
-use super::{CATCH_UP, all_arrived, is_full, records_of, send};
+use super::{CATCH_UP, all_arrived, is_full, one_box, records_of, send};
 use crate::support::certificates::Authority;
 use crate::support::client::deliver;
 use crate::support::load::{self, Load};
@@ -30,10 +30,7 @@ pub(super) fn said(daemon: &Daemon, words: &str) {
 
 #[test]
 fn a_server_that_is_stopped_at_once_under_load() {
-    let server = Server::start();
-    let database = server.fleet("stopped");
-    let endpoint = Endpoint::ok();
-    let daemon = Daemon::start(server.boxed(Config::to(&endpoint), &database, "mx1"));
+    let (server, database, _endpoint, daemon) = one_box("stopped");
     let mut brought = 0;
     let accepted = under_load(&daemon, || {
         for _ in 0..if is_full() { 20 } else { 2 } {
@@ -155,10 +152,7 @@ fn the_answer_to_a_commit_is_swallowed() {
 
 #[test]
 fn a_box_that_is_killed_while_it_brings_its_records() {
-    let server = Server::start();
-    let database = server.fleet("killed");
-    let endpoint = Endpoint::ok();
-    let mut daemon = Daemon::start(server.boxed(Config::to(&endpoint), &database, "mx1"));
+    let (server, database, _endpoint, mut daemon) = one_box("killed");
     let mut brought = 0;
     for _ in 0..if is_full() { 200 } else { 3 } {
         under_load(&daemon, || {
@@ -320,10 +314,7 @@ fn a_record_that_is_refused_is_mended_alone() {
 
 #[test]
 fn who_does_not_belong_to_the_fleet_brings_nothing() {
-    let server = Server::start();
-    let database = server.fleet("strangers");
-    let endpoint = Endpoint::ok();
-    let first = Daemon::start(server.boxed(Config::to(&endpoint), &database, "mx1"));
+    let (server, database, endpoint, first) = one_box("strangers");
     send(&first, 3);
     all_arrived(&[("mx1", &first)]);
     // A copied store, beside the one it was copied from.
@@ -392,10 +383,7 @@ fn a_box_restored_from_a_copy() {
 /// The database is made anew, or from a copy of before: it has again all that the boxes have, and what was erased meanwhile is erased there.
 #[test]
 fn a_database_that_is_restored_from_a_copy() {
-    let server = Server::start();
-    let database = server.fleet("went_back");
-    let endpoint = Endpoint::ok();
-    let daemon = Daemon::start(server.boxed(Config::to(&endpoint), &database, "mx1"));
+    let (server, database, _endpoint, daemon) = one_box("went_back");
     let gone = "gone@example.test";
     deliver(daemon.smtp(), "a@sender.test", &[gone], b"Subject: one\r\n\r\nx\r\n").starts("250 ");
     send(&daemon, 10);

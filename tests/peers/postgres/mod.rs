@@ -93,6 +93,15 @@ impl Pair {
     }
 }
 
+/// A box, what it needs, and its database of a name.
+fn one_box(name: &str) -> (Server, String, Endpoint, Daemon) {
+    let server = Server::start();
+    let database = server.fleet(name);
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(server.boxed(Config::to(&endpoint), &database, "mx1"));
+    (server, database, endpoint, daemon)
+}
+
 fn send(daemon: &Daemon, messages: u64) {
     let outcome = load::run(&Load { senders: 4, ..Load::new(daemon.smtp(), messages) }, &AtomicBool::new(false));
     assert_eq!(outcome.replies.len() as u64, messages);
@@ -224,10 +233,7 @@ fn delivered_by_any_box_is_delivered() {
 /// Every answer is of all boxes that ever brought something, and says how far each is behind.
 #[test]
 fn a_dead_box_is_said_and_struck_out() {
-    let server = Server::start();
-    let database = server.fleet("dead");
-    let endpoint = Endpoint::ok();
-    let alive = Daemon::start(server.boxed(Config::to(&endpoint), &database, "mx1"));
+    let (server, database, endpoint, alive) = one_box("dead");
     let dead = Daemon::start(server.boxed(Config::to(&endpoint), &database, "mx2"));
     send(&dead, 10);
     all_arrived(&[("mx1", &alive), ("mx2", &dead)]);
@@ -309,10 +315,7 @@ fn minutes_are_brought() {
     if !is_full() {
         return;
     }
-    let server = Server::start();
-    let database = server.fleet("minutes");
-    let endpoint = Endpoint::ok();
-    let daemon = Daemon::start(server.boxed(Config::to(&endpoint), &database, "mx1"));
+    let (server, database, _endpoint, daemon) = one_box("minutes");
     send(&daemon, 20);
     let stages = || (server.number(&database, "SELECT count(DISTINCT stage) FROM mailsluice.latency") >= 5).then_some(());
     eventually_within(Duration::from_secs(100), "the first minute", stages);

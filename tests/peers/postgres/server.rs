@@ -19,6 +19,7 @@ pub(super) struct Server {
     pub(super) port: u16,
     process: Mutex<Option<Process>>,
     cable: Option<Cable>,
+    is_aside: bool,
 }
 
 /// A network of the server's own, and the cable to it.
@@ -86,16 +87,21 @@ fn as_postgres(program: &Path) -> Command {
 impl Server {
     /// A server that trusts whoever comes.
     pub(super) fn start() -> Self {
-        Self::start_in(None)
+        Self::start_in(None, false)
+    }
+
+    /// As good as on a machine of its own: it runs when nobody else wants to, and its files are in memory.
+    pub(super) fn start_aside() -> Self {
+        Self::start_in(None, true)
     }
 
     /// Another machine, as far as the network goes. Takes root.
     pub(super) fn start_behind_a_cable() -> Self {
-        Self::start_in(Some(Cable::new()))
+        Self::start_in(Some(Cable::new()), false)
     }
 
-    fn start_in(cable: Option<Cable>) -> Self {
-        let dir = tempfile::tempdir().unwrap();
+    fn start_in(cable: Option<Cable>, is_aside: bool) -> Self {
+        let dir = if is_aside { tempfile::tempdir_in("/dev/shm") } else { tempfile::tempdir() }.unwrap();
         if nix::unistd::geteuid().is_root() {
             let user = nix::unistd::User::from_name("postgres").unwrap().expect("the package's user");
             nix::unistd::chown(dir.path(), Some(user.uid), Some(user.gid)).unwrap();
@@ -114,7 +120,7 @@ impl Server {
         ]);
         run(&mut initdb, BOOT).ok();
         let addresses = if cable.is_some() { "'*'" } else { "'127.0.0.1'" };
-        let server = Self { port: port::free(), process: Mutex::default(), dir, cable };
+        let server = Self { port: port::free(), process: Mutex::default(), dir, cable, is_aside };
         server.set(&[
             ("port", &server.port.to_string()),
             ("unix_socket_directories", &format!("'{}'", server.dir.path().display())),
@@ -150,6 +156,11 @@ impl Server {
 
     pub(super) fn begin(&self) {
         let mut postgres = match &self.cable {
+            None if self.is_aside => {
+                let mut command = as_postgres(Path::new("chrt"));
+                command.args(["--idle", "0"]).arg(program("postgres"));
+                command
+            }
             None => as_postgres(&program("postgres")),
             Some(cable) => {
                 let mut command = Command::new("ip");

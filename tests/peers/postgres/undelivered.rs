@@ -1,9 +1,9 @@
 //! What is undelivered over all boxes: quick questions answer as the slow one does, whatever was marked already.
 
 use super::server::Server;
-use super::{CATCH_UP, all_arrived, undelivered_of_all};
+use super::{CATCH_UP, all_arrived, one_box, undelivered_of_all};
 use crate::support::client::deliver;
-use crate::support::{Config, Daemon, Endpoint, eventually_within};
+use crate::support::{Daemon, Endpoint, eventually_within};
 use std::collections::BTreeMap;
 
 /// All pages: message, attempts; in order.
@@ -24,20 +24,18 @@ fn pages(daemon: &Daemon, limit: usize) -> Vec<(String, u64)> {
 }
 
 /// A box that has brought one record, of which others are made.
-fn one_record(server: &Server, database: &str, endpoint: &Endpoint) -> Daemon {
-    let daemon = Daemon::start(server.boxed(Config::to(endpoint), database, "mx1"));
+fn one_record(name: &str) -> (Server, String, Endpoint, Daemon) {
+    let made = one_box(name);
+    let (.., daemon) = &made;
     deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], b"Subject: one\r\n\r\nx\r\n").starts("250 ");
-    all_arrived(&[("mx1", &daemon)]);
-    daemon
+    all_arrived(&[("mx1", daemon)]);
+    made
 }
 
 /// Pages of undelivered messages, each once and in order, however many attempts at others lie between them.
 #[test]
 fn pages_of_what_is_undelivered() {
-    let server = Server::start();
-    let database = server.fleet("pages");
-    let endpoint = Endpoint::ok();
-    let daemon = one_record(&server, &database, &endpoint);
+    let (server, database, _endpoint, daemon) = one_record("pages");
     // 3000 messages, three attempts each; every hundredth is still open.
     let copies = "INSERT INTO mailsluice.records SELECT (r).* FROM (SELECT jsonb_populate_record(r, jsonb_build_object(\
         'id', left(replace(r.id::text, '-', ''), 12) || lpad(to_hex(attempt * 4096 + n), 20, '0'), 'webhook_id', 'msg_' || n, \
@@ -96,10 +94,7 @@ fn as_the_slow_question(server: &Server, database: &str, daemon: &Daemon) {
 /// Marks of what has come to its end change no answer: before a sweep, behind it, with what came since; and without the column that they are in.
 #[test]
 fn marks_change_no_answer() {
-    let server = Server::start();
-    let database = server.fleet("marked");
-    let endpoint = Endpoint::ok();
-    let mut daemon = one_record(&server, &database, &endpoint);
+    let (server, database, _endpoint, mut daemon) = one_record("marked");
     server.sql(&database, &format!("SET ROLE mailsluice_owner; {PAST}"));
     server.sql(&database, &attempts(1, 400, 1));
     assert!(server.number(&database, "SELECT count(DISTINCT tableoid) FROM mailsluice.records") >= 4);
