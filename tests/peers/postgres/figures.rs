@@ -114,7 +114,7 @@ fn the_hot_path_beside_a_fleet() {
         let messages = u32::try_from(all.len()).unwrap();
         let (p50, p99, rounds) = (quantile(&mut all, 0.5), quantile(&mut all, 0.99), quantile(&mut each, 0.5));
         println!(
-            "{name:14} {:.1?} ({:.1?}); {p50:.0?}, {p99:.0?}, {rounds:.0?}; {messages} messages",
+            "{name:14} {:.1?} ({:.1?}); {p50:.2?}, {p99:.2?}, {rounds:.2?}; {messages} messages",
             spent[1] / messages,
             spent[0] / messages
         );
