@@ -38,48 +38,81 @@ fn agent() -> PathBuf {
     Path::new(run(&mut python, PATIENCE).ok().trim()).join("rotel-agent")
 }
 
-/// Rotel takes what it is sent, over a restart of its own, and says each record's id in its debug log.
+/// Rotel, which says each record's id in its debug log.
+fn rotel(dir: &Path, port: u16) -> Process {
+    let mut command = Command::new(agent());
+    command.args(["start", "--debug-log", "logs", "--debug-log-verbosity", "detailed", "--exporter", "blackhole"]);
+    command
+        .arg("--otlp-http-endpoint")
+        .arg(format!("127.0.0.1:{port}"))
+        .arg("--otlp-grpc-endpoint")
+        .arg(format!("127.0.0.1:{}", port::free()));
+    command.arg("--pid-file").arg(dir.join("pid")).arg("--log-file").arg(dir.join("log")).current_dir(dir);
+    Process::start(&mut command)
+}
+
+/// How many of the daemon's records it has.
+fn taken(rotel: &Process, daemon: &Daemon) -> usize {
+    let text = rotel.lines.text();
+    daemon.admin.records("").iter().filter(|record| text.contains(record["id"].as_str().unwrap())).count()
+}
+
+fn is_down(daemon: &Daemon) -> Option<()> {
+    daemon.admin.get("/metrics").text().contains("mailsluice_fleet_up{sink=\"otlp\"} 0").then_some(())
+}
+
+fn is_level(daemon: &Daemon) -> Option<()> {
+    daemon.admin.get("/metrics").text().contains("mailsluice_fleet_behind_records 0").then_some(())
+}
+
+/// Over a restart of its own.
 #[test]
 fn rotel_takes_records_over_its_own_restart() {
-    let port = port::free();
-    let agent = agent();
-    let dir = tempfile::tempdir().unwrap();
-    let start = || {
-        let mut command = Command::new(&agent);
-        command.args(["start", "--debug-log", "logs", "--debug-log-verbosity", "detailed", "--exporter", "blackhole"]);
-        command
-            .arg("--otlp-http-endpoint")
-            .arg(format!("127.0.0.1:{port}"))
-            .arg("--otlp-grpc-endpoint")
-            .arg(format!("127.0.0.1:{}", port::free()));
-        command.arg("--pid-file").arg(dir.path().join("pid")).arg("--log-file").arg(dir.path().join("log")).current_dir(dir.path());
-        Process::start(&mut command)
-    };
-    let said = |rotel: &Process, daemon: &Daemon, from: usize| {
-        eventually_within(CATCH_UP, "rotel to have all records", || {
-            let text = rotel.lines.text();
-            let missing =
-                daemon.admin.records("").into_iter().skip(from).filter(|record| !text.contains(record["id"].as_str().unwrap())).count();
-            (missing == 0).then_some(())
-        });
-    };
-    let endpoint = Endpoint::ok();
+    let (port, dir, endpoint) = (port::free(), tempfile::tempdir().unwrap(), Endpoint::ok());
     let daemon = Daemon::start(Config::to(&endpoint).set("fleet.otlp", format!("http://127.0.0.1:{port}")));
-    let rotel = start();
+    let first = rotel(dir.path(), port);
     send(&daemon, 20);
-    said(&rotel, &daemon, 0);
-    drop(rotel);
+    eventually_within(CATCH_UP, "rotel to have all records", || (taken(&first, &daemon) == 20).then_some(()));
+    drop(first);
     send(&daemon, 20);
-    let down = || daemon.admin.get("/metrics").text().contains("mailsluice_fleet_up{sink=\"otlp\"} 0").then_some(());
-    eventually_within(CATCH_UP, "the daemon to see it", down);
-    let rotel = start();
-    eventually_within(CATCH_UP, "what came meanwhile", || {
-        let text = rotel.lines.text();
-        let found = daemon.admin.records("").iter().filter(|record| text.contains(record["id"].as_str().unwrap())).count();
-        (found >= 20).then_some(())
-    });
-    let level = || daemon.admin.get("/metrics").text().contains("mailsluice_fleet_behind_records 0").then_some(());
-    eventually_within(CATCH_UP, "all to be brought", level);
+    eventually_within(CATCH_UP, "the daemon to see it", || is_down(&daemon));
+    let second = rotel(dir.path(), port);
+    eventually_within(CATCH_UP, "what came meanwhile", || (taken(&second, &daemon) >= 20).then_some(()));
+    eventually_within(CATCH_UP, "all to be brought", || is_level(&daemon));
+}
+
+/// Behind nginx, which says 503 and when to come again while there is no rotel.
+#[test]
+fn rotel_behind_nginx() {
+    let (port, behind) = (port::free(), port::free());
+    let (dir, endpoint) = (tempfile::tempdir().unwrap(), Endpoint::ok());
+    let path = dir.path().display();
+    let text = format!(
+        "daemon off; master_process off; pid {path}/nginx.pid; error_log stderr;\n\
+         events {{ worker_connections 64; }}\n\
+         http {{\n\
+         log_format shown '$status $sent_http_retry_after'; access_log {path}/access.log shown;\n\
+         client_body_temp_path {path}; proxy_temp_path {path}; fastcgi_temp_path {path}; uwsgi_temp_path {path}; scgi_temp_path {path};\n\
+         server {{\n\
+         listen 127.0.0.1:{port};\n\
+         location / {{ proxy_pass http://127.0.0.1:{behind}; error_page 502 504 =503 @later; }}\n\
+         location @later {{ internal; add_header Retry-After 1 always; return 503; }}\n\
+         }} }}\n"
+    );
+    std::fs::write(dir.path().join("nginx.conf"), text).unwrap();
+    let nginx = super::program("nginx");
+    let _nginx = Process::start(Command::new(nginx).arg("-p").arg(dir.path()).arg("-c").arg(dir.path().join("nginx.conf")));
+    eventually_within(CATCH_UP, "nginx", || std::net::TcpStream::connect(("127.0.0.1", port)).ok());
+    let daemon = Daemon::start(Config::to(&endpoint).set("fleet.otlp", format!("http://127.0.0.1:{port}")));
+    send(&daemon, 20);
+    eventually_within(CATCH_UP, "the daemon to see it", || is_down(&daemon));
+    let asked = || std::fs::read_to_string(dir.path().join("access.log")).unwrap_or_default();
+    eventually_within(CATCH_UP, "another attempt", || (asked().lines().filter(|line| *line == "503 1").count() >= 2).then_some(()));
+    assert!(daemon.admin.get("/notices").text().contains("it answered 503"), "{}", daemon.admin.get("/notices").text());
+    let rotel = rotel(dir.path(), behind);
+    eventually_within(CATCH_UP, "all records at rotel", || (taken(&rotel, &daemon) == 20).then_some(()));
+    eventually_within(CATCH_UP, "all to be brought", || is_level(&daemon));
+    assert!(daemon.log().contains("the collector is back"));
 }
 
 /// Later, a part refused, all refused: each with what the protocol says of it.
