@@ -187,7 +187,8 @@ fn enclosing(name: &str) -> Vec<&str> {
     }
 }
 
-/// What takes these functions in, and next to no others: as far out as three quarters of what lies there are reached.
+/// What takes these functions in, and not many others: as far out as half of what lies there is reached, since the next build may inline others
+/// of them.
 fn patterns(functions: &BTreeMap<usize, Function>, reached: &BTreeSet<usize>) -> BTreeSet<String> {
     let mut octets = BTreeMap::<&str, [usize; 2]>::new();
     for (at, function) in functions {
@@ -199,7 +200,7 @@ fn patterns(functions: &BTreeMap<usize, Function>, reached: &BTreeSet<usize>) ->
     }
     let of = |at: &usize| {
         let names = enclosing(&functions[at].name);
-        let is_used = |name: &&&str| octets[**name][0] * 4 >= octets[**name][1] * 3;
+        let is_used = |name: &&&str| octets[**name][0] * 2 >= octets[**name][1];
         let pattern = names.iter().skip(1).find(is_used).or(names.last()).copied()?;
         // The compiler puts what it takes for rarely used into `.text.unlikely`.
         Some(if pattern.starts_with('_') { format!(".text*{pattern}*") } else { format!(".text.{pattern}") })
