@@ -154,8 +154,6 @@ process="$(inside systemctl show -p MainPID --value mailsluice)"
 is "user" "$(inside stat -c %U "/proc/$process")" mailsluice
 is "capabilities" "$(inside awk '/^CapEff/ {print $2}' "/proc/$process/status")" 0000000000000400
 is "no new privileges, system calls filtered" "$(inside awk '/^(NoNewPrivs|Seccomp):/ {printf "%s", $2}' "/proc/$process/status")" 12
-nice_of() { inside sh -c 'for task in /proc/'"$process"'/task/*; do grep -qx '"$1"' $task/comm && cut -d " " -f 19 $task/stat; done'; }
-is "niceness of the admin listener's thread" "$(nice_of admin)" 10
 is "mode of the records" "$(inside stat -c '%U %a' /var/lib/mailsluice/records.redb.id-secret)" "mailsluice 600"
 until_true "a live status" inside sh -c "systemctl show -p StatusText --value mailsluice | grep -q delivered"
 

@@ -66,6 +66,8 @@ pub(super) struct Connection {
     message: Option<Box<Message>>,
     /// The reply to an end of data has been written, and nothing has come from the peer since.
     unheard: bool,
+    /// When its last message was answered, the peer was there and had said more: it does not wait for all that it is told.
+    is_ahead: bool,
     /// So far the stream was written with the last such reply: what comes behind it may have been pipelined.
     replied: Option<NonZeroU32>,
     clocks: Clocks,
@@ -89,6 +91,7 @@ impl Connection {
             envelope: None,
             message: None,
             unheard: false,
+            is_ahead: false,
             replied: None,
             clocks: Clocks::new(now),
         })
@@ -103,9 +106,9 @@ impl Connection {
 
     async fn end(mut self: Box<Self>) {
         self.settle(true).await;
-        let Self { stream, admission, clocks, unheard, replied, present, .. } = *self;
+        let Self { stream, admission, clocks, unheard, is_ahead, replied, present, .. } = *self;
         let parting = stream.close(Instant::now() + WRITE_TIMEOUT).await;
-        if replied.is_some_and(|written| parting.lost(written.get(), !unheard)) {
+        if replied.is_some_and(|written| parting.lost(written.get(), !unheard, is_ahead)) {
             present.ring().shared.stats.messages.replies_lost.add(1);
         }
         drop(admission);
@@ -448,6 +451,7 @@ impl Connection {
         let words = self.conclude(message).await;
         self.lay_out();
         self.session.end(&words, &mut self.out);
+        self.is_ahead = !self.input.unused().is_empty() && self.stream.is_quiet();
         let written = self.flush().await;
         if written.is_err() {
             self.shared().stats.messages.replies_lost.add(1);

@@ -34,10 +34,12 @@ pub(super) struct Parting {
 
 impl Parting {
     /// What was written up to there has not arrived, whatever became of what was written behind it. The peer's side may have taken it and cut
-    /// the connection off: that counts if nothing was written behind it, and nothing was `heard` since.
-    pub(super) fn lost(&self, written: u32, heard: bool) -> bool {
+    /// the connection off: that counts if nothing was written behind it, and nothing was `heard` since. One that was `ahead` cuts off what it
+    /// does not wait for, and its side may not have said yet what it had taken.
+    pub(super) fn lost(&self, written: u32, heard: bool, ahead: bool) -> bool {
         let behind = self.written.wrapping_sub(written);
-        self.untaken.octets > behind.saturating_add(self.end) || (behind == 0 && self.untaken.reset && !heard)
+        let untaken = self.untaken.octets > behind.saturating_add(self.end) && !(ahead && self.untaken.reset);
+        untaken || (behind == 0 && self.untaken.reset && !heard)
     }
 }
 
@@ -276,6 +278,11 @@ impl Stream {
             }
         }
         Ok(self.tls.as_ref().map(|tls| tls.description()).unwrap_or_default())
+    }
+
+    /// Whether the peer is there and has said nothing that was not read.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.conn.is_quiet()
     }
 
     /// How far it has been written: to be asked of [`Parting::lost`].

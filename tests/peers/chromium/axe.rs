@@ -42,6 +42,8 @@ pub(super) fn look(browser: &Browser, url: &str, views: &[&[Step]]) {
         browser.open(url);
         browser.run(&axe);
         for view in views {
+            // A page that has heard nothing for a while is pale.
+            eventually("the connection", || (browser.eval("document.body.classList.contains('lost')") == false).then_some(()));
             for (step, shown) in *view {
                 browser.eval(&format!("void ({step})"));
                 eventually(step, || (browser.eval(shown) == true).then_some(()));
