@@ -1,8 +1,8 @@
 //! Maps of large messages that have gone, kept for a moment for those that come: to make a map's pages and to give them back is a third of
 //! what a large message costs.
 //!
-//! They count in no message's lease, so they are a small part of the budget beside it, and none is kept for longer than a moment. The lock is taken twice for a large
-//! message and never for a small one. Logs nothing.
+//! They count in no message's lease, so they are a small part of the budget beside it, and none is kept for longer than a moment. The lock is
+//! taken twice for a large message and never for a small one. Logs nothing.
 
 use memmap2::MmapMut;
 use std::ops::RangeInclusive;
