@@ -26,15 +26,24 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 use verdict::Verdict;
 
-/// So long after its endpoint's answer a message is answered, whatever the disk does (promise 3).
-const RECORD_PATIENCE: Duration = Duration::from_secs(10);
+/// A beat more than so long after its endpoint's answer a message is answered at the latest, whatever the disk does: within 10 s (promise 3).
+const RECORD_PATIENCE: Duration = Duration::from_secs(8);
 
 /// What a reload replaces.
 struct Live {
     routes: Routes,
     route_stats: Arc<HashMap<String, Arc<RouteStats>>>,
+}
+
+/// What a delivery has of its ring.
+pub struct Desk {
+    pub recorder: Recorder,
+    /// Each second, and oftener while the daemon drains: whoever waits for the disk looks whether it has waited for long enough. A timer
+    /// for each message would wake the ring once more for each.
+    pub beat: Notify,
 }
 
 pub struct Delivery {
@@ -143,7 +152,7 @@ impl Delivery {
     }
 
     /// The order of effects, here and nowhere else: forward, record, reply.
-    pub async fn deliver(&self, received: Received, content: Content, recorder: &Recorder) -> Reply {
+    pub async fn deliver(&self, received: Received, content: Content, desk: &Desk) -> Reply {
         // Nothing is sent that could not be recorded afterwards.
         if let Err(later) = self.ready() {
             self.not_recorded(&received, &later);
@@ -164,20 +173,20 @@ impl Delivery {
         let (verdict, spent) = self.forward(job, id, received.envelope.smtputf8).await;
         // Of what was not sent an outage would look quick.
         if let Some(us) = spent.forward_us {
-            recorder.record(Stage::Queue, spent.queue_us);
-            recorder.record_of(&received.route.name, Stage::Forward, us);
+            desk.recorder.record(Stage::Queue, spent.queue_us);
+            desk.recorder.record_of(&received.route.name, Stage::Forward, us);
         }
-        self.record(id, received, verdict, spent, recorder).await
+        self.record(id, received, verdict, spent, desk).await
     }
 
     /// A message that the daemon itself refuses at its end: recorded, not forwarded.
-    pub async fn refuse(&self, received: Received, refusal: Reply, recorder: &Recorder) -> Reply {
+    pub async fn refuse(&self, received: Received, refusal: Reply, desk: &Desk) -> Reply {
         if !self.store.writable() {
             self.not_recorded(&received, &refusal);
             return refusal;
         }
         let id = self.store.next_id();
-        self.record(id, received, verdict::of_own_refusal(refusal), Spent::default(), recorder).await
+        self.record(id, received, verdict::of_own_refusal(refusal), Spent::default(), desk).await
     }
 
     fn not_recorded(&self, received: &Received, reply: &Reply) {
@@ -203,13 +212,13 @@ impl Delivery {
             Err(refused) => {
                 self.count_refusal(refused);
                 let open_since = self.live.load().route_stats.get(&route.name).and_then(|stats| stats.away()).map(|away| away.since);
-                (verdict::of_refusal(refused, open_since), Spent { queue_us: micros_since(received), forward_us: None })
+                (verdict::of_refusal(refused, open_since), Spent { queue_us: micros(received.elapsed()), forward_us: None })
             }
         }
     }
 
     /// Makes the record durable, then gives the reply away.
-    async fn record(&self, id: crate::record::RecordId, received: Received, verdict: Verdict, spent: Spent, recorder: &Recorder) -> Reply {
+    async fn record(&self, id: crate::record::RecordId, received: Received, verdict: Verdict, spent: Spent, desk: &Desk) -> Reply {
         let Verdict { outcome, reply, server_response } = verdict;
         let ended = received.ended;
         if reply.refuses() {
@@ -218,6 +227,7 @@ impl Delivery {
         self.count_outcome(outcome, &received.route.name);
         // The forwarder has let go of it: nothing is copied.
         let envelope = Arc::unwrap_or_clone(received.envelope);
+        let handed_over = Instant::now();
         let record = Record {
             id,
             date: received.date,
@@ -227,7 +237,7 @@ impl Delivery {
             recipients: envelope.recipients,
             subject: received.subject,
             server_response,
-            processing_time_us: micros_since(ended),
+            processing_time_us: micros(handed_over - ended),
             queue_us: spent.queue_us,
             forward_us: spent.forward_us.unwrap_or_default(),
             store_us: 0,
@@ -240,28 +250,27 @@ impl Delivery {
         };
         let ip = envelope.peer.ip;
         let line = self.lines.of_message(&record);
-        let handed_over = Instant::now();
         // A failed commit leaves the record in the store's log line (promise 3); the endpoint's word stands either way.
-        self.durable(self.store.commit(record), handed_over + RECORD_PATIENCE).await;
-        recorder.record(Stage::Store, micros_since(handed_over));
-        recorder.record_of(&received.route.name, Stage::Total, micros_since(ended));
+        self.durable(self.store.commit(record), handed_over + RECORD_PATIENCE, &desk.beat).await;
+        let over = Instant::now();
+        desk.recorder.record(Stage::Store, micros(over - handed_over));
+        desk.recorder.record_of(&received.route.name, Stage::Total, micros(over - ended));
         if let Some(line) = line {
-            self.lines.message(&line, ip, ended.elapsed());
+            self.lines.message(&line, ip, over - ended);
         }
         reply
     }
 
     /// Waits for a commit, but not for a disk that hangs: what is not durable by then has its log line.
-    async fn durable(&self, mut commit: Commit, deadline: Instant) {
-        /// Between looks whether the process is about to end: no bell is hung up for each message.
-        const STEP: Duration = Duration::from_millis(50);
+    async fn durable(&self, mut commit: Commit, deadline: Instant, beat: &Notify) {
         loop {
-            let now = Instant::now();
-            if now >= deadline || self.hurried.load(Ordering::Acquire) {
-                return commit.give_up();
+            tokio::select! {
+                biased;
+                _ = &mut commit => return,
+                () = beat.notified() => {}
             }
-            if tokio::time::timeout_at(deadline.min(now + STEP).into(), &mut commit).await.is_ok() {
-                return;
+            if Instant::now() >= deadline || self.hurried.load(Ordering::Acquire) {
+                return commit.give_up();
             }
         }
     }
@@ -325,6 +334,6 @@ impl Live {
     }
 }
 
-fn micros_since(start: Instant) -> u64 {
-    u64::try_from(start.elapsed().as_micros()).unwrap_or(u64::MAX)
+fn micros(took: Duration) -> u64 {
+    u64::try_from(took.as_micros()).unwrap_or(u64::MAX)
 }

@@ -105,7 +105,7 @@ pub(super) async fn prepare(
     let deadline = job.deadline();
     let (envelope, verifier) = (Arc::clone(envelope), Arc::clone(verifier));
     // Where no thread is free, it waits for one: its permit bounds how many there are.
-    match on_thread(pool, deadline, move || work(job, found, &envelope, &verifier)).await {
+    match Box::pin(on_thread(pool, deadline, move || work(job, found, &envelope, &verifier))).await {
         Ok(prepared) => prepared.unwrap_or_else(|| Err(failed())),
         Err(refused) => Err(Unprepared::Refused(refused)),
     }

@@ -97,10 +97,14 @@ async fn accept_all(
         let ring = Rc::clone(&ring);
         move |conn, address| take(&ring, conn, address)
     });
-    listen(&listeners, inbox, &take, || pulse.beat()).await;
+    let beat = || {
+        pulse.beat();
+        ring.desk.beat.notify_waiters();
+    };
+    listen(&listeners, inbox, &take, beat).await;
     ring.drain();
     while !ring.is_empty() || listeners.iter().any(|listener| Rc::strong_count(listener) > 1) {
-        pulse.beat();
+        beat();
         let tick = Instant::now() + Duration::from_millis(100);
         ring::timeout_at(tick, ring.empty.notified()).await;
     }

@@ -26,17 +26,17 @@ impl Clocks {
     }
 
     /// The next command has the whole time, however its octets drip.
-    pub(super) fn command_ended(&mut self) {
-        self.command_began = self.now();
+    pub(super) fn command_ended(&mut self, now: Instant) {
+        self.command_began = self.since(now);
     }
 
-    pub(super) fn transaction_ended(&mut self) {
-        self.transaction_began = self.now();
+    pub(super) fn transaction_ended(&mut self, now: Instant) {
+        self.transaction_began = self.since(now);
     }
 
     /// A connection that has been there for seven weeks has no time left.
-    fn now(&self) -> u32 {
-        u32::try_from(self.began.elapsed().as_millis()).unwrap_or(u32::MAX)
+    fn since(&self, now: Instant) -> u32 {
+        u32::try_from(now.saturating_duration_since(self.began).as_millis()).unwrap_or(u32::MAX)
     }
 
     fn at(&self, milliseconds: u32) -> Instant {

@@ -112,7 +112,7 @@ impl Connection {
             present.ring().shared.stats.messages.replies_lost.add(1);
         }
         drop(admission);
-        present.ring().recorder.record(Stage::Session, u64::try_from(clocks.began().elapsed().as_micros()).unwrap_or(u64::MAX));
+        present.ring().desk.recorder.record(Stage::Session, u64::try_from(clocks.began().elapsed().as_micros()).unwrap_or(u64::MAX));
         drop(present);
     }
 
@@ -280,19 +280,20 @@ impl Connection {
             return Ok(());
         }
         self.tell_refused(None);
-        let result = {
-            let mut write = pin!(self.stream.write(&mut self.out, Instant::now() + WRITE_TIMEOUT));
+        let now = Instant::now();
+        let (result, told) = {
+            let mut write = pin!(self.stream.write(&mut self.out, now + WRITE_TIMEOUT));
             match ring::at_once(write.as_mut()).await {
-                Some(result) => result,
+                Some(result) => (result, now),
                 // A peer that does not read makes us wait: without the buffers that others could have.
                 None => {
                     self.input.rest();
-                    write.await
+                    (write.await, Instant::now())
                 }
             }
         };
         // A reply ends a command; the next one has the whole time, however its octets drip.
-        self.clocks.command_ended();
+        self.clocks.command_ended(told);
         result
     }
 
@@ -371,7 +372,7 @@ impl Connection {
         if wanted {
             self.session.chunk_done(message.fails(&self.ring().shared.stats), &mut self.out);
             if message.has_failed() {
-                self.clocks.transaction_ended();
+                self.clocks.transaction_ended(Instant::now());
             }
         } else {
             if last && message.has_failed() {
@@ -459,16 +460,16 @@ impl Connection {
             self.replied = NonZeroU32::new(self.stream.written());
         }
         self.unheard = written.is_ok();
-        self.clocks.transaction_ended();
+        self.clocks.transaction_ended(Instant::now());
         written
     }
 
     /// Makes the verdict on a message: the reply to its end. One that has failed with a chunk is only recorded.
     async fn conclude(&mut self, message: Box<Message>) -> Reply {
-        self.ring().recorder.record(Stage::Receive, message.receive_us());
+        self.ring().desk.recorder.record(Stage::Receive, message.receive_us());
         // Nothing was taken where there is nothing to record: the session's refusal is all there is to say.
         let Some(finished) = message.finish(&self.shared().stats) else { return self.unrecorded(reply::NO_VALID_RECIPIENTS) };
-        match finished.deliver(&self.shared().delivery, &self.ring().recorder).await {
+        match finished.deliver(&self.shared().delivery, &self.ring().desk).await {
             Ok(words) => words,
             Err(words) => self.unrecorded(words),
         }
@@ -496,10 +497,10 @@ impl Connection {
                 return Err(ended);
             }
         };
-        self.ring().recorder.record(Stage::TlsHandshake, u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
+        self.ring().desk.recorder.record(Stage::TlsHandshake, u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX));
         self.session.tls_started(description);
         // The next command has the whole time, whatever the handshake took.
-        self.clocks.command_ended();
+        self.clocks.command_ended(Instant::now());
         Ok(())
     }
 

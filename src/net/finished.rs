@@ -1,10 +1,9 @@
 //! A message at its end of data: delivered or refused, with its record.
 
-use crate::delivery::{Content, Delivery, Destination, Received};
+use crate::delivery::{Content, Delivery, Desk, Destination, Received};
 use crate::envelope::Envelope;
 use crate::message::Body;
 use crate::smtp::{Reply, reply};
-use crate::stats::Recorder;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -23,7 +22,7 @@ pub(super) struct Finished {
 
 impl Finished {
     /// The reply to its end. `Err`: there was nothing to deliver, and there is no record.
-    pub(super) async fn deliver(self, delivery: &Delivery, recorder: &Recorder) -> Result<Reply, Reply> {
+    pub(super) async fn deliver(self, delivery: &Delivery, desk: &Desk) -> Result<Reply, Reply> {
         let Self { envelope, destination, body, header_len, message_id, subject, webhook_id, size_octets, refusal } = self;
         let Some(destination) = destination else { return Err(reply::NO_VALID_RECIPIENTS) };
         let received = Received {
@@ -39,9 +38,9 @@ impl Finished {
         match (refusal, body) {
             (None, Some(body)) => {
                 let content = Content { body, header_len, target: destination.target, place: destination.place, spf: destination.spf };
-                Ok(delivery.deliver(received, content, recorder).await)
+                Ok(delivery.deliver(received, content, desk).await)
             }
-            (Some(refusal), _) => Ok(delivery.refuse(received, refusal, recorder).await),
+            (Some(refusal), _) => Ok(delivery.refuse(received, refusal, desk).await),
             (None, None) => Err(reply::OUT_OF_MEMORY),
         }
     }

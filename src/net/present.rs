@@ -1,8 +1,8 @@
 //! What one ring's tasks share: who is there, and whether the daemon drains. Logs nothing, cannot fail.
 
 use super::Shared;
+use crate::delivery::Desk;
 use crate::ring::{Conn, Interrupter};
-use crate::stats::Recorder;
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -12,7 +12,7 @@ use tokio::sync::Notify;
 /// Never leaves its thread.
 pub(super) struct RingState {
     pub(super) shared: Arc<Shared>,
-    pub(super) recorder: Recorder,
+    pub(super) desk: Desk,
     draining: Cell<bool>,
     connections: RefCell<HashMap<u64, Interrupter>>,
     next: Cell<u64>,
@@ -34,7 +34,7 @@ pub(super) struct Guest(Rc<RingState>);
 impl RingState {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self {
-            recorder: shared.stats.recorder(),
+            desk: Desk { recorder: shared.stats.recorder(), beat: Notify::new() },
             shared,
             draining: Cell::new(false),
             connections: RefCell::default(),
