@@ -37,7 +37,7 @@ impl Postfix {
             "compatibility_level = 3.6\nqueue_directory = {queue}\ndata_directory = {data}\ncommand_directory = /usr/sbin\n\
              daemon_directory = /usr/lib/postfix/sbin\nmail_owner = postfix\nsetgid_group = postdrop\nmyhostname = sender.test\n\
              mydestination =\nlocal_recipient_maps =\nrelayhost = [{ip}]:{port}\ninet_interfaces = loopback-only\ninet_protocols = ipv4\n\
-             maillog_file = {log}\nmaillog_file_prefixes = /var/tmp\nminimal_backoff_time = 1s\nmaximal_backoff_time = 2s\n\
+             maillog_file = {log}\nmaillog_file_prefixes = /var/tmp\nminimal_backoff_time = 3s\nmaximal_backoff_time = 4s\n\
              queue_run_delay = 1s\nsmtp_dns_support_level = disabled\nalias_maps =\nalias_database =\n{extra}\n",
             queue = at("queue").display(),
             data = at("data").display(),
