@@ -350,7 +350,9 @@ pub(super) fn after(shared: &Shared, number: u64, limit: usize) -> Result<Vec<Co
     };
     for file in files.iter().filter(|file| file.span().last > number) {
         let mut before = number;
-        let read = file.commits(number.saturating_add(1), limit).and_then(|commits| {
+        let mut page = || -> Result<Option<bool>, Fault> {
+            let commits = file.commits(before.saturating_add(1), limit)?;
+            let is_last = commits.len() < limit;
             for (commit, id) in commits {
                 // A flipped bit in a number: whoever went on behind it would pass others over.
                 if commit <= before || commit > file.span().last {
@@ -364,12 +366,20 @@ pub(super) fn after(shared: &Shared, number: u64, limit: usize) -> Result<Vec<Co
                         shared.suspect(file.span());
                         damaged(shared, id);
                     }
-                    Some((_, octets)) if put(commit, id, &octets) => return Ok(true),
+                    Some((_, octets)) if put(commit, id, &octets) => return Ok(Some(true)),
                     Some(_) | None => {}
                 }
             }
-            Ok(false)
-        });
+            Ok(is_last.then_some(false))
+        };
+        // Some of a page may be gone: what is behind them comes before the next file.
+        let read = loop {
+            match page() {
+                Ok(None) => {}
+                Ok(Some(is_enough)) => break Ok(is_enough),
+                Err(fault) => break Err(fault),
+            }
+        };
         match read {
             Ok(true) => return Ok(found),
             Ok(false) => {}

@@ -269,6 +269,35 @@ fn a_flipped_bit_in_a_record_is_noticed_and_only_that_record_is_missing() {
     assert_eq!(place.stats.store.records.get(), 20);
 }
 
+/// Whoever reads on from the last number he was given is given all the others, however few he asks for.
+#[test]
+fn what_stands_behind_a_damaged_record_is_read_before_the_next_file() {
+    let place = Place::new();
+    let (records, files) = filled(&place);
+    let mut octets = std::fs::read(&files[0]).unwrap();
+    let damaged = [7, 8, 9, 40, 98];
+    for number in damaged {
+        let places: Vec<_> = memchr::memmem::find_iter(&octets, &format!("Subject {number}")).collect();
+        places.into_iter().for_each(|at| octets[at] ^= 1);
+    }
+    std::fs::write(&files[0], octets).unwrap();
+    let store = place.open();
+    let whole = (1..).zip(&records).map(|(number, record)| (number, record.id));
+    let expected: Vec<_> = whole.filter(|(_, id)| !matches!(store.record(*id), Err(StoreError::Unreadable(_)))).collect();
+    assert!((250..310).contains(&expected.len()), "{}", expected.len());
+    for limit in [1, 2, 3, 32, 1000] {
+        let (mut found, mut after) = (Vec::new(), 0);
+        loop {
+            let page = store.records_after(after, limit).unwrap();
+            assert!(page.len() <= limit);
+            let Some(last) = page.last() else { break };
+            after = last.number;
+            found.extend(page.into_iter().map(|committed| (committed.number, committed.record.id)));
+        }
+        assert_eq!(found, expected, "{limit} at a time");
+    }
+}
+
 #[test]
 fn flipped_bits_anywhere_end_in_right_records_never_in_a_panic_and_cost_their_own_file() {
     let place = Place::new();
