@@ -1,9 +1,9 @@
 //! How far a sink has been brought: a shipper whose cursor outlives the daemon, and what is shown of it.
 
-use super::shared::Shared;
-use super::shipper::{Batch, Shipper};
+use super::shared::{STEP, Shared, make_way};
+use super::shipper::{Batch, Shipper, octets_of};
 use crate::stats::Sink;
-use crate::store::StoreError;
+use crate::store::{Committed, StoreError};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -39,11 +39,27 @@ impl<'s> Course<'s> {
     pub(super) fn next(&mut self) -> Result<Option<Batch>, StoreError> {
         // Asked before: what is older than that and is not there has gone.
         let newest = self.shared.store.newest();
-        let read = self.shared.store.records_after(self.shipper.after(), self.shipper.limit())?;
+        let read = self.read()?;
         if read.is_empty() {
             self.shipper.passed(newest);
         }
         Ok(self.shipper.batch(read))
+    }
+
+    /// A little at a time: the store is not held for long, nor is the processor.
+    fn read(&self) -> Result<Vec<Committed>, StoreError> {
+        let (mut read, mut octets) = (Vec::new(), 0);
+        while read.len() < self.shipper.limit() && octets < self.shipper.octets() {
+            let after = read.last().map_or(self.shipper.after(), |last: &Committed| last.number);
+            let more = self.shared.store.records_after(after, STEP)?;
+            if more.is_empty() {
+                break;
+            }
+            octets += more.iter().map(|committed| octets_of(&committed.record)).sum::<usize>();
+            read.extend(more);
+            make_way();
+        }
+        Ok(read)
     }
 
     pub(super) fn behind(&self) -> u64 {

@@ -182,7 +182,7 @@ async fn erase(client: &Client, address: &Address) -> Result<i64, Trouble> {
         let mut records: Vec<Record> = named.filter_map(|mut record| address.erase(&mut record).then_some(record)).collect();
         records.iter_mut().for_each(mend);
         if !records.is_empty() {
-            let text = to_json(&mut records, &uuid(0), Redact::default());
+            let text = to_json(&records.iter().collect::<Vec<_>>(), &uuid(0), Redact::default());
             erased += client.query_one(&sql, &[&text]).await?.try_get::<_, i64>(0)?;
         }
         cursor = found.next;

@@ -3,13 +3,12 @@
 
 use super::connect::{Trouble, tls, with_clock};
 use super::course::Course;
-use super::row::name_of;
-use super::shared::Shared;
+use super::row::{name_of, redacted};
+use super::shared::{STEP, Shared, make_way};
 use super::shipper::{Answer, Batch, News};
 use crate::http::retry_after;
 use crate::record::{Outcome, Record};
 use crate::stats::Minute;
-use crate::store;
 use hdrhistogram::Histogram;
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
@@ -135,14 +134,11 @@ impl Otlp<'_> {
     }
 
     fn logs(&self, batch: &Batch) -> String {
-        let mut records = batch.records.clone();
-        let records: Vec<_> = records
-            .iter_mut()
-            .map(|record| {
-                store::redact(record, self.shared.config.redact);
-                log_record(record)
-            })
-            .collect();
+        let mut records = Vec::with_capacity(batch.records.len());
+        for step in batch.records.chunks(STEP) {
+            records.extend(step.iter().map(|record| log_record(&redacted(record, self.shared.config.redact))));
+            make_way();
+        }
         json!({ "resourceLogs": [{ "resource": self.resource(), "scopeLogs": [{ "scope": scope(), "logRecords": records }] }] }).to_string()
     }
 

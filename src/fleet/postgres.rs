@@ -172,9 +172,9 @@ impl Postgres<'_> {
         let standing = self.standing(Some(&batch));
         self.unanswered = Some(Batch { records: Vec::new(), ..batch });
         let brought = if batch.last <= self.update_through {
-            session.change(self.shared, batch.records.clone(), standing).await
+            session.change(self.shared, &batch.records, standing).await
         } else {
-            session.bring(self.shared, batch.clone(), standing).await
+            session.bring(self.shared, &batch.records, standing).await
         };
         if !matches!(brought, Err(Trouble::Postgres(_) | Trouble::Silent)) {
             self.unanswered = None;
@@ -239,7 +239,7 @@ impl Postgres<'_> {
         let mut records: Vec<_> = records.into_values().collect();
         records.iter_mut().for_each(mend);
         if !records.is_empty() {
-            session.change(self.shared, records, self.standing(None)).await?;
+            session.change(self.shared, &records, self.standing(None)).await?;
         }
         store.changes_taken(last);
         Ok(true)

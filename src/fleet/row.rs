@@ -1,11 +1,13 @@
 //! A record as a row: its columns as JSON on the way there, the record again on the way back.
 
 use super::schema::{of_uuid, uuid};
+use super::shared::{STEP, make_way};
 use crate::config::Redact;
 use crate::mailbox;
 use crate::record::{Outcome, Record, RecordId, ServerResponse};
 use crate::store;
 use serde::Serialize;
+use std::borrow::Cow;
 use tokio_postgres::Row;
 
 /// Index entries have a bound (a third of a page): longer ones are known by their hash.
@@ -40,17 +42,31 @@ struct Columns<'r> {
     message_key: Option<String>,
 }
 
-/// The text of one statement's argument: a list of rows.
-pub(super) fn to_json(records: &mut [Record], this_box: &str, redact: Redact) -> String {
-    let rows: Vec<_> = records
-        .iter_mut()
-        .map(|record| {
-            store::redact(record, redact);
-            columns(record, this_box)
-        })
-        .collect();
-    // Texts and numbers: nothing that JSON has no form for.
-    serde_json::to_string(&rows).unwrap_or_default()
+/// The text of one statement's argument: a list of rows, as they leave the box.
+pub(super) fn to_json(records: &[&Record], this_box: &str, redact: Redact) -> String {
+    let mut text = vec![b'['];
+    for records in records.chunks(STEP) {
+        for record in records {
+            if text.len() > 1 {
+                text.push(b',');
+            }
+            // Texts and numbers: nothing that JSON has no form for.
+            _ = serde_json::to_writer(&mut text, &columns(&redacted(record, redact), this_box));
+        }
+        make_way();
+    }
+    text.push(b']');
+    String::from_utf8(text).unwrap_or_default()
+}
+
+/// A record as it leaves the box.
+pub(super) fn redacted(record: &Record, redact: Redact) -> Cow<'_, Record> {
+    if redact == Redact::default() {
+        return Cow::Borrowed(record);
+    }
+    let mut record = record.clone();
+    store::redact(&mut record, redact);
+    Cow::Owned(record)
 }
 
 fn columns<'r>(record: &'r Record, this_box: &'r str) -> Columns<'r> {

@@ -5,7 +5,6 @@ use super::connect::{Trouble, connect, with_clock};
 use super::row;
 use super::schema::{COLUMNS, FORMAT, NO_UTF8, OWNER, PARTITIONS_LOCK, day_of, first_of, make_partition, partition, uuid};
 use super::shared::Shared;
-use super::shipper::Batch;
 use crate::record::Record;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -113,25 +112,25 @@ impl Session {
     }
 
     /// Brings a batch; what is older than the fleet keeps is left out.
-    pub(super) async fn bring(&mut self, shared: &Shared, batch: Batch, standing: Standing) -> Result<(), Trouble> {
+    pub(super) async fn bring(&mut self, shared: &Shared, records: &[Record], standing: Standing) -> Result<(), Trouble> {
         let statement = self.insert.clone();
-        self.write(shared, &statement, batch.records, standing).await
+        self.write(shared, &statement, records, standing).await
     }
 
     /// Records that are there already, as they are now.
-    pub(super) async fn change(&mut self, shared: &Shared, records: Vec<Record>, standing: Standing) -> Result<(), Trouble> {
+    pub(super) async fn change(&mut self, shared: &Shared, records: &[Record], standing: Standing) -> Result<(), Trouble> {
         let statement = self.change.clone();
         self.write(shared, &statement, records, standing).await
     }
 
-    async fn write(&mut self, shared: &Shared, statement: &Statement, mut records: Vec<Record>, standing: Standing) -> Result<(), Trouble> {
+    async fn write(&mut self, shared: &Shared, statement: &Statement, records: &[Record], standing: Standing) -> Result<(), Trouble> {
         let oldest = self.oldest_day(shared);
-        records.retain(|record| day_of(record.id.0) >= oldest);
+        let records: Vec<_> = records.iter().filter(|record| day_of(record.id.0) >= oldest).collect();
         let today = self.today();
         let wanted: Vec<_> = records.iter().map(|record| day_of(record.id.0)).filter(|day| *day <= today + CLOCK_AHEAD).collect();
         with_clock(async {
             self.make_partitions(wanted).await?;
-            let text = row::to_json(&mut records, &shared.box_id, shared.config.redact);
+            let text = row::to_json(&records, &shared.box_id, shared.config.redact);
             self.say(shared, statement, &text, standing).await
         })
         .await

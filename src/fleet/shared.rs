@@ -8,6 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
 
+/// Records that are read or written down in one go. A thread of lower priority keeps its processor for some milliseconds once it has it.
+pub(super) const STEP: usize = 32;
+
+/// Whoever waits for this processor is next.
+pub(super) fn make_way() {
+    std::thread::yield_now();
+}
+
 /// The settings, and who this box is.
 pub(super) struct Shared {
     pub(super) config: config::Fleet,

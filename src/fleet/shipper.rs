@@ -9,11 +9,11 @@ use crate::store::Committed;
 use std::time::Duration;
 
 /// A batch; twice as much where the sink is far behind.
-pub(super) const BATCH: usize = 500;
-const BATCH_BEHIND: usize = 1000;
+pub(super) const BATCH: usize = 250;
+const BATCH_BEHIND: usize = 500;
 /// Octets of a batch's texts.
-const OCTETS: usize = 1 << 20;
-const OCTETS_BEHIND: usize = 2 << 20;
+const OCTETS: usize = 512 << 10;
+const OCTETS_BEHIND: usize = 1 << 20;
 /// So often the store is looked at when it had nothing new.
 const LOOK: Duration = Duration::from_millis(500);
 const BACK_OFF: Duration = Duration::from_millis(500);
@@ -75,9 +75,14 @@ impl Shipper {
         self.cursor.unwrap_or(0)
     }
 
-    /// How many records to read: more than are given where few are, so that one that cannot be read hides none behind it.
+    /// How many records to read.
     pub(super) fn limit(&self) -> usize {
-        self.limit.max(BATCH)
+        if self.mend { 1 } else { self.limit }
+    }
+
+    /// Octets of their texts; one that has more comes alone.
+    pub(super) fn octets(&self) -> usize {
+        if self.limit > BATCH { OCTETS_BEHIND } else { OCTETS }
     }
 
     /// How long to wait before the next look.
@@ -91,10 +96,10 @@ impl Shipper {
 
     /// What the store had behind the cursor becomes a batch; `None` where it had nothing.
     pub(super) fn batch(&mut self, read: Vec<Committed>) -> Option<Batch> {
-        let most = if self.limit > BATCH { OCTETS_BEHIND } else { OCTETS };
+        let most = self.octets();
         let (mut last, mut gone, mut octets) = (self.cursor, 0, 0);
         let mut records = Vec::new();
-        for Committed { number, record } in read.into_iter().take(if self.mend { 1 } else { self.limit }) {
+        for Committed { number, record } in read.into_iter().take(self.limit()) {
             octets += octets_of(&record);
             if octets > most && !records.is_empty() {
                 break;
@@ -184,7 +189,7 @@ impl Shipper {
     }
 }
 
-fn octets_of(record: &Record) -> usize {
+pub(super) fn octets_of(record: &Record) -> usize {
     let response = &record.server_response;
     let options = [&record.message_id, &record.subject, &response.content_type, &response.retry_after, &record.tls];
     let texts = [&record.sender, &record.reply, &record.route, &record.webhook_id, &record.sender_ip, &response.body];
@@ -372,7 +377,7 @@ mod tests {
     #[test]
     fn batches_are_bounded_and_grow_where_much_is_left() {
         let mut shipper = Shipper::new(None, 1);
-        let long = |n: u64| (1..=n).map(|number| Committed { number, record: record(number, &"x".repeat(300_000)) }).collect::<Vec<_>>();
+        let long = |n: u64| (1..=n).map(|number| Committed { number, record: record(number, &"x".repeat(150_000)) }).collect::<Vec<_>>();
         assert_eq!(shipper.batch(long(9)).unwrap().records.len(), 3);
         let one = vec![Committed { number: 1, record: record(1, &"x".repeat(3 << 20)) }];
         assert_eq!(shipper.batch(one).unwrap().records.len(), 1);
@@ -387,7 +392,7 @@ mod tests {
             shipper.failed(None);
             sizes.push(shipper.batch(short(2000)).unwrap().records.len());
         }
-        assert_eq!((sizes[0], sizes[1], sizes[11]), (500, 250, 1));
+        assert_eq!((sizes[0], sizes[1], sizes[11]), (250, 125, 1));
         for _ in 0..10 {
             let batch = shipper.batch(short(2000)).unwrap();
             shipper.answered(&batch, Answer::Taken);
