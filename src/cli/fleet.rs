@@ -31,7 +31,13 @@ fn init(config: &Choice, only_print: bool, owner: Option<&Path>) -> Result<(), F
     if owner.is_none() && config.fleet.postgres.is_none() {
         return Err(Failure::new(Exit::Configuration, "fleet.postgres is empty; set it, or name a file with --postgres-file"));
     }
-    let said = fleet::init(&config.fleet, owner.as_ref()).map_err(|trouble| {
+    let is_long = || {
+        complain(
+            "the database is still at it: an index over all records takes minutes where there are many millions. Records wait in the boxes \
+             meanwhile, mail waits for nothing; all is made, or nothing",
+        );
+    };
+    let said = fleet::init(&config.fleet, owner.as_ref(), is_long).map_err(|trouble| {
         let exit = if matches!(trouble, Trouble::Refused(_)) { Exit::NoPermission } else { Exit::Unavailable };
         Failure::new(exit, format!("the fleet's database: {trouble}"))
     })?;

@@ -81,6 +81,8 @@ CREATE TABLE IF NOT EXISTS mailsluice.boxes (
   id uuid PRIMARY KEY, name text NOT NULL, version text NOT NULL, token uuid, started timestamptz NOT NULL, last_seen timestamptz NOT NULL,
   retention_seconds bigint NOT NULL, behind bigint NOT NULL DEFAULT 0, oldest timestamptz, lost bigint NOT NULL DEFAULT 0,
   mended bigint NOT NULL DEFAULT 0, clock_ms bigint NOT NULL DEFAULT 0, brought bigint NOT NULL DEFAULT 0);
+DO $$ BEGIN IF NOT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'mailsluice.boxes'::regclass AND attname = 'brought') THEN
+  ALTER TABLE mailsluice.boxes ADD COLUMN brought bigint NOT NULL DEFAULT 0; END IF; END $$;
 CREATE TABLE IF NOT EXISTS mailsluice.records (
   id uuid PRIMARY KEY, box uuid NOT NULL, date timestamptz NOT NULL, sender_ip text NOT NULL, message_id text, sender text NOT NULL,
   recipients text[] NOT NULL, subject text, status integer NOT NULL, response_body text NOT NULL, content_type text, retry_after text,

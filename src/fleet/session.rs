@@ -71,7 +71,12 @@ impl Session {
     /// Of a box that has so many records to bring.
     pub(super) async fn open(shared: &Shared, behind: u64) -> Result<Self, Trouble> {
         let client = connect(&shared.config).await?;
-        with_clock(Self::begin(shared, client, behind)).await
+        match with_clock(Self::begin(shared, client, behind)).await {
+            Err(Trouble::Postgres(error)) if error.code() == Some(&SqlState::UNDEFINED_COLUMN) => {
+                Err(Trouble::Refused("the fleet's tables are an earlier version's: run mailsluice fleet init".to_owned()))
+            }
+            opened => opened,
+        }
     }
 
     async fn begin(shared: &Shared, client: Client, behind: u64) -> Result<Self, Trouble> {

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 /// Records that are read or written down in one go. A thread of lower priority keeps its processor for some milliseconds once it has it.
-pub(super) const STEP: usize = 32;
+pub(super) const STEP: usize = 16;
 
 /// Whoever waits for this processor is next.
 pub(super) fn make_way() {

@@ -6,6 +6,7 @@ mod figures;
 mod machines;
 mod server;
 mod undelivered;
+mod versions;
 
 use super::prometheus::{Prometheus, alerts, dashboard};
 use crate::support::client::deliver;
