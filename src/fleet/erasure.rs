@@ -87,9 +87,11 @@ pub(super) async fn asked(client: &Client, box_id: &str) -> Result<Vec<(i64, Str
     Ok(rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, tokio_postgres::Error>>()?)
 }
 
-pub(super) async fn sign(client: &Client, erasure: i64, box_id: &str) -> Result<(), Trouble> {
-    let sql = "INSERT INTO mailsluice.signatures (erasure, box) VALUES ($1, $2::text::uuid) ON CONFLICT DO NOTHING";
-    Ok(client.execute(sql, &[&erasure, &box_id]).await.map(drop)?)
+/// Of the very address: in a database that was made anew another erasure may have its number, or none.
+pub(super) async fn sign(client: &Client, erasure: i64, address: &str, box_id: &str) -> Result<(), Trouble> {
+    let sql = "INSERT INTO mailsluice.signatures (erasure, box) SELECT e.id, $3::text::uuid FROM mailsluice.erasures e \
+        WHERE e.id = $1 AND e.address = $2 ON CONFLICT DO NOTHING";
+    Ok(client.execute(sql, &[&erasure, &address, &box_id]).await.map(drop)?)
 }
 
 /// What keeps an erasure from its end stands beside it, for whoever waits.

@@ -37,9 +37,9 @@ struct Postgres<'s> {
     /// Already logged: said once.
     said_lost: u64,
     /// An erasure of this box's store that is under way.
-    forgetting: Option<(i64, JoinHandle<Result<u64, StoreError>>)>,
+    forgetting: Option<((i64, String), JoinHandle<Result<u64, StoreError>>)>,
     /// Signed as soon as what was changed is brought.
-    forgotten: Vec<i64>,
+    forgotten: Vec<(i64, String)>,
     /// Why the last one failed: said once.
     cannot_forget: Option<String>,
     /// Erasures that all have signed; what keeps them from their end.
@@ -248,14 +248,14 @@ impl Postgres<'_> {
     /// What `forget --fleet` asks of this box, one address after the other; and what is left when no box is missing.
     async fn erase(&mut self, session: &Session) -> Result<(), Trouble> {
         let shared = self.shared;
-        if let Some((id, task)) = self.forgetting.take_if(|(_, task)| task.is_finished()) {
+        if let Some((asked, task)) = self.forgetting.take_if(|(_, task)| task.is_finished()) {
             match task.await {
                 Ok(Ok(records)) => {
                     tracing::info!(records, "an address was erased from the store, as the fleet was asked to");
                     if self.cannot_forget.take().is_some() {
-                        with_clock(erasure::say(&session.client, id, None)).await?;
+                        with_clock(erasure::say(&session.client, asked.0, None)).await?;
                     }
-                    self.forgotten.push(id);
+                    self.forgotten.push(asked);
                 }
                 Ok(Err(error)) => {
                     // It is tried again with each look; whoever waits for it reads why.
@@ -263,7 +263,7 @@ impl Postgres<'_> {
                     if self.cannot_forget.as_ref() != Some(&trouble) {
                         tracing::error!(%error, "an address that the fleet was asked to erase is still in the store");
                     }
-                    with_clock(erasure::say(&session.client, id, Some(&trouble))).await?;
+                    with_clock(erasure::say(&session.client, asked.0, Some(&trouble))).await?;
                     self.cannot_forget = Some(trouble);
                 }
                 Err(_) => {}
@@ -271,20 +271,20 @@ impl Postgres<'_> {
         }
         let store = &shared.store;
         if !self.forgotten.is_empty() && store.quiet_since().is_some() && store.changes_after(0, 1)?.is_empty() {
-            for id in &self.forgotten {
-                with_clock(erasure::sign(&session.client, *id, &shared.box_id)).await?;
+            for (id, address) in &self.forgotten {
+                with_clock(erasure::sign(&session.client, *id, address, &shared.box_id)).await?;
             }
             self.forgotten.clear();
         }
         let asked = with_clock(erasure::asked(&session.client, &shared.box_id)).await?;
-        let next = asked.into_iter().find(|(id, _)| !self.forgotten.contains(id));
-        if let Some((id, address)) = next.filter(|_| self.forgetting.is_none()) {
-            let (store, stats) = (Arc::clone(store), Arc::clone(&shared.stats));
+        let next = asked.into_iter().find(|asked| !self.forgotten.contains(asked));
+        if let Some(asked) = next.filter(|_| self.forgetting.is_none()) {
+            let (store, stats, address) = (Arc::clone(store), Arc::clone(&shared.stats), asked.1.clone());
             let task = tokio::task::spawn_blocking(move || {
                 stats.refusals.forget(&address);
                 store.forget(&address)
             });
-            self.forgetting = Some((id, task));
+            self.forgetting = Some((asked, task));
         }
         if let Some(task) = self.finishing.take_if(|task| task.is_finished()) {
             let trouble = task.await.unwrap_or_default();

@@ -1,6 +1,7 @@
 //! `forget --fleet`: an address is in no file of any box and of none of the server's, also where a box was down, and never said to be where it is
 //! not so.
 
+use super::failures::said;
 use super::server::Server;
 use super::{CATCH_UP, all_arrived, one_box, records_of_all};
 use crate::support::client::deliver;
@@ -190,4 +191,25 @@ fn a_box_that_is_there_and_never_signs() {
     // The one that was given up went on.
     let open = "SELECT count(*) FROM mailsluice.erasures WHERE done IS NULL";
     eventually_within(CATCH_UP, "the first to be done as well", || (server.number(&database, open) == 0).then_some(()));
+}
+
+/// The database is made anew before a box has signed: what it erased is not taken for what somebody asks there under the same number.
+#[test]
+fn an_erasure_of_a_database_that_is_no_more() {
+    let (server, database, _endpoint, daemon) = one_box("anew");
+    send_to(&daemon);
+    deliver(daemon.smtp(), "somebody@sender.test", &["b@example.test"], b"Subject: else\r\n\r\ntext\r\n");
+    all_arrived(&[("mx1", &daemon)]);
+    server.sql(&database, "REVOKE UPDATE ON mailsluice.records FROM mailsluice_writer");
+    let id = forget(&daemon);
+    said(&daemon, "an address was erased from the store");
+    server.sql(&database, "DROP SCHEMA mailsluice CASCADE");
+    server.init(&database).ok();
+    let asked = "INSERT INTO mailsluice.erasures (address) VALUES ('somebody@sender.test') RETURNING id";
+    assert_eq!(server.number(&database, asked), id);
+    eventually_within(CATCH_UP, "another erasure", || is_done(&daemon, id));
+    all_arrived(&[("mx1", &daemon)]);
+    for text in [LOCAL, "somebody@"] {
+        assert!(!format!("{:?}", super::records_of(&daemon)).contains(text), "{text}");
+    }
 }
