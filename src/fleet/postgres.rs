@@ -37,15 +37,18 @@ struct Postgres<'s> {
     /// Already logged: said once.
     said_lost: u64,
     /// An erasure of this box's store that is under way.
-    forgetting: Option<((i64, String), JoinHandle<Result<u64, StoreError>>)>,
+    forgetting: Option<(Asked, JoinHandle<Result<u64, StoreError>>)>,
     /// Signed as soon as what was changed is brought.
-    forgotten: Vec<(i64, String)>,
+    forgotten: Vec<Asked>,
     /// Why the last one failed: said once.
     cannot_forget: Option<String>,
     /// Erasures that all have signed; what keeps them from their end.
     finishing: Option<JoinHandle<Option<String>>>,
     cannot_finish: Option<String>,
 }
+
+/// An erasure's number, and its address.
+type Asked = (i64, String);
 
 /// Brings records until it is stopped.
 pub(super) async fn run(shared: &Arc<Shared>) {
