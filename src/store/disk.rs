@@ -4,17 +4,19 @@ use super::error::{Fault, guarded};
 use super::machine::Machine;
 use memmap2::MmapMut;
 use redb::StorageBackend;
-use redb::backends::FileBackend;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Only the daemon's user reads records and secrets.
 const FILE_MODE: u32 = 0o600;
 const DIRECTORY_MODE: u32 = 0o700;
 const READ_MOST: u64 = 1 << 30;
+/// A disk has done with so much in a moment: a durable write of the journal waits for no more than it.
+const BURST: usize = 512 << 10;
 
 /// What is known of a file without opening it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,12 +79,11 @@ impl Machine for FileSystem {}
 
 impl Disk for FileSystem {
     fn open(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
-        let backend = FileBackend::new(ordinary(to_write().truncate(false).read(true).open(path))?).map_err(io::Error::other)?;
-        Ok(Box::new(backend))
+        Plain::of(to_write().truncate(false).read(true).open(path))
     }
 
     fn open_to_read(&self, path: &Path) -> io::Result<Box<dyn StorageBackend>> {
-        Ok(Box::new(ToRead(ordinary(OpenOptions::new().read(true).custom_flags(ITSELF).open(path))?)))
+        Plain::of(OpenOptions::new().read(true).custom_flags(ITSELF).open(path))
     }
 
     fn open_durable(&self, path: &Path) -> io::Result<Box<dyn DurableFile>> {
@@ -211,25 +212,37 @@ fn unless_cut_off(file: &File, at: u64, length: usize, error: io::Error) -> io::
     if error.kind() == io::ErrorKind::UnexpectedEof && is_there() { short() } else { error }
 }
 
-/// A file that nobody writes.
+/// A file as redb wants it. What is written goes to the disk on the way: all of it at once, at the end, would hold up every other write.
 #[derive(Debug)]
-struct ToRead(File);
+struct Plain {
+    file: File,
+    unsynced: AtomicUsize,
+}
 
-impl StorageBackend for ToRead {
+impl Plain {
+    fn of(file: io::Result<File>) -> io::Result<Box<dyn StorageBackend>> {
+        Ok(Box::new(Self { file: ordinary(file)?, unsynced: AtomicUsize::new(0) }))
+    }
+}
+
+impl StorageBackend for Plain {
     fn len(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.read_exact_at(out, offset).map_err(|error| unless_cut_off(&self.0, offset, out.len(), error))
+        self.file.read_exact_at(out, offset).map_err(|error| unless_cut_off(&self.file, offset, out.len(), error))
     }
-    fn set_len(&self, _: u64) -> io::Result<()> {
-        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    fn set_len(&self, length: u64) -> io::Result<()> {
+        self.file.set_len(length)
     }
     fn sync_data(&self) -> io::Result<()> {
-        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+        self.unsynced.store(0, Ordering::Relaxed);
+        self.file.sync_data()
     }
-    fn write(&self, _: u64, _: &[u8]) -> io::Result<()> {
-        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.file.write_all_at(data, offset)?;
+        let unsynced = self.unsynced.fetch_add(data.len(), Ordering::Relaxed).saturating_add(data.len());
+        if unsynced < BURST { Ok(()) } else { self.sync_data() }
     }
 }
 
