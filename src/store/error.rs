@@ -134,6 +134,15 @@ impl From<redb::Error> for Fault {
     }
 }
 
+impl From<redb::CursorError> for Fault {
+    fn from(error: redb::CursorError) -> Self {
+        match error {
+            redb::CursorError::UnorderedKey => Self::Damaged("keys that do not rise".to_owned()),
+            error @ (redb::CursorError::Storage(_) | _) => redb::Error::from(error).into(),
+        }
+    }
+}
+
 /// redb has an error for each of its works.
 macro_rules! of_redb {
     ($($error:ident)*) => {$(
@@ -147,14 +156,7 @@ macro_rules! of_redb {
 
 of_redb!(DatabaseError TransactionError TableError StorageError CommitError CompactionError);
 
-impl Fault {
-    /// redb panics on some damaged files; that is damage as well.
-    pub(super) fn panicked() -> Self {
-        Self::Damaged("the database panicked".to_owned())
-    }
-}
-
-/// Runs something that redb may panic in.
+/// redb panics on some damaged files; that is damage as well.
 pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, Fault>) -> Result<T, Fault> {
-    crate::log::meeting_panics(work).unwrap_or_else(|_| Err(Fault::panicked()))
+    crate::log::meeting_panics(work).unwrap_or_else(|_| Err(Fault::Damaged("the database panicked".to_owned())))
 }

@@ -28,6 +28,10 @@ pub trait Machine: Send + Sync {
         #[expect(clippy::disallowed_methods, reason = "a pause in which others come or a disk recovers: nothing can be waited for")]
         std::thread::sleep(span);
     }
+    /// Whoever else could run has its turn: a thread that goes on and on is left alone by the scheduler for milliseconds at a time.
+    fn give_way(&self) {
+        std::thread::yield_now();
+    }
     /// A thread of this name is about to be started: the first that it does is to await its turn.
     fn begins(&self, _thread: &'static str) {}
     /// The thread that calls it does nothing any more.

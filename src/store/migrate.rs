@@ -156,9 +156,7 @@ fn open(files: &Files, backend: Backend) -> Result<Database, Fault> {
 
 fn about(database: &Database) -> Result<About, Fault> {
     let txn = database.begin_read()?;
-    // A table that does not exist is damage.
-    let missing = |error: redb::TableError| Fault::from(redb::Error::from(error));
-    let meta = txn.open_table(META).map_err(missing)?;
+    let meta = txn.open_table(META)?;
     let value = |name| Ok::<_, Fault>(meta.get(name)?.map(|octets| octets.value().to_vec()));
     let version = value("format")?.and_then(|octets| octets.try_into().ok()).map(u32::from_le_bytes);
     match version {
@@ -168,7 +166,7 @@ fn about(database: &Database) -> Result<About, Fault> {
     }
     let newest_id = value("state")?.and_then(|state| state.first_chunk().copied()).map_or(0, u128::from_le_bytes);
     let epoch = value("journal")?.and_then(|octets| octets.try_into().ok()).map_or(0, u64::from_le_bytes);
-    let table = txn.open_table(RECORDS).map_err(missing)?;
+    let table = txn.open_table(RECORDS)?;
     let stats = redb::ReadableTableMetadata::stats(&table)?;
     let last = table.last()?.map_or(0, |(id, _)| id.value());
     Ok(About { newest_id: newest_id.max(last), epoch, stored: stats.stored_bytes() })
@@ -197,7 +195,7 @@ impl Slices<'_> {
         self.batch = Batch::new(span.last);
         let parts = [Part::Memory(batch)];
         let (files, key) = (self.files, self.key);
-        let plan = Plan { files, key, span, newest_id: self.newest_id, parts: &parts, at_step: &|_| {} };
+        let plan = Plan { files, key, span, newest_id: self.newest_id, parts: &parts, give_way: &|| {}, at_step: &|_| {} };
         build(&plan, &mut |_, _| Ok(Fate::Stays)).map_err(|fault| {
             // Of the new file: the old one is not to blame.
             if let Fault::Damaged(what) = fault { Fault::Io(what) } else { fault }

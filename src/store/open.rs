@@ -88,7 +88,7 @@ fn open_files(files: &Files, key: &IndexKey, tuning: &Tuning, listing: &Listing,
             let left = salvage(file, *span, key, known)?;
             let (number, newest_id) = (left.records.len() as u64, left.newest_id.max(newest_id));
             let parts = [Part::Memory(Arc::new(left))];
-            let plan = Plan { files, key, span: *span, newest_id, parts: &parts, at_step: &|step| tuning.reach(step) };
+            let plan = Plan { files, key, span: *span, newest_id, parts: &parts, give_way: &|| {}, at_step: &|step| tuning.reach(step) };
             Ok::<_, Fault>((build(&plan, &mut |_, _| Ok(Fate::Stays))?.0, number))
         };
         let file = match patiently(files, &path, || StoreFile::open(files, *span)) {

@@ -13,15 +13,13 @@ use crate::store::folder::{Files, Span};
 use crate::store::index::{Hash, IndexKey, Key, id_of, settled};
 use crate::store::memory::Batch;
 use crate::store::merged::{Merged, Source};
-use redb::{Builder, CursorError, Table, Value, WriteTransaction};
+use redb::{Builder, WriteTransaction};
 use std::collections::{BTreeMap, HashSet};
 use std::ops::Bound;
 use std::sync::Arc;
 
 /// What redb may keep in memory of a file that is being built.
 const CACHE_OCTETS: usize = 4 << 20;
-/// Entries that are inserted at once.
-const SLICE: usize = 512;
 
 /// Where records come from; in the order of their commits.
 #[derive(Clone)]
@@ -48,6 +46,8 @@ pub(in crate::store) struct Plan<'a> {
     pub(in crate::store) span: Span,
     pub(in crate::store) newest_id: u128,
     pub(in crate::store) parts: &'a [Part],
+    /// Called again and again on the way.
+    pub(in crate::store) give_way: &'a dyn Fn(),
     pub(in crate::store) at_step: &'a dyn Fn(Step),
 }
 
@@ -106,8 +106,7 @@ fn write(plan: &Plan<'_>, fate: Judge<'_>) -> Result<HashSet<u128>, Fault> {
 }
 
 fn put(plan: &Plan<'_>, backend: Backend, fate: Judge<'_>) -> Result<HashSet<u128>, Fault> {
-    let database = Builder::new().set_cache_size(CACHE_OCTETS).create_with_backend(backend);
-    let database = database?;
+    let database = Builder::new().set_cache_size(CACHE_OCTETS).create_with_backend(backend)?;
     let txn = database.begin_write()?;
     let mut summary = Summary::new(plan.span, plan.newest_id, plan.key);
     let changed = put_records(plan, &txn, &mut summary, fate)?;
@@ -126,10 +125,9 @@ fn put(plan: &Plan<'_>, backend: Backend, fate: Judge<'_>) -> Result<HashSet<u12
 
 fn put_records(plan: &Plan<'_>, txn: &WriteTransaction, summary: &mut Summary, fate: Judge<'_>) -> Result<Changed, Fault> {
     let mut table = txn.open_table(RECORDS)?;
-    let sources: Vec<_> = plan.parts.iter().map(records_of).collect();
+    let mut end = table.upper_bound_mut(Bound::<u128>::Unbounded)?;
     let mut changed = Changed::default();
-    let mut slice: Vec<(u128, Vec<u8>)> = Vec::with_capacity(SLICE);
-    for item in Merged::of(sources) {
+    for item in merged(plan, plan.parts.iter().map(records_of).collect()) {
         let (id, mut value) = item?;
         let octets = split(&value).map_or(&[][..], |(_, octets)| octets);
         match fate(id, octets)? {
@@ -147,55 +145,67 @@ fn put_records(plan: &Plan<'_>, txn: &WriteTransaction, summary: &mut Summary, f
         }
         let date_us = split(&value).and_then(|(_, octets)| encoding::date_us(octets)).unwrap_or(0);
         summary.take(id, date_us);
-        slice.push((id, value));
-        if slice.len() >= SLICE {
-            append(&mut table, slice.iter().map(|(id, value)| (*id, value.as_slice())))?;
-            slice.clear();
-        }
+        end.insert_before(id, value.as_slice())?;
     }
-    append(&mut table, slice.iter().map(|(id, value)| (*id, value.as_slice())))?;
+    end.close()?;
     Ok(changed)
 }
 
 /// Answers with the messages that the records have settled.
 fn put_index(plan: &Plan<'_>, txn: &WriteTransaction, changed: &Changed) -> Result<Vec<Hash>, Fault> {
     let mut table = txn.open_table(INDEX)?;
+    let mut end = table.upper_bound_mut(Bound::<&Key>::Unbounded)?;
     let mut sources: Vec<_> = plan.parts.iter().map(index_of).collect();
     sources.push(Box::new(changed.added.iter().map(|(key, outcome)| Ok((*key, *outcome)))));
     let mut messages = Vec::new();
-    let mut slice: Vec<(Key, u8)> = Vec::with_capacity(SLICE);
-    for item in Merged::of(sources) {
+    for item in merged(plan, sources) {
         let (key, outcome) = item?;
-        if changed.removed.contains(&key) || changed.gone.contains(&id_of(&key)) {
-            continue;
-        }
-        messages.extend(settled(&key, outcome));
-        slice.push((key, outcome));
-        if slice.len() >= SLICE {
-            append(&mut table, slice.iter().map(|(key, outcome)| (key, *outcome)))?;
-            slice.clear();
+        if !changed.removed.contains(&key) && !changed.gone.contains(&id_of(&key)) {
+            messages.extend(settled(&key, outcome));
+            end.insert_before(&key, outcome)?;
         }
     }
-    append(&mut table, slice.iter().map(|(key, outcome)| (key, *outcome)))?;
+    end.close()?;
     Ok(messages)
 }
 
 fn put_commits(plan: &Plan<'_>, txn: &WriteTransaction, changed: &Changed) -> Result<(), Fault> {
+    /// Of a file, which may be large.
+    const PAGE: usize = 512;
     let mut table = txn.open_table(COMMITS)?;
+    let mut end = table.upper_bound_mut(Bound::<u64>::Unbounded)?;
     for part in plan.parts {
         let mut from = 0;
         loop {
-            // Slices: a file may be large.
             let page = match part {
-                Part::Memory(batch) => batch.commits.iter().filter(|(number, _)| *number >= from).take(SLICE).copied().collect(),
-                Part::File(file) => file.commits(from, SLICE)?,
+                Part::Memory(batch) => batch.commits.iter().filter(|(number, _)| *number >= from).take(PAGE).copied().collect(),
+                Part::File(file) => file.commits(from, PAGE)?,
             };
             let Some((last, _)) = page.last() else { break };
             from = last.saturating_add(1);
-            append(&mut table, page.into_iter().filter(|(_, id)| !changed.gone.contains(id)))?;
+            for (number, id) in page.into_iter().filter(|(_, id)| !changed.gone.contains(id)) {
+                end.insert_before(number, id)?;
+            }
+            (plan.give_way)();
         }
     }
+    end.close()?;
     Ok(())
+}
+
+/// What is put into a table: behind all that is there, so that pages are built once, and full.
+fn merged<'a, K: Ord + Copy + 'a, V: 'a>(
+    plan: &'a Plan<'_>,
+    sources: Vec<Source<'a, K, V>>,
+) -> impl Iterator<Item = Result<(K, V), Fault>> + 'a {
+    const STEP: usize = 128;
+    let mut seen: usize = 0;
+    Merged::of(sources).inspect(move |_| {
+        seen = seen.wrapping_add(1);
+        if seen.is_multiple_of(STEP) {
+            (plan.give_way)();
+        }
+    })
 }
 
 fn records_of(part: &Part) -> Source<'_, u128, Vec<u8>> {
@@ -213,22 +223,4 @@ fn index_of(part: &Part) -> Source<'_, Key, u8> {
         Part::Memory(batch) => Box::new(batch.index.iter().map(|(key, outcome)| Ok((*key, *outcome)))),
         Part::File(file) => Box::new(file.index((Bound::Unbounded, Bound::Unbounded), Order::Rising)),
     }
-}
-
-/// Inserts behind all that is there: pages are built once, and full.
-fn append<'a, K: redb::Key + 'static, V: Value + 'static>(
-    table: &mut Table<'_, K, V>,
-    entries: impl Iterator<Item = (K::SelfType<'a>, V::SelfType<'a>)>,
-) -> Result<(), Fault> {
-    let mut entries = entries.peekable();
-    let Some((key, _)) = entries.peek() else { return Ok(()) };
-    let mut cursor = table.upper_bound_mut(Bound::Included(key))?;
-    for (key, value) in entries {
-        cursor.insert_before(key, value).map_err(|error| match error {
-            CursorError::UnorderedKey => Fault::Damaged("keys that do not rise".to_owned()),
-            error @ (CursorError::Storage(_) | _) => Fault::from(redb::Error::from(error)),
-        })?;
-    }
-    cursor.close()?;
-    Ok(())
 }

@@ -17,7 +17,7 @@ use std::sync::atomic::Ordering;
 /// Empty journals that lie ready.
 const SPARE: usize = 2;
 /// Records between looks at whether a full journal waits.
-const STEP: usize = 1000;
+const STEP: usize = 128;
 /// The last one of a journal.
 const PAGE: u64 = 4096;
 /// What an empty file takes.
@@ -73,6 +73,7 @@ impl Work {
         if let Err(fault) = self.serve() {
             tracing::warn!(reason = %fault, "the newest records stay in the journal");
         }
+        give_way(&self.shared, &self.sealed);
         Ok(())
     }
 
@@ -104,7 +105,9 @@ impl Work {
         let shared = Arc::clone(&self.shared);
         let files = &shared.files;
         let at_step = |step: Step| shared.tuning.reach(step);
-        let plan = Plan { files, key: &shared.index_key, span, newest_id, parts, at_step: &at_step };
+        let sealed = self.sealed.clone();
+        let give_way = || give_way(&shared, &sealed);
+        let plan = Plan { files, key: &shared.index_key, span, newest_id, parts, give_way: &give_way, at_step: &at_step };
         let built = build(&plan, &mut |id, octets| fate(self, id, octets));
         if built.is_err() {
             self.leftovers.insert(files.unfinished(span));
@@ -288,6 +291,13 @@ impl Work {
 
     pub(super) fn sealed_wait(&self) -> usize {
         self.sealed.len() + self.backlog.len()
+    }
+}
+
+/// Mail goes first, until a journal is full.
+fn give_way(shared: &Shared, sealed: &Receiver<Sealed>) {
+    if sealed.is_empty() {
+        shared.files.disk.give_way();
     }
 }
 
