@@ -84,12 +84,12 @@ fn ids_of(query: &Query, lead_ms: u64, lag_ms: u64) -> Range<u128> {
     low..high.max(low)
 }
 
-/// A record as its source has it.
+/// Where a record's octets are.
 enum Octets {
-    Memory(Arc<[u8]>),
-    Read(Vec<u8>),
+    Here(Arc<[u8]>),
     /// In this file, to be read.
     In(Arc<StoreFile>),
+    Somewhere,
 }
 
 /// Newest first over everything: a file is looked into when no other one can have a newer record. A file that is damaged is left out, loudly.
@@ -110,7 +110,7 @@ impl<'a> Walk<'a> {
         // What is in memory may have any date.
         let ids = ids_of(query, u64::MAX, u64::MAX);
         let mut memory: Vec<(Reverse<u128>, Octets)> = Vec::new();
-        let octets = |octets: &Arc<[u8]>| Octets::Memory(Arc::clone(octets));
+        let octets = |octets: &Arc<[u8]>| Octets::Here(Arc::clone(octets));
         for batch in view.batches() {
             match source {
                 Source::All => memory.extend(batch.records.range(ids.clone()).map(|(id, (_, found))| (Reverse(*id), octets(found)))),
@@ -122,6 +122,9 @@ impl<'a> Walk<'a> {
             }
         }
         drop(view);
+        if let Source::Undelivered = source {
+            memory.extend(shared.undelivered().ids(&ids).into_iter().map(|id| (Reverse(id), Octets::Somewhere)));
+        }
         memory.sort_unstable_by_key(|(id, _)| *id);
         let memory: merged::Source<'_, _, _> = Box::new(memory.into_iter().map(Ok));
         Self { shared, query, source, files, found: Merged::of([memory]) }
@@ -130,7 +133,7 @@ impl<'a> Walk<'a> {
     fn look_into(&mut self, file: &Arc<StoreFile>) {
         let ids = ids_of(self.query, file.summary.lead_ms, file.summary.lag_ms);
         let records: merged::Source<'_, u128, Octets> = match self.source {
-            Source::All => Box::new(file.newest(&ids).map(|record| record.map(|(id, _, octets)| (id, Octets::Read(octets))))),
+            Source::All => Box::new(file.newest(&ids).map(|record| record.map(|(id, _, octets)| (id, Octets::Here(octets.into()))))),
             Source::Index(property, hash) => {
                 let file = Arc::clone(file);
                 Box::new(file.ids(property, hash, &ids).map(move |id| Ok((id?, Octets::In(Arc::clone(&file))))))
@@ -146,13 +149,19 @@ impl<'a> Walk<'a> {
 }
 
 impl Iterator for Walk<'_> {
-    type Item = Result<(u128, Octets), Fault>;
+    /// `None` for a record that has gone meanwhile.
+    type Item = Result<(u128, Option<Arc<[u8]>>), Fault>;
 
     fn next(&mut self) -> Option<Self::Item> {
         while let Some(file) = self.files.pop_if(|file| self.found.next_key().is_none_or(|Reverse(id)| id < file.summary.greatest)) {
             self.look_into(&file);
         }
-        self.found.next().map(|found| found.map(|(Reverse(id), octets)| (id, octets)))
+        let found = self.found.next()?;
+        Some(found.and_then(|(Reverse(id), octets)| match octets {
+            Octets::Here(octets) => Ok((id, Some(octets))),
+            Octets::In(file) => Ok((id, get(self.shared, &file, id)?)),
+            Octets::Somewhere => Ok((id, look_up(self.shared, id)?)),
+        }))
     }
 }
 
@@ -184,31 +193,13 @@ fn limit_of(limit: usize) -> usize {
     if limit == 0 { LIMIT_DEFAULT } else { limit.min(LIMIT_MOST) }
 }
 
-/// Ids, and the octets where they are at hand.
-type Walked<'a> = Box<dyn Iterator<Item = Result<(u128, Option<Octets>), Fault>> + 'a>;
-
 fn run(shared: &Shared, query: &Query, wanted: &Wanted, limit: usize) -> Result<Page, Fault> {
     shared.resolve_doubts()?;
     let source = source(&shared.index_key, query);
     let begun = shared.files.disk.now();
     let (mut records, mut sum) = (Vec::new(), 0);
-    let walk: Walked<'_> = match source {
-        Source::Undelivered => {
-            let ids = shared.undelivered().ids(&ids_of(query, u64::MAX, u64::MAX));
-            Box::new(ids.into_iter().map(|id| Ok((id, None))))
-        }
-        Source::All | Source::Index(..) => {
-            Box::new(Walk::new(shared, query, source).map(|item| item.map(|(id, octets)| (id, Some(octets)))))
-        }
-    };
-    for (seen, item) in walk.enumerate() {
+    for (seen, item) in Walk::new(shared, query, source).enumerate() {
         let (id, octets) = item?;
-        let octets = match octets {
-            Some(Octets::Memory(octets)) => Some(octets),
-            Some(Octets::Read(octets)) => Some(octets.into()),
-            Some(Octets::In(file)) => get(shared, &file, id)?.map(|(_, octets)| octets),
-            None => look_up(shared, id)?.map(|(_, octets)| octets),
-        };
         let Some(octets) = octets else { continue };
         if wanted.may_match(&octets) {
             match encoding::decode(id, &octets) {
@@ -227,21 +218,19 @@ fn run(shared: &Shared, query: &Query, wanted: &Wanted, limit: usize) -> Result<
     Ok(Page { records, cursor: None })
 }
 
-type Found = Option<(u64, Arc<[u8]>)>;
-
-fn get(shared: &Shared, file: &StoreFile, id: u128) -> Result<Found, Fault> {
+fn get(shared: &Shared, file: &StoreFile, id: u128) -> Result<Option<Arc<[u8]>>, Fault> {
     match file.get(id) {
-        Ok(found) => Ok(found.map(|(commit, octets)| (commit, octets.into()))),
+        Ok(found) => Ok(found.map(|(_, octets)| octets.into())),
         Err(fault) => unless_damaged(shared, file.span(), fault).map(|()| None),
     }
 }
 
 /// A record wherever it is: ids of files overlap.
-fn look_up(shared: &Shared, id: u128) -> Result<Found, Fault> {
+fn look_up(shared: &Shared, id: u128) -> Result<Option<Arc<[u8]>>, Fault> {
     let files = {
         let view = shared.view();
-        if let Some((commit, octets)) = view.batches().find_map(|batch| batch.records.get(&id)) {
-            return Ok(Some((*commit, Arc::clone(octets))));
+        if let Some((_, octets)) = view.batches().find_map(|batch| batch.records.get(&id)) {
+            return Ok(Some(Arc::clone(octets)));
         }
         view.files.clone()
     };
@@ -264,8 +253,7 @@ pub(super) fn export(shared: &Shared, address: Address, cursor: Option<RecordId>
 }
 
 pub(super) fn record(shared: &Shared, id: RecordId) -> Result<Option<Record>, StoreError> {
-    let found = look_up(shared, id.0)?;
-    let Some((_, octets)) = found else { return Ok(None) };
+    let Some(octets) = look_up(shared, id.0)? else { return Ok(None) };
     match encoding::decode(id.0, &octets) {
         Ok(record) => Ok(Some(record).filter(|record| record.date.as_microsecond() >= shared.cutoff_us())),
         Err(Unreadable) => {
@@ -280,8 +268,8 @@ pub(super) fn attempts(shared: &Shared, webhook_id: &str) -> Result<Vec<Record>,
     let source = Source::Index(Property::Webhook, shared.index_key.hash(Property::Webhook, webhook_id));
     let (mut found, mut sum) = (Vec::new(), 0);
     for item in Walk::new(shared, &everything, source) {
-        let (id, _) = item?;
-        let Some((_, octets)) = look_up(shared, id)? else { continue };
+        let (id, octets) = item?;
+        let Some(octets) = octets else { continue };
         found.extend(shown(shared, id, &octets).filter(|record| record.webhook_id == webhook_id));
         sum += octets.len();
         if sum >= PAGE_OCTETS || found.len() >= LIMIT_MOST {
@@ -300,7 +288,7 @@ pub(super) fn undelivered(shared: &Shared, cursor: Option<RecordId>, limit: usiz
     let is_last = messages.len() < limit;
     let last = messages.last().map(|tries| RecordId(tries.last_id));
     for tries in messages {
-        let Some((_, octets)) = look_up(shared, tries.last_id)? else { continue };
+        let Some(octets) = look_up(shared, tries.last_id)? else { continue };
         // The page is shorter, the list does not end.
         let Some(record) = shown(shared, tries.last_id, &octets) else { continue };
         sum += octets.len();
