@@ -109,9 +109,7 @@ impl Changes {
     fn encode(&self) -> Vec<u8> {
         let mut out = MAGIC.to_vec();
         [self.first].iter().chain(&self.numbers).for_each(|number| out.extend_from_slice(&number.to_le_bytes()));
-        let sum = encoding::checksum(CHECKSUM_KEY, &out);
-        out.extend_from_slice(&sum);
-        out
+        encoding::summed(CHECKSUM_KEY, out)
     }
 
     pub(super) fn decode(octets: &[u8]) -> Result<Self, Unreadable> {

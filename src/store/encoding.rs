@@ -63,6 +63,13 @@ fn put(out: &mut Vec<u8>, record: &Record, waited_us: u64, version: u8) {
     out.extend_from_slice(&sum);
 }
 
+/// With their checksum behind them.
+pub(super) fn summed(key: u128, mut octets: Vec<u8>) -> Vec<u8> {
+    let sum = checksum(key, &octets);
+    octets.extend_from_slice(&sum);
+    octets
+}
+
 /// A record's date in microseconds, unchecked: to leave out what has expired.
 pub(super) fn date_us(octets: &[u8]) -> Option<i64> {
     if octets.first() == Some(&VERSION) { octets.get(1..)?.first_chunk().copied().map(i64::from_le_bytes) } else { None }

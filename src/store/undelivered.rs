@@ -158,9 +158,7 @@ impl Undelivered {
             out.extend_from_slice(&tries.last_seen_us.to_le_bytes());
             out.extend_from_slice(&tries.last_id.to_le_bytes());
         }
-        let sum = encoding::checksum(2, &out);
-        out.extend_from_slice(&sum);
-        Some(out)
+        Some(encoding::summed(2, out))
     }
 
     pub(super) fn decode(octets: &[u8], key: &IndexKey) -> Result<Self, Unreadable> {

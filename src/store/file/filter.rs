@@ -26,9 +26,7 @@ impl Filter {
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
-        let mut out = self.0.clone();
-        out.extend_from_slice(&encoding::checksum(3, &self.0));
-        out
+        encoding::summed(3, self.0.clone())
     }
 
     /// A damaged one is empty.

@@ -98,9 +98,7 @@ impl Summary {
             out.extend_from_slice(&date.to_le_bytes());
         }
         out.extend_from_slice(&self.key_check);
-        let sum = encoding::checksum(1, &out);
-        out.extend_from_slice(&sum);
-        out
+        encoding::summed(1, out)
     }
 
     fn decode(octets: &[u8]) -> Result<Self, Fault> {

@@ -10,14 +10,13 @@
 //! what stands before a frame ends earlier, something is missing. No frame shares a page with another. A journal's last page says that it
 //! is the last one: a journal without it was cut short, and nobody can tell what stood there.
 
-use crate::store::encoding::{self, Reader, Unreadable};
+use crate::store::encoding::{self, CHECKSUM, Reader, Unreadable};
 use crate::store::memory::Entry;
 use std::ops::Range;
 
 const MAGIC: [u8; 8] = *b"msjrnl02";
 const LAST: [u8; 8] = *b"msjrnend";
 pub(super) const PAGE: usize = 4096;
-const CHECKSUM: usize = 8;
 const HEAD: usize = 8 + 8 + 8 + 4 + 16;
 
 /// What a frame holds; the records' numbers follow each other.
