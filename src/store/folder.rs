@@ -13,7 +13,7 @@
 //! | `….ballast` | zeros, given up on a full disk so that the last records find their place |
 //! | `….unreadable-<time>` | a file that could not be read; removed by `forget` or after `retention` |
 //!
-//! Logs the ballast's going, and a file that was set aside.
+//! Logs a file that was set aside.
 
 use super::disk::{Disk, Lock, directory_of};
 use super::encoding;
@@ -179,19 +179,6 @@ impl Files {
         Ok(self.sync()?)
     }
 
-    /// Whether there was any.
-    pub(super) fn give_up_ballast(&self, why: &str) -> io::Result<bool> {
-        let ballast = self.ballast();
-        match self.disk.remove(&ballast) {
-            Ok(()) => {
-                tracing::warn!(file = %ballast.display(), "the store's disk is full: its ballast was given up {why}");
-                Ok(true)
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
     /// A secret of 32 octets, made at its first use; and whether it was there.
     pub(super) fn secret(&self, suffix: &str) -> Result<([u8; SECRET], bool), Fault> {
         let path = self.beside(suffix);
@@ -230,8 +217,7 @@ impl Files {
 
 /// A secret as its file has it.
 fn twice(secret: &[u8; SECRET]) -> Vec<u8> {
-    let copy = [&secret[..], &encoding::checksum(SECRET_KEY, secret)].concat();
-    [&copy[..], &copy].concat()
+    encoding::summed(SECRET_KEY, secret.to_vec()).repeat(2)
 }
 
 /// The secret that a file holds, and whether both copies of it are whole.

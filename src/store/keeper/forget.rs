@@ -27,7 +27,7 @@ pub(super) fn forget(work: &mut Work, addresses: &[Address], seal: impl FnOnce()
             erase(work, &file, addresses, &mut counts)?;
         }
         work.sweep()?;
-        remove_set_aside(work)
+        work.remove_set_aside(|_| true)
     });
     work.shared.set_erasing(Vec::new());
     result.map(|()| counts)
@@ -108,15 +108,4 @@ fn wait_for_readers(machine: &dyn Machine, file: &Arc<StoreFile>) {
     while (Arc::strong_count(file) > 1 || file.is_read()) && machine.now() < until {
         machine.pause(LOOK);
     }
-}
-
-/// Files that were set aside cannot be searched: they go as a whole.
-fn remove_set_aside(work: &Work) -> Result<(), Fault> {
-    let files = &work.shared.files;
-    for path in files.list()?.aside {
-        files.disk.remove(&path)?;
-        files.sync()?;
-        tracing::warn!(file = %path.display(), "a file that was set aside as unreadable was removed, as its records may not be kept");
-    }
-    Ok(())
 }

@@ -119,7 +119,7 @@ impl Keeper {
 
     fn serve(&mut self) {
         if self.work.sealed_wait() > 0 && self.work.is_low() {
-            self.work.shared.files.give_up_ballast("to make a file of the last records").unwrap_or(false);
+            self.give_up_ballast();
         }
         let before = self.work.files().len();
         match self.work.serve() {
@@ -134,7 +134,7 @@ impl Keeper {
             Err(fault) => {
                 self.warn(&fault, "no file could be made of the newest records: they stay in the journal");
                 if matches!(fault, Fault::Full(_)) {
-                    self.work.shared.files.give_up_ballast("to make a file of the last records").unwrap_or(false);
+                    self.give_up_ballast();
                 }
                 self.not_before = self.now() + self.wait;
                 self.wait = (self.wait * 2).min(RETRY_MOST);
@@ -295,20 +295,22 @@ impl Keeper {
     }
 
     fn remove_set_aside(&self) -> Result<(), Fault> {
-        let files = &self.work.shared.files;
         let cutoff_us = self.work.shared.cutoff_us();
-        let too_old = |modified: SystemTime| {
+        self.work.remove_set_aside(|modified| {
             let age = modified.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
             i64::try_from(age.as_micros()).unwrap_or(i64::MAX) < cutoff_us
-        };
-        for path in files.list()?.aside {
-            if too_old(files.disk.stat(&path)?.modified) {
-                files.disk.remove(&path)?;
-                files.sync()?;
-                tracing::warn!(file = %path.display(), "a file that was set aside as unreadable was removed, as its records may not be kept");
-            }
+        })
+    }
+
+    /// So that a file of the last records finds its place.
+    fn give_up_ballast(&self) {
+        let files = &self.work.shared.files;
+        if files.disk.remove(&files.ballast()).is_ok() {
+            tracing::warn!(
+                file = %files.ballast().display(),
+                "the store's disk is full: its ballast was given up to make a file of the last records"
+            );
         }
-        Ok(())
     }
 
     /// Puts the ballast back when there is plenty of space.

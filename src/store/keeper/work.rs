@@ -13,6 +13,7 @@ use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
 /// Empty journals that lie ready.
 const SPARE: usize = 2;
@@ -244,6 +245,19 @@ impl Work {
         let gone = self.undelivered_in(file).into_iter().filter(|id| !left.records.contains_key(id)).collect();
         self.let_go(&gone);
         self.replace(std::slice::from_ref(file), &[Part::Memory(left)], &mut |_, _| Fate::Stays)
+    }
+
+    /// Files that could not be read, by the time of their last change: they cannot be searched, and go as a whole.
+    pub(super) fn remove_set_aside(&self, is_due: impl Fn(SystemTime) -> bool) -> Result<(), Fault> {
+        let files = &self.shared.files;
+        for path in files.list()?.aside {
+            if is_due(files.disk.stat(&path)?.modified) {
+                files.disk.remove(&path)?;
+                files.sync()?;
+                tracing::warn!(file = %path.display(), "a file that was set aside as unreadable was removed, as its records may not be kept");
+            }
+        }
+        Ok(())
     }
 
     /// Reads all of a file.
