@@ -144,32 +144,24 @@ pub(super) fn look_through(disk: &dyn Disk, path: &Path) -> Result<(), Fault> {
 /// How many records of a file are as they were written, and how many are not.
 fn records(file: Box<dyn StorageBackend>, has_numbers: bool) -> Result<(u64, u64), Fault> {
     let file = Backend::new(file);
-    file.told(|| records_of(View::new(file.clone())?, has_numbers))
-}
-
-fn records_of(view: View, has_numbers: bool) -> Result<(u64, u64), Fault> {
-    let opened = Builder::new().set_cache_size(CACHE_OCTETS).create_with_backend(view);
-    let mut database = opened?;
-    if !database.check_integrity()? {
-        return Err(Fault::Damaged("pages do not have their checksums".to_owned()));
-    }
-    let txn = database.begin_read()?;
-    let table = match txn.open_table(RECORDS) {
-        Ok(table) => table,
-        Err(redb::TableError::TableDoesNotExist(_)) if !has_numbers => return Ok((0, 0)),
-        Err(error) => return Err(redb::Error::from(error).into()),
-    };
-    let (mut whole, mut damaged) = (0, 0);
-    for item in table.iter()? {
-        let (id, value) = item?;
-        let octets = if has_numbers { split(value.value()).map_or(&[][..], |(_, octets)| octets) } else { value.value() };
-        if encoding::is_whole(id.value(), octets) {
-            whole += 1;
-        } else {
-            damaged += 1;
+    file.told(|| {
+        let mut database = Builder::new().set_cache_size(CACHE_OCTETS).create_with_backend(View::new(file.clone())?)?;
+        if !database.check_integrity()? {
+            return Err(Fault::Damaged("pages do not have their checksums".to_owned()));
         }
-    }
-    Ok((whole, damaged))
+        let txn = database.begin_read()?;
+        let table = match txn.open_table(RECORDS) {
+            Err(redb::TableError::TableDoesNotExist(_)) if !has_numbers => return Ok((0, 0)),
+            table => table?,
+        };
+        let (mut whole, mut damaged) = (0, 0);
+        for item in table.iter()? {
+            let (id, value) = item?;
+            let octets = if has_numbers { split(value.value()).map_or(&[][..], |(_, octets)| octets) } else { value.value() };
+            *if encoding::is_whole(id.value(), octets) { &mut whole } else { &mut damaged } += 1;
+        }
+        Ok((whole, damaged))
+    })
 }
 
 /// A file as it is, and over it what has been written since, in memory.

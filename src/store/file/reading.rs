@@ -116,8 +116,7 @@ fn begin<T>(
 ) -> Result<(ReadOnlyDatabase, T), Fault> {
     let backend = Backend::new(Arc::clone(file));
     backend.told(|| {
-        let opened = Builder::new().set_cache_size(CACHE_OCTETS).open_read_only_with_backend(backend.clone());
-        let database = opened?;
+        let database = Builder::new().set_cache_size(CACHE_OCTETS).open_read_only_with_backend(backend.clone())?;
         let found = read(&database, work)?;
         Ok((database, found))
     })
