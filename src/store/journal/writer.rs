@@ -15,6 +15,7 @@ use crate::store::disk::Lock;
 use crate::store::encoding;
 use crate::store::error::Fault;
 use crate::store::file::StoreFile;
+use crate::store::folder::Files;
 use crate::store::index::Property;
 use crate::store::machine::{Machine, receive};
 use crate::store::memory::{Batch, Entry};
@@ -91,9 +92,9 @@ impl Writer {
         lock: Lock,
         durable: u64,
     ) -> Self {
-        let next_tick = shared.now();
-        let mut writer = Self {
-            lock_identity: None,
+        let (lock_identity, next_tick) = (place(&shared.files), shared.now());
+        Self {
+            lock_identity,
             shared,
             messages,
             keeper,
@@ -106,9 +107,7 @@ impl Writer {
             trouble: None,
             last_commit: Duration::ZERO,
             next_tick,
-        };
-        writer.lock_identity = writer.place();
-        writer
+        }
     }
 
     pub(in crate::store) fn run(mut self) {
@@ -401,12 +400,6 @@ impl Writer {
         if files.disk.free_space(files.directory())? >= least { Ok(()) } else { Err(Fault::Full(LOW.to_owned())) }
     }
 
-    /// The lock's file as it stands now: it goes with its directory.
-    fn place(&self) -> Option<(u64, u64)> {
-        let files = &self.shared.files;
-        files.disk.stat(&files.beside(".lock")).ok().map(|stat| stat.identity)
-    }
-
     fn is_in_place(&self) -> bool {
         let files = &self.shared.files;
         self.lock_identity.is_some_and(|identity| files.has(&files.beside(".lock"), identity))
@@ -420,7 +413,8 @@ impl Writer {
     }
 
     fn recover(&mut self, trouble: &Trouble) {
-        let recovered = self.find_place(trouble.is_lost).and_then(|()| self.room(2 * LOW_OCTETS)).and_then(|()| {
+        let found = if trouble.is_lost { self.find_place() } else { Ok(()) };
+        let recovered = found.and_then(|()| self.room(2 * LOW_OCTETS)).and_then(|()| {
             if self.journal.as_ref().is_none_or(|journal| journal.failed) {
                 self.next_journal(0)?;
             }
@@ -442,36 +436,39 @@ impl Writer {
     }
 
     /// Where the directory or the lock was taken away: makes what is missing anew. What is in memory finds its place in new files.
-    fn find_place(&mut self, is_lost: bool) -> Result<(), Fault> {
+    fn find_place(&mut self) -> Result<(), Fault> {
         let shared = Arc::clone(&self.shared);
         let files = &shared.files;
-        if is_lost {
-            self.lock = None;
-            self.lock = Some(files.lock()?);
-            self.lock_identity = self.place();
-            files.keep_secret(".id-secret", &shared.id_secret)?;
-            files.keep_secret(".index-key", &shared.index_key.0)?;
-            // Journals that lie elsewhere now: nothing is written to them any more.
-            let lost = self.free.try_iter().count();
-            shared.journals.fetch_sub(u32::try_from(lost).unwrap_or(0), Ordering::AcqRel);
-            if let Some(journal) = &mut self.journal {
-                journal.failed = true;
+        self.lock = None;
+        self.lock = Some(files.lock()?);
+        self.lock_identity = place(files);
+        files.keep_secret(".id-secret", &shared.id_secret)?;
+        files.keep_secret(".index-key", &shared.index_key.0)?;
+        // Journals that lie elsewhere now: nothing is written to them any more.
+        let lost = self.free.try_iter().count();
+        shared.journals.fetch_sub(u32::try_from(lost).unwrap_or(0), Ordering::AcqRel);
+        if let Some(journal) = &mut self.journal {
+            journal.failed = true;
+        }
+        for file in shared.view().files.clone() {
+            let path = files.of(file.span());
+            if files.has(&path, file.identity) {
+                continue;
             }
-            for file in shared.view().files.clone() {
-                let path = files.of(file.span());
-                if files.has(&path, file.identity) {
-                    continue;
-                }
-                // What an erasure that was cut off has put in its place counts.
-                let other = StoreFile::open(files, file.span()).ok().map(Arc::new);
-                let is_gone = files.disk.stat(&path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
-                let mut view = shared.view_mut();
-                view.files.retain(|there| !is_gone || !Arc::ptr_eq(there, &file));
-                if let Some((place, other)) = view.files.iter_mut().find(|there| Arc::ptr_eq(there, &file)).zip(other) {
-                    *place = other;
-                }
+            // What an erasure that was cut off has put in its place counts.
+            let other = StoreFile::open(files, file.span()).ok().map(Arc::new);
+            let is_gone = files.disk.stat(&path).is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
+            let mut view = shared.view_mut();
+            view.files.retain(|there| !is_gone || !Arc::ptr_eq(there, &file));
+            if let Some((place, other)) = view.files.iter_mut().find(|there| Arc::ptr_eq(there, &file)).zip(other) {
+                *place = other;
             }
         }
         Ok(())
     }
+}
+
+/// The lock's file as it stands now: it goes with its directory.
+fn place(files: &Files) -> Option<(u64, u64)> {
+    files.disk.stat(&files.beside(".lock")).ok().map(|stat| stat.identity)
 }
