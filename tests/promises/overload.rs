@@ -114,6 +114,21 @@ fn an_overloaded_endpoint_does_what_it_can_and_the_rest_is_told_at_once() {
     }
 }
 
+/// Every second answer takes two thirds of the timeout, and as many at once as are wanted: twelve senders who wait for their answers are told
+/// "later" by nobody, and get nearly as far as without a limit.
+#[test]
+fn a_small_crowd_is_not_held_up_by_slow_answers() {
+    let _turn = turn::alone();
+    let endpoint = Busy::start(10_000, Takes::Turns(0.01, 2.0));
+    let sent = [true, false].map(|adaptive| {
+        let daemon = Daemon::start(config(&endpoint.url(), 3).of_route("adaptive", adaptive));
+        busy::crowd(daemon.smtp(), 12, Duration::from_secs(8))
+    });
+    let [adaptive, free] = sent.each_ref().map(|sent| sent.iter().filter(|sent| sent.code == 250).count());
+    let refused: Vec<_> = sent[0].iter().filter(|sent| sent.code != 250).map(|sent| (sent.code, sent.told_after)).collect();
+    assert!(refused.len() <= 12 && adaptive * 10 > free * 8, "{adaptive} of {free}, refused {refused:?}");
+}
+
 /// A reload takes most of its forwarders away while it is overloaded: what is under way ends, the rest is told as before.
 #[test]
 fn max_concurrency_lowered_under_load() {

@@ -21,6 +21,8 @@ pub(crate) enum Takes {
     Exponential(f64),
     /// One in ten the second.
     Mixed(f64, f64),
+    /// Every second one the second.
+    Turns(f64, f64),
 }
 
 impl Takes {
@@ -28,15 +30,17 @@ impl Takes {
         match self {
             Self::Constant(takes) | Self::Exponential(takes) => takes,
             Self::Mixed(quick, slow) => 0.9 * quick + 0.1 * slow,
+            Self::Turns(quick, slow) => f64::midpoint(quick, slow),
         }
     }
 
-    fn draw(self, dice: &Dice) -> Duration {
+    fn draw(self, dice: &Dice, number: usize) -> Duration {
         Duration::from_secs_f64(match self {
             Self::Constant(takes) => takes,
             Self::Exponential(mean) => dice.exponential(mean),
             Self::Mixed(_, slow) if dice.throw() < 0.1 => slow,
-            Self::Mixed(quick, _) => quick,
+            Self::Turns(_, slow) if number % 2 == 1 => slow,
+            Self::Mixed(quick, _) | Self::Turns(quick, _) => quick,
         })
     }
 }
@@ -76,6 +80,7 @@ pub(crate) struct Worked {
 struct Done {
     worked: Vec<Worked>,
     inside: usize,
+    begun: usize,
 }
 
 /// Runs in a thread of its own until the process ends.
@@ -157,7 +162,12 @@ async fn serve(mut stream: TcpStream, inside: &Rc<Inside>) -> std::io::Result<()
         spawn_local(async move {
             let _worker = work.workers.acquire().await;
             let begun = Instant::now();
-            sleep(work.takes.draw(&work.dice)).await;
+            let number = {
+                let mut done = work.done.lock().unwrap();
+                done.begun += 1;
+                done.begun
+            };
+            sleep(work.takes.draw(&work.dice, number)).await;
             let mut done = work.done.lock().unwrap();
             done.worked.push(Worked { id, begun, ended: Instant::now() });
             done.inside -= 1;
@@ -197,6 +207,34 @@ pub(crate) fn arrivals(to: SocketAddr, per_second: f64, long: Duration) -> HashM
                 let at = Instant::now();
                 let outcome = timeout(Duration::from_secs(90), send(to, id, &idle)).await.expect("an answer").expect("a session");
                 sent.borrow_mut().insert(id, Sent { at, code: outcome.0, told_after: outcome.1 });
+            });
+        }
+        while let Some(ended) = all.join_next().await {
+            ended.unwrap();
+        }
+    });
+    Rc::into_inner(sent).unwrap().into_inner()
+}
+
+/// So many who send one message after the other, for so long; who is refused comes again a tenth of a second later. Returns when all are
+/// answered.
+pub(crate) fn crowd(to: SocketAddr, clients: u64, long: Duration) -> Vec<Sent> {
+    let sent = Rc::new(RefCell::new(Vec::new()));
+    let shared = Rc::clone(&sent);
+    run(async move {
+        let (until, idle, mut all) = (Instant::now() + long, Rc::new(RefCell::new(Vec::new())), JoinSet::new());
+        for client in 0..clients {
+            let (idle, sent) = (Rc::clone(&idle), Rc::clone(&shared));
+            all.spawn_local(async move {
+                while Instant::now() < until {
+                    let at = Instant::now();
+                    let (code, told_after) =
+                        timeout(Duration::from_secs(90), send(to, client, &idle)).await.expect("an answer").expect("a session");
+                    sent.borrow_mut().push(Sent { at, code, told_after });
+                    if code != 250 {
+                        sleep(Duration::from_millis(100)).await;
+                    }
+                }
             });
         }
         while let Some(ended) = all.join_next().await {

@@ -1,9 +1,11 @@
 //! How many POSTs an endpoint is given at once: as many as it answers within a part of its deadline. Any number between what the endpoint
 //! does at once and what it does within its time is as good, so what is kept is the time. Comparing with the shortest answer
-//! instead would take work that varies for a queue. Pure.
+//! instead would take work that varies for a queue. Where the endpoint was seen at work on as many (`abreast.rs`), the time that they take
+//! is their own, and fewer would not shorten it. Pure.
 
+use super::abreast::{Abreast, Mark};
 use std::collections::VecDeque;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Few enough that what they take is the endpoint's own time.
 const FEW: usize = 4;
@@ -28,6 +30,9 @@ const SIDE_BY_SIDE: usize = 9;
 const LEAP_SIDE_BY_SIDE: f64 = 3.0;
 /// So much more in a round of answers behind a decrease, while nobody waits.
 const REGROW: f64 = 0.1;
+/// So far above what it was seen at work on at once it is raised by so much an answer.
+const MORE_THAN_ABREAST: f64 = 1.33;
+const RAISE_ABREAST: f64 = 0.5;
 /// Answers in order, and how much their waits beside few differ: so many may have waited for each other inside, and so many did.
 const MAY_QUEUE: (i32, f64) = (2, 1.3);
 const QUEUES: (i32, f64) = (4, 2.0);
@@ -61,10 +66,11 @@ pub(super) struct Limit {
     /// Answers in a row that none overtook which was begun later, of those that had company: one worker answers in order, several
     /// whose work varies do not.
     in_order: i32,
-    /// The last decrease was for some that failed, while others may be well.
+    /// The last decrease was for some that failed or took long, while others may be well.
     gently: bool,
     /// Nothing waited inside when the last answer came, in a time in which it grows by leaps.
     idle: bool,
+    abreast: Abreast,
 }
 
 #[derive(Clone, Copy)]
@@ -88,6 +94,7 @@ pub(super) struct Begun {
     epoch: u64,
     number: u64,
     in_flight: usize,
+    mark: Mark,
 }
 
 impl Limit {
@@ -110,6 +117,7 @@ impl Limit {
             in_order: 0,
             gently: false,
             idle: false,
+            abreast: Abreast::default(),
         };
         limit.restart();
         limit
@@ -128,7 +136,13 @@ impl Limit {
 
     /// From the start: the endpoint was away.
     pub(super) fn restart(&mut self) {
-        self.level = START.min(self.most) as f64;
+        self.abreast.forget();
+        self.learn_anew();
+    }
+
+    /// From the start, or from as many as do not wait for each other.
+    fn learn_anew(&mut self) {
+        self.level = START.max(self.abreast.most()).min(self.most) as f64;
         self.quick = true;
         self.forget_base();
         self.next_epoch();
@@ -175,11 +189,12 @@ impl Limit {
     /// `in_flight`: with this one.
     pub(super) fn begin(&mut self, in_flight: usize) -> Begun {
         self.begun += 1;
-        Begun { epoch: self.epoch, number: self.begun, in_flight }
+        Begun { epoch: self.epoch, number: self.begun, in_flight, mark: self.abreast.mark(in_flight) }
     }
 
     /// An answer came, `waited` behind the request's last octet; `used`: meanwhile all that the limit allows were in flight.
-    pub(super) fn answered(&mut self, begun: Begun, waited: Duration, used: bool) {
+    pub(super) fn answered(&mut self, now: Instant, begun: Begun, waited: Duration, used: bool) {
+        self.abreast.answered(begun.mark, waited, now, self.timeout);
         let sample = Sample { waited, in_flight: begun.in_flight };
         if begun.number < self.last {
             if std::mem::replace(&mut self.in_order, -DISORDER) >= QUEUES.0 && !self.base.is_empty() {
@@ -207,6 +222,11 @@ impl Limit {
         }
     }
 
+    /// A POST has ended, however; behind what is made of it.
+    pub(super) fn ended(&mut self) {
+        self.abreast.ended();
+    }
+
     fn grow(&mut self, sample: Sample) {
         let room = sample.room(self.target);
         let is_alone = self.is_alone(sample.waited);
@@ -229,6 +249,8 @@ impl Limit {
         } else {
             1.0 / self.level
         };
+        let few_wait = self.level <= self.abreast.most() as f64 * MORE_THAN_ABREAST;
+        let more = if few_wait && !self.gently { more.max(RAISE_ABREAST) } else { more };
         self.level = (self.level + more).min(self.most as f64);
     }
 
@@ -279,6 +301,7 @@ impl Limit {
         // Once a round trip.
         if begun.epoch == self.epoch {
             self.gently = true;
+            self.abreast.doubt();
             self.lower(LESS);
         }
     }
@@ -286,17 +309,24 @@ impl Limit {
     fn judge(&mut self) {
         let waited = median(self.window.iter().map(|sample| sample.waited));
         let in_flight = middle(self.window.iter().map(|sample| sample.in_flight)).unwrap_or_default();
+        let is_long = |sample: &Sample, part| sample.waited > self.timeout.mul_f64(part) && !self.abreast.is_own(sample.waited);
         // One kind of message may wait for its own handlers, and hold what others need.
-        let too_long = self.window.iter().filter(|sample| sample.waited > self.timeout.mul_f64(0.7)).count() * 8 > self.window.len();
-        let slow = self.window.iter().any(|sample| sample.waited > self.timeout.mul_f64(0.4) && !self.is_alone(sample.waited));
+        let too_long = self.window.iter().filter(|sample| is_long(sample, 0.7)).count() * 8 > self.window.len();
+        let slow = self.window.iter().any(|sample| is_long(sample, 0.4) && !self.is_alone(sample.waited));
         self.window.clear();
         if waited <= self.target {
             self.quick &= !slow && (waited <= self.target.mul_f64(0.7) || self.is_alone(waited));
             self.gently |= slow || too_long;
             (self.before, self.in_vain) = (None, 0);
             if too_long {
+                self.abreast.doubt();
                 self.lower(LESS);
             }
+            return;
+        }
+        if self.level <= self.abreast.most() as f64 {
+            // They do not wait for each other.
+            self.quick = false;
             return;
         }
         let shortened = self.before.is_none_or(|before| waited <= before.mul_f64(SHORTENED));
@@ -307,14 +337,16 @@ impl Limit {
             self.lower((Sample { waited, in_flight }.room(self.target) / self.level).min(LITTLE_LESS));
         } else {
             // It takes that long whatever it is given: what it takes for a few has to be learned anew.
-            self.restart();
+            self.learn_anew();
         }
     }
 
     /// To that part of it.
     fn lower(&mut self, to: f64) {
         self.quick = false;
-        self.level = (self.level * to.max(LEAST)).max(1.0);
+        // Not below as many as do not wait for each other.
+        let least = self.level.min(self.abreast.most() as f64).max(1.0);
+        self.level = (self.level * to.max(LEAST)).max(least);
         self.next_epoch();
     }
 }

@@ -4,6 +4,7 @@
 //! once as it answers well within its time (`limit.rs`), a message waits only while its turn comes in time (`rate.rs`), and
 //! none is begun with less time left than the endpoint has been taking (`need.rs`).
 
+mod abreast;
 mod breaker;
 mod limit;
 #[cfg(test)]
@@ -266,7 +267,7 @@ impl<W> Lane<W> {
                 if says == Says::Well {
                     // What is large is long on its way, unless it is all there is.
                     if flight.octets <= need::LARGE || !self.need.knows_small() {
-                        self.limit.answered(flight.begun, waited, used);
+                        self.limit.answered(now, flight.begun, waited, used);
                     }
                     self.need.learn(now, took, flight.in_flight, flight.octets);
                 } else {
@@ -292,6 +293,7 @@ impl<W> Lane<W> {
             }
             Came::NotAsked => self.breaker.not_asked(flight.probe, now),
         }
+        self.limit.ended();
     }
 
     /// A job does not wait any longer; false: it did not.

@@ -8,6 +8,8 @@ use std::cmp::Reverse;
 use std::collections::{BinaryHeap, VecDeque};
 
 const T: Duration = Duration::from_secs(10);
+/// Who is told "later" by a crowd comes again behind that.
+const PAUSE: f64 = 0.1;
 const S: fn(f64) -> Duration = Duration::from_secs_f64;
 
 /// xorshift64*: the same numbers everywhere.
@@ -39,6 +41,8 @@ enum Takes {
     Uniform(f64, f64),
     /// A share of them the first, the rest the second.
     Mixed(f64, f64, f64),
+    /// Of each so many seconds the first so many the second time, then the first.
+    Bursts(f64, f64, f64, f64),
 }
 
 impl Takes {
@@ -47,11 +51,19 @@ impl Takes {
             Self::Constant(s) | Self::Exponential(s) => s,
             Self::Uniform(least, most) => f64::midpoint(least, most),
             Self::Mixed(share, one, other) => share * one + (1.0 - share) * other,
+            Self::Bursts(period, slow, one, other) => ((period - slow) * one + slow * other) / period,
         }
     }
 
-    fn draw(self, dice: &mut Dice) -> f64 {
+    fn draw(self, now: f64, dice: &mut Dice) -> f64 {
         match self {
+            Self::Bursts(period, slow, one, other) => {
+                if now % period < slow {
+                    other
+                } else {
+                    one
+                }
+            }
             Self::Constant(s) => s,
             Self::Exponential(s) => dice.exponential(s),
             Self::Uniform(least, most) => least + (most - least) * dice.throw(),
@@ -79,6 +91,8 @@ struct Case {
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     Arrives,
+    /// One of a crowd that was told "later" sends again.
+    Returns,
     /// A worker of the endpoint is free; the message it worked for, and since when (nanoseconds).
     Worked(usize, u64),
     /// The message's time is over.
@@ -100,6 +114,8 @@ struct Outcome {
     in_vain: usize,
     /// Who was told "later": when, and after how long, seconds.
     refused: Vec<(f64, f64)>,
+    /// When there was no answer in time.
+    too_late: Vec<f64>,
     breaker_opened: bool,
     /// POSTs inside the endpoint, at most.
     most_inside: usize,
@@ -153,8 +169,11 @@ struct Model {
     away: Option<(f64, f64)>,
     /// A reload, and the limit it brings.
     lower_at: Option<(f64, usize)>,
-    /// Who has an answer sends another message, so often.
+    /// Who has an answer sends another message, so often, until the load is over.
     again: usize,
+    timeout: f64,
+    /// From then on it takes as long as this.
+    turns: Option<(f64, Takes)>,
     outcome: Outcome,
 }
 
@@ -184,6 +203,8 @@ impl Model {
             away: None,
             lower_at: None,
             again: 0,
+            timeout: T.as_secs_f64(),
+            turns: None,
             outcome: Outcome::default(),
         }
     }
@@ -203,6 +224,23 @@ impl Model {
         self.events();
     }
 
+    /// So many who send one message after the other.
+    fn crowd(&mut self, clients: usize, until: f64) {
+        (self.until, self.again) = (until, usize::MAX);
+        for _ in 0..clients {
+            self.arrives(0.0);
+        }
+        self.events();
+    }
+
+    /// The route's timeout and whether its limit follows the endpoint.
+    fn within(mut self, timeout: f64, adaptive: bool) -> Self {
+        self.timeout = timeout;
+        let settings = Settings { adaptive, ..settings(S(timeout)) };
+        self.lanes.configure(self.lane, settings, self.start, &mut Vec::new());
+        self
+    }
+
     fn events(&mut self) {
         while let Some(Reverse((nanos, _, event))) = self.events.pop() {
             let now = nanos as f64 / 1e9;
@@ -213,6 +251,7 @@ impl Model {
                     self.at(next, Event::Arrives);
                     self.arrives(now);
                 }
+                Event::Returns => self.again(now),
                 Event::Worked(number, since) => self.worked(now, number, since as f64 / 1e9),
                 Event::Deadline(number) => self.deadline(now, number),
             }
@@ -224,13 +263,13 @@ impl Model {
         if self.lower_at.is_some_and(|(at, _)| now >= at) {
             let most = self.lower_at.take().unwrap().1;
             let mut told = Vec::new();
-            self.lanes.configure(self.lane, Settings { most, ..settings(T) }, self.start + S(now), &mut told);
+            self.lanes.configure(self.lane, Settings { most, ..settings(S(self.timeout)) }, self.start + S(now), &mut told);
             self.tell(now, told);
         }
         let number = self.messages.len();
         let in_flight = self.lanes.get(self.lane).unwrap().in_flight();
         self.outcome.in_flight.push((now, in_flight));
-        let deadline = now + T.as_secs_f64();
+        let deadline = now + self.timeout;
         let pool = if self.pools.len() > 1 && self.dice.throw() < 0.5 { 1 } else { 0 };
         self.messages.push(Message { deadline, begun: None, key: None, pool, ended: false });
         let mut told = Vec::new();
@@ -258,7 +297,17 @@ impl Model {
     fn refuse(&mut self, now: f64, number: usize) {
         let message = &mut self.messages[number];
         message.ended = true;
-        self.outcome.refused.push((now, now - (message.deadline - T.as_secs_f64())));
+        self.outcome.refused.push((now, now - (message.deadline - self.timeout)));
+        if self.again > 0 {
+            self.at(now + PAUSE, Event::Returns);
+        }
+    }
+
+    fn again(&mut self, now: f64) {
+        if self.again > 0 && now < self.until {
+            self.again -= 1;
+            self.arrives(now);
+        }
     }
 
     fn begin(&mut self, now: f64, number: usize, flight: Flight) {
@@ -276,10 +325,13 @@ impl Model {
     }
 
     fn work(&mut self, now: f64, pool: usize) {
+        if let Some((_, takes)) = self.turns.filter(|(at, _)| now >= *at) {
+            self.pools[pool].takes = takes;
+        }
         while self.pools[pool].free > 0 {
             let Some(number) = self.pools[pool].inside.pop_front() else { return };
             self.pools[pool].free -= 1;
-            let done = now + self.pools[pool].takes.draw(&mut self.dice);
+            let done = now + self.pools[pool].takes.draw(now, &mut self.dice);
             self.at(done, Event::Worked(number, u64::try_from(S(now).as_nanos()).unwrap()));
         }
     }
@@ -297,10 +349,7 @@ impl Model {
             self.outcome.useful += (now.min(self.until) - since).max(0.0);
             let took = S(now - begun);
             self.done(now, &flight, Came::Answer { took, waited: took, says: Says::Well });
-            if self.again > 0 {
-                self.again -= 1;
-                self.arrives(now);
-            }
+            self.again(now);
         }
         self.work(now, pool);
     }
@@ -317,6 +366,10 @@ impl Model {
             let mut told = Vec::new();
             self.lanes.gone(self.lane, key, self.start + S(now), &mut told);
             self.tell(now, told);
+        }
+        self.outcome.too_late.push(now);
+        if self.again > 0 {
+            self.at(now + PAUSE, Event::Returns);
         }
     }
 
@@ -436,7 +489,7 @@ fn one_worker_does_what_it_can_on_average() {
 fn a_crowd_before_an_endpoint_that_is_not_known_yet() {
     for (takes, seconds) in [(Takes::Constant(0.05), 0.85), (Takes::Constant(0.2), 3.3), (Takes::Exponential(0.2), 4.0)] {
         let mut model = Model::new(10_000, takes, 1);
-        model.again = 5500;
+        (model.again, model.until) = (5500, 60.0);
         for _ in 0..500 {
             model.arrives(0.0);
         }
@@ -463,6 +516,48 @@ fn an_endpoint_without_a_limit_of_its_own_is_not_given_one() {
         let (delivered, came) = (later(&mut outcome.times.iter().copied()), later(&mut outcome.in_flight.iter().map(|(at, _)| *at)));
         assert!(delivered * 100 >= came * 95, "{takes:?}: {delivered} of {came}");
         assert_eq!(model.outcome.in_vain, 0, "{takes:?}");
+    }
+}
+
+/// Each of them sends one message after the other to an endpoint that bears them all: some are answered at once, some take most of
+/// their time. Next to nobody is told "later", and all get as far as without a limit.
+#[test]
+fn a_crowd_that_an_endpoint_bears_is_not_held_up() {
+    let quick = |share, slow| Takes::Mixed(share, 0.01, slow);
+    for slow in [0.9, 2.0, 2.7] {
+        let kinds = [
+            (200, 0.0, quick(0.5, slow)),
+            (200, 0.0, quick(0.667, slow)),
+            (200, 0.0, quick(0.9, slow)),
+            // Slow ones only behind a calm time.
+            (50, 10.0, quick(0.5, slow)),
+            // All are quick, then all are slow.
+            (if slow < 1.0 { 200 } else { 3 }, 0.0, Takes::Bursts(2.0, 1.0, 0.1, slow)),
+            // All are alike: what no more than these can tell.
+            (3, 0.0, Takes::Constant(slow)),
+            (3, 0.0, Takes::Uniform(0.0, slow)),
+        ];
+        for (most, calm, takes) in kinds {
+            for clients in [1, 3, 12, 50, 200].into_iter().filter(|clients| *clients <= most) {
+                let run = |adaptive| {
+                    let first = if calm > 0.0 { Takes::Constant(0.01) } else { takes };
+                    let mut model = Model::new(10_000, first, 1).within(3.0, adaptive);
+                    model.turns = (calm > 0.0).then_some((calm, takes));
+                    model.crowd(clients, calm + 60.0);
+                    model.outcome
+                };
+                let (free, outcome) = (run(false), run(true));
+                let delivered = |outcome: &Outcome| outcome.times.iter().filter(|at| **at > calm).count();
+                let (got, could) = (delivered(&outcome), delivered(&free));
+                // Before the first slow answers nothing is known.
+                let told = outcome.refused.iter().filter(|(at, _)| *at > calm + 6.0).count();
+                assert!(
+                    told * 100 <= got && got * 100 >= could * 95,
+                    "{clients} before {takes:?}: {told} told \"later\", {got} of {could}"
+                );
+                assert!(outcome.too_late.is_empty(), "{clients} before {takes:?}: {:?}", outcome.too_late);
+            }
+        }
     }
 }
 
