@@ -278,8 +278,8 @@ impl Limit {
     /// All that came beside few came in order, and took times that differ by so much.
     fn is_serial(&self, (in_order, by): (i32, f64)) -> bool {
         let waits = || self.base.iter().map(|sample| sample.waited);
-        let (least, most) = (waits().min().unwrap_or_default(), waits().max().unwrap_or_default());
-        self.in_order >= in_order && most > least.mul_f64(by)
+        let differ = || waits().max().unwrap_or_default() > waits().min().unwrap_or_default().mul_f64(by);
+        self.in_order >= in_order && differ()
     }
 
     /// One worker, beyond doubt.
