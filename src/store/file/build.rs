@@ -20,6 +20,8 @@ use std::sync::Arc;
 
 /// What redb may keep in memory of a file that is being built.
 const CACHE_OCTETS: usize = 4 << 20;
+/// Entries that a cursor gathers in memory, beside that.
+const GATHERED: usize = 512;
 
 /// Where records come from; in the order of their commits.
 #[derive(Clone)]
@@ -126,6 +128,7 @@ fn put(plan: &Plan<'_>, backend: Backend, fate: Judge<'_>) -> Result<HashSet<u12
 fn put_records(plan: &Plan<'_>, txn: &WriteTransaction, summary: &mut Summary, fate: Judge<'_>) -> Result<Changed, Fault> {
     let mut table = txn.open_table(RECORDS)?;
     let mut end = table.upper_bound_mut(Bound::<u128>::Unbounded)?;
+    let mut gathered: usize = 0;
     let mut changed = Changed::default();
     for item in merged(plan, plan.parts.iter().map(records_of).collect()) {
         let (id, mut value) = item?;
@@ -146,6 +149,11 @@ fn put_records(plan: &Plan<'_>, txn: &WriteTransaction, summary: &mut Summary, f
         let date_us = split(&value).and_then(|(_, octets)| encoding::date_us(octets)).unwrap_or(0);
         summary.take(id, date_us);
         end.insert_before(id, value.as_slice())?;
+        gathered += 1;
+        if gathered.is_multiple_of(GATHERED) {
+            end.close()?;
+            end = table.upper_bound_mut(Bound::<u128>::Unbounded)?;
+        }
     }
     end.close()?;
     Ok(changed)
@@ -155,6 +163,7 @@ fn put_records(plan: &Plan<'_>, txn: &WriteTransaction, summary: &mut Summary, f
 fn put_index(plan: &Plan<'_>, txn: &WriteTransaction, changed: &Changed) -> Result<Vec<Hash>, Fault> {
     let mut table = txn.open_table(INDEX)?;
     let mut end = table.upper_bound_mut(Bound::<&Key>::Unbounded)?;
+    let mut gathered: usize = 0;
     let mut sources: Vec<_> = plan.parts.iter().map(index_of).collect();
     sources.push(Box::new(changed.added.iter().map(|(key, outcome)| Ok((*key, *outcome)))));
     let mut messages = Vec::new();
@@ -163,6 +172,11 @@ fn put_index(plan: &Plan<'_>, txn: &WriteTransaction, changed: &Changed) -> Resu
         if !changed.removed.contains(&key) && !changed.gone.contains(&id_of(&key)) {
             messages.extend(settled(&key, outcome));
             end.insert_before(&key, outcome)?;
+            gathered += 1;
+            if gathered.is_multiple_of(GATHERED) {
+                end.close()?;
+                end = table.upper_bound_mut(Bound::<&Key>::Unbounded)?;
+            }
         }
     }
     end.close()?;
@@ -170,26 +184,24 @@ fn put_index(plan: &Plan<'_>, txn: &WriteTransaction, changed: &Changed) -> Resu
 }
 
 fn put_commits(plan: &Plan<'_>, txn: &WriteTransaction, changed: &Changed) -> Result<(), Fault> {
-    /// Of a file, which may be large.
-    const PAGE: usize = 512;
     let mut table = txn.open_table(COMMITS)?;
-    let mut end = table.upper_bound_mut(Bound::<u64>::Unbounded)?;
     for part in plan.parts {
         let mut from = 0;
         loop {
             let page = match part {
-                Part::Memory(batch) => batch.commits.iter().filter(|(number, _)| *number >= from).take(PAGE).copied().collect(),
-                Part::File(file) => file.commits(from, PAGE)?,
+                Part::Memory(batch) => batch.commits.iter().filter(|(number, _)| *number >= from).take(GATHERED).copied().collect(),
+                Part::File(file) => file.commits(from, GATHERED)?,
             };
             let Some((last, _)) = page.last() else { break };
             from = last.saturating_add(1);
+            let mut end = table.upper_bound_mut(Bound::<u64>::Unbounded)?;
             for (number, id) in page.into_iter().filter(|(_, id)| !changed.gone.contains(id)) {
                 end.insert_before(number, id)?;
             }
+            end.close()?;
             (plan.give_way)();
         }
     }
-    end.close()?;
     Ok(())
 }
 

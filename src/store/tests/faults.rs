@@ -219,6 +219,9 @@ impl<S: tracing::Subscriber> tracing_subscriber::Layer<S> for Lines {
 
 impl Lines {
     pub(super) fn subscriber(&self) -> impl tracing::Subscriber + Send + Sync + use<> {
+        // Else a thread that has no subscriber, and comes to a line while another gets its own, may silence it for all of them.
+        static FOR_ALL: std::sync::Once = std::sync::Once::new();
+        FOR_ALL.call_once(|| drop(tracing::subscriber::set_global_default(tracing_subscriber::registry())));
         tracing_subscriber::registry().with(self.clone())
     }
 
