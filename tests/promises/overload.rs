@@ -114,8 +114,8 @@ fn an_overloaded_endpoint_does_what_it_can_and_the_rest_is_told_at_once() {
     }
 }
 
-/// Every second answer takes two thirds of the timeout, and as many at once as are wanted: twelve senders who wait for their answers are told
-/// "later" by nobody, and get nearly as far as without a limit.
+/// Every second answer takes two thirds of the timeout, and as many at once as are wanted: of twelve senders who wait for their answers next
+/// to none is told "later", and they get nearly as far as without a limit.
 #[test]
 fn a_small_crowd_is_not_held_up_by_slow_answers() {
     let _turn = turn::alone();

@@ -15,12 +15,13 @@ use crate::store::memory::Batch;
 use crate::store::merged::{Merged, Source};
 use redb::{Builder, WriteTransaction};
 use std::collections::{BTreeMap, HashSet};
+use std::iter::Peekable;
 use std::ops::Bound;
 use std::sync::Arc;
 
 /// What redb may keep in memory of a file that is being built.
 const CACHE_OCTETS: usize = 4 << 20;
-/// Entries that a cursor gathers in memory, beside that.
+/// Entries that one cursor puts behind the others: it has them in memory, beside that, until it is closed.
 const GATHERED: usize = 512;
 
 /// Where records come from; in the order of their commits.
@@ -127,59 +128,53 @@ fn put(plan: &Plan<'_>, backend: Backend, fate: Judge<'_>) -> Result<HashSet<u12
 
 fn put_records(plan: &Plan<'_>, txn: &WriteTransaction, summary: &mut Summary, fate: Judge<'_>) -> Result<Changed, Fault> {
     let mut table = txn.open_table(RECORDS)?;
-    let mut end = table.upper_bound_mut(Bound::<u128>::Unbounded)?;
-    let mut gathered: usize = 0;
     let mut changed = Changed::default();
-    for item in merged(plan, plan.parts.iter().map(records_of).collect()) {
-        let (id, mut value) = item?;
-        let octets = split(&value).map_or(&[][..], |(_, octets)| octets);
-        match fate(id, octets)? {
-            Fate::Stays => {}
-            Fate::Goes => {
-                changed.gone.insert(id);
-                continue;
+    let mut records = merged(plan, plan.parts.iter().map(records_of).collect());
+    while records.peek().is_some() {
+        let mut end = table.upper_bound_mut(Bound::<u128>::Unbounded)?;
+        for item in records.by_ref().take(GATHERED) {
+            let (id, mut value) = item?;
+            let octets = split(&value).map_or(&[][..], |(_, octets)| octets);
+            match fate(id, octets)? {
+                Fate::Stays => {}
+                Fate::Goes => {
+                    changed.gone.insert(id);
+                    continue;
+                }
+                Fate::Becomes(records) => {
+                    let (old, new) = *records;
+                    changed.replace(plan.key, &old, &new);
+                    value.truncate(8);
+                    encoding::encode_into(&mut value, &new, 0);
+                }
             }
-            Fate::Becomes(records) => {
-                let (old, new) = *records;
-                changed.replace(plan.key, &old, &new);
-                value.truncate(8);
-                encoding::encode_into(&mut value, &new, 0);
-            }
+            let date_us = split(&value).and_then(|(_, octets)| encoding::date_us(octets)).unwrap_or(0);
+            summary.take(id, date_us);
+            end.insert_before(id, value.as_slice())?;
         }
-        let date_us = split(&value).and_then(|(_, octets)| encoding::date_us(octets)).unwrap_or(0);
-        summary.take(id, date_us);
-        end.insert_before(id, value.as_slice())?;
-        gathered += 1;
-        if gathered.is_multiple_of(GATHERED) {
-            end.close()?;
-            end = table.upper_bound_mut(Bound::<u128>::Unbounded)?;
-        }
+        end.close()?;
     }
-    end.close()?;
     Ok(changed)
 }
 
 /// Answers with the messages that the records have settled.
 fn put_index(plan: &Plan<'_>, txn: &WriteTransaction, changed: &Changed) -> Result<Vec<Hash>, Fault> {
     let mut table = txn.open_table(INDEX)?;
-    let mut end = table.upper_bound_mut(Bound::<&Key>::Unbounded)?;
-    let mut gathered: usize = 0;
     let mut sources: Vec<_> = plan.parts.iter().map(index_of).collect();
     sources.push(Box::new(changed.added.iter().map(|(key, outcome)| Ok((*key, *outcome)))));
     let mut messages = Vec::new();
-    for item in merged(plan, sources) {
-        let (key, outcome) = item?;
-        if !changed.removed.contains(&key) && !changed.gone.contains(&id_of(&key)) {
-            messages.extend(settled(&key, outcome));
-            end.insert_before(&key, outcome)?;
-            gathered += 1;
-            if gathered.is_multiple_of(GATHERED) {
-                end.close()?;
-                end = table.upper_bound_mut(Bound::<&Key>::Unbounded)?;
+    let mut entries = merged(plan, sources);
+    while entries.peek().is_some() {
+        let mut end = table.upper_bound_mut(Bound::<&Key>::Unbounded)?;
+        for item in entries.by_ref().take(GATHERED) {
+            let (key, outcome) = item?;
+            if !changed.removed.contains(&key) && !changed.gone.contains(&id_of(&key)) {
+                messages.extend(settled(&key, outcome));
+                end.insert_before(&key, outcome)?;
             }
         }
+        end.close()?;
     }
-    end.close()?;
     Ok(messages)
 }
 
@@ -209,15 +204,16 @@ fn put_commits(plan: &Plan<'_>, txn: &WriteTransaction, changed: &Changed) -> Re
 fn merged<'a, K: Ord + Copy + 'a, V: 'a>(
     plan: &'a Plan<'_>,
     sources: Vec<Source<'a, K, V>>,
-) -> impl Iterator<Item = Result<(K, V), Fault>> + 'a {
+) -> Peekable<impl Iterator<Item = Result<(K, V), Fault>> + 'a> {
     const STEP: usize = 128;
     let mut seen: usize = 0;
-    Merged::of(sources).inspect(move |_| {
+    let step = move |_: &_| {
         seen = seen.wrapping_add(1);
         if seen.is_multiple_of(STEP) {
             (plan.give_way)();
         }
-    })
+    };
+    Merged::of(sources).inspect(step).peekable()
 }
 
 fn records_of(part: &Part) -> Source<'_, u128, Vec<u8>> {

@@ -178,7 +178,7 @@ impl<'a> Fault<'a> {
     }
 }
 
-/// The certificate that the server shows from its next start or reload on.
+/// The certificate that the server shows to whoever comes from now on, or from its next start on.
 pub(super) fn show(server: &Server, authority: &Authority, name: &str) {
     let (chain, key) = authority.issue(&[name]);
     for (file, text) in [("server.crt", chain), ("server.key", key)] {
@@ -188,7 +188,12 @@ pub(super) fn show(server: &Server, authority: &Authority, name: &str) {
         nix::unistd::chown(&path, Some(owner.into()), None).unwrap();
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
     }
-    server.try_sql("postgres", "SELECT pg_reload_conf()");
+    // It is told, and takes it up when it comes to it.
+    let loaded = || server.try_sql("postgres", "SELECT pg_conf_load_time()").out;
+    let before = loaded();
+    if server.try_sql("postgres", "SELECT pg_reload_conf()").code == Some(0) {
+        eventually_within(CATCH_UP, "the new certificate", || (loaded() != before).then_some(()));
+    }
 }
 
 /// Each fault: mail is taken as ever, and what came meanwhile arrives when it is mended.
