@@ -159,7 +159,14 @@ impl Iterator for Walk<'_> {
         let found = self.found.next()?;
         Some(found.and_then(|(Reverse(id), octets)| match octets {
             Octets::Here(octets) => Ok((id, Some(octets))),
-            Octets::In(file) => Ok((id, get(self.shared, &file, id)?)),
+            Octets::In(file) => {
+                let octets = get(self.shared, &file, id)?;
+                if octets.is_none() {
+                    // Its own index names it.
+                    unless_damaged(self.shared, file.span(), Fault::Damaged(format!("no record {}", RecordId(id))))?;
+                }
+                Ok((id, octets))
+            }
             Octets::Somewhere => Ok((id, look_up(self.shared, id)?)),
         }))
     }
@@ -342,20 +349,19 @@ pub(super) fn after(shared: &Shared, number: u64, limit: usize) -> Result<Vec<Co
             let commits = file.commits(before.saturating_add(1), limit)?;
             let is_last = commits.len() < limit;
             for (commit, id) in commits {
-                // A flipped bit in a number: whoever went on behind it would pass others over.
+                // Whoever went on behind it would pass others over, or never end.
                 if commit <= before || commit > file.span().last {
-                    damaged(shared, id);
-                    continue;
+                    return Err(Fault::Damaged(format!("a commit number out of its order: {commit}")));
                 }
                 before = commit;
-                match file.get(id)? {
+                match file.get(id)?.filter(|(other, _)| *other == commit) {
+                    Some((_, octets)) if put(commit, id, &octets) => return Ok(Some(true)),
+                    Some(_) => {}
                     // One of the two is not what was written.
-                    Some((other, _)) if other != commit => {
+                    None => {
                         shared.suspect(file.span());
                         damaged(shared, id);
                     }
-                    Some((_, octets)) if put(commit, id, &octets) => return Ok(Some(true)),
-                    Some(_) | None => {}
                 }
             }
             Ok(is_last.then_some(false))

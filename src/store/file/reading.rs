@@ -47,7 +47,7 @@ impl Reading {
         })
     }
 
-    /// Entries of a table, each when it is asked for. Where reading fails it goes on behind the last one.
+    /// Entries of a table, each when it is asked for. Where reading fails it goes on behind the last one; a key out of its order is the end.
     pub(super) fn entries<K: Key + 'static, V: Value + 'static, Q: Copy + PartialOrd, T, R, E>(
         self: &Arc<Self>,
         order: Order,
@@ -78,10 +78,6 @@ impl Reading {
                     let begun = reading.read(|txn| {
                         let mut entries = range(txn, &rest)?;
                         let next = step(&mut entries)?;
-                        // In a damaged file keys may stand anywhere: whoever went on there might never end.
-                        if next.as_ref().is_some_and(|(key, _)| !rest.contains(key)) {
-                            return Err(redb::Error::Corrupted("a key out of its order".to_owned()));
-                        }
                         Ok((entries, next))
                     });
                     begun.map(|(begun, next)| {
@@ -90,10 +86,13 @@ impl Reading {
                     })
                 }
             };
+            // In a damaged file keys may stand anywhere: some come twice and some not at all, and whoever went on might never end.
+            let next = next.and_then(|next| match next {
+                Some((key, _)) if !rest.contains(&key) => Err(Fault::Damaged("a key out of its order".to_owned())),
+                in_order => Ok(in_order),
+            });
             has_failed = next.is_err();
-            if let Ok(Some((key, _))) = &next
-                && rest.contains(key)
-            {
+            if let Ok(Some((key, _))) = &next {
                 match order {
                     Order::Rising => rest.0 = Bound::Excluded(*key),
                     Order::Falling => rest.1 = Bound::Excluded(*key),

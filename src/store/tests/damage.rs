@@ -298,6 +298,40 @@ fn what_stands_behind_a_damaged_record_is_read_before_the_next_file() {
     }
 }
 
+/// A page above the leaves has for each of its children a checksum of 16 octets and then a number of 8: it leads elsewhere, and the keys there are
+/// sound ones.
+#[test]
+fn a_branch_that_leads_to_another_leaf_is_noticed_and_its_records_come_back() {
+    let place = Place::new();
+    let (records, files) = filled(&place);
+    let good = std::fs::read(&files[1]).unwrap();
+    let count_at = |page: usize| usize::from(u16::from_le_bytes([good[page + 2], good[page + 3]]));
+    let mut hit = 0;
+    for page in (0..good.len()).step_by(4096).filter(|page| good[*page] == 2) {
+        let children = page + 8 + 16 * (count_at(page) + 1);
+        let is_full = std::env::var_os("MAILSLUICE_TEST_FULL").is_some();
+        for child in (0..=count_at(page)).filter(|child| is_full || [0, count_at(page) / 2].contains(child)) {
+            for other in [child + 1, count_at(page)].into_iter().filter(|other| *other != child && *other <= count_at(page)) {
+                let copy = killed(&place);
+                let mut octets = good.clone();
+                octets.copy_within(children + 8 * other..children + 8 * other + 8, children + 8 * child);
+                std::fs::write(copy.directory().join(files[1].file_name().unwrap()), octets).unwrap();
+                let store = copy.open_with(Tuning { housekeeping: Duration::from_millis(5), ..Tuning::default() });
+                let expected: Vec<_> = records.iter().rev().map(|record| record.id).collect();
+                let what = format!("page {page}, {other} for {child}");
+                let mut at_once = found(&store);
+                let sender = Query { sender: records[150].sender.clone().into(), ..Query::default() };
+                drop(store.query(&sender).unwrap());
+                at_once.dedup();
+                assert!(at_once.is_sorted_by(|one, next| one > next), "{what}");
+                hit += usize::from(at_once.len() < 310);
+                eventually(&what, || found(&store) == expected);
+            }
+        }
+    }
+    assert!(hit > 0, "no record stood behind any of them");
+}
+
 #[test]
 fn flipped_bits_anywhere_end_in_right_records_never_in_a_panic_and_cost_their_own_file() {
     let place = Place::new();
