@@ -486,8 +486,11 @@ answered
 # From now on it is systemd's, whatever is restarted.
 load
 inside systemctl restart mailsluice || fail "restart beside the socket"
+answered
+# The one thing that closes it: who connects until it is open again is refused.
 inside systemctl restart mailsluice.socket || fail "restart of the socket"
 until_true "mail after that" takes_mail
+load
 relabelled 0.2.2
 inside dpkg --force-confold -i /root/relabelled.deb >"$work/upgrade.log" 2>&1 || fail "upgrade: $(tail -n 3 "$work/upgrade.log")"
 takes_mail || fail "no mail after the upgrade with the socket"
