@@ -7,7 +7,7 @@
 use super::Rendered;
 use super::out::{Hold, Out};
 use crate::envelope::Envelope;
-use crate::mailbox::in_header;
+use crate::mailbox::{in_header, len_in_header};
 use crate::message::OverBudget;
 use crate::verify::Verification;
 use std::fmt::Write;
@@ -20,8 +20,8 @@ const RECIPIENTS_MAX: usize = 6 * 1024;
 /// The recipients' field has room for one more.
 #[must_use]
 pub fn takes_another(recipients: &[String], another: &str) -> bool {
-    let len: usize = recipients.iter().map(|recipient| in_header(recipient).len() + 1).sum();
-    len + in_header(another).len() <= RECIPIENTS_MAX
+    let len: usize = recipients.iter().map(|recipient| len_in_header(recipient) + 1).sum();
+    len + len_in_header(another) <= RECIPIENTS_MAX
 }
 
 pub(super) fn render(envelope: &Envelope, verification: &Verification, message: &[u8], hold: Hold<'_>) -> Result<Rendered, OverBudget> {

@@ -17,7 +17,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// A connection that we will not serve gets its one line within this.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -69,7 +69,16 @@ pub fn start(number: usize, shared: Arc<Shared>, sockets: Vec<TcpListener>) -> i
     let (commands, inbox) = mpsc::unbounded_channel();
     let (ready, started) = std::sync::mpsc::sync_channel(1);
     let thread = std::thread::Builder::new().name(format!("ring-{number}")).spawn(move || {
-        let result = ring::run(accept_all(number, shared, sockets, inbox, ready));
+        let result = ring::run(async move {
+            // A task: what the ring itself waits for is looked at in each of its turns.
+            let (done, end) = oneshot::channel::<()>();
+            ring::spawn(async move {
+                accept_all(number, shared, sockets, inbox, ready).await;
+                drop(done);
+            });
+            // Its other half is dropped, by a panic as well, which is logged.
+            end.await.unwrap_or(());
+        });
         if let Err(error) = result {
             tracing::error!(%error, "a ring could not be made");
         }

@@ -6,6 +6,7 @@ use super::encoding::{self, outcome_code};
 use super::redact::{fold, trimmed};
 use crate::mailbox;
 use crate::record::{Outcome, Record};
+use std::borrow::Cow;
 use std::ops::Range;
 
 /// Property, its hash, the record's id.
@@ -28,14 +29,14 @@ pub(super) struct IndexKey(pub(super) [u8; 32]);
 
 impl IndexKey {
     pub(super) fn hash(&self, property: Property, value: &str) -> Hash {
-        let mut hasher = blake3::Hasher::new_keyed(&self.0);
-        hasher.update(&[property as u8]);
-        match property {
-            Property::Sender | Property::Recipient => hasher.update(mailbox::canonical(trimmed(value)).as_bytes()),
-            Property::MessageId => hasher.update(fold(trimmed(value)).as_bytes()),
-            Property::Webhook | Property::Outcome => hasher.update(value.as_bytes()),
+        let value: Cow<'_, str> = match property {
+            Property::Sender | Property::Recipient => mailbox::canonical(trimmed(value)).into(),
+            Property::MessageId => fold(trimmed(value)).into(),
+            Property::Webhook | Property::Outcome => value.into(),
         };
-        hasher.finalize().as_bytes().first_chunk().copied().unwrap_or_default()
+        // In one go: a hasher has room for the longest of texts.
+        let text = [&[property as u8], value.as_bytes()].concat();
+        blake3::keyed_hash(&self.0, &text).as_bytes().first_chunk().copied().unwrap_or_default()
     }
 
     pub(super) fn outcome(&self, outcome: Outcome) -> Hash {
