@@ -39,11 +39,11 @@ impl<'s> Course<'s> {
     pub(super) fn next(&mut self) -> Result<Option<Batch>, StoreError> {
         // Asked before: what is older than that and is not there has gone.
         let newest = self.shared.store.newest();
-        let read = self.read()?;
-        if read.is_empty() {
+        let read = known(self.read())?;
+        if read.as_ref().is_some_and(Vec::is_empty) {
             self.shipper.passed(newest);
         }
-        Ok(self.shipper.batch(read))
+        Ok(self.shipper.batch(read.unwrap_or_default()))
     }
 
     /// A little at a time: the store is not held for long, nor is the processor.
@@ -51,7 +51,11 @@ impl<'s> Course<'s> {
         let (mut read, mut octets) = (Vec::new(), 0);
         while read.len() < self.shipper.limit() && octets < self.shipper.octets() {
             let after = read.last().map_or(self.shipper.after(), |last: &Committed| last.number);
-            let more = self.shared.store.records_after(after, STEP)?;
+            let more = match self.shared.store.all_after(after, STEP) {
+                // What stands before the damage.
+                Err(StoreError::Damaged(_)) if !read.is_empty() => break,
+                more => more?,
+            };
             if more.is_empty() {
                 break;
             }
@@ -83,5 +87,13 @@ impl<'s> Course<'s> {
             self.shared.place.keep_progress(self.name, progress);
             self.kept = Some(progress);
         }
+    }
+}
+
+/// `None`: a file is damaged, and the store looks after it; what it brings back is there then.
+pub(super) fn known<T>(read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    match read {
+        Err(StoreError::Damaged(_)) => Ok(None),
+        read => read.map(Some),
     }
 }

@@ -1,7 +1,7 @@
 //! The sink that is PostgreSQL: goes on whatever becomes of a connection. Logs once when it goes and once when it is back.
 
 use super::connect::{Trouble, with_clock};
-use super::course::Course;
+use super::course::{Course, known};
 use super::session::{Has, Session, Standing};
 use super::shared::Shared;
 use super::shipper::{Answer, Batch, News, mend};
@@ -231,7 +231,7 @@ impl Postgres<'_> {
     async fn bring_changes(&mut self, session: &mut Session) -> Result<bool, Trouble> {
         let store = &self.shared.store;
         let Some(quiet) = store.quiet_since() else { return Ok(false) };
-        let changes = store.changes_after(0, CHANGES)?;
+        let changes = known(store.changes_after(0, CHANGES))?.unwrap_or_default();
         let Some(last) = changes.last().map(|change| change.position) else { return Ok(false) };
         if store.quiet_since() != Some(quiet) {
             return Ok(false);
@@ -273,7 +273,10 @@ impl Postgres<'_> {
             }
         }
         let store = &shared.store;
-        if !self.forgotten.is_empty() && store.quiet_since().is_some() && store.changes_after(0, 1)?.is_empty() {
+        if !self.forgotten.is_empty()
+            && store.quiet_since().is_some()
+            && known(store.changes_after(0, 1))?.is_some_and(|left| left.is_empty())
+        {
             for (id, address) in &self.forgotten {
                 with_clock(erasure::sign(&session.client, *id, address, &shared.box_id)).await?;
             }

@@ -59,6 +59,7 @@ use folder::Files;
 use index::IndexKey;
 use journal::{Message, Pending, Writer};
 use keeper::{Errand, Keeper};
+use query::AtDamage;
 use shared::Shared;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -364,7 +365,17 @@ impl Store {
 
     /// Records with numbers above this one, in the order of their numbers; at most 1000.
     pub fn records_after(&self, number: u64, limit: usize) -> Result<Vec<Committed>, StoreError> {
-        query::after(self.opened()?, number, limit)
+        query::after(self.opened()?, number, limit, AtDamage::GoesOn)
+    }
+
+    /// The same for whoever comes by each number once: it ends where a file is damaged, until that was looked after and what a salvage brings
+    /// back stands there again; `StoreError::Damaged` where nothing stands before.
+    pub fn all_after(&self, number: u64, limit: usize) -> Result<Vec<Committed>, StoreError> {
+        let found = query::after(self.opened()?, number, limit, AtDamage::Ends);
+        if found.is_err() && self.shared.take_suspicion() {
+            self.keeper.send(Errand::Look).unwrap_or(());
+        }
+        found
     }
 
     /// The last number that stands in a file: no number up to here is ever given again.
@@ -392,6 +403,7 @@ impl Store {
     }
 
     /// What `forget` changed, in the order in which it did, behind a position; at most 1000. What was taken may come again after a kill.
+    /// It ends at damage as `all_after` does.
     pub fn changes_after(&self, position: u64, limit: usize) -> Result<Vec<Change>, StoreError> {
         query::changes(self.opened()?, position, limit)
     }

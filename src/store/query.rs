@@ -4,7 +4,6 @@ use super::encoding::{self, Unreadable};
 use super::error::{Fault, StoreError};
 use super::file::StoreFile;
 use super::filter::Filter;
-use super::folder::Span;
 use super::id::first_of;
 use super::index::{Hash, IndexKey, Property};
 use super::merged::{self, Merged};
@@ -140,10 +139,10 @@ impl<'a> Walk<'a> {
             }
             Source::Undelivered => return,
         };
-        let (shared, span) = (self.shared, file.span());
+        let (shared, file) = (self.shared, Arc::clone(file));
         self.found.add(Box::new(records.map_while(move |record| match record {
             Ok((id, octets)) => Some(Ok((Reverse(id), octets))),
-            Err(fault) => unless_damaged(shared, span, fault).err().map(Err),
+            Err(fault) => unless_damaged(shared, &file, fault).err().map(Err),
         })));
     }
 }
@@ -163,7 +162,7 @@ impl Iterator for Walk<'_> {
                 let octets = get(self.shared, &file, id)?;
                 if octets.is_none() {
                     // Its own index names it.
-                    unless_damaged(self.shared, file.span(), Fault::Damaged(format!("no record {}", RecordId(id))))?;
+                    unless_damaged(self.shared, &file, Fault::Damaged(format!("no record {}", RecordId(id))))?;
                 }
                 Ok((id, octets))
             }
@@ -173,10 +172,13 @@ impl Iterator for Walk<'_> {
 }
 
 /// A file that is damaged costs its own records; a disk that cannot be read is an error.
-fn unless_damaged(shared: &Shared, span: Span, fault: Fault) -> Result<(), Fault> {
+fn unless_damaged(shared: &Shared, file: &StoreFile, fault: Fault) -> Result<(), Fault> {
     let Fault::Damaged(what) = fault else { return Err(fault) };
-    shared.suspect(span);
-    tracing::error!(file = %shared.files.of(span).display(), reason = what, "a file of the store is damaged: its records are left out");
+    if shared.suspect(file) {
+        shared.unreadable.fetch_add(1, Ordering::Relaxed);
+        let path = shared.files.of(file.span());
+        tracing::error!(file = %path.display(), reason = what, "a file of the store is damaged: its records are left out until it was looked after");
+    }
     Ok(())
 }
 
@@ -228,7 +230,7 @@ fn run(shared: &Shared, query: &Query, wanted: &Wanted, limit: usize) -> Result<
 fn get(shared: &Shared, file: &StoreFile, id: u128) -> Result<Option<Arc<[u8]>>, Fault> {
     match file.get(id) {
         Ok(found) => Ok(found.map(|(_, octets)| octets.into())),
-        Err(fault) => unless_damaged(shared, file.span(), fault).map(|()| None),
+        Err(fault) => unless_damaged(shared, file, fault).map(|()| None),
     }
 }
 
@@ -316,14 +318,31 @@ pub(super) fn undelivered(shared: &Shared, cursor: Option<RecordId>, limit: usiz
 pub(super) fn changes(shared: &Shared, position: u64, limit: usize) -> Result<Vec<Change>, StoreError> {
     let found = shared.changes().as_ref().map(|changes| changes.after(position, limit_of(limit))).unwrap_or_default();
     let now = |(position, number): (u64, u64)| {
-        let record = after(shared, number.saturating_sub(1), 1)?.pop().filter(|found| found.number == number);
+        let record = after(shared, number.saturating_sub(1), 1, AtDamage::Ends)?.pop().filter(|found| found.number == number);
         Ok(Change { position, number, record: record.map(|found| found.record) })
     };
-    found.into_iter().map(now).collect()
+    let mut changes = Vec::new();
+    for change in found.into_iter().map(now) {
+        match change {
+            Err(StoreError::Damaged(_)) if !changes.is_empty() => break,
+            change => changes.push(change?),
+        }
+    }
+    Ok(changes)
+}
+
+/// What whoever reads in the order of the numbers does where a file is damaged.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum AtDamage {
+    /// Leaves out what cannot be read.
+    GoesOn,
+    /// Reads no further until the keeper has looked after it, which may bring records back: an error where it has read nothing. So it does where
+    /// numbers are missing.
+    Ends,
 }
 
 /// Records behind a commit number, in the order of the numbers.
-pub(super) fn after(shared: &Shared, number: u64, limit: usize) -> Result<Vec<Committed>, StoreError> {
+pub(super) fn after(shared: &Shared, number: u64, limit: usize, at_damage: AtDamage) -> Result<Vec<Committed>, StoreError> {
     let limit = limit_of(limit);
     let (files, memory) = {
         let view = shared.view();
@@ -344,27 +363,41 @@ pub(super) fn after(shared: &Shared, number: u64, limit: usize) -> Result<Vec<Co
         sum >= PAGE_OCTETS || found.len() >= limit
     };
     for file in files.iter().filter(|file| file.span().last > number) {
-        let mut before = number;
+        let span = file.span();
+        let mut before = number.max(span.first.saturating_sub(1));
+        // What the keeper found nothing wrong with is as good as it gets.
+        let ends = at_damage == AtDamage::Ends && !file.is_cleared();
+        let mut doubts = false;
         let mut page = || -> Result<Option<bool>, Fault> {
             let commits = file.commits(before.saturating_add(1), limit)?;
             let is_last = commits.len() < limit;
             for (commit, id) in commits {
                 // Whoever went on behind it would pass others over, or never end.
-                if commit <= before || commit > file.span().last {
+                if commit <= before || commit > span.last {
                     return Err(Fault::Damaged(format!("a commit number out of its order: {commit}")));
+                }
+                // Nothing has these numbers any more, or a damaged page leads past them: whoever looks through all of it can tell.
+                if ends && commit > before.saturating_add(1) {
+                    doubts = true;
+                    return Ok(Some(true));
                 }
                 before = commit;
                 match file.get(id)?.filter(|(other, _)| *other == commit) {
+                    Some((_, octets)) if ends && !encoding::is_whole(id, &octets) => {
+                        return Err(Fault::Damaged(format!("record {}", RecordId(id))));
+                    }
                     Some((_, octets)) if put(commit, id, &octets) => return Ok(Some(true)),
                     Some(_) => {}
                     // One of the two is not what was written.
+                    None if ends => return Err(Fault::Damaged(format!("no record {}", RecordId(id)))),
                     None => {
-                        shared.suspect(file.span());
+                        shared.suspect(file);
                         damaged(shared, id);
                     }
                 }
             }
-            Ok(is_last.then_some(false))
+            doubts = ends && is_last && before < span.last;
+            Ok(is_last.then_some(doubts))
         };
         // Some of a page may be gone: what is behind them comes before the next file.
         let read = loop {
@@ -374,10 +407,21 @@ pub(super) fn after(shared: &Shared, number: u64, limit: usize) -> Result<Vec<Co
                 Err(fault) => break Err(fault),
             }
         };
-        match read {
-            Ok(true) => return Ok(found),
-            Ok(false) => {}
-            Err(fault) => unless_damaged(shared, file.span(), fault)?,
+        let is_enough = match read {
+            Ok(is_enough) => is_enough,
+            Err(fault) => {
+                unless_damaged(shared, file, fault)?;
+                doubts = ends;
+                ends
+            }
+        };
+        if doubts {
+            shared.suspect(file);
+            let waits = || StoreError::Damaged(format!("{} is to be looked after", shared.files.of(span).display()));
+            return if found.is_empty() { Err(waits()) } else { Ok(found) };
+        }
+        if is_enough {
+            return Ok(found);
         }
     }
     for (commit, id, octets) in memory {

@@ -3,7 +3,8 @@
 use super::changes::Changes;
 use super::clock::Clock;
 use super::error::Fault;
-use super::folder::{Files, Span};
+use super::file::StoreFile;
+use super::folder::Files;
 use super::id::Ids;
 use super::index::IndexKey;
 use super::redact::Address;
@@ -13,7 +14,6 @@ use crate::config;
 use crate::record::Record;
 use crate::stats::Stats;
 use arc_swap::ArcSwap;
-use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
@@ -47,10 +47,10 @@ pub(super) struct Shared {
     writable: AtomicBool,
     trouble: Mutex<String>,
     erasing: Mutex<Vec<Address>>,
+    /// A reader met damage that nobody has met before.
+    has_suspicion: AtomicBool,
     /// Odd while something is being erased.
     erasures: AtomicU64,
-    /// Files in which a reader met damage: the keeper looks.
-    suspects: Mutex<BTreeSet<Span>>,
     clock: Mutex<Clock>,
     /// Since when the oldest record waits for the disk, in microseconds after `began`; 0: none does.
     waiting_since: AtomicU64,
@@ -97,8 +97,8 @@ impl Shared {
             writable: AtomicBool::new(true),
             trouble: Mutex::default(),
             erasing: Mutex::default(),
+            has_suspicion: AtomicBool::new(false),
             erasures: AtomicU64::new(0),
-            suspects: Mutex::default(),
             waiting_since: AtomicU64::new(0),
             began,
         }
@@ -136,7 +136,7 @@ impl Shared {
             let mut settled = false;
             for file in files {
                 match file.settles(message) {
-                    Err(Fault::Damaged(_)) => self.suspect(file.span()),
+                    Err(Fault::Damaged(_)) => _ = self.suspect(&file),
                     looked => settled |= looked?,
                 }
             }
@@ -222,14 +222,16 @@ impl Shared {
         Some(self.erasures.load(Ordering::Acquire)).filter(|turn| turn.is_multiple_of(2))
     }
 
-    /// A reader met damage in a file, and goes on without what it cannot read.
-    pub(super) fn suspect(&self, span: Span) {
-        self.unreadable.fetch_add(1, Ordering::Relaxed);
-        lock(&self.suspects).insert(span);
+    /// A reader met damage in a file: the keeper looks. Whether that is news.
+    pub(super) fn suspect(&self, file: &StoreFile) -> bool {
+        let is_news = file.suspect();
+        self.has_suspicion.fetch_or(is_news, Ordering::AcqRel);
+        is_news
     }
 
-    pub(super) fn take_suspects(&self) -> BTreeSet<Span> {
-        std::mem::take(&mut lock(&self.suspects))
+    /// Whether there is one that nobody has acted upon.
+    pub(super) fn take_suspicion(&self) -> bool {
+        self.has_suspicion.swap(false, Ordering::AcqRel)
     }
 
     /// What is older is not shown and has to go.

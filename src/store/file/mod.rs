@@ -24,6 +24,7 @@ use reading::{Between, Order, Reading};
 use redb::{StorageBackend, TableDefinition};
 use std::ops::{Bound, Range};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 pub(super) const RECORDS: TableDefinition<'_, u128, &[u8]> = TableDefinition::new("records");
 const COMMITS: TableDefinition<'_, u64, u128> = TableDefinition::new("commits");
@@ -133,6 +134,10 @@ pub(super) struct StoreFile {
     pub(super) identity: (u64, u64),
     filter: Filter,
     reading: Arc<Reading>,
+    /// A reader met damage, and nobody has looked since.
+    suspected: AtomicBool,
+    /// He met it, the keeper looked through all of it, and found none: what he cannot read nobody will.
+    cleared: AtomicBool,
 }
 
 impl StoreFile {
@@ -148,7 +153,15 @@ impl StoreFile {
         if summary.span != span {
             return Err(Fault::Damaged("it does not bear its own name".to_owned()));
         }
-        Ok(Self { summary, octets: stat.backed, identity: stat.identity, filter, reading: Arc::new(reading) })
+        Ok(Self {
+            summary,
+            octets: stat.backed,
+            identity: stat.identity,
+            filter,
+            reading: Arc::new(reading),
+            suspected: AtomicBool::new(false),
+            cleared: AtomicBool::new(false),
+        })
     }
 
     pub(super) fn span(&self) -> Span {
@@ -158,6 +171,30 @@ impl StoreFile {
     /// Its octets, whatever redb makes of them.
     pub(super) fn octets_of(&self) -> &dyn StorageBackend {
         &*self.reading.file
+    }
+
+    /// A reader met damage. Whether that is news.
+    pub(super) fn suspect(&self) -> bool {
+        !self.suspected.swap(true, Ordering::AcqRel)
+    }
+
+    pub(super) fn is_suspected(&self) -> bool {
+        self.suspected.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_cleared(&self) -> bool {
+        self.cleared.load(Ordering::Acquire)
+    }
+
+    /// Has the keeper look through it; damage is an error.
+    pub(super) fn looked_through(&self, look: impl FnOnce() -> Result<(), Fault>) -> Result<(), Fault> {
+        let was_suspected = self.suspected.swap(false, Ordering::AcqRel);
+        let looked = look();
+        match &looked {
+            Ok(()) => self.cleared.store(was_suspected, Ordering::Release),
+            Err(_) => self.suspected.store(true, Ordering::Release),
+        }
+        looked
     }
 
     /// Somebody goes through its entries.

@@ -21,6 +21,7 @@ use work::Work;
 
 const DAY: Duration = Duration::from_secs(86_400);
 const BALLAST_OCTETS: u64 = 8 << 20;
+const LOOK_FAILED: &str = "the store's files could not be looked after";
 
 pub(super) enum Errand {
     Forget {
@@ -31,6 +32,8 @@ pub(super) enum Errand {
     Tidy {
         done: Sender<Result<(), StoreError>>,
     },
+    /// Looks through files in which a reader met damage.
+    Look,
     Close,
 }
 
@@ -174,7 +177,7 @@ impl Keeper {
     fn find_damage(&mut self, files: &[Arc<StoreFile>]) -> Result<(), Fault> {
         let shared = Arc::clone(&self.work.shared);
         for file in files {
-            match look_through(&*shared.files.disk, &shared.files.of(file.span())) {
+            match file.looked_through(|| look_through(&*shared.files.disk, &shared.files.of(file.span()))) {
                 Err(Fault::Damaged(what)) => self.work.give_up(file, &what)?,
                 other => other?,
             }
@@ -214,6 +217,7 @@ impl Keeper {
                     waiting.push(done);
                 }
                 Errand::Tidy { done } => tidied.push(done),
+                Errand::Look => self.look_through().unwrap_or_else(|fault| self.warn(&fault, LOOK_FAILED)),
                 Errand::Close => return false,
             }
         }
@@ -249,7 +253,7 @@ impl Keeper {
             self.remove_set_aside(),
         ];
         for fault in kept.into_iter().filter_map(Result::err) {
-            self.warn(&fault, "the store's files could not be looked after");
+            self.warn(&fault, LOOK_FAILED);
         }
         self.keep_ballast();
         self.count();
@@ -281,12 +285,12 @@ impl Keeper {
 
     /// Files in which a reader met damage; and each file once a day, so that damage is found before somebody asks for what it hit.
     fn look_through(&mut self) -> Result<(), Fault> {
-        let (suspects, files) = (self.work.shared.take_suspects(), self.work.files());
+        let files = self.work.files();
         self.looked_through.retain(|span, _| files.iter().any(|file| file.span() == *span));
         let now = self.now();
         let is_old =
             |file: &&Arc<StoreFile>| self.looked_through.get(&file.span()).is_none_or(|at| now.saturating_duration_since(*at) > DAY);
-        let mut due: Vec<_> = files.iter().filter(|file| suspects.contains(&file.span())).cloned().collect();
+        let mut due: Vec<_> = files.iter().filter(|file| file.is_suspected()).cloned().collect();
         let has_begun = now.saturating_duration_since(self.work.shared.began) > self.work.shared.tuning.housekeeping;
         if due.is_empty() && has_begun && self.work.sealed_wait() == 0 {
             due.extend(files.iter().find(is_old).cloned());

@@ -332,6 +332,71 @@ fn a_branch_that_leads_to_another_leaf_is_noticed_and_its_records_come_back() {
     assert!(hit > 0, "no record stood behind any of them");
 }
 
+/// Whoever brings records elsewhere comes by each number once.
+#[test]
+fn a_cursor_does_not_pass_over_what_a_salvage_brings_back() {
+    let place = Place::new();
+    let (_, files) = filled(&place);
+    let good = std::fs::read(&files[1]).unwrap();
+    let is_full = std::env::var_os("MAILSLUICE_TEST_FULL").is_some();
+    let (mut waited, mut brought_back) = (0, 0);
+    for page in (0..good.len()).step_by(4096) {
+        // Garbage, a leaf's first keys, one bit at some places, and another child than it had.
+        let mut damages = vec![("zeros", vec![0; 4096]), ("another page", good[good.len() - page - 4096..][..4096].to_vec())];
+        for (what, at) in [("a bit of its head", 2), ("a bit of its keys", 40), ("a bit in its midst", 1021), ("a bit of its end", 4090)] {
+            let mut octets = good[page..page + 4096].to_vec();
+            octets[at] ^= 1;
+            damages.push((what, octets));
+        }
+        // A branch has a checksum of 16 octets for each child, and then a number of 8.
+        let last = usize::from(u16::from_le_bytes([good[page + 2], good[page + 3]]));
+        let children = 8 + 16 * (last + 1);
+        if good[page] == 2 && children + 8 * last + 8 <= 4096 {
+            for (from, to) in [(0, last), (last, 0), (last / 2, last), (last / 2, last / 2 + 1), (last, last - 1), (0, 1)] {
+                let mut octets = good[page..page + 4096].to_vec();
+                octets.copy_within(children + 8 * to..children + 8 * to + 8, children + 8 * from);
+                damages.push(("another child", octets));
+            }
+        }
+        for (what, octets) in damages.into_iter().filter(|(_, octets)| *octets != good[page..page + 4096]) {
+            if !is_full && good[page] != 2 && (page / 4096 + what.len()) % 7 != 0 {
+                continue;
+            }
+            let (copy, what) = (killed(&place), format!("page {}: {what}", page / 4096));
+            let damaged = copy.directory().join(files[1].file_name().unwrap());
+            let store = copy.open_with(Tuning { housekeeping: Duration::from_millis(5), ..Tuning::default() });
+            let file = std::fs::File::options().write(true).open(damaged).unwrap();
+            std::os::unix::fs::FileExt::write_all_at(&file, &octets, page as u64).unwrap();
+            let (mut brought, mut after, mut waits) = (Vec::new(), 0, 0);
+            eventually(&what, || {
+                loop {
+                    let page = match store.all_after(after, 7) {
+                        Err(StoreError::Damaged(_)) => {
+                            waits += 1;
+                            return false;
+                        }
+                        page => page.unwrap(),
+                    };
+                    let Some(last) = page.last() else { return true };
+                    after = last.number;
+                    brought.extend(page.into_iter().map(|committed| (committed.number, committed.record.id)));
+                }
+            });
+            assert!(brought.is_sorted_by(|one, next| one.0 < next.0), "{what}");
+            let there = found(&store);
+            assert!(
+                there.iter().all(|id| brought.iter().any(|(_, brought)| brought == id)),
+                "{what}: {} of {}",
+                brought.len(),
+                there.len()
+            );
+            waited += usize::from(waits > 0);
+            brought_back += usize::from(waits > 0 && brought.len() == 310);
+        }
+    }
+    assert!(waited > 3 && brought_back > 0, "{waited}, {brought_back}");
+}
+
 #[test]
 fn flipped_bits_anywhere_end_in_right_records_never_in_a_panic_and_cost_their_own_file() {
     let place = Place::new();

@@ -2,6 +2,7 @@
 
 use super::server::Server;
 use super::{CATCH_UP, all_arrived, is_full, one_box, records_of, send};
+use crate::peers::large::{Mixture, write_store};
 use crate::support::certificates::Authority;
 use crate::support::client::deliver;
 use crate::support::load::{self, Load};
@@ -422,6 +423,44 @@ fn a_database_that_is_restored_from_a_copy() {
     send(&daemon, 10);
     all_arrived(&[("mx1", &daemon)]);
     assert!(!daemon.log().contains("brought again"), "{}", daemon.log());
+}
+
+/// A page above the leaves goes bad before its records were brought. The store makes that file anew, and nothing of it was passed over.
+#[test]
+fn a_file_that_is_salvaged_before_its_records_were_brought() {
+    const RECORDS: u64 = 4000;
+    let server = Server::start();
+    let database = server.fleet("salvaged");
+    let (endpoint, dir) = (Endpoint::ok(), Arc::new(tempfile::tempdir().unwrap()));
+    write_store(&dir.path().join("records.redb"), RECORDS, &Mixture { days: 1, put_off_each: 50 });
+    let daemon = Daemon::start_in(Arc::clone(&dir), Config::to(&endpoint));
+    eventually_within(CATCH_UP, "the store's own form", || (records_of(&daemon).len() as u64 == RECORDS).then_some(()));
+    assert_eq!(daemon.stop().code, Some(0));
+    let mut damaged = 0;
+    for path in std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().path()) {
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        if !name.strip_prefix("records.redb.").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit())) {
+            continue;
+        }
+        // A branch has a checksum of 16 octets for each child, and then a number of 8: the first child becomes the last.
+        let mut octets = std::fs::read(&path).unwrap();
+        for page in (0..octets.len()).step_by(4096) {
+            let last = usize::from(u16::from_le_bytes([octets[page + 2], octets[page + 3]]));
+            let children = page + 8 + 16 * (last + 1);
+            if octets[page] == 2 && last > 0 && children + 8 * last + 8 <= page + 4096 {
+                octets.copy_within(children + 8 * last..children + 8 * last + 8, children);
+                damaged += 1;
+            }
+        }
+        std::fs::write(path, octets).unwrap();
+    }
+    assert!(damaged > 0, "no page was hit");
+    let daemon = Daemon::start_in(dir, server.boxed(Config::to(&endpoint), &database, "mx1"));
+    send(&daemon, 20);
+    eventually_within(CATCH_UP, "all records of the box", || (records_of(&daemon).len() as u64 == RECORDS + 20).then_some(()));
+    assert!(daemon.log().contains("what could be read of a damaged file is kept"), "{}", daemon.log());
+    all_arrived(&[("mx1", &daemon)]);
+    assert_eq!(server.number(&database, "SELECT lost FROM mailsluice.boxes"), 0);
 }
 
 /// Somebody reads all for an hour, as a dump does, and a day is to go: records are brought meanwhile.
