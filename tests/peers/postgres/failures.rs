@@ -428,7 +428,7 @@ fn a_database_that_is_restored_from_a_copy() {
 /// A page above the leaves goes bad before its records were brought. The store makes that file anew, and nothing of it was passed over.
 #[test]
 fn a_file_that_is_salvaged_before_its_records_were_brought() {
-    const RECORDS: u64 = 4000;
+    const RECORDS: u64 = 800;
     let server = Server::start();
     let database = server.fleet("salvaged");
     let (endpoint, dir) = (Endpoint::ok(), Arc::new(tempfile::tempdir().unwrap()));
