@@ -13,6 +13,20 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 /// A handshake, and whatever else an answer takes.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What a role or a database may have set for all who come, and our statements are not made for; clocks are ours. Set where the server knows it.
+const SETTINGS: [(&str, &str); 9] = [
+    ("statement_timeout", "0"),
+    ("lock_timeout", "0"),
+    ("idle_in_transaction_session_timeout", "0"),
+    ("transaction_timeout", "0"),
+    ("idle_session_timeout", "0"),
+    ("default_transaction_isolation", "read committed"),
+    ("standard_conforming_strings", "on"),
+    ("quote_all_identifiers", "off"),
+    // To compile a question takes longer than any of ours.
+    ("jit", "off"),
+];
+
 /// Why the database could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum Trouble {
@@ -77,11 +91,13 @@ pub(super) async fn connect(fleet: &config::Fleet) -> Result<Client, Trouble> {
         }
     })
     .await?;
-    // Of a user whose name is the schema's, names would be written without it. What not every server knows is set where it is known: where the
-    // role has a limit for idle connections, ours would come and go; and to compile a question takes longer than any of ours.
-    let settings = "SET search_path = pg_catalog; SELECT set_config(s.name, s.wanted, false) FROM pg_settings \
-        JOIN (VALUES ('idle_session_timeout', '0'), ('jit', 'off')) AS s(name, wanted) USING (name)";
-    with_clock(async { Ok(client.batch_execute(settings).await?) }).await?;
+    // Of a user whose name is the schema's, names would be written without it.
+    let wanted: Vec<_> = SETTINGS.iter().map(|(name, wanted)| format!("('{name}', '{wanted}')")).collect();
+    let settings = format!(
+        "SET search_path = pg_catalog; SELECT set_config(s.name, s.wanted, false) FROM pg_settings JOIN (VALUES {}) AS s(name, wanted) USING (name)",
+        wanted.join(", ")
+    );
+    with_clock(async { Ok(client.batch_execute(&settings).await?) }).await?;
     Ok(client)
 }
 

@@ -55,6 +55,34 @@ fn send_to(daemon: &Daemon) {
     deliver(daemon.smtp(), "a@sender.test", &["b@example.test"], b"Subject: another\r\n\r\ntext\r\n");
 }
 
+/// A role may have settings for all who come by it: none of them keeps records away, nor an erasure.
+#[test]
+fn with_settings_of_the_role() {
+    let (server, _database, _endpoint, daemon) = one_box("settings");
+    send_to(&daemon);
+    all_arrived(&[("mx1", &daemon)]);
+    for (name, value) in [
+        ("statement_timeout", "'2s'"),
+        ("lock_timeout", "'1ms'"),
+        ("idle_in_transaction_session_timeout", "'1ms'"),
+        ("idle_session_timeout", "'200ms'"),
+        ("default_transaction_isolation", "'serializable'"),
+        ("standard_conforming_strings", "off"),
+        ("quote_all_identifiers", "on"),
+        ("datestyle", "'SQL, DMY'"),
+        ("intervalstyle", "'sql_standard'"),
+        ("extra_float_digits", "-15"),
+    ] {
+        server.sql("postgres", &format!("ALTER ROLE mailsluice SET {name} = {value}"));
+    }
+    server.sql("postgres", "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'mailsluice'");
+    send_to(&daemon);
+    all_arrived(&[("mx1", &daemon)]);
+    let told = daemon.cli(&["forget", "--fleet", "--address", ADDRESS]);
+    assert_eq!(told.code, Some(0), "{}{}", told.out, told.err);
+    assert!(records_of_all(&daemon).values().all(|record| !record.to_string().to_lowercase().contains(LOCAL)));
+}
+
 #[test]
 fn with_a_box_that_is_down_and_comes_back() {
     let server = Server::start();
