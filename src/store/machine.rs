@@ -1,7 +1,7 @@
 //! What the store asks of the machine besides its disk: the time, chance, and when its threads have their turns; so that a simulation can
 //! stand in for it and a seed plays the same again. Logs nothing.
 
-use crossbeam_channel::{Receiver, RecvTimeoutError};
+use crossbeam_channel::{Receiver, RecvTimeoutError, TryRecvError};
 use std::io;
 use std::time::{Duration, Instant};
 
@@ -44,6 +44,24 @@ pub trait Machine: Send + Sync {
 pub(super) fn receive<T>(machine: &dyn Machine, from: &Receiver<T>, until: Instant) -> Result<T, RecvTimeoutError> {
     machine.await_turn(until, &|| !from.is_empty());
     from.recv_timeout(until.saturating_duration_since(machine.now()))
+}
+
+/// As `receive`, for a thread that is unparked with each message. A channel's own wait spins and yields for microseconds before it sleeps,
+/// which a lone message would pay for each time.
+pub(super) fn receive_unparked<T>(machine: &dyn Machine, from: &Receiver<T>, until: Instant) -> Result<T, RecvTimeoutError> {
+    machine.await_turn(until, &|| !from.is_empty());
+    loop {
+        match from.try_recv() {
+            Ok(message) => return Ok(message),
+            Err(TryRecvError::Disconnected) => return Err(RecvTimeoutError::Disconnected),
+            Err(TryRecvError::Empty) => {}
+        }
+        let left = until.saturating_duration_since(machine.now());
+        if left.is_zero() {
+            return Err(RecvTimeoutError::Timeout);
+        }
+        std::thread::park_timeout(left);
+    }
 }
 
 /// An answer, however long it takes; `None` from one who ends without it.

@@ -57,7 +57,7 @@ use crossbeam_channel::{Receiver, SendError, Sender};
 use error::Fault;
 use folder::Files;
 use index::IndexKey;
-use journal::{Message, Pending, Writer};
+use journal::{Message, Pending, Queue, Writer};
 use keeper::{Errand, Keeper};
 use query::AtDamage;
 use shared::Shared;
@@ -192,7 +192,7 @@ impl Tuning {
 pub struct Store {
     shared: Arc<Shared>,
     /// `None` once it is closed: the writer ends when nobody can ask it for anything any more, so that all it was asked for is answered.
-    writer: ArcSwapOption<Sender<Message>>,
+    writer: ArcSwapOption<Queue>,
     keeper: Sender<Errand>,
     threads: Mutex<Vec<(JoinHandle<()>, Receiver<()>)>>,
 }
@@ -266,13 +266,15 @@ impl Store {
         shared.count();
         // Bounded by `commit`. A bounded channel would keep what waits in it when its reader has died; this one drops it, and each record
         // that is dropped becomes its log line.
-        let (writer, messages) = crossbeam_channel::unbounded();
+        let (asked, messages) = crossbeam_channel::unbounded();
         let (keeper, errands) = crossbeam_channel::unbounded();
         let (hand_on, sealed) = crossbeam_channel::unbounded();
         let (free, empty) = crossbeam_channel::bounded(FREE);
         hand_on.send(opened.sealed).unwrap_or(());
         let work = Writer::new(Arc::clone(&shared), messages, hand_on, empty.clone(), lock, opened.durable);
-        let mut threads = vec![start("store-writer", &shared, Box::new(move || work.run()))?];
+        let writing = start("store-writer", &shared, Box::new(move || work.run()))?;
+        let writer = Queue::new(asked, writing.0.thread().clone());
+        let mut threads = vec![writing];
         let work = Keeper::new(Arc::clone(&shared), sealed, (free, empty), errands, writer.clone());
         threads.push(start("store-keeper", &shared, Box::new(move || work.run()))?);
         Ok(Arc::new(Self { shared, writer: ArcSwapOption::from_pointee(writer), keeper, threads: Mutex::new(threads) }))

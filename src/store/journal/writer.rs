@@ -9,6 +9,7 @@
 
 use super::commit::Pending;
 use super::frame;
+use super::queue::Message;
 use super::segment::Journal;
 use crate::record::Record;
 use crate::store::disk::Lock;
@@ -17,7 +18,7 @@ use crate::store::error::Fault;
 use crate::store::file::StoreFile;
 use crate::store::folder::Files;
 use crate::store::index::Property;
-use crate::store::machine::{Machine, receive};
+use crate::store::machine::{Machine, receive, receive_unparked};
 use crate::store::memory::{Batch, Entry};
 use crate::store::shared::{Shared, microseconds};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender};
@@ -42,15 +43,6 @@ const LOW: &str = "less than 4 MiB are free in the store's file system";
 /// Between two tries to use the store again; doubles.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 const RETRY_MOST: Duration = Duration::from_secs(5);
-
-/// What the writer is asked to do.
-pub(in crate::store) enum Message {
-    Record(Pending),
-    /// Hands on what there is; answers when a journal is in use that holds none of it.
-    Seal(Sender<Result<(), Fault>>),
-    /// The last one: what comes behind it is dropped, and becomes log lines.
-    Close,
-}
 
 /// What the keeper is to make a file of.
 pub(in crate::store) struct Sealed {
@@ -115,7 +107,7 @@ impl Writer {
             self.degrade(&fault);
         }
         loop {
-            let mut next = match receive(self.disk(), &self.messages, self.idle_until()) {
+            let mut next = match receive_unparked(self.disk(), &self.messages, self.idle_until()) {
                 Ok(message) => Some(message),
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,

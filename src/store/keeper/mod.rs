@@ -8,7 +8,7 @@ mod work;
 use super::error::{Fault, StoreError};
 use super::file::StoreFile;
 use super::folder::Span;
-use super::journal::{Journal, Message, Sealed};
+use super::journal::{Journal, Message, Queue, Sealed};
 use super::machine::{self, Machine};
 use super::redact::Address;
 use super::shared::Shared;
@@ -41,7 +41,7 @@ pub(super) struct Keeper {
     work: Work,
     sealed: Receiver<Sealed>,
     errands: Receiver<Errand>,
-    writer: Sender<Message>,
+    writer: Queue,
     next_look: Instant,
     /// What was sealed cannot be built before.
     not_before: Instant,
@@ -60,7 +60,7 @@ impl Keeper {
         sealed: Receiver<Sealed>,
         (free, empty): (Sender<Journal>, Receiver<Journal>),
         errands: Receiver<Errand>,
-        writer: Sender<Message>,
+        writer: Queue,
     ) -> Self {
         let now = shared.now();
         Self {
@@ -344,7 +344,7 @@ impl Keeper {
 }
 
 /// Has the writer hand on what it has.
-fn seal(machine: &dyn Machine, writer: &Sender<Message>) -> Result<(), Fault> {
+fn seal(machine: &dyn Machine, writer: &Queue) -> Result<(), Fault> {
     let (done, answer) = crossbeam_channel::bounded(1);
     writer.send(Message::Seal(done)).map_err(|_| Fault::Closing)?;
     machine::answer(machine, &answer).unwrap_or(Err(Fault::Closing))
