@@ -53,7 +53,7 @@ fn slow_endpoints(slow: &[TooSlow]) -> Option<String> {
     let named = slow.iter().take(5).map(one).collect::<Vec<_>>().join(", ");
     let more = if slow.len() > 5 { format!(" and {} more", slow.len() - 5) } else { String::new() };
     (!slow.is_empty()).then(|| {
-        format!("an endpoint takes more than half of its timeout ({named}{more}): under load less is delivered than the endpoint could do; raise timeout, or make it quicker")
+        format!("an endpoint takes more than half of its timeout ({named}{more}): when more comes than it can do, some of its work is in vain; raise timeout, or make it quicker")
     })
 }
 

@@ -268,7 +268,9 @@ fn came(answer: &Result<Response, NoAnswer>, asked: Instant, waited: Duration, d
     match answer {
         Ok(response) => {
             let pause = response.retry_after.as_deref().filter(|_| matches!(response.status, 429 | 503));
-            let says = match (pause.and_then(|value| retry_after::wait(value, jiff::Timestamp::now())), response.status) {
+            // A date that is over asks for nothing.
+            let long = pause.and_then(|value| retry_after::wait(value, jiff::Timestamp::now())).filter(|long| !long.is_zero());
+            let says = match (long, response.status) {
                 (Some(long), _) => Says::Pause(long),
                 (None, 429 | 503) => Says::TooMuch,
                 (None, _) => Says::Well,

@@ -10,7 +10,7 @@ use super::refused::Refused;
 use crate::http::Client;
 use crate::message::Share;
 use crate::ring;
-use crate::stats::{BreakerState, RouteStats, Stats};
+use crate::stats::{RouteStats, Stats};
 use arc_swap::ArcSwap;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -169,10 +169,10 @@ impl Line {
         let before = self.route_stats.breaker();
         self.route_stats.set_breaker(state, next_try);
         self.route_stats.limit.set(u64::try_from(limit).unwrap_or(u64::MAX));
-        match (before, state) {
-            (BreakerState::Closed, BreakerState::Open | BreakerState::HalfOpen) => Some(News::Opened),
-            (BreakerState::Open | BreakerState::HalfOpen, BreakerState::Closed) => Some(News::Closed(opened)),
-            (BreakerState::Closed, BreakerState::Closed) | (BreakerState::Open | BreakerState::HalfOpen, _) => None,
+        match (before.is_away(), state.is_away()) {
+            (false, true) => Some(News::Opened),
+            (true, false) => Some(News::Closed(opened)),
+            (false, false) | (true, true) => None,
         }
     }
 

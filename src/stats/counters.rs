@@ -188,10 +188,18 @@ pub enum BreakerState {
     Closed,
     HalfOpen,
     Open,
+    /// As the endpoint asked for itself.
+    Paused,
 }
 
 impl BreakerState {
-    pub const ALL: [Self; 3] = [Self::Closed, Self::HalfOpen, Self::Open];
+    pub const ALL: [Self; 4] = [Self::Closed, Self::HalfOpen, Self::Open, Self::Paused];
+
+    /// It gives no answer.
+    #[must_use]
+    pub fn is_away(self) -> bool {
+        matches!(self, Self::HalfOpen | Self::Open)
+    }
 
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -199,6 +207,7 @@ impl BreakerState {
             Self::Closed => "closed",
             Self::HalfOpen => "half_open",
             Self::Open => "open",
+            Self::Paused => "paused",
         }
     }
 }
@@ -219,7 +228,7 @@ pub struct RouteStats {
     away: ArcSwapOption<Away>,
 }
 
-/// An endpoint that does not answer.
+/// An endpoint that is not asked.
 #[derive(Clone, Copy, Debug)]
 pub struct Away {
     pub since: jiff::Timestamp,
@@ -246,7 +255,8 @@ impl RouteStats {
         match self.breaker.load(Ordering::Relaxed) {
             0 => BreakerState::Closed,
             1 => BreakerState::HalfOpen,
-            _ => BreakerState::Open,
+            2 => BreakerState::Open,
+            _ => BreakerState::Paused,
         }
     }
 }

@@ -212,7 +212,7 @@ impl Stats {
     /// How many routes get no answer, and how many there are.
     pub fn routes_away(&self) -> (usize, usize) {
         let routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
-        (routes.values().filter(|route| route.breaker() != BreakerState::Closed).count(), routes.len())
+        (routes.values().filter(|route| route.breaker().is_away()).count(), routes.len())
     }
 
     /// All routes by name.

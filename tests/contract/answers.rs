@@ -1,7 +1,7 @@
 //! The endpoint's answer becomes the SMTP reply: the contract's table, and answers made to hurt.
 
 use crate::support::client::{Reply, deliver};
-use crate::support::{Answer, Client, Config, Daemon, Endpoint, Gate, Request, messages};
+use crate::support::{Answer, Client, Config, Daemon, Endpoint, Gate, Request, eventually, messages};
 use std::net::{IpAddr, TcpListener};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -87,6 +87,30 @@ fn retry_after_goes_into_the_record() {
     let daemon = Daemon::start(Config::to(&endpoint));
     one(&daemon).starts("450 4.3.0 busy");
     assert_eq!(daemon.admin.records("")[0]["server_response"]["retry_after"], "120");
+}
+
+/// Until then the route is shown as paused, and mail for it told so.
+#[test]
+fn an_endpoint_that_asks_to_be_left_alone_is_shown_as_paused() {
+    let endpoint = Endpoint::always(Answer::text(503, "busy").field("Retry-After", "120"));
+    let daemon = Daemon::start(Config::to(&endpoint));
+    one(&daemon).starts("450 4.3.0 busy");
+    eventually("a pause", || (daemon.admin.json("/stats")["routes"]["all"]["breaker"] == "paused").then_some(()));
+    one(&daemon).starts("451 4.3.2 Endpoint asks to be left alone");
+    assert_eq!(endpoint.requests().len(), 1);
+}
+
+/// A date that is over, or no time at all, asks for nothing.
+#[test]
+fn a_retry_after_that_is_over_pauses_nothing() {
+    for over in ["Wed, 21 Oct 2015 07:28:00 GMT", "0"] {
+        let endpoint = Endpoint::always(Answer::text(503, "busy").field("Retry-After", over));
+        let daemon = Daemon::start(Config::to(&endpoint));
+        for _ in 0..5 {
+            one(&daemon).starts("450 4.3.0 busy");
+        }
+        assert_eq!(endpoint.requests().len(), 5, "{over}");
+    }
 }
 
 /// What the text of an answer becomes in the reply.

@@ -129,6 +129,18 @@ fn a_small_crowd_is_not_held_up_by_slow_answers() {
     assert!(refused.len() <= 12 && adaptive * 10 > free * 8, "{adaptive} of {free}, refused {refused:?}");
 }
 
+/// Thirty come at once to an endpoint that nobody has asked yet, whose answers take a third of the timeout, however many it is asked for:
+/// nearly all of them are delivered.
+#[test]
+fn a_crowd_of_slow_answers_is_borne() {
+    let _turn = turn::alone();
+    let endpoint = Busy::start(10_000, Takes::Constant(1.8));
+    let daemon = Daemon::start(config(&endpoint.url(), 6));
+    let sent = busy::crowd(daemon.smtp(), 30, Duration::from_millis(800));
+    let delivered = sent.iter().filter(|sent| sent.code == 250).count();
+    assert!(delivered >= 24, "{delivered} of {}", sent.len());
+}
+
 /// A reload takes most of its forwarders away while it is overloaded: what is under way ends, the rest is told as before.
 #[test]
 fn max_concurrency_lowered_under_load() {

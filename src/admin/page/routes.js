@@ -2,7 +2,7 @@
 // Routes in the file's order: where their mail goes, what became of it lately, how their endpoints stand.
 
 const routes = { rows: [], byName: new Map() };
-const BREAKERS = { half_open: "asked again now", open: "not asked" };
+const BREAKERS = { half_open: "asked again now", open: "not asked", paused: "asks to be left alone" };
 
 async function loadRoutes() {
   const answer = await askJson("/routes");

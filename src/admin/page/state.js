@@ -17,7 +17,7 @@ function tellState(state, text) {
   icon.href = icon.href.replace(/fill='%23[0-9a-f]{6}'/, `fill='%23${COLOURS[state].slice(1)}'`);
 }
 
-const notAnswering = (stats) => Object.entries(stats).filter(([, route]) => route.breaker !== "closed");
+const notAnswering = (stats) => Object.entries(stats).filter(([, route]) => route.breaker === "open" || route.breaker === "half_open");
 
 // `stats`: the routes of /stats, which are there before /routes is.
 async function showState(stats) {

@@ -20,7 +20,7 @@ pub(super) fn standing(stats: &Value, notices: &Value, paint: Paint) -> (String,
     let degraded = at(stats, &["store", "degraded"]).and_then(Value::as_bool).unwrap_or_default();
     let refusal = refusal.or_else(|| degraded.then_some("the store cannot be written"));
     let away: Vec<&str> = entries(stats, &["routes"])
-        .filter(|(_, route)| route.get("breaker").and_then(Value::as_str).is_some_and(|breaker| breaker != "closed"))
+        .filter(|(_, route)| route.get("breaker").and_then(Value::as_str).is_some_and(|breaker| matches!(breaker, "open" | "half_open")))
         .map(|(name, _)| name.as_str())
         .collect();
     let notices: Vec<&Value> = notices.get("notices").and_then(Value::as_array).into_iter().flatten().collect();

@@ -63,6 +63,11 @@ impl Abreast {
         self.learn_slowest(mark, waited);
     }
 
+    /// Answers to POSTs begun beside so many took no longer than beside few.
+    pub(super) fn alike(&mut self, in_flight: usize) {
+        self.now.most = self.now.most.max(in_flight);
+    }
+
     fn learn_slowest(&mut self, mark: Mark, waited: Duration) {
         let few = mark.in_flight <= FEW;
         if few {
@@ -80,6 +85,10 @@ impl Abreast {
     /// It took that long by itself, as far as is known.
     pub(super) fn is_own(&self, waited: Duration) -> bool {
         waited <= self.slowest.mul_f64(AS_SLOW)
+    }
+
+    pub(super) fn slowest(&self) -> Duration {
+        self.slowest
     }
 
     /// Those that were begun before it and are not answered yet: it would be behind them if they waited. Of those that ended meanwhile all

@@ -1,5 +1,5 @@
 //! A route's breaker: after so many times without an answer in a row nobody asks for a while, then one probe does. An endpoint
-//! that names a time itself (`Retry-After`) gets the same pause, and the breaker counts as closed. Pure.
+//! that names a time itself (`Retry-After`) gets the same pause, which is shown as such. Pure.
 
 use crate::config::Breaker as Limits;
 use crate::stats::BreakerState;
@@ -141,17 +141,19 @@ impl Breaker {
 
     /// When the next job finds out; `None` while one does, and where there is nothing to find out.
     pub(super) fn next_try(&self) -> Option<Instant> {
-        match self.state {
-            State::Open { until } => Some(until),
-            State::Closed { .. } | State::HalfOpen => None,
+        match (&self.state, self.pause) {
+            (State::Open { until }, _) => Some(*until),
+            (State::Closed { .. }, Pause::Until(until)) => Some(until),
+            (State::Closed { .. } | State::HalfOpen, _) => None,
         }
     }
 
     pub(super) fn shown(&self) -> BreakerState {
-        match self.state {
-            State::Closed { .. } => BreakerState::Closed,
-            State::Open { .. } => BreakerState::Open,
-            State::HalfOpen => BreakerState::HalfOpen,
+        match (&self.state, self.pause) {
+            (State::Closed { .. }, Pause::No) => BreakerState::Closed,
+            (State::Closed { .. }, Pause::Until(_) | Pause::Probed) => BreakerState::Paused,
+            (State::Open { .. }, _) => BreakerState::Open,
+            (State::HalfOpen, _) => BreakerState::HalfOpen,
         }
     }
 }
@@ -188,6 +190,20 @@ mod tests {
         assert_eq!(breaker.admit(later + Duration::from_secs(10)), Admission::Probe);
         breaker.answered(None, true, start);
         assert_eq!(breaker.shown(), BreakerState::Closed);
+    }
+
+    #[test]
+    fn a_pause_that_the_endpoint_asked_for_is_shown_until_it_is_over() {
+        let mut breaker = breaker(3);
+        let start = Instant::now();
+        breaker.answered(Some(Duration::from_secs(5)), false, start);
+        assert_eq!((breaker.shown(), breaker.next_try()), (BreakerState::Paused, Some(start + Duration::from_secs(5))));
+        assert_eq!(breaker.admit(start), Admission::Paused);
+        let later = start + Duration::from_secs(5);
+        assert_eq!(breaker.admit(later), Admission::Probe);
+        assert_eq!((breaker.shown(), breaker.next_try()), (BreakerState::Paused, None));
+        breaker.answered(None, true, later);
+        assert_eq!((breaker.shown(), breaker.admit(later)), (BreakerState::Closed, Admission::Yes));
     }
 
     #[test]

@@ -1,9 +1,12 @@
 //! How many POSTs an endpoint is given at once: as many as it answers within a part of its deadline. Any number between what the endpoint
 //! does at once and what it does within its time is as good, so what is kept is the time. Comparing with the shortest answer
 //! instead would take work that varies for a queue. Where the endpoint was seen at work on as many (`abreast.rs`), the time that they take
-//! is their own, and fewer would not shorten it. Pure.
+//! is their own, and fewer would not shorten it: while nothing speaks against it (`evidence.rs`) it is given some times as many, on trial (`trial.rs`).
+//! Pure.
 
 use super::abreast::{Abreast, Mark};
+use super::evidence::Evidence;
+use super::trial::Trial;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -33,6 +36,10 @@ const REGROW: f64 = 0.1;
 /// So far above what it was seen at work on at once it is raised by so much an answer.
 const MORE_THAN_ABREAST: f64 = 1.33;
 const RAISE_ABREAST: f64 = 0.5;
+/// Answers that are alike differ by no more from what few take.
+const ALIKE: (f64, f64) = (0.6, 1.4);
+/// An answer that takes so much of the deadline is told from those of a quick endpoint.
+const LONG: f64 = 0.3;
 /// Answers in order, and how much their waits beside few differ: so many may have waited for each other inside, and so many did.
 const MAY_QUEUE: (i32, f64) = (2, 1.3);
 const QUEUES: (i32, f64) = (4, 2.0);
@@ -66,11 +73,10 @@ pub(super) struct Limit {
     /// Answers in a row that none overtook which was begun later, of those that had company: one worker answers in order, several
     /// whose work varies do not.
     in_order: i32,
-    /// The last decrease was for some that failed or took long, while others may be well.
-    gently: bool,
     /// Nothing waited inside when the last answer came, in a time in which it grows by leaps.
     idle: bool,
     abreast: Abreast,
+    evidence: Evidence,
 }
 
 #[derive(Clone, Copy)]
@@ -115,9 +121,9 @@ impl Limit {
             begun: 0,
             last: 0,
             in_order: 0,
-            gently: false,
             idle: false,
             abreast: Abreast::default(),
+            evidence: Evidence::default(),
         };
         limit.restart();
         limit
@@ -137,6 +143,7 @@ impl Limit {
     /// From the start: the endpoint was away.
     pub(super) fn restart(&mut self) {
         self.abreast.forget();
+        self.evidence.restart();
         self.learn_anew();
     }
 
@@ -146,7 +153,8 @@ impl Limit {
         self.quick = true;
         self.forget_base();
         self.next_epoch();
-        (self.before, self.in_vain, self.gently) = (None, 0, false);
+        (self.before, self.in_vain) = (None, 0);
+        self.evidence.judged(true);
     }
 
     fn forget_base(&mut self) {
@@ -179,6 +187,9 @@ impl Limit {
     /// them is a leap larger than the one before.
     pub(super) fn answers_within(&self, per_second: f64, time: Duration) -> f64 {
         let steady = per_second * time.as_secs_f64();
+        if self.adaptive && self.leaps() {
+            return self.trial().answers_within(time, self.level, self.most).max(steady);
+        }
         if !self.adaptive || !self.quick || self.get() >= self.most {
             return steady;
         }
@@ -195,6 +206,8 @@ impl Limit {
     /// An answer came, `waited` behind the request's last octet; `used`: meanwhile all that the limit allows were in flight.
     pub(super) fn answered(&mut self, now: Instant, begun: Begun, waited: Duration, used: bool) {
         self.abreast.answered(begun.mark, waited, now, self.timeout);
+        let longer = waited > self.timeout.mul_f64(LONG) && !self.is_alone(waited);
+        self.evidence.answered(now, longer, self.timeout);
         let sample = Sample { waited, in_flight: begun.in_flight };
         if begun.number < self.last {
             if std::mem::replace(&mut self.in_order, -DISORDER) >= QUEUES.0 && !self.base.is_empty() {
@@ -213,8 +226,9 @@ impl Limit {
         if begun.epoch == self.epoch {
             self.window.push(sample);
             let (least, most) = if self.quick { QUICK_WINDOW } else { WINDOW };
-            if self.window.len() >= self.get().clamp(least, most) {
-                self.judge();
+            let many = if self.quick { begun.in_flight } else { self.get() };
+            if self.window.len() >= many.clamp(least, most) {
+                self.judge(now);
             }
         }
         if used && begun.epoch == self.epoch {
@@ -244,14 +258,52 @@ impl Limit {
             (in_time.max(alone) - self.level).clamp(least, LEAP_IN_TIME - 1.0)
         } else if room <= self.level {
             0.0
-        } else if is_alone && !self.gently {
+        } else if is_alone && self.level < self.enough() {
             REGROW.max(1.0 / self.level)
         } else {
             1.0 / self.level
         };
+        if self.leaps() && self.trial().tells(sample.in_flight, self.level) {
+            self.level = self.level.max(self.trial().most().min(self.enough())).min(self.most as f64);
+        }
         let few_wait = self.level <= self.abreast.most() as f64 * MORE_THAN_ABREAST;
-        let more = if few_wait && !self.gently { more.max(RAISE_ABREAST) } else { more };
+        let more = if few_wait && self.level < self.enough() { more.max(RAISE_ABREAST) } else { more };
         self.level = (self.level + more).min(self.most as f64);
+    }
+
+    fn enough(&self) -> f64 {
+        self.evidence.enough(LESS)
+    }
+
+    /// So many were seen at work at once as were given at the start and more, and nothing speaks against more than that.
+    pub(super) fn leaps(&self) -> bool {
+        self.quick && self.evidence.is_alone() && self.level < self.enough() && self.abreast.most() >= START
+    }
+
+    /// As long as any has taken by itself lately.
+    pub(super) fn slowest(&self) -> Duration {
+        self.abreast.slowest()
+    }
+
+    fn trial(&self) -> Trial {
+        Trial { timeout: self.timeout, long: self.slowest().max(self.own), abreast: self.abreast.most() }
+    }
+
+    /// Its answers take so much of the deadline that what is given on trial may be too much.
+    pub(super) fn is_slow(&self) -> bool {
+        self.trial().is_slow()
+    }
+
+    /// How many may be in flight beside one that has so much time left.
+    pub(super) fn bears(&self, left: Duration) -> usize {
+        let first = || self.base.iter().map(|sample| sample.waited).min().unwrap_or_default();
+        let trial = if self.adaptive && self.evidence.is_coming() {
+            // Until the first few are answered there may be one worker.
+            Some(Trial { long: first(), abreast: self.abreast.most().max(1), ..self.trial() }).filter(|trial| !trial.is_slow())
+        } else {
+            Some(self.trial()).filter(|_| self.adaptive && self.leaps())
+        };
+        trial.map_or(usize::MAX, |trial| trial.bears(left))
     }
 
     fn learn_base(&mut self, sample: Sample) {
@@ -296,27 +348,51 @@ impl Limit {
         waited <= self.own.mul_f64(1.25)
     }
 
-    /// No answer, or one that says "too much".
-    pub(super) fn failed(&mut self, begun: Begun) {
-        // Once a round trip.
-        if begun.epoch == self.epoch {
-            self.gently = true;
-            self.abreast.doubt();
-            self.lower(LESS);
+    /// No answer in time: by itself, where others were answered, so many were seen at work at once, and none of them took longer for more.
+    pub(super) fn late(&mut self, now: Instant, begun: Begun, in_flight: usize, others: bool) {
+        if !others || self.evidence.has_lengthened(now, self.timeout) || begun.in_flight > self.abreast.most() {
+            self.failed(now, begun, in_flight);
         }
     }
 
-    fn judge(&mut self) {
+    /// No answer, or one that says "too much".
+    pub(super) fn failed(&mut self, now: Instant, begun: Begun, in_flight: usize) {
+        // Once a round trip.
+        if begun.epoch == self.epoch {
+            self.level = self.level.min(in_flight as f64).max(1.0);
+            self.evidence.harmed(now, self.level);
+            let abreast = self.abreast.most() as f64 / self.level;
+            self.abreast.doubt();
+            // Back to where it came from.
+            self.lower(if abreast > 0.0 { abreast.min(LESS) } else { LESS });
+        }
+    }
+
+    fn judge(&mut self, now: Instant) {
         let waited = median(self.window.iter().map(|sample| sample.waited));
         let in_flight = middle(self.window.iter().map(|sample| sample.in_flight)).unwrap_or_default();
         let is_long = |sample: &Sample, part| sample.waited > self.timeout.mul_f64(part) && !self.abreast.is_own(sample.waited);
         // One kind of message may wait for its own handlers, and hold what others need.
         let too_long = self.window.iter().filter(|sample| is_long(sample, 0.7)).count() * 8 > self.window.len();
         let slow = self.window.iter().any(|sample| is_long(sample, 0.4) && !self.is_alone(sample.waited));
+        self.evidence.judged(self.is_alone(waited));
+        if !self.is_alone(waited) && self.abreast.most() >= START {
+            // The trial is over.
+            let room = Sample { waited, in_flight }.room(self.target).max(self.abreast.most() as f64 * MORE_THAN_ABREAST);
+            self.level = self.level.min(room);
+        }
+        let alike = self.own.mul_f64(ALIKE.0)..=self.own.mul_f64(ALIKE.1);
+        if self.window.iter().all(|sample| alike.contains(&sample.waited)) && !self.is_serial(MAY_QUEUE) {
+            let at = self.window.len() * 3 / 4;
+            let (_, beside, _) = self.window.select_nth_unstable_by_key(at, |sample| sample.in_flight);
+            self.abreast.alike(beside.in_flight);
+        }
         self.window.clear();
-        if waited <= self.target {
+        if waited <= self.target || self.is_alone(waited) {
             self.quick &= !slow && (waited <= self.target.mul_f64(0.7) || self.is_alone(waited));
-            self.gently |= slow || too_long;
+            if slow || too_long {
+                self.evidence.harmed(now, self.level);
+            }
             (self.before, self.in_vain) = (None, 0);
             if too_long {
                 self.abreast.doubt();
@@ -332,7 +408,6 @@ impl Limit {
         let shortened = self.before.is_none_or(|before| waited <= before.mul_f64(SHORTENED));
         self.in_vain = if shortened { 0 } else { self.in_vain + 1 };
         self.before = Some(waited);
-        self.gently = false;
         if self.in_vain < 2 {
             self.lower((Sample { waited, in_flight }.room(self.target) / self.level).min(LITTLE_LESS));
         } else {

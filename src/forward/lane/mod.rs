@@ -6,12 +6,14 @@
 
 mod abreast;
 mod breaker;
+mod evidence;
 mod limit;
 #[cfg(test)]
 mod model;
 mod need;
 mod queue;
 mod rate;
+mod trial;
 
 use super::refused::Refused;
 use crate::config;
@@ -42,6 +44,8 @@ pub(super) struct Lane<W> {
     settings: Settings,
     queue: Queue<W>,
     in_flight: usize,
+    /// So many, by the time that is left to those who wait.
+    bears: usize,
     /// When all that the limit allows were last in flight.
     full: Option<Instant>,
     answered: Option<Instant>,
@@ -55,6 +59,11 @@ pub(super) struct Lane<W> {
 
 /// A POST that was begun with less of its time left may have come too late for what it waited here.
 const FRESH: f64 = 0.6;
+/// Or with so many times less than what an endpoint takes by itself, where that is long.
+const LONGER: f64 = 1.25;
+const MOST: f64 = 0.9;
+/// Those whose ages differ by no more of their time.
+const ALIKE: f64 = 0.05;
 /// Of what comes in time may wait so much, since what is known is a guess; and so much before a single worker that had nothing to do
 /// a while ago: its pauses cost more than those who come to their turn too late.
 const MAY_WAIT: f64 = 0.5;
@@ -67,8 +76,8 @@ pub(super) struct Flight {
     probe: bool,
     /// It had as long as the endpoint takes.
     in_time: bool,
-    /// It had most of its own time.
-    fresh: bool,
+    /// It had so much of its own time.
+    left: Duration,
     /// With it.
     in_flight: usize,
     at: Instant,
@@ -120,6 +129,7 @@ impl<W> Lane<W> {
             settings,
             queue: Queue::default(),
             in_flight: 0,
+            bears: usize::MAX,
             full: None,
             answered: None,
             given_up: VecDeque::new(),
@@ -175,6 +185,7 @@ impl<W> Lane<W> {
         if !(worker && self.has_permit()) {
             self.open(now, octets)?;
             let key = self.queue.push(job(), deadline, octets);
+            self.heed_age(now);
             self.rate.full(now);
             return Ok(Arrival::Wait(key));
         }
@@ -186,7 +197,7 @@ impl<W> Lane<W> {
     }
 
     fn has_room(&self) -> bool {
-        self.in_flight == 0 || self.in_flight + self.given_up.len() < self.limit.get()
+        self.in_flight == 0 || self.in_flight + self.given_up.len() < self.limit.get().min(self.bears)
     }
 
     /// The next job may go if a worker is to be had.
@@ -205,7 +216,8 @@ impl<W> Lane<W> {
     }
 
     fn begin(&mut self, now: Instant, deadline: Instant, octets: u64) -> Result<Flight, Refused> {
-        let in_time = self.in_time(now, deadline, octets);
+        let left = deadline.saturating_duration_since(now);
+        let in_time = self.in_time(now, deadline, octets) && self.in_flight < self.limit.bears(left);
         // With none in flight there is no other way to learn what the endpoint takes now.
         if !in_time && (self.in_flight > 0 || deadline <= now) {
             return Err(Refused::TooLate);
@@ -220,12 +232,11 @@ impl<W> Lane<W> {
         if self.in_flight >= self.limit.get() {
             self.full = Some(now);
         }
-        let fresh = deadline.saturating_duration_since(now) >= self.settings.timeout.mul_f64(FRESH);
-        Ok(Flight { begun: self.limit.begin(self.in_flight), probe, in_time, fresh, in_flight: self.in_flight, at: now, octets })
+        Ok(Flight { begun: self.limit.begin(self.in_flight), probe, in_time, left, in_flight: self.in_flight, at: now, octets })
     }
 
     fn beside(&self, in_flight: usize) -> Beside {
-        Beside { in_flight, has_room: self.limit.has_room(), serial: self.limit.is_surely_serial() }
+        Beside { in_flight, has_room: self.limit.has_room(), on_trial: self.limit.leaps(), serial: self.limit.is_surely_serial() }
     }
 
     /// Whether there is as much time left as the endpoint takes.
@@ -271,21 +282,23 @@ impl<W> Lane<W> {
                     }
                     self.need.learn(now, took, flight.in_flight, flight.octets);
                 } else {
-                    self.limit.failed(flight.begun);
+                    self.limit.failed(now, flight.begun, self.in_flight + 1);
                 }
             }
             Came::Nothing => {
-                self.limit.failed(flight.begun);
+                self.limit.failed(now, flight.begun, self.in_flight + 1);
                 self.breaker.not_answered(flight.probe, now);
             }
             Came::TooLate => {
                 self.given_up.push_back(now);
-                self.need.learn(now, self.settings.timeout, flight.in_flight, flight.octets.min(need::LARGE));
-                if flight.fresh {
-                    self.limit.failed(flight.begun);
+                self.need.learn_late(now, self.settings.timeout, flight.in_flight);
+                let (timeout, others) = (self.settings.timeout, self.answered.is_some_and(|at| at > flight.at));
+                let long = self.limit.slowest().mul_f64(LONGER).min(timeout.mul_f64(MOST));
+                if flight.left >= timeout.mul_f64(FRESH).max(long) {
+                    self.limit.late(now, flight.begun, self.in_flight + 1, others);
                 }
                 // One that has answered others meanwhile is there.
-                if flight.in_time && self.answered.is_none_or(|at| at <= flight.at) {
+                if flight.in_time && !others {
                     self.breaker.not_answered(flight.probe, now);
                 } else {
                     self.breaker.not_asked(flight.probe, now);
@@ -294,6 +307,14 @@ impl<W> Lane<W> {
             Came::NotAsked => self.breaker.not_asked(flight.probe, now),
         }
         self.limit.ended();
+        self.heed_age(now);
+    }
+
+    /// What waits alike is begun together or not at all: a little younger is not young.
+    fn heed_age(&mut self, now: Instant) {
+        let age = self.settings.timeout.mul_f64(ALIKE);
+        let left = |waiting: &Waiting<W>| waiting.deadline.saturating_duration_since(now).saturating_sub(age);
+        self.bears = self.queue.youngest().map_or(usize::MAX, |youngest| self.limit.bears(left(youngest)));
     }
 
     /// A job does not wait any longer; false: it did not.
@@ -329,6 +350,7 @@ impl<W> Lane<W> {
                 let part = if self.rate.was_dry(now, timeout) { MAY_WAIT_DRY } else { MAY_WAIT };
                 (self.beside(1), self.in_flight.saturating_sub(1), part)
             }
+            beside if beside.on_trial && self.limit.is_slow() => (beside, 0, 1.0),
             beside => (beside, 0, MAY_WAIT),
         };
         let time = timeout.saturating_sub(self.need.need(now, octets, beside, timeout));

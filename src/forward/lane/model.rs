@@ -91,6 +91,8 @@ struct Case {
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     Arrives,
+    /// One of a crowd sends for the first time.
+    Joins,
     /// One of a crowd that was told "later" sends again.
     Returns,
     /// A worker of the endpoint is free; the message it worked for, and since when (nanoseconds).
@@ -167,6 +169,8 @@ struct Model {
     rate: f64,
     /// Nothing can be connected to from, until.
     away: Option<(f64, f64)>,
+    /// It works on nothing from, until.
+    hangs: Option<(f64, f64)>,
     /// A reload, and the limit it brings.
     lower_at: Option<(f64, usize)>,
     /// Who has an answer sends another message, so often, until the load is over.
@@ -201,6 +205,7 @@ impl Model {
             until: 0.0,
             rate: 0.0,
             away: None,
+            hangs: None,
             lower_at: None,
             again: 0,
             timeout: T.as_secs_f64(),
@@ -224,11 +229,12 @@ impl Model {
         self.events();
     }
 
-    /// So many who send one message after the other.
-    fn crowd(&mut self, clients: usize, until: f64) {
+    /// So many who send one message after the other, and begin within so long a time of each other; until then, and one at least.
+    fn crowd(&mut self, clients: usize, within: f64, until: f64) {
         (self.until, self.again) = (until, usize::MAX);
         for _ in 0..clients {
-            self.arrives(0.0);
+            let first = self.dice.throw() * within;
+            self.at(first, Event::Joins);
         }
         self.events();
     }
@@ -251,6 +257,7 @@ impl Model {
                     self.at(next, Event::Arrives);
                     self.arrives(now);
                 }
+                Event::Joins => self.arrives(now),
                 Event::Returns => self.again(now),
                 Event::Worked(number, since) => self.worked(now, number, since as f64 / 1e9),
                 Event::Deadline(number) => self.deadline(now, number),
@@ -331,7 +338,9 @@ impl Model {
         while self.pools[pool].free > 0 {
             let Some(number) = self.pools[pool].inside.pop_front() else { return };
             self.pools[pool].free -= 1;
-            let done = now + self.pools[pool].takes.draw(now, &mut self.dice);
+            let takes = self.pools[pool].takes.draw(now, &mut self.dice);
+            let hangs = self.hangs.filter(|(from, until)| (*from..*until).contains(&(now + takes)) || (*from..*until).contains(&now));
+            let done = now + takes + hangs.map_or(0.0, |(from, until)| until - now.max(from));
             self.at(done, Event::Worked(number, u64::try_from(S(now).as_nanos()).unwrap()));
         }
     }
@@ -409,8 +418,8 @@ const CASES: [Case; 29] = [
     case(4, Takes::Mixed(0.9, 0.05, 2.0)),
     case(4, Takes::Mixed(0.9, 0.25, 2.5)),
     case(50, Takes::Mixed(0.9, 0.25, 2.5)),
-    // It takes nearly half of the timeout: what is begun is hardly known when it is too late.
-    Case { goodput: 75.0, ..case(10, Takes::Uniform(3.0, 5.0)) },
+    // It takes nearly half of the timeout: it is given too much once, on trial, before that is known.
+    Case { goodput: 60.0, duplicates: 35.0, ..case(10, Takes::Uniform(3.0, 5.0)) },
     // So many answers, a quarter of the timeout each, have to come before all workers are known.
     Case { goodput: 83.0, ..case(50, Takes::Constant(2.5)) },
     // A message in a minute is four in a hundred.
@@ -443,7 +452,7 @@ fn endpoints_do_what_they_can_at_any_load() {
                 let told = outcome.told_after();
                 (worst, most, slowest) = (worst.min(goodput), most.max(duplicates), slowest.max(told));
                 // Of a few that are told at all, some have waited for one that took long.
-                let late = told > 0.15 && outcome.refused.len() > 20;
+                let late = told > if load < 2.0 { 0.5 } else { 0.15 } && outcome.refused.len() > 20;
                 if goodput < case.goodput || duplicates > case.duplicates || outcome.breaker_opened || late {
                     failures.push(format!(
                         "{case:?} at {load}, seed {seed}: goodput {goodput:.0}, duplicates {duplicates:.1}, told after {told}"
@@ -543,7 +552,7 @@ fn a_crowd_that_an_endpoint_bears_is_not_held_up() {
                     let first = if calm > 0.0 { Takes::Constant(0.01) } else { takes };
                     let mut model = Model::new(10_000, first, 1).within(3.0, adaptive);
                     model.turns = (calm > 0.0).then_some((calm, takes));
-                    model.crowd(clients, calm + 60.0);
+                    model.crowd(clients, 0.0, calm + 60.0);
                     model.outcome
                 };
                 let (free, outcome) = (run(false), run(true));
@@ -603,6 +612,145 @@ fn an_endpoint_that_was_away_is_not_overrun() {
     let delivered = |from: f64, until: f64| outcome.times.iter().filter(|at| (from..until).contains(*at)).count();
     let (before, after) = (delivered(5.0, 20.0), delivered(60.0, 75.0));
     assert!(after * 10 > before * 9, "{after} behind the outage, {before} before");
+}
+
+/// It hangs for ten seconds, and one is asked at a time: soon behind it nobody is told "later" any more.
+#[test]
+fn one_at_a_time_behind_a_hang_is_soon_as_before() {
+    for timeout in [3.0, 5.0, 10.0, 30.0] {
+        for (clients, takes) in [(4, 0.05), (8, 0.01), (20, 0.05), (2, 0.2), (4, 0.3)] {
+            let mut model = Model::new(10_000, Takes::Constant(takes), 1).within(timeout, true);
+            let settings = Settings { most: 1, ..settings(S(timeout)) };
+            model.lanes.configure(model.lane, settings, model.start, &mut Vec::new());
+            model.hangs = Some((20.0, 30.0));
+            model.crowd(clients, 0.05, 60.0);
+            let last = model.outcome.refused.iter().map(|(at, _)| *at).fold(0.0, f64::max);
+            assert!(last < 32.5, "{clients} of {takes} within {timeout}: {last}");
+        }
+    }
+}
+
+/// How a crowd comes.
+#[derive(Clone, Copy, Debug)]
+enum Load {
+    /// So many, one message each, at once.
+    Burst(usize),
+    /// So many, one message after the other.
+    Loop(usize),
+    /// So many a second.
+    Open(f64),
+}
+
+/// To an endpoint that nobody has asked yet, and of which each answer takes so much of the timeout, however many there are.
+struct Crowd {
+    load: Load,
+    timeout: f64,
+    takes: f64,
+    /// Told "later" before anything is known, at most: in percent of those that come, or of a loop's deliveries.
+    told: f64,
+}
+
+const fn crowd(load: Load, timeout: f64, takes: f64, told: f64) -> Crowd {
+    Crowd { load, timeout, takes, told }
+}
+
+const CROWDS: [Crowd; 21] = [
+    crowd(Load::Burst(20), 3.0, 0.1, 0.0),
+    crowd(Load::Burst(20), 3.0, 0.2, 0.0),
+    crowd(Load::Burst(20), 3.0, 0.3, 0.0),
+    crowd(Load::Burst(50), 3.0, 0.1, 0.0),
+    crowd(Load::Burst(50), 3.0, 0.2, 10.0),
+    crowd(Load::Burst(50), 3.0, 0.3, 0.0),
+    crowd(Load::Burst(200), 30.0, 0.167, 10.0),
+    crowd(Load::Loop(5), 3.0, 0.6, 5.0),
+    crowd(Load::Loop(20), 30.0, 0.3, 5.0),
+    crowd(Load::Loop(20), 30.0, 0.55, 500.0),
+    crowd(Load::Loop(50), 3.0, 0.2, 5.0),
+    crowd(Load::Loop(50), 3.0, 0.3, 20.0),
+    crowd(Load::Loop(50), 3.0, 0.5, 75.0),
+    crowd(Load::Loop(50), 3.0, 0.6, 120.0),
+    crowd(Load::Loop(200), 10.0, 0.3, 40.0),
+    crowd(Load::Open(3.0), 3.0, 0.3, 10.0),
+    crowd(Load::Open(3.0), 3.0, 0.6, 15.0),
+    crowd(Load::Open(10.0), 3.0, 0.3, 5.0),
+    crowd(Load::Open(10.0), 3.0, 0.6, 10.0),
+    crowd(Load::Open(50.0), 3.0, 0.3, 5.0),
+    crowd(Load::Open(50.0), 3.0, 0.6, 15.0),
+];
+
+/// Whether it has no limit of its own, one far above, or can do half of them at once: the crowd gets nearly as far as with `adaptive =
+/// false`. Where that does half in vain, it gets further.
+#[test]
+fn a_crowd_of_slow_answers_is_borne() {
+    let mut failures = Vec::new();
+    for Crowd { load, timeout, takes: part, told } in CROWDS {
+        let long = part * timeout;
+        let at_once = match load {
+            Load::Burst(clients) | Load::Loop(clients) => clients as f64,
+            Load::Open(rate) => rate * long,
+        };
+        let differ = Takes::Uniform(long * 0.95, long * 1.05);
+        for (times, takes) in [(100.0, Takes::Constant(long)), (4.0, differ), (0.5, Takes::Constant(long))] {
+            let run = |adaptive| {
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some thousands")]
+                let mut model = Model::new((at_once * times).ceil() as usize, takes, 1).within(timeout, adaptive);
+                match load {
+                    Load::Burst(clients) => model.crowd(clients, 0.05, 0.0),
+                    Load::Loop(clients) => model.crowd(clients, 0.05, 20.0 * timeout),
+                    Load::Open(rate) => model.run(0.0, 20.0 * timeout, rate),
+                }
+                model.outcome
+            };
+            let (free, outcome) = (run(false), run(true));
+            let share = 100.0 * outcome.delivered as f64 / free.delivered as f64;
+            let told_now = 100.0 * outcome.refused.len() as f64 / outcome.delivered as f64;
+            // Times that differ tell less: it is found out a round of answers later.
+            let (least, most) = match (load, takes) {
+                _ if times < 1.0 => (80.0, f64::MAX),
+                (Load::Burst(_), Takes::Uniform(..)) => (75.0, 33.0),
+                (Load::Burst(_), _) => (90.0, told),
+                _ => (89.0, told),
+            };
+            let line =
+                format!("{load:?} {part} x {times}: {share:.0} %, told {told_now:.0} %, {} in vain ({})", outcome.in_vain, free.in_vain);
+            println!("{line}");
+            // One trial that was too much.
+            if share < least || told_now > most || outcome.in_vain as f64 > (free.in_vain as f64 / 5.0).max(at_once / 5.0) {
+                failures.push(line);
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+/// Two kinds of handlers on one route, one of them overloaded, and some who send one message after the other: less is done in vain than
+/// without a limit, and nothing where all fits the timeout. One that never answers does not take the other kind's share away.
+#[test]
+fn a_kind_of_handlers_that_is_overloaded_does_little_in_vain() {
+    let (quick, slow, never) = (Takes::Constant(0.1), Takes::Constant(1.0), Takes::Constant(1000.0));
+    // Of what is done in vain without a limit, and of what is delivered, in percent.
+    for (clients, timeout, kind, vain, least) in [
+        (8, 3.0, (2, slow), 35.0, 100.0),
+        (8, 3.0, (1, slow), 30.0, 50.0),
+        (8, 3.0, (2, Takes::Exponential(1.0)), 40.0, 100.0),
+        (30, 10.0, (2, slow), 30.0, 90.0),
+        (8, 10.0, (2, slow), 0.0, 99.0),
+        (8, 3.0, (1000, never), 100.0, 40.0),
+        (30, 10.0, (1000, never), 100.0, 70.0),
+    ] {
+        let (mut delivered, mut in_vain) = ([0.0; 2], [0.0; 2]);
+        for (of, adaptive) in [true, false].into_iter().enumerate() {
+            for seed in 1..=5 {
+                let mut model = Model::of(&[(50, quick), kind], seed).within(timeout, adaptive);
+                model.crowd(clients, 0.05, 60.0);
+                delivered[of] += model.outcome.delivered as f64;
+                in_vain[of] += model.outcome.in_vain as f64;
+            }
+        }
+        let (vain_now, share) = (100.0 * in_vain[0] / in_vain[1].max(1.0), 100.0 * delivered[0] / delivered[1]);
+        println!("{clients} before {kind:?} within {timeout}: {vain_now:.0} % of what is in vain, {share:.0} % delivered");
+        assert!(vain_now <= vain && share >= least, "{clients} before {kind:?} within {timeout}: {vain_now:.0}, {share:.0}");
+    }
 }
 
 /// One in a hundred is never answered: the others are answered as ever.

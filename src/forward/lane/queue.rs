@@ -53,6 +53,10 @@ impl<W> Queue<W> {
         self.places.front().and_then(Option::as_ref)
     }
 
+    pub(super) fn youngest(&self) -> Option<&Waiting<W>> {
+        self.places.back().and_then(Option::as_ref)
+    }
+
     pub(super) fn pop_oldest(&mut self) -> Option<Waiting<W>> {
         let oldest = self.places.pop_front().flatten()?;
         self.front += 1;

@@ -8,6 +8,9 @@ const INTERVALS: usize = 16;
 const INTERVALS_MAX: usize = 512;
 /// With fewer only the most that it may be is known.
 const LEAST: usize = 8;
+const FIRST: usize = 3;
+/// So many times as long as others.
+const HUNG: f64 = 8.0;
 /// What was learned before such a pause says nothing.
 const FADES: Duration = Duration::from_secs(10);
 
@@ -47,6 +50,13 @@ impl Rate {
     pub(super) fn answered(&mut self, now: Instant, timeout: Duration) {
         let interval = std::mem::take(&mut self.pending) + self.open(now);
         self.since = self.since.map(|_| now);
+        // It hung: what was before says nothing, nor does this.
+        if interval > timeout / 2
+            && interval.as_secs_f64() * self.intervals.len() as f64 > self.sum.as_secs_f64() * HUNG
+            && !self.intervals.is_empty()
+        {
+            return self.forget();
+        }
         self.intervals.push_back(interval);
         self.sum += interval;
         while let Some(oldest) = self.intervals.front().copied()
@@ -75,7 +85,8 @@ impl Rate {
     /// Lower the longer none comes; `None`: not known.
     pub(super) fn per_second(&self, now: Instant, in_flight: usize) -> Option<f64> {
         let known = self.intervals.len();
-        if known == 0 {
+        // Others may be as soon as the first.
+        if known == 0 || (known < FIRST && self.open(now) < self.sum / 4) {
             return None;
         }
         // The first answers come side by side: as if those in flight came now.
