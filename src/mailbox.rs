@@ -27,6 +27,19 @@ pub fn canonical(mailbox: &str) -> String {
     }
 }
 
+/// What a sender may mean by one mailbox: the domain's spellings and needless quotes are no matter, but an application may tell its tokens apart
+/// by the letters' case.
+#[must_use]
+pub fn as_named(mailbox: &str) -> String {
+    let (local_part, name) = split(mailbox);
+    let mut text = unquoted(local_part).into_owned();
+    if let Some(name) = name {
+        text.push('@');
+        text.push_str(&domain(name));
+    }
+    text
+}
+
 /// Nearly every mailbox: no quotes, no literal, no A-label and no final dot, so that its spellings differ by the case of letters only.
 fn is_plain(mailbox: &str) -> bool {
     // Without a branch for each octet.

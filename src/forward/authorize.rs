@@ -6,7 +6,7 @@ use super::line::Line;
 use super::place::Place;
 use super::question::{Authorization, Authorized};
 use crate::config::{Route, Target};
-use crate::http::{Answer, BODY_KEPT, Request, same_origin};
+use crate::http::{Answer, BODY_KEPT, Request, Wanted, same_origin};
 use serde_json::{Map, Value};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -55,7 +55,7 @@ impl Question {
             at_home,
             redirected: false,
             only_public: false,
-            wanted: if route.authorize_to.is_empty() { BODY_KEPT } else { ANSWER_MAX },
+            wanted: if route.authorize_to.is_empty() { Wanted::Start } else { Wanted::Body(ANSWER_MAX) },
         };
         match self.0.client().post(&request).await {
             Ok(answer) => (judged(route, &answer), answer.cache_control.as_deref().and_then(answers::age)),
@@ -70,27 +70,29 @@ impl Question {
 fn judged(route: &Route, answer: &Answer) -> Authorized {
     let response = &answer.response;
     match response.status {
-        200..=299 => match place(route, answer) {
-            Ok(place) => Authorized::Yes(place.map(Arc::new)),
-            Err(why) => {
-                tracing::warn!(route = route.name, why, "the authorization callback names a place where the message may not go");
-                Authorized::Unknown
+        200..=299 => {
+            let body = response.json().filter(|_| !route.authorize_to.is_empty());
+            if body.is_some() && !answer.is_whole {
+                // It may have named another place than what is left of it says.
+                tracing::warn!(
+                    route = route.name,
+                    "the authorization callback's answer did not all come in time, or is longer than {ANSWER_MAX} octets"
+                );
+                return Authorized::Unknown;
             }
-        },
+            match body.map_or(Ok(None), |body| Place::read(route, body, answer.from_public)) {
+                Ok(place) => Authorized::Yes(place.map(Arc::new)),
+                Err(why) => {
+                    tracing::warn!(route = route.name, why, "the authorization callback names a place where the message may not go");
+                    Authorized::Unknown
+                }
+            }
+        }
         // Applications say 401 to mean "no"; only with a challenge it is about us.
         status @ (401 | 407) if route.defer_statuses.contains(&status) && response.challenges => Authorized::Unknown,
         status @ 400..=499 if !matches!(status, 401 | 407) && route.defer_statuses.contains(&status) => Authorized::Unknown,
         400..=499 => Authorized::No(response.text().map(|text| text.chars().take(BODY_KEPT).collect())),
         _ => Authorized::Unknown,
-    }
-}
-
-/// What is not all there may have named another place than what is left of it says.
-fn place(route: &Route, answer: &Answer) -> Result<Option<Place>, String> {
-    match answer.response.json().filter(|_| !route.authorize_to.is_empty()) {
-        None => Ok(None),
-        Some(_) if !answer.is_whole => Err(format!("the answer broke off, or is longer than {ANSWER_MAX} octets")),
-        Some(body) => Place::read(route, body, answer.from_public),
     }
 }
 

@@ -3,6 +3,7 @@
 use super::identity::Identity;
 use crate::config::{self, Route};
 use crate::http::{Client, Proxy, Resolver, Roots, Tls};
+use crate::stats::Stats;
 use rustls::client::ResolvesClientCert;
 use rustls::pki_types::CertificateDer;
 use std::collections::{HashMap, HashSet};
@@ -16,6 +17,7 @@ pub(super) struct Clients {
     trusted: Mutex<HashMap<Settings, Trusted>>,
     /// The proxy that they ask through.
     proxied: Mutex<Option<config::Proxy>>,
+    stats: Arc<Stats>,
 }
 
 /// The authority's file, and what is shown.
@@ -32,10 +34,10 @@ struct Trusted {
 impl Clients {
     /// # Errors
     /// There is no thread for the names of hosts.
-    pub(super) fn start(dns: &config::Dns) -> Result<Self, String> {
+    pub(super) fn start(dns: &config::Dns, stats: &Arc<Stats>) -> Result<Self, String> {
         let resolver =
             Resolver::start(&dns.servers, dns.timeout).map_err(|error| format!("no thread for the names of endpoints: {error}"))?;
-        Ok(Self { resolver, trusted: Mutex::default(), proxied: Mutex::default() })
+        Ok(Self { resolver, trusted: Mutex::default(), proxied: Mutex::default(), stats: Arc::clone(stats) })
     }
 
     /// The routes' clients in their order. System roots and files are read anew, so a reload takes up changed ones; where nothing has changed
@@ -63,7 +65,10 @@ impl Clients {
                 }
                 let certificates = read.entry(route.ca_certificate.clone()).or_insert_with(|| Certificates::read(&route.ca_certificate));
                 let old = self.trusted().get(&settings).cloned();
-                let made = certificates.as_mut().map_err(|error| error.clone()).and_then(|certificates| certificates.trusted(shown, old));
+                let made = certificates
+                    .as_mut()
+                    .map_err(|error| error.clone())
+                    .and_then(|certificates| certificates.trusted(shown, old, &self.stats));
                 let made = made.map_err(|error| format!("route {}: {error}", route.name));
                 let tls = made.as_ref().map(|made| made.tls.clone()).map_err(Clone::clone);
                 new.insert(settings, made);
@@ -159,7 +164,7 @@ impl Certificates {
     }
 
     /// `old` is what was made of the same settings before.
-    fn trusted(&mut self, shown: &Option<config::Identity>, old: Option<Trusted>) -> Result<Trusted, String> {
+    fn trusted(&mut self, shown: &Option<config::Identity>, old: Option<Trusted>, stats: &Arc<Stats>) -> Result<Trusted, String> {
         if let Some(old) = old.as_ref().filter(|old| old.certificates == self.hash) {
             // It looks after its own files.
             old.identity.iter().for_each(|identity| _ = identity.watch());
@@ -167,7 +172,7 @@ impl Certificates {
         }
         let identity = match (shown, old.and_then(|old| old.identity)) {
             (Some(_), Some(identity)) => Some(identity),
-            (Some(files), None) => Some(Identity::load(files)?),
+            (Some(files), None) => Some(Identity::load(files, stats)?),
             (None, _) => None,
         };
         let resolver = identity.clone().map(|identity| identity as Arc<dyn ResolvesClientCert>);

@@ -6,7 +6,7 @@ use super::job::NoAnswer;
 use super::place::Place;
 use super::prepare::Prepared;
 use crate::config::{Route, Target};
-use crate::http::{self, BODY_KEPT, Client, Request, Response};
+use crate::http::{self, Client, Request, Response, Wanted};
 use std::time::{Duration, Instant};
 use url::Url;
 
@@ -66,7 +66,7 @@ pub(super) async fn ask(
             at_home: stayed && own,
             redirected: !stayed || place.is_some_and(|place| place.foreign),
             only_public,
-            wanted: BODY_KEPT,
+            wanted: Wanted::Start,
         };
         let answer = client.post(&request).await?;
         *waited += answer.waited;

@@ -58,7 +58,7 @@ impl Forwarders {
             lines: ArcSwap::default(),
             gate: Gate::new(config.forward.workers, stats),
             pool: Pool::new("forwarder", config.forward.workers, |work: prepare::Work| work()),
-            clients: Clients::start(&config.dns)?,
+            clients: Clients::start(&config.dns, stats)?,
             answers: Mutex::default(),
             scanners: Scanners::default(),
             verifier,

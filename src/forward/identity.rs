@@ -2,27 +2,29 @@
 //! that cannot be used.
 
 use crate::config::{self, files};
+use crate::stats::Stats;
 use arc_swap::ArcSwap;
 use rustls::SignatureScheme;
 use rustls::client::ResolvesClientCert;
 use rustls::sign::CertifiedKey;
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 
-#[derive(Debug)]
 pub(super) struct Identity {
     files: config::Identity,
     current: ArcSwap<CertifiedKey>,
     /// The files' content when it was last looked at: a copy with an old time stamp is new all the same.
     seen: Mutex<Option<[blake3::Hash; 2]>>,
+    stats: Arc<Stats>,
 }
 
 impl Identity {
     /// # Errors
     /// The pair cannot be read, or does not belong together.
-    pub(super) fn load(files: &config::Identity) -> Result<Arc<Self>, String> {
+    pub(super) fn load(files: &config::Identity, stats: &Arc<Stats>) -> Result<Arc<Self>, String> {
         let seen = content(files);
         let key = files::client_key(files).map_err(|error| error.to_string())?;
-        Ok(Arc::new(Self { files: files.clone(), current: ArcSwap::from_pointee(key), seen: Mutex::new(seen) }))
+        Ok(Arc::new(Self { files: files.clone(), current: ArcSwap::from_pointee(key), seen: Mutex::new(seen), stats: Arc::clone(stats) }))
     }
 
     /// Looks at the files: a renewed pair is shown from now on, with a broken one the old one stays. Says when what is shown ends.
@@ -44,8 +46,18 @@ impl Identity {
                 self.current.store(Arc::new(key));
                 tracing::info!(%file, "a renewed client certificate is in use");
             }
-            Err(error) => tracing::error!(%file, %error, "a changed client certificate cannot be used, the old one stays"),
+            Err(error) => {
+                self.stats.certificates.reload_failures.add(1);
+                tracing::error!(%file, %error, "a changed client certificate cannot be used, the old one stays");
+            }
         }
+    }
+}
+
+/// As rustls asks of it.
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Identity").field(&self.files.certificate).finish()
     }
 }
 

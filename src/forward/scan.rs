@@ -6,18 +6,21 @@
 use super::job::Job;
 use super::lane::{Admission, Breaker};
 use crate::config::{self, Route, Scan};
-use crate::http::{Client, Request, Response};
+use crate::http::{Client, Request, Response, Wanted};
 use crate::stats::Scans;
 use arc_swap::ArcSwap;
-use serde_json::{Map, Value};
+use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde_json::Value;
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// All in all, and no more than a quarter of the route's `timeout`.
 const TIMEOUT: Duration = Duration::from_secs(5);
-/// Octets of an answer that are looked at: each symbol that fired has an object of its own.
+/// Octets of an answer that are looked at: each symbol that fired has an object of its own. Behind them there is what a sender can make as long
+/// as he likes, the addresses that his text links to.
 const ANSWER_MAX: usize = 64 * 1024;
 /// Octets of the symbols' names that are kept, and of the action.
 const SYMBOLS_MAX: usize = 4 * 1024;
@@ -67,13 +70,14 @@ impl Scanners {
             return None;
         };
         let deadline = job.deadline().min(now + TIMEOUT.min(job.route.timeout / 4));
-        let (headers, body) = (headers(scan, job), [job.body.octets()]);
+        let ip = job.envelope.peer.ip.to_string();
+        let (headers, body) = (headers(scan, job, &ip), [job.body.octets()]);
         let request = Request {
             url: &scan.url,
             headers: &headers,
             len: job.octets(),
             body: &body,
-            wanted: ANSWER_MAX,
+            wanted: Wanted::Body(ANSWER_MAX),
             deadline,
             socket: scan.socket.as_deref(),
             at_home: false,
@@ -144,10 +148,10 @@ impl Drop for Question<'_> {
 }
 
 /// What Rspamd wants to know of the envelope.
-fn headers<'a>(scan: &'a Scan, job: &'a Job) -> Vec<(&'static str, &'a str)> {
+fn headers<'a>(scan: &'a Scan, job: &'a Job, ip: &'a str) -> Vec<(&'static str, &'a str)> {
     let envelope = &job.envelope;
     let from = if envelope.reverse_path.is_empty() { "<>" } else { &envelope.reverse_path };
-    let mut headers = vec![("queue-id", job.webhook_id.as_str()), ("helo", &envelope.helo), ("from", from)];
+    let mut headers = vec![("queue-id", job.webhook_id.as_str()), ("ip", ip), ("helo", &envelope.helo), ("from", from)];
     headers.extend(envelope.recipients.iter().map(|recipient| ("rcpt", recipient.as_str())));
     if let Some((version, cipher)) = envelope.tls.as_deref().and_then(|tls| tls.split_once(' ')) {
         headers.extend([("tls-version", version), ("tls-cipher", cipher)]);
@@ -156,26 +160,87 @@ fn headers<'a>(scan: &'a Scan, job: &'a Job) -> Vec<(&'static str, &'a str)> {
     headers
 }
 
-/// The verdict in the contract's words; `None`: it is none.
+/// The verdict in the contract's words; `None`: it is none. What is cut off behind `ANSWER_MAX` says nothing else of it.
 fn verdict(response: &Response) -> Option<Value> {
     if response.status != 200 {
         return None;
     }
-    let answer: Map<String, Value> = serde_json::from_str(&response.body).ok()?;
-    let number = |name: &str| answer.get(name).filter(|value| value.is_number()).cloned();
-    let action: String = answer.get("action")?.as_str()?.chars().take(ACTION_MAX).collect();
-    let mut left = SYMBOLS_MAX;
-    let fits = |name: &&String| {
-        left = left.saturating_sub(name.len());
-        left > 0
-    };
-    let symbols: Vec<_> = answer.get("symbols").and_then(Value::as_object).into_iter().flat_map(Map::keys).take_while(fits).collect();
+    let mut verdict = Verdict::default();
+    let mut answer = serde_json::Deserializer::from_str(&response.body);
+    let read = answer.deserialize_map(&mut verdict).and_then(|()| answer.end());
+    // A character that was cut in two is left out.
+    let is_cut = response.body.len() >= ANSWER_MAX - 3;
+    if read.is_err_and(|error| !(error.is_eof() && is_cut)) {
+        return None;
+    }
+    let number = |value: Option<Value>| value.filter(Value::is_number);
     Some(serde_json::json!({
-        "score": number("score")?,
-        "required": number("required_score")?,
-        "action": action,
-        "symbols": symbols,
+        "score": number(verdict.score)?,
+        "required": number(verdict.required)?,
+        "action": verdict.action?.as_str()?.chars().take(ACTION_MAX).collect::<String>(),
+        "symbols": verdict.symbols.0,
     }))
+}
+
+/// What has come of an answer, whether or not the rest does.
+#[derive(Default)]
+struct Verdict {
+    score: Option<Value>,
+    required: Option<Value>,
+    action: Option<Value>,
+    symbols: Symbols,
+}
+
+/// The names that there is room for, and how many octets these have.
+#[derive(Default)]
+struct Symbols(Vec<String>, usize);
+
+impl<'de> Visitor<'de> for &mut Verdict {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a verdict")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut answer: A) -> Result<(), A::Error> {
+        while let Some(name) = answer.next_key::<String>()? {
+            match name.as_str() {
+                "score" => self.score = Some(answer.next_value()?),
+                "required_score" => self.required = Some(answer.next_value()?),
+                "action" => self.action = Some(answer.next_value()?),
+                "symbols" => answer.next_value_seed(&mut self.symbols)?,
+                _ => _ = answer.next_value::<IgnoredAny>()?,
+            }
+        }
+        Ok(())
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for &mut Symbols {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, symbols: D) -> Result<(), D::Error> {
+        symbols.deserialize_map(self)
+    }
+}
+
+impl<'de> Visitor<'de> for &mut Symbols {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("symbols")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut symbols: A) -> Result<(), A::Error> {
+        while let Some(name) = symbols.next_key::<String>()? {
+            self.1 += name.len();
+            if self.1 < SYMBOLS_MAX {
+                self.0.push(name);
+            }
+            symbols.next_value::<IgnoredAny>()?;
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -224,6 +289,12 @@ mod tests {
         let body = format!(r#"{{"score":1,"required_score":2,"action":"{}","symbols":{{{}}}}}"#, "x".repeat(500), many.join(","));
         let verdict = of(200, &body).unwrap();
         assert!(verdict.to_string().len() < 8 * 1024 && verdict["symbols"].as_array().unwrap().len() > 100);
+        // A text with so many links makes the answer as long as it likes.
+        let head = r#"{"score":7.5,"required_score":15,"action":"add header","symbols":{"A":{}},"urls":[""#;
+        let long = format!("{head}{}", "x".repeat(ANSWER_MAX - head.len()));
+        assert_eq!(of(200, &long), Some(serde_json::json!({ "score": 7.5, "required": 15, "action": "add header", "symbols": ["A"] })));
+        assert_eq!(of(200, head), None, "it broke off");
+        assert_eq!(of(200, &long.replace("[", "]")), None);
     }
 
     #[test]

@@ -6,9 +6,10 @@ use super::address;
 use super::failure::{NoAnswer, Phase, is_late};
 use super::framing::Body;
 use super::head::{self, Framing, Head};
-use super::request::Request;
-use super::response::{Answer, Response};
+use super::request::{Request, Wanted};
+use super::response::{Answer, BODY_KEPT, Response};
 use super::wire::{Progress, Wire};
+use rustls::AlertDescription;
 use std::time::{Duration, Instant};
 
 /// Octets of a response body that are read.
@@ -40,13 +41,17 @@ pub(super) async fn call(mut wire: Wire, head: &[u8], request: &Request<'_>, pro
     let sent = Instant::now();
     let mut head = answered(&mut wire, &mut input, progress, deadline).await?;
     let answered = Instant::now();
+    let (wanted, until) = match wanted {
+        Wanted::Body(most) if (200..300).contains(&head.status) => (most, deadline),
+        Wanted::Body(_) | Wanted::Start => (BODY_KEPT, deadline.min(answered + BODY_PATIENCE)),
+    };
     let mut body = Body::new(head.framing);
     let mut kept = Vec::new();
     let mut reading = Reading { body: &mut body, kept: &mut kept, wanted };
-    let to_the_end = reading.read(&mut wire, &mut input, progress, deadline.min(answered + BODY_PATIENCE)).await;
+    let to_the_end = reading.read(&mut wire, &mut input, progress, until).await;
     // Octets behind the answer are nobody's.
     let reusable = head.keeps_alive && body.has_ended() && !progress.incomplete && input.is_empty();
-    let is_whole = (body.has_ended() || head.framing == Framing::Close && to_the_end) && kept.len() < wanted.max(1);
+    let is_whole = (body.has_ended() || head.framing == Framing::Close && to_the_end) && kept.len() < wanted;
     let (location, cache_control) = (head.location.take(), head.cache_control.take());
     let response = Response::new(head, kept, wanted);
     let answer = Answer { response, location, cache_control, is_whole, from_public, waited: answered - sent };
@@ -55,7 +60,26 @@ pub(super) async fn call(mut wire: Wire, head: &[u8], request: &Request<'_>, pro
 
 fn failed(progress: &mut Progress, phase: Phase, error: &std::io::Error) -> NoAnswer {
     progress.timed_out = is_late(error);
+    let alert = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    let phase = if alert.is_some_and(is_of_certificate) { Phase::Tls } else { phase };
     NoAnswer::of(phase, error)
+}
+
+/// With TLS 1.3 a client hears of what is wrong with its certificate behind its own handshake.
+fn is_of_certificate(error: &rustls::Error) -> bool {
+    use AlertDescription as A;
+    let rustls::Error::AlertReceived(alert) = error else { return false };
+    matches!(
+        alert,
+        A::BadCertificate
+            | A::UnsupportedCertificate
+            | A::CertificateRevoked
+            | A::CertificateExpired
+            | A::CertificateUnknown
+            | A::CertificateRequired
+            | A::UnknownCA
+            | A::AccessDenied
+    )
 }
 
 /// Reads a status line and header; 1xx go by. What came behind them stays in `input`.

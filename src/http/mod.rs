@@ -28,6 +28,6 @@ pub use failure::{NoAnswer, Phase};
 pub use names::{Names, Resolver};
 pub use proxy::{Proxy, is_proxied, tunnel};
 pub use redirect::{follow, same_origin};
-pub use request::Request;
+pub use request::{Request, Wanted};
 pub use response::{Answer, BODY_KEPT, Response};
 pub use trust::{Roots, Tls};

@@ -22,8 +22,16 @@ pub struct Request<'a> {
     pub redirected: bool,
     /// Uses no connection to a loopback, link-local or private address.
     pub only_public: bool,
-    /// Octets of the answer's body that are wanted.
-    pub wanted: usize,
+    pub wanted: Wanted,
+}
+
+/// What is wanted of the answer's body.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    /// The status line has been the answer: the body's start, as far as it comes soon.
+    Start,
+    /// The body of a 2xx is the answer: so many octets at the most, by the deadline.
+    Body(usize),
 }
 
 const USER_AGENT: &str = concat!("mailsluice/", env!("CARGO_PKG_VERSION"));
@@ -82,7 +90,7 @@ fn field(head: &mut Vec<u8>, name: &str, value: &str) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Instant, Request, head};
+    use super::{Instant, Request, Wanted, head};
 
     fn of(url: &str, headers: &[(&str, &str)]) -> Result<String, String> {
         let url = url.parse().unwrap();
@@ -96,7 +104,7 @@ mod tests {
             at_home: true,
             redirected: false,
             only_public: false,
-            wanted: 0,
+            wanted: Wanted::Start,
         };
         head(&request, None).map(|octets| String::from_utf8(octets).unwrap())
     }

@@ -6,7 +6,7 @@ use super::extension::{self, MailParameters};
 use super::path;
 use super::reply;
 use super::{Reply, Settings};
-use crate::mailbox::canonical;
+use crate::mailbox::as_named;
 use std::collections::HashSet;
 
 #[derive(Debug)]
@@ -65,7 +65,7 @@ impl Transaction {
         }
         let bare = !path.mailbox.contains('@') && settings.postmaster.contains('@');
         let mailbox = if bare { settings.postmaster.clone() } else { path.mailbox };
-        if self.named.contains(&*canonical(&mailbox)) {
+        if self.named.contains(&*as_named(&mailbox)) {
             return Ok(None);
         }
         if self.recipients.len() >= settings.max_recipients {
@@ -75,7 +75,7 @@ impl Transaction {
     }
 
     pub(super) fn accept(&mut self, mailbox: String) {
-        self.named.insert(canonical(&mailbox).into());
+        self.named.insert(as_named(&mailbox).into());
         self.octets += mailbox.len();
         self.recipients.push(mailbox);
     }

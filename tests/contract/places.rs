@@ -3,6 +3,7 @@
 use crate::support::{Answer, Client, Config, Daemon, Endpoint, NameServer, Request, Says, eventually, messages};
 use serde_json::{Value, json};
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 const JSON: &str = "application/json; charset=utf-8";
 
@@ -130,6 +131,20 @@ fn what_is_not_allowed_defers_and_is_logged() {
     eventually("a line for each", || (logged() == names.len()).then_some(()));
     client.expect("RCPT TO:<fine@x.test>", "250 ");
     assert_eq!((home.count(), other.count()), (0, 0));
+}
+
+/// All of it counts, for as long as the question may take.
+#[test]
+fn an_answer_that_comes_in_pieces() {
+    let (home, other) = (Endpoint::ok(), Endpoint::ok());
+    let body = json!({ "url": other.url("/other"), "headers": { "X-Tenant": "7", "X-More": "x".repeat(100) } }).to_string();
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    let each = Duration::from_millis(2500) / u32::try_from(answer.len()).unwrap();
+    let asked = authorizer(vec![("slow", Answer::Drip(answer.into_bytes(), each))]);
+    let daemon = Daemon::start(config(&home, &asked, &["self", &origin(&other)]));
+    let mut client = Client::connect(daemon.smtp());
+    client.ehlo();
+    assert_eq!(arrives(&mut client, "slow", &other).field("x-tenant"), "7");
 }
 
 /// `https://*`: the address counts, whatever the name.

@@ -63,6 +63,30 @@ fn too_many_recipients() {
     client.data(&messages::simple("x", "text")).starts("250 ");
 }
 
+/// The domain is one however it is spelled, and quotes that say nothing are nothing; a local part is what the application makes of it.
+#[test]
+fn who_is_named_twice_counts_once() {
+    let endpoint = Endpoint::ok();
+    let daemon = Daemon::start(Config::to(&endpoint));
+    let mut client = Client::connect(daemon.smtp());
+    client.ehlo();
+    client.expect("MAIL FROM:<a@sender.test> SMTPUTF8", "250 ");
+    let named = [
+        "r+AbC@example.test",
+        "r+aBc@example.test",
+        "X@example.test",
+        "x@example.test",
+        "stra\u{df}e@b\u{fc}cher.test",
+        "strasse@b\u{fc}cher.test",
+    ];
+    let again = ["r+AbC@EXAMPLE.test", "\"x\"@example.test.", "stra\u{df}e@xn--bcher-kva.test"];
+    for to in named.into_iter().chain(again) {
+        client.expect(&format!("RCPT TO:<{to}>"), "250 2.1.5");
+    }
+    client.data(&messages::simple("x", "text")).starts("250 ");
+    assert_eq!(daemon.admin.records("").remove(0)["recipients"], serde_json::json!(named));
+}
+
 #[test]
 fn the_callback_decides() {
     let authorizer = Endpoint::with(|request| {

@@ -1,7 +1,7 @@
 //! Redirects: the same POST again, and what does not go along.
 
 use super::*;
-use crate::http;
+use crate::http::{self, Wanted};
 
 fn moved(status: u16, location: &str) -> String {
     format!("HTTP/1.1 {status} Moved\r\nLocation: {location}\r\nContent-Length: 5\r\n\r\nthere")
@@ -123,7 +123,7 @@ fn an_inner_address_is_not_connected_to_for_a_public_one() {
                     at_home: true,
                     redirected: false,
                     only_public: true,
-                    wanted: 0,
+                    wanted: Wanted::Start,
                 })
                 .await
                 .map(|_| ())

@@ -301,6 +301,7 @@ fn a_client_certificate_is_shown_renewed_and_stays_at_home() {
     // A pair that does not belong together is not used.
     std::fs::write(&key, KeyPair::generate().unwrap().serialize_pem()).unwrap();
     home.forwarders.watch();
+    assert_eq!(home.stats.certificates.reload_failures.get(), 1);
     assert_eq!(home.send(b"m").unwrap().status, 200);
     assert_eq!(*shown.lock().unwrap(), [first, second.clone(), second]);
     // Another origin that a redirect leads to does not get to see it.

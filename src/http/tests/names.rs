@@ -2,7 +2,7 @@
 
 use super::name_server::{NameServer, Says};
 use crate::http::{Client, Names};
-use crate::http::{NoAnswer, Phase, Request, Resolver, Roots, Tls};
+use crate::http::{NoAnswer, Phase, Request, Resolver, Roots, Tls, Wanted};
 use std::io::{Read as _, Write as _};
 use std::net::{IpAddr, TcpListener};
 use std::sync::{Arc, Mutex};
@@ -161,7 +161,7 @@ fn an_endpoint_that_has_moved_is_found() {
                 at_home: true,
                 redirected: false,
                 only_public: false,
-                wanted: 0,
+                wanted: Wanted::Start,
             };
             let answer = client.post(&request).await.map(|answer| answer.response.status);
             *told.lock().unwrap() = Some(answer);
