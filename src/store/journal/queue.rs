@@ -51,10 +51,11 @@ mod tests {
     fn who_waits_is_woken_by_what_comes_and_by_the_time() {
         const LONG: Duration = Duration::from_secs(60);
         let (sender, messages) = unbounded();
+        assert_eq!(receive_unparked(&FileSystem, &messages, Instant::now()).err(), Some(RecvTimeoutError::Timeout));
         let begun = Instant::now();
         let waiting = std::thread::spawn(move || {
-            assert_eq!(receive_unparked(&FileSystem, &messages, Instant::now()).err(), Some(RecvTimeoutError::Timeout));
-            while !matches!(receive_unparked(&FileSystem, &messages, begun + LONG), Ok(Message::Close)) {}
+            let next = || receive_unparked(&FileSystem, &messages, begun + LONG);
+            while !matches!(next(), Ok(Message::Close)) {}
         });
         let queue = Queue::new(sender, waiting.thread().clone());
         let (done, answer) = unbounded();
