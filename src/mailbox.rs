@@ -33,6 +33,10 @@ pub fn canonical(mailbox: &str) -> String {
 pub fn as_named(mailbox: &str) -> String {
     let (local_part, name) = split(mailbox);
     let mut text = unquoted(local_part).into_owned();
+    // Told apart by nobody (RFC 5321 section 4.5.1).
+    if text.eq_ignore_ascii_case("postmaster") {
+        text.make_ascii_lowercase();
+    }
     if let Some(name) = name {
         text.push('@');
         text.push_str(&domain(name));
