@@ -41,7 +41,12 @@ impl Identity {
 
     fn renew(&self) {
         let file = self.files.certificate.display();
-        match files::client_key(&self.files) {
+        // Who shows one that has expired is refused, often for good.
+        let used = files::client_key(&self.files).map_err(|error| error.to_string()).and_then(|key| match has_expired(&key) {
+            true if !has_expired(&self.current.load()) => Err("it has expired".to_owned()),
+            true | false => Ok(key),
+        });
+        match used {
             Ok(key) => {
                 self.current.store(Arc::new(key));
                 tracing::info!(%file, "a renewed client certificate is in use");
@@ -70,6 +75,11 @@ impl ResolvesClientCert for Identity {
     fn has_certs(&self) -> bool {
         true
     }
+}
+
+fn has_expired(key: &CertifiedKey) -> bool {
+    let end = key.cert.first().and_then(files::not_after);
+    end.is_some_and(|end| end < jiff::Timestamp::now().as_second())
 }
 
 fn content(files: &config::Identity) -> Option<[blake3::Hash; 2]> {

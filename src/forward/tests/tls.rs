@@ -270,13 +270,16 @@ fn a_client_certificate_is_shown_renewed_and_stays_at_home() {
     let authority = Authority::new();
     let dir = tempfile::tempdir().unwrap();
     let (certificate, key) = (dir.path().join("client.pem"), dir.path().join("client.key"));
-    let renew = || {
+    let renew_until = |year| {
         let pair = KeyPair::generate().unwrap();
-        let made = CertificateParams::new(vec!["mailsluice".to_owned()]).unwrap().signed_by(&pair, &authority.issuer).unwrap();
+        let mut params = CertificateParams::new(vec!["mailsluice".to_owned()]).unwrap();
+        params.not_after = rcgen::date_time_ymd(year, 1, 1);
+        let made = params.signed_by(&pair, &authority.issuer).unwrap();
         std::fs::write(&key, pair.serialize_pem()).unwrap();
         std::fs::write(&certificate, made.pem()).unwrap();
         made.der().to_vec()
     };
+    let renew = || renew_until(4000);
     let shown = Arc::<Mutex<Vec<Vec<u8>>>>::default();
     let seen = Arc::clone(&shown);
     let wanting = endpoint(demanding(&authority), move |stream, requests| {
@@ -302,6 +305,10 @@ fn a_client_certificate_is_shown_renewed_and_stays_at_home() {
     std::fs::write(&key, KeyPair::generate().unwrap().serialize_pem()).unwrap();
     home.forwarders.watch();
     assert_eq!(home.stats.certificates.reload_failures.get(), 1);
+    // Nor is one that nobody takes any more.
+    renew_until(2020);
+    home.forwarders.watch();
+    assert_eq!(home.stats.certificates.reload_failures.get(), 2);
     assert_eq!(home.send(b"m").unwrap().status, 200);
     assert_eq!(*shown.lock().unwrap(), [first, second.clone(), second]);
     // Another origin that a redirect leads to does not get to see it.
