@@ -26,6 +26,7 @@ pub(super) struct Value {
 #[derive(Clone, Debug)]
 pub(super) struct Block {
     pub(super) header: String,
+    pub(super) start: Option<usize>,
     pub(super) values: Vec<Value>,
 }
 
@@ -41,10 +42,11 @@ impl Values {
 }
 
 impl Block {
+    /// Of what is not written: where the table begins.
     pub(super) fn line(&self, key: &str) -> Option<usize> {
-        match &self.values.iter().find(|value| value.key == key)?.origin {
-            Origin::Default => None,
-            Origin::Line(line) | Origin::NamedFile { line, .. } => Some(*line),
+        match self.values.iter().find(|value| value.key == key).map(|value| &value.origin) {
+            None | Some(Origin::Default) => self.start,
+            Some(Origin::Line(line) | Origin::NamedFile { line, .. }) => Some(*line),
         }
     }
 

@@ -162,7 +162,7 @@ impl<'d> Section<'d> {
 
     /// The values that were read, for `check`.
     pub(super) fn into_block(self) -> Block {
-        Block { header: self.header, values: self.values }
+        Block { header: self.header, start: self.line, values: self.values }
     }
 
     // --- texts
@@ -388,6 +388,15 @@ impl<'d> Section<'d> {
         if let Some(value) = self.values.iter_mut().rev().find(|value| value.key == key) {
             value.example = Some(format!("for {recipient}: {text}"));
         }
+    }
+
+    /// Where a value that was read stands, or else the table.
+    pub(super) fn place_of(&self, key: &str) -> Place {
+        let line = self.values.iter().find(|value| value.key == key).and_then(|value| match &value.origin {
+            Origin::Default => None,
+            Origin::Line(line) | Origin::NamedFile { line, .. } => Some(*line),
+        });
+        self.place(key, line.or(self.line))
     }
 
     /// The file that a text was read from.

@@ -36,61 +36,48 @@ pub(super) struct Included {
     pub(super) broken: Vec<ConfigError>,
 }
 
+/// One file as it is now, or why it cannot be in use so, beside what of it was in use before.
+pub(super) struct Choice {
+    pub(super) read: Result<Arc<RouteFile>, ConfigError>,
+    pub(super) before: Option<Arc<RouteFile>>,
+}
+
+impl Choice {
+    pub(super) fn in_use(&self) -> Option<&Arc<RouteFile>> {
+        self.read.as_ref().ok().or(self.before.as_ref())
+    }
+}
+
 /// Files by the patterns' order, then by name; a relative pattern starts beside the configuration file. With `old` files (at a reload)
 /// a broken one is none that ends it.
-pub(super) fn read_all(
-    patterns: &FoundList,
-    beside: &Path,
-    old: Option<&[Arc<RouteFile>]>,
-    taken: &mut HashSet<String>,
-) -> Result<Included, ConfigError> {
+pub(super) fn read_all(patterns: &FoundList, beside: &Path, old: Option<&[Arc<RouteFile>]>) -> Result<Vec<Choice>, ConfigError> {
     let known: HashMap<&Path, &Arc<RouteFile>> = old.unwrap_or_default().iter().map(|file| (file.path.as_path(), file)).collect();
-    let mut included = Included::default();
+    let mut choices = Vec::new();
     for path in paths(patterns, beside)? {
         let before = known.get(path.as_path()).copied();
         let unchanged = before.filter(|file| file.named.is_none() && file.stamp.is_some() && file.stamp == Stamp::of(&path));
         let read = match unchanged {
-            Some(file) => free(file, taken).map(|()| Arc::clone(file)),
-            None => RouteFile::read(&path, before, taken).map(Arc::new),
+            Some(file) => Ok(Arc::clone(file)),
+            None => RouteFile::read(&path, before).map(Arc::new),
         };
         // At a reload what its routes name is a part of it; at the start all of that is checked in the end.
         let read = match read {
             Ok(file) if old.is_some() && unchanged.is_none() => file.check().map(|()| file),
+            Err(error) if old.is_none() => return Err(error),
             read => read,
         };
-        let file = match read {
-            Ok(file) => file,
-            Err(error) if old.is_none() => return Err(error),
-            Err(error) => {
-                included.broken.push(error);
-                match before.filter(|file| free(file, taken).is_ok()) {
-                    Some(file) => Arc::clone(file),
-                    None => continue,
-                }
-            }
-        };
-        taken.extend(file.routes.iter().map(|route| route.name.clone()));
-        included.files.push(file);
+        choices.push(Choice { read, before: before.cloned() });
     }
-    Ok(included)
+    Ok(choices)
 }
 
 /// The same files with the values as they are now, of which at least one has changed.
-pub(super) fn values_again(old: &[Arc<RouteFile>], taken: &mut HashSet<String>) -> Included {
-    let mut included = Included::default();
-    for file in old {
-        let again = match &file.named {
-            Some(named) => RouteFile::parse(&file.path, file.stamp, named.0.expose().to_owned(), named.1.clone(), taken).map(Arc::new),
-            None => Ok(Arc::clone(file)),
-        };
-        let file = again.unwrap_or_else(|error| {
-            included.broken.push(error);
-            Arc::clone(file)
-        });
-        taken.extend(file.routes.iter().map(|route| route.name.clone()));
-        included.files.push(file);
-    }
-    included
+pub(super) fn values_again(old: &[Arc<RouteFile>]) -> Vec<Choice> {
+    let again = |file: &Arc<RouteFile>| match &file.named {
+        Some(named) => RouteFile::parse(&file.path, file.stamp, named.0.expose().to_owned(), named.1.clone()).map(Arc::new),
+        None => Ok(Arc::clone(file)),
+    };
+    old.iter().map(|file| Choice { read: again(file), before: Some(Arc::clone(file)) }).collect()
 }
 
 fn paths(patterns: &FoundList, beside: &Path) -> Result<Vec<PathBuf>, ConfigError> {
@@ -124,42 +111,25 @@ fn is_hidden(path: &Path, pattern: &Path) -> bool {
     path.components().skip(pattern.components().take_while(plain).count()).any(begins_with_dot)
 }
 
-/// Its routes' names are not taken.
-fn free(file: &RouteFile, taken: &HashSet<String>) -> Result<(), ConfigError> {
-    match file.routes.iter().find(|route| taken.contains(&route.name)) {
-        None => Ok(()),
-        Some(route) => {
-            let place = Place { file: file.path.display().to_string(), line: None, key: "route.name".to_owned() };
-            Err(route::name_taken(&place, &route.name))
-        }
-    }
-}
-
 impl RouteFile {
-    fn read(path: &Path, before: Option<&Arc<Self>>, taken: &HashSet<String>) -> Result<Self, ConfigError> {
+    fn read(path: &Path, before: Option<&Arc<Self>>) -> Result<Self, ConfigError> {
         // Before the text: what is written meanwhile is seen the next time.
         let stamp = Stamp::of(path).filter(Stamp::is_settled);
         let text = stamp::text(path).map_err(|source| ConfigError::Unreadable { file: path.to_owned(), source })?;
         let named_before = before.and_then(|before| before.named.as_ref()).map(|named| named.1.clone());
-        let mut file = Self::parse(path, stamp, text, named_before.unwrap_or_default(), taken)?;
+        let mut file = Self::parse(path, stamp, text, named_before.unwrap_or_default())?;
         file.routes = route::as_before(file.routes, before.map(|before| before.routes.as_slice()).unwrap_or_default());
         Ok(file)
     }
 
-    fn parse(
-        path: &Path,
-        stamp: Option<Stamp>,
-        text: String,
-        named_before: NamedFiles,
-        taken: &HashSet<String>,
-    ) -> Result<Self, ConfigError> {
+    fn parse(path: &Path, stamp: Option<Stamp>, text: String, named_before: NamedFiles) -> Result<Self, ConfigError> {
         let source = Source::new(path.display().to_string(), text, named_before);
         let tree = source.parse()?;
         let root = Section::root(&source, tree.get_ref(), &KEYS)?;
         let mut sections = root.tables("route", &route::KEYS)?;
         sections.iter_mut().for_each(Section::be_brief);
         let mut warnings = Vec::new();
-        let routes = route::read_all(&mut sections, &default_name(path), taken, &mut warnings)?;
+        let routes = route::read_all(&mut sections, &default_name(path), &mut warnings)?;
         let blocks = sections.into_iter().map(Section::into_block).collect();
         drop(root);
         drop(tree);
@@ -169,11 +139,13 @@ impl RouteFile {
     }
 
     fn check(&self) -> Result<(), ConfigError> {
-        check_routes(&self.routes, |index, key| Place {
-            file: self.path.display().to_string(),
-            line: self.blocks.get(index).and_then(|block| block.line(key)),
-            key: format!("route.{key}"),
-        })
+        check_routes(&self.routes, |index, key| self.place(index, key))
+    }
+
+    /// Where a key of a route stands.
+    pub(super) fn place(&self, index: usize, key: &str) -> Place {
+        let line = self.blocks.get(index).and_then(|block| block.line(key));
+        Place { file: self.path.display().to_string(), line, key: format!("route.{key}") }
     }
 
     /// Has any of the files that its values stand in changed?
@@ -380,6 +352,94 @@ mod tests {
         folder.routes("routes.d/4.toml", &["e"]);
         let (config, broken) = folder.again(&config);
         assert_eq!((names(&config), broken.len()), (vec!["a", "b", "e"], 0));
+    }
+
+    /// Whatever comes in elsewhere under its name, or however its file breaks.
+    #[test]
+    fn no_route_that_was_in_use_goes_for_a_name() {
+        const JUNK: &str = "[[";
+        // What is written then, what is in use, and what is said.
+        type Case = (&'static [(&'static str, &'static str)], &'static str, &'static [&'static str]);
+        let own = format!("[[route]]\nname = \"own\"\nrecipients = [\"*@own.example\"]\n{URL}");
+        let before: &[(&str, &[&str])] = &[("a", &["a0", "a1"]), ("b", &["b0", "b1"]), ("c", &["c0"])];
+        let cases: &[Case] = &[
+            (&[("a", "a0 a1 b1")], "a0 a1 b0 b1 c0", &["routes.d/a.toml:10: route.name: \"b1\" is a route of routes.d/b.toml already"]),
+            // The file that has the name is written as well, and comes in.
+            (
+                &[("a", "a0 b1"), ("b", "b1 b2")],
+                "a0 a1 b1 b2 c0",
+                &["routes.d/a.toml:6: route.name: \"b1\" is a route of routes.d/b.toml already"],
+            ),
+            (
+                &[("a", "b0 a0"), ("b", JUNK)],
+                "a0 a1 b0 b1 c0",
+                &["routes.d/a.toml:2: route.name: \"b0\" is a route of", "routes.d/b.toml:1: not TOML"],
+            ),
+            (&[("b", "b0 b1 a1")], "a0 a1 b0 b1 c0", &["routes.d/b.toml:10: route.name: a route before this one is named \"a1\" as well"]),
+            // One gives way to a broken one, and what it had is missing to a third.
+            (
+                &[("a", "a0 b1"), ("b", "b0 c0"), ("c", JUNK)],
+                "a0 a1 b0 b1 c0",
+                &["routes.d/a.toml:6: route.name: \"b1\" is", "routes.d/b.toml:6: route.name: \"c0\" is", "routes.d/c.toml:1: not TOML"],
+            ),
+            // Names change places, and nothing is wrong with that.
+            (&[("a", "b0 a1"), ("b", "a0 b1")], "b0 a1 a0 b1 c0", &[]),
+            (&[("a", "a0"), ("c", "a1 c0")], "a0 b0 b1 a1 c0", &[]),
+            // New files: the one in front has what both want, and none has what is in use.
+            (
+                &[("0", "x y"), ("d", "y"), ("1", "c0 z")],
+                "x y a0 a1 b0 b1 c0",
+                &[
+                    "routes.d/1.toml:2: route.name: \"c0\" is a route of routes.d/c.toml already",
+                    "routes.d/d.toml:2: route.name: a route before",
+                ],
+            ),
+            (&[("0", "a0 b0 c0")], "a0 a1 b0 b1 c0", &["routes.d/0.toml:2: route.name: \"a0\" is a route of"]),
+            (&[("b", "own")], "a0 a1 b0 b1 c0", &["routes.d/b.toml:2: route.name: a route before this one is named \"own\""]),
+        ];
+        for (then, used, said) in cases {
+            let folder = Folder::new(&own);
+            before.iter().for_each(|(file, routes)| folder.routes(&format!("routes.d/{file}.toml"), routes));
+            let config = folder.load().unwrap();
+            for (file, routes) in *then {
+                let file = format!("routes.d/{file}.toml");
+                if *routes == JUNK {
+                    folder.write(&file, JUNK);
+                } else {
+                    folder.routes(&file, &routes.split(' ').collect::<Vec<_>>());
+                }
+            }
+            let (again, broken) = folder.again(&config);
+            assert_eq!(names(&again)[1..].join(" "), *used, "{then:?}");
+            assert!(broken.len() == said.len() && broken.iter().zip(*said).all(|(got, said)| got.starts_with(said)), "{broken:?}");
+            // Again and again the same.
+            let (third, broken_again) = folder.again(&again);
+            assert_eq!((names(&third), broken_again), (names(&again), broken), "{then:?}");
+            assert_eq!(folder.load().is_ok(), said.is_empty(), "{then:?}");
+        }
+        // The configuration file has nothing to go back to but all of it.
+        let folder = Folder::new(&own);
+        before.iter().for_each(|(file, routes)| folder.routes(&format!("routes.d/{file}.toml"), routes));
+        let config = folder.load().unwrap();
+        folder.write(
+            "main.toml",
+            &format!("include = [\"routes.d/*.toml\"]\n[smtp]\nhostname = \"mx.example.com\"\n{own}[[route]]\nname = \"b1\"\nrecipients = [\"*\"]\n{URL}"),
+        );
+        for broken in [false, true] {
+            if broken {
+                folder.write("routes.d/b.toml", "junk");
+            }
+            let error = folder.line(&Config::load_again(&folder.0.path().join("main.toml"), &config).unwrap_err());
+            assert!(error.starts_with("main.toml:9: route.name: \"b1\" is a route of routes.d/b.toml already"), "{error}");
+        }
+        // Without a name of its own a route stands where its table begins.
+        folder.write("routes.d/b.toml", &format!("\n[[route]]\nrecipients = [\"*\"]\n{URL}"));
+        folder.routes("routes.d/c.toml", &["b-1"]);
+        let (_, broken) = Config::load_again(&folder.0.path().join("main.toml"), &config).unwrap();
+        assert!(folder.line(&broken[0]).starts_with("routes.d/c.toml:2: route.name: a route before"), "{broken:?}");
+        folder.routes("routes.d/a.toml", &["b-1"]);
+        let error = folder.line(&Config::load(Some(&folder.0.path().join("main.toml"))).unwrap_err());
+        assert!(error.starts_with("routes.d/b.toml:2: route.name: a route before this one is named \"b-1\""), "{error}");
     }
 
     #[test]

@@ -2,13 +2,13 @@
 //!
 //! Reads the configuration file and the files that `*_file` keys name; the certificates are `files`' matter.
 
+use super::clash::{self, Own};
 use super::effective::Values;
 use super::error::{ConfigError, Place, Warning};
 use super::file::{Keys, Section, Source};
 use super::include::{self, Included};
 use super::named::Changes;
 use super::{Config, Origin, Route, Secret, development, fleet, other, route, smtp, unit};
-use std::collections::HashSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -57,8 +57,8 @@ impl Config {
             return Self::parse_with(self.origin.clone(), named.0.expose(), Before::Values(self));
         }
         let own = self.own_routes();
-        let mut names = own.iter().map(|route| route.name.clone()).collect();
-        let Included { files, broken } = include::values_again(&self.route_files, &mut names);
+        let place = |index| self.place_of("[[route]]", index, "name");
+        let Included { files, broken } = clash::settle(&Own { routes: own, place: &place }, include::values_again(&self.route_files))?;
         let routes = own.iter().chain(files.iter().flat_map(|file| &file.routes)).cloned().collect();
         Ok((Self { routes, route_files: files, ..self.clone() }, broken))
     }
@@ -110,17 +110,21 @@ impl Config {
             Before::Nothing => &[],
             Before::Files(old) | Before::Values(old) => old.own_routes(),
         };
-        let mut routes = route::as_before(route::read_all(&mut route_sections, "route", &HashSet::new(), &mut warnings)?, own_before);
-        let mut names = routes.iter().map(|route| route.name.clone()).collect();
+        let mut routes = route::as_before(route::read_all(&mut route_sections, "route", &mut warnings)?, own_before);
         let beside = match &origin {
             Origin::File(path) => path.parent().unwrap_or(Path::new("")),
             Origin::Development => Path::new(""),
         };
-        let Included { files: route_files, broken } = match old {
-            Before::Nothing => include::read_all(&include, beside, None, &mut names)?,
-            Before::Files(old) => include::read_all(&include, beside, Some(&old.route_files), &mut names)?,
-            Before::Values(old) => include::values_again(&old.route_files, &mut names),
+        let choices = match old {
+            Before::Nothing => include::read_all(&include, beside, None)?,
+            Before::Files(old) => include::read_all(&include, beside, Some(&old.route_files))?,
+            Before::Values(old) => include::values_again(&old.route_files),
         };
+        let place = |index: usize| route_sections.get(index).map(|section: &Section<'_>| section.place_of("name")).unwrap_or_default();
+        let Included { files: route_files, mut broken } = clash::settle(&Own { routes: &routes, place: &place }, choices)?;
+        if matches!(old, Before::Nothing) && !broken.is_empty() {
+            return Err(broken.swap_remove(0));
+        }
         for file in &route_files {
             routes.extend_from_slice(&file.routes);
             warnings.extend_from_slice(&file.warnings);

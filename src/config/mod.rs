@@ -3,6 +3,7 @@
 //! `file` is the file as written, `load` makes it effective section by section (`smtp`, `route`, `other`) within
 //! `limits`, `files` reads what it names, `effective` prints it. Nothing here logs; all fail with a one-line [`ConfigError`].
 
+mod clash;
 pub mod development;
 mod effective;
 mod error;

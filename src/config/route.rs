@@ -42,19 +42,18 @@ pub(super) fn as_before(routes: Vec<Arc<Route>>, before: &[Arc<Route>]) -> Vec<A
     routes.into_iter().map(|route| same(&route).unwrap_or(route)).collect()
 }
 
-/// All routes in their order, under names that are not taken.
+/// All routes of a file in their order, each under a name of its own.
 pub(super) fn read_all(
     sections: &mut [Section<'_>],
     default_name: &str,
-    taken: &HashSet<String>,
     warnings: &mut Vec<Warning>,
 ) -> Result<Vec<Arc<Route>>, ConfigError> {
     let mut names = HashSet::new();
     let mut routes = Vec::new();
     for (index, section) in sections.iter_mut().enumerate() {
         let name = name(section, &format!("{default_name}-{}", index + 1))?;
-        if taken.contains(&name.value) || !names.insert(name.value.clone()) {
-            return Err(name_taken(&name.place, &name.value));
+        if !names.insert(name.value.clone()) {
+            return Err(name_taken(&section.place_of("name"), &name.value));
         }
         routes.push(Arc::new(read(section, name.value, warnings)?));
     }
