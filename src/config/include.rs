@@ -50,7 +50,12 @@ impl Choice {
 
 /// Files by the patterns' order, then by name; a relative pattern starts beside the configuration file. With `old` files (at a reload)
 /// a broken one is none that ends it.
-pub(super) fn read_all(patterns: &FoundList, beside: &Path, old: Option<&[Arc<RouteFile>]>) -> Result<Vec<Choice>, ConfigError> {
+pub(super) fn read_all(
+    patterns: &FoundList,
+    beside: &Path,
+    hostname: &str,
+    old: Option<&[Arc<RouteFile>]>,
+) -> Result<Vec<Choice>, ConfigError> {
     let known: HashMap<&Path, &Arc<RouteFile>> = old.unwrap_or_default().iter().map(|file| (file.path.as_path(), file)).collect();
     let mut choices = Vec::new();
     for path in paths(patterns, beside)? {
@@ -58,7 +63,7 @@ pub(super) fn read_all(patterns: &FoundList, beside: &Path, old: Option<&[Arc<Ro
         let unchanged = before.filter(|file| file.named.is_none() && file.stamp.is_some() && file.stamp == Stamp::of(&path));
         let read = match unchanged {
             Some(file) => Ok(Arc::clone(file)),
-            None => RouteFile::read(&path, before).map(Arc::new),
+            None => RouteFile::read(&path, hostname, before).map(Arc::new),
         };
         // At a reload what its routes name is a part of it; at the start all of that is checked in the end.
         let read = match read {
@@ -72,9 +77,9 @@ pub(super) fn read_all(patterns: &FoundList, beside: &Path, old: Option<&[Arc<Ro
 }
 
 /// The same files with the values as they are now, of which at least one has changed.
-pub(super) fn values_again(old: &[Arc<RouteFile>]) -> Vec<Choice> {
+pub(super) fn values_again(old: &[Arc<RouteFile>], hostname: &str) -> Vec<Choice> {
     let again = |file: &Arc<RouteFile>| match &file.named {
-        Some(named) => RouteFile::parse(&file.path, file.stamp, named.0.expose().to_owned(), named.1.clone()).map(Arc::new),
+        Some(named) => RouteFile::parse(&file.path, hostname, file.stamp, named.0.expose().to_owned(), named.1.clone()).map(Arc::new),
         None => Ok(Arc::clone(file)),
     };
     old.iter().map(|file| Choice { read: again(file), before: Some(Arc::clone(file)) }).collect()
@@ -112,24 +117,24 @@ fn is_hidden(path: &Path, pattern: &Path) -> bool {
 }
 
 impl RouteFile {
-    fn read(path: &Path, before: Option<&Arc<Self>>) -> Result<Self, ConfigError> {
+    fn read(path: &Path, hostname: &str, before: Option<&Arc<Self>>) -> Result<Self, ConfigError> {
         // Before the text: what is written meanwhile is seen the next time.
         let stamp = Stamp::of(path).filter(Stamp::is_settled);
         let text = stamp::text(path).map_err(|source| ConfigError::Unreadable { file: path.to_owned(), source })?;
         let named_before = before.and_then(|before| before.named.as_ref()).map(|named| named.1.clone());
-        let mut file = Self::parse(path, stamp, text, named_before.unwrap_or_default())?;
+        let mut file = Self::parse(path, hostname, stamp, text, named_before.unwrap_or_default())?;
         file.routes = route::as_before(file.routes, before.map(|before| before.routes.as_slice()).unwrap_or_default());
         Ok(file)
     }
 
-    fn parse(path: &Path, stamp: Option<Stamp>, text: String, named_before: NamedFiles) -> Result<Self, ConfigError> {
+    fn parse(path: &Path, hostname: &str, stamp: Option<Stamp>, text: String, named_before: NamedFiles) -> Result<Self, ConfigError> {
         let source = Source::new(path.display().to_string(), text, named_before);
         let tree = source.parse()?;
         let root = Section::root(&source, tree.get_ref(), &KEYS)?;
         let mut sections = root.tables("route", &route::KEYS)?;
         sections.iter_mut().for_each(Section::be_brief);
         let mut warnings = Vec::new();
-        let routes = route::read_all(&mut sections, &default_name(path), &mut warnings)?;
+        let routes = route::read_all(&mut sections, &default_name(path), hostname, &mut warnings)?;
         let blocks = sections.into_iter().map(Section::into_block).collect();
         drop(root);
         drop(tree);

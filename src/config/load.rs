@@ -58,7 +58,8 @@ impl Config {
         }
         let own = self.own_routes();
         let place = |index| self.place_of("[[route]]", index, "name");
-        let Included { files, broken } = clash::settle(&Own { routes: own, place: &place }, include::values_again(&self.route_files))?;
+        let Included { files, broken } =
+            clash::settle(&Own { routes: own, place: &place }, include::values_again(&self.route_files, &self.smtp.hostname))?;
         let routes = own.iter().chain(files.iter().flat_map(|file| &file.routes)).cloned().collect();
         Ok((Self { routes, route_files: files, ..self.clone() }, broken))
     }
@@ -110,15 +111,15 @@ impl Config {
             Before::Nothing => &[],
             Before::Files(old) | Before::Values(old) => old.own_routes(),
         };
-        let mut routes = route::as_before(route::read_all(&mut route_sections, "route", &mut warnings)?, own_before);
+        let mut routes = route::as_before(route::read_all(&mut route_sections, "route", &smtp.hostname, &mut warnings)?, own_before);
         let beside = match &origin {
             Origin::File(path) => path.parent().unwrap_or(Path::new("")),
             Origin::Development => Path::new(""),
         };
         let choices = match old {
-            Before::Nothing => include::read_all(&include, beside, None)?,
-            Before::Files(old) => include::read_all(&include, beside, Some(&old.route_files))?,
-            Before::Values(old) => include::values_again(&old.route_files),
+            Before::Nothing => include::read_all(&include, beside, &smtp.hostname, None)?,
+            Before::Files(old) => include::read_all(&include, beside, &smtp.hostname, Some(&old.route_files))?,
+            Before::Values(old) => include::values_again(&old.route_files, &smtp.hostname),
         };
         let place = |index: usize| route_sections.get(index).map(|section: &Section<'_>| section.place_of("name")).unwrap_or_default();
         let Included { files: route_files, mut broken } = clash::settle(&Own { routes: &routes, place: &place }, choices)?;

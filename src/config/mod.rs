@@ -180,12 +180,12 @@ impl Route {
                 == (&other.name, &other.ca_certificate, &other.identity, &other.scan)
     }
 
-    /// Where mail for this recipient goes. `None`: the URL's path has no place for it.
+    /// Where mail for this recipient goes; one without a domain is at `hostname`. `None`: the URL's path has no place for it.
     #[must_use]
-    pub fn target_of(&self, recipient: &str) -> Option<Arc<Target>> {
+    pub fn target_of(&self, recipient: &str, hostname: &str) -> Option<Arc<Target>> {
         match &self.templates {
             None => Some(Arc::clone(&self.target)),
-            Some(templates) => templates.fill(&self.target, recipient).map(Arc::new),
+            Some(templates) => templates.fill(&self.target, recipient, hostname).map(Arc::new),
         }
     }
 }

@@ -46,6 +46,7 @@ pub(super) fn as_before(routes: Vec<Arc<Route>>, before: &[Arc<Route>]) -> Vec<A
 pub(super) fn read_all(
     sections: &mut [Section<'_>],
     default_name: &str,
+    hostname: &str,
     warnings: &mut Vec<Warning>,
 ) -> Result<Vec<Arc<Route>>, ConfigError> {
     let mut names = HashSet::new();
@@ -55,7 +56,7 @@ pub(super) fn read_all(
         if !names.insert(name.value.clone()) {
             return Err(name_taken(&section.place_of("name"), &name.value));
         }
-        routes.push(Arc::new(read(section, name.value, warnings)?));
+        routes.push(Arc::new(read(section, name.value, hostname, warnings)?));
     }
     Ok(routes)
 }
@@ -64,13 +65,12 @@ pub(super) fn name_taken(place: &Place, name: &str) -> ConfigError {
     place.invalid(format!("a route before this one is named {name:?} as well"), "give each route a name of its own")
 }
 
-fn read(section: &mut Section<'_>, name: String, warnings: &mut Vec<Warning>) -> Result<Route, ConfigError> {
+fn read(section: &mut Section<'_>, name: String, hostname: &str, warnings: &mut Vec<Warning>) -> Result<Route, ConfigError> {
     let recipients = recipients(section)?;
-    let example = recipients.first().map(|glob| template::example(glob)).unwrap_or_default();
     let Some(written) = section.secret("url")? else {
         return Err(section.missing("url", "\"https://app.example.com/inbound\""));
     };
-    let (Endpoint { url, socket, authorization, .. }, url_template) = templated(section, &written, &example)?;
+    let (Endpoint { url, socket, authorization, written: written_url }, marked, url_template) = templated(section, &written)?;
     let format = section.choice(
         "format",
         &[
@@ -88,7 +88,7 @@ fn read(section: &mut Section<'_>, name: String, warnings: &mut Vec<Warning>) ->
     let max_concurrency = section.count("max_concurrency", limits::MAX_CONCURRENCY)?;
     let adaptive = section.flag("adaptive", true)?;
     let defer_statuses = section.numbers("defer_statuses", limits::DEFER_STATUSES, limits::DEFER_STATUSES_DEFAULT)?;
-    let (headers, header_templates) = headers(section, authorization.is_some(), &example)?;
+    let (headers, header_templates) = headers(section, authorization.is_some())?;
     let templates = (url_template.is_some() || header_templates.iter().any(Template::has_placeholders))
         .then(|| Box::new(Templates { url: url_template, headers: header_templates }));
     let signing_secrets = signing_secrets(section, &name, warnings)?;
@@ -113,7 +113,23 @@ fn read(section: &mut Section<'_>, name: String, warnings: &mut Vec<Warning>) ->
     let identity = identity(section)?;
     let max_message_size = section.size_if_given("max_message_size", limits::MAX_MESSAGE_SIZE)?;
     let written = Target { url, headers };
-    let target = templates.as_deref().and_then(|templates: &Templates| templates.fill(&written, &example)).unwrap_or(written);
+    let mut target = None;
+    if let Some(templates) = &templates {
+        let example = example(&name, &recipients, |recipient| templates.fill(&written, recipient, hostname), warnings);
+        if let Some((recipient, of_example)) = example {
+            if templates.url.is_some() {
+                let url = shown_url(&marked, &written_url, authorization.is_some());
+                section.show_example("url", &recipient, &marked.filled(&url, &recipient, hostname));
+            }
+            let shown = written.headers.iter().zip(&templates.headers).filter(|(_, template)| template.has_placeholders());
+            let shown: Vec<_> = shown.map(|((name, _), template)| format!("{name}: {}", template.shown(&recipient, hostname))).collect();
+            if !shown.is_empty() {
+                section.show_example("headers", &recipient, &shown.join(", "));
+            }
+            target = Some(of_example);
+        }
+    }
+    let target = target.unwrap_or(written);
     Ok(Route {
         name,
         recipients,
@@ -138,6 +154,29 @@ fn read(section: &mut Section<'_>, name: String, warnings: &mut Vec<Warning>) ->
         identity,
         max_message_size,
     })
+}
+
+/// The first recipient that the templates have a place for, with that place. Recipients that never have one are warned of.
+fn example(route: &str, globs: &[String], place: impl Fn(&str) -> Option<Target>, warnings: &mut Vec<Warning>) -> Option<(String, Target)> {
+    let mut first = None;
+    let mut refused = Vec::new();
+    for glob in globs {
+        match template::examples(glob).into_iter().find_map(|recipient| Some((place(&recipient)?, recipient))) {
+            Some((target, recipient)) => first = first.or(Some((recipient, target))),
+            None => refused.push(glob.as_str()),
+        }
+    }
+    if let [glob, more @ ..] = refused.as_slice() {
+        let more = if more.is_empty() { String::new() } else { format!(" and {} more of its recipients", more.len()) };
+        let what = format!(
+            "route {route}: mail to {glob:?}{more} is always refused (550): it would leave a part of the path of its url empty, or put a slash into it"
+        );
+        warnings.push(Warning::new(
+            what,
+            "leave out the placeholder that stands for nothing there, or give these recipients a route of their own",
+        ));
+    }
+    first
 }
 
 fn name(section: &mut Section<'_>, default: &str) -> Result<Found<String>, ConfigError> {
@@ -190,7 +229,7 @@ pub(super) struct Endpoint {
 }
 
 /// The route's `url`, whose path and query may have placeholders.
-fn templated(section: &mut Section<'_>, written: &Found<String>, example: &str) -> Result<(Endpoint, Option<UrlTemplate>), ConfigError> {
+fn templated(section: &mut Section<'_>, written: &Found<String>) -> Result<(Endpoint, Marked, Option<UrlTemplate>), ConfigError> {
     let text = written.value.as_str();
     let behind = if text.starts_with("unix:") {
         text.rfind(":/").map(|at| at + 1)
@@ -201,14 +240,13 @@ fn templated(section: &mut Section<'_>, written: &Found<String>, example: &str) 
     let marked = Marked::of(before, behind).map_err(|what| written.invalid(what, PLACEHOLDERS))?;
     let found = Found { value: marked.text.clone(), place: written.place.clone() };
     let endpoint = endpoint(&found)?;
-    let show = |url: &str| shown(url, endpoint.authorization.is_some(), |value| marked.is_placeholder(value));
-    let as_written = show(&endpoint.written);
-    section.show("url", quoted(&marked.unmarked(&as_written)));
-    let template = marked.url(&endpoint.url);
-    if template.is_some() {
-        section.show_example("url", example, &marked.filled(&as_written, example));
-    }
-    Ok((endpoint, template))
+    section.show("url", quoted(&marked.unmarked(&shown_url(&marked, &endpoint.written, endpoint.authorization.is_some()))));
+    let template = marked.url(&endpoint.url).map_err(|what| written.invalid(what, "write %25 for a percent sign"))?;
+    Ok((endpoint, marked, template))
+}
+
+fn shown_url(marked: &Marked, url: &str, has_userinfo: bool) -> String {
+    shown(url, has_userinfo, |value| marked.is_placeholder(value))
 }
 
 /// A URL without placeholders.
@@ -336,20 +374,13 @@ fn percent_decoded(text: &str) -> Vec<u8> {
 
 type Headers = (Vec<(String, Secret)>, Vec<Template>);
 
-fn headers(section: &mut Section<'_>, has_userinfo: bool, example: &str) -> Result<Headers, ConfigError> {
+fn headers(section: &mut Section<'_>, has_userinfo: bool) -> Result<Headers, ConfigError> {
     let mut headers: Vec<(String, Secret)> = Vec::new();
     let mut templates = Vec::new();
-    let mut examples = Vec::new();
     for (name, value) in header_fields(section, "headers", has_userinfo)? {
         let template = Template::parse(&value.value).map_err(|what| value.invalid(what, PLACEHOLDERS))?;
-        if template.has_placeholders() {
-            examples.push(format!("{name}: {}", template.shown(example)));
-        }
         headers.push((name, Secret::new(template.literal())));
         templates.push(template);
-    }
-    if !examples.is_empty() {
-        section.show_example("headers", example, &examples.join(", "));
     }
     Ok((headers, templates))
 }

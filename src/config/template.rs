@@ -101,6 +101,18 @@ impl Template {
         self.0.iter().map(|piece| if let Piece::Text(text) = piece { text.expose() } else { "" }).collect()
     }
 
+    /// A percent sign whose digits a recipient would write: it would say an octet that the template does not.
+    fn opens_escape(&self) -> bool {
+        self.0.windows(2).any(|pair| {
+            let [Piece::Text(text), Piece::Filled(_)] = pair else { return false };
+            match text.expose().as_bytes() {
+                [.., b'%'] => true,
+                [.., b'%', digit] => digit.is_ascii_hexdigit(),
+                _ => false,
+            }
+        })
+    }
+
     fn fill(&self, parts: &Parts<'_>, out: &mut String, mut put: impl FnMut(&mut String, &str) -> Option<()>) -> Option<()> {
         for piece in &self.0 {
             match piece {
@@ -112,8 +124,8 @@ impl Template {
     }
 
     /// A header's value for a recipient, its own text hidden: that may be a secret.
-    pub(super) fn shown(&self, recipient: &str) -> String {
-        let parts = Parts::of(recipient);
+    pub(super) fn shown(&self, recipient: &str, hostname: &str) -> String {
+        let parts = Parts::of(recipient, hostname);
         let shown = self.0.iter().map(|piece| match piece {
             Piece::Text(_) => "(secret)".to_owned(),
             Piece::Filled(placeholder) => mailbox::in_header(parts.get(*placeholder)),
@@ -133,11 +145,12 @@ impl Placeholder {
 }
 
 impl<'m> Parts<'m> {
-    fn of(recipient: &'m str) -> Self {
+    /// A postmaster without a domain is this host's.
+    fn of(recipient: &'m str, hostname: &str) -> Self {
         let (local, domain) = mailbox::split(recipient);
         let local = mailbox::content(local).unwrap_or_else(|| local.to_owned());
         let (local, tag) = local.split_once('+').map_or((local.as_str(), ""), |parts| parts);
-        Self { recipient, local: local.to_owned(), tag: tag.to_owned(), domain: domain.map(mailbox::domain).unwrap_or_default() }
+        Self { recipient, local: local.to_owned(), tag: tag.to_owned(), domain: mailbox::domain(domain.unwrap_or(hostname)) }
     }
 
     fn get(&self, placeholder: Placeholder) -> &str {
@@ -182,12 +195,15 @@ impl Marked {
         template
     }
 
-    /// The template of the text as it was parsed; `None` if it has no placeholder.
-    pub(super) fn url(&self, url: &Url) -> Option<UrlTemplate> {
+    /// The template of the text as it was parsed; `None` if it has no placeholder. The error says what is none.
+    pub(super) fn url(&self, url: &Url) -> Result<Option<UrlTemplate>, &'static str> {
         let segments: Vec<_> = url.path().split('/').skip(1).map(|segment| self.template(segment)).collect();
         let query = url.query().map(|query| self.template(query));
+        if segments.iter().chain(&query).any(Template::opens_escape) {
+            return Err("a percent sign before a placeholder, which would make an escape of what the recipient says");
+        }
         let any = segments.iter().chain(&query).any(Template::has_placeholders);
-        any.then(|| UrlTemplate { origin: url[..Position::BeforePath].to_owned(), segments, query })
+        Ok(any.then(|| UrlTemplate { origin: url[..Position::BeforePath].to_owned(), segments, query }))
     }
 
     /// As it was written.
@@ -203,8 +219,8 @@ impl Marked {
     }
 
     /// With what stands for the placeholders of a recipient.
-    pub(super) fn filled(&self, text: &str, recipient: &str) -> String {
-        let (mut out, parts) = (String::new(), Parts::of(recipient));
+    pub(super) fn filled(&self, text: &str, recipient: &str, hostname: &str) -> String {
+        let (mut out, parts) = (String::new(), Parts::of(recipient, hostname));
         for piece in &self.template(text).0 {
             match piece {
                 Piece::Text(text) => out.push_str(text.expose()),
@@ -246,8 +262,8 @@ impl UrlTemplate {
 
 impl Templates {
     /// Where mail for this recipient goes. `None`: nowhere.
-    pub(super) fn fill(&self, target: &Target, recipient: &str) -> Option<Target> {
-        let parts = Parts::of(recipient);
+    pub(super) fn fill(&self, target: &Target, recipient: &str, hostname: &str) -> Option<Target> {
+        let parts = Parts::of(recipient, hostname);
         let url = match &self.url {
             Some(template) => template.fill(&parts)?,
             None => target.url.clone(),
@@ -281,12 +297,36 @@ fn is_step(segment: &str) -> bool {
     matches!(segment.to_ascii_lowercase().replace("%2e", ".").as_str(), "" | "." | "..")
 }
 
-/// A recipient that a glob takes, for `check` to show.
-pub(super) fn example(glob: &str) -> String {
-    let (local, domain) = glob.rsplit_once('@').unwrap_or(("*", if glob == "*" { "*" } else { glob }));
-    let local = if local == "*" { "user+tag".to_owned() } else { local.replace('*', "tag") };
-    let domain = if domain == "*" { "example.com".to_owned() } else { domain.replace('*', "some") };
-    format!("{local}@{domain}")
+/// Recipients that a glob takes, for `check` to show: with a tag where it has room for one, then without.
+pub(super) fn examples(glob: &str) -> Vec<String> {
+    let filled = |text: &str, by: &str| text.replacen('*', by, 1).replace('*', "tag");
+    if let Some((local, domain)) = glob.rsplit_once('@') {
+        let domain = if domain == "*" { "example.com".to_owned() } else { domain.replace('*', "some") };
+        let by: &[&str] = match local {
+            _ if !local.contains('*') => &[""],
+            "*" => &["user+tag", "user"],
+            _ => &["tag", "user+tag"],
+        };
+        return by.iter().map(|by| format!("{}@{domain}", filled(local, by))).collect();
+    }
+    // One of the stars stands for the sign as well.
+    let mut examples = Vec::new();
+    for local in ["user+tag", "user"] {
+        if glob == "*" {
+            examples.push(format!("{local}@example.com"));
+        } else if let Some(before) = glob.strip_suffix('*') {
+            let local = if before.is_empty() || before.starts_with('*') { local } else { local.trim_start_matches("user") };
+            examples.push(format!("{}{local}@example.com", before.replace('*', "")));
+        } else if let Some((before, domain)) = glob.split_once('*') {
+            let local = if before.is_empty() { local } else { local.trim_start_matches("user") };
+            examples.push(format!("{before}{local}@some{}", domain.replace('*', "some")));
+        }
+    }
+    // Nobody else is without a domain.
+    if glob.eq_ignore_ascii_case("postmaster") {
+        examples.push(glob.to_owned());
+    }
+    examples
 }
 
 #[cfg(test)]
@@ -299,11 +339,11 @@ mod tests {
         let path = url.bytes().skip(start).position(|octet| octet == b'/' || octet == b'?').unwrap();
         let (before, behind) = url.split_at(start + path);
         let marked = Marked::of(before, behind).unwrap();
-        marked.url(&Url::parse(&marked.text).unwrap()).unwrap()
+        marked.url(&Url::parse(&marked.text).unwrap()).unwrap().unwrap()
     }
 
     fn fill(url: &str, recipient: &str) -> Option<String> {
-        template(url).fill(&Parts::of(recipient)).map(Into::into)
+        template(url).fill(&Parts::of(recipient, "mx.example")).map(Into::into)
     }
 
     #[test]
@@ -313,9 +353,9 @@ mod tests {
             ("ann@bücher.example", ["ann@bücher.example", "ann", "", "xn--bcher-kva.example"]),
             ("\"a b+c\"@x.example", ["\"a b+c\"@x.example", "a b", "c", "x.example"]),
             ("\"a\\\"@b\"@[192.0.2.1]", ["\"a\\\"@b\"@[192.0.2.1]", "a\"@b", "", "[192.0.2.1]"]),
-            ("postmaster", ["postmaster", "postmaster", "", ""]),
+            ("postmaster", ["postmaster", "postmaster", "", "mx.example"]),
         ] {
-            assert_eq!(NAMES.map(|(_, placeholder)| Parts::of(recipient).get(placeholder).to_owned()), expected);
+            assert_eq!(NAMES.map(|(_, placeholder)| Parts::of(recipient, "MX.example").get(placeholder).to_owned()), expected);
         }
     }
 
@@ -333,6 +373,8 @@ mod tests {
             ("http://h.example/%7Ba/{local}", "é%2f@y", "http://h.example/%7Ba/%C3%A9%252f"),
             ("http://h.example/{local}", "zq0q1@b", "http://h.example/zq0q1"),
             ("http://h.example/zq0q{local}", "a@b", "http://h.example/zq0qa"),
+            ("http://h.example/{domain}", "postmaster", "http://h.example/mx.example"),
+            ("http://h.example/%25{local}/%2f{local}?x%25%41{tag}", "2f+2f@b", "http://h.example/%252f/%2f2f?x%25%412f"),
             ("http://h.example/?{local}", "a/../\\?&#b@b", "http://h.example/?a%2F..%2F%5C%3F%26%23b"),
         ] {
             assert_eq!(fill(url, recipient).as_deref(), Some(expected), "{url}");
@@ -348,7 +390,6 @@ mod tests {
             ("http://h/{local}", "a/b@b"),
             ("http://h/{local}", "a\\b@b"),
             ("http://h/x{tag}", "a+/@b"),
-            ("http://h/{domain}", "postmaster"),
         ] {
             assert_eq!(fill(url, recipient), None, "{url} {recipient}");
         }
@@ -376,15 +417,39 @@ mod tests {
     #[test]
     fn examples_are_recipients_of_their_globs() {
         for (glob, expected) in [
-            ("*", "user+tag@example.com"),
-            ("*@x.example", "user+tag@x.example"),
-            ("support+*@x.example", "support+tag@x.example"),
-            ("a@b", "a@b"),
-            ("*@*", "user+tag@example.com"),
-            ("*@*.x.example", "user+tag@some.x.example"),
-            ("*x.example", "user+tag@somex.example"),
+            ("*", &["user+tag@example.com", "user@example.com"][..]),
+            ("*@x.example", &["user+tag@x.example", "user@x.example"]),
+            ("support+*@x.example", &["support+tag@x.example", "support+user+tag@x.example"]),
+            ("*-in@x.example", &["tag-in@x.example", "user+tag-in@x.example"]),
+            ("a@b", &["a@b"]),
+            ("*@*", &["user+tag@example.com", "user@example.com"]),
+            ("*@*.x.example", &["user+tag@some.x.example", "user@some.x.example"]),
+            ("*x.example", &["user+tag@somex.example", "user@somex.example"]),
+            ("post*", &["post+tag@example.com", "post@example.com"]),
+            ("a*b.example", &["a+tag@someb.example", "a@someb.example"]),
+            ("**", &["user+tag@example.com", "user@example.com"]),
+            ("postmaster", &["postmaster"]),
+            ("nobody", &[]),
         ] {
-            assert_eq!(example(glob), expected);
+            assert_eq!(examples(glob), expected);
+        }
+    }
+
+    #[test]
+    fn no_recipient_completes_an_escape() {
+        for behind in [
+            "/%{local}",
+            "/%2{local}/x",
+            "/a%F{tag}",
+            "/x?%{recipient}",
+            "/x?a=%a{domain}",
+            "/%\t{local}",
+            "/%2\n{local}",
+            "/{tag}%{local}",
+            "/%%{local}",
+        ] {
+            let marked = Marked::of("http://h", behind).unwrap();
+            assert!(marked.url(&Url::parse(&marked.text).unwrap()).is_err(), "{behind}");
         }
     }
 
@@ -393,9 +458,13 @@ mod tests {
         fn nothing_leads_elsewhere(recipient in any::<String>(), start in "[a-z.%]{0,3}", end in "[a-z.%]{0,3}", n in 0_usize..4) {
             let name = NAMES[n].0;
             let url = format!("https://h.example:444/a/{start}{{{name}}}{end}/b?c={{{name}}}&d=e");
-            let (marked, parts) = (Marked::of("https://h.example:444", url.strip_prefix("https://h.example:444").unwrap()).unwrap(), Parts::of(&recipient));
+            let (marked, parts) = (Marked::of("https://h.example:444", url.strip_prefix("https://h.example:444").unwrap()).unwrap(), Parts::of(&recipient, "mx.example"));
             let written = Url::parse(&marked.text).unwrap();
-            let template = marked.url(&written).unwrap();
+            let Ok(template) = marked.url(&written) else {
+                prop_assert!(start.bytes().rev().take(2).any(|octet| octet == b'%'), "{}", start);
+                return Ok(());
+            };
+            let template = template.unwrap();
             if let Some(filled) = template.fill(&parts) {
                 prop_assert_eq!(filled.origin(), written.origin());
                 let segments: Vec<_> = filled.path().split('/').collect();
@@ -413,7 +482,7 @@ mod tests {
         fn no_value_ends_its_line(recipient in any::<String>(), before in "[ -z]{0,5}") {
             let templates = Templates { url: None, headers: vec![Template::parse(&format!("{before}{{recipient}}{{local}}{{tag}}{{domain}}")).unwrap()] };
             let target = Target { url: Url::parse("http://h/").unwrap(), headers: vec![("X".to_owned(), Secret::default())] };
-            let filled = templates.fill(&target, &recipient).unwrap();
+            let filled = templates.fill(&target, &recipient, "mx.example").unwrap();
             prop_assert!(filled.headers[0].1.expose().bytes().all(|octet| (b' '..=b'~').contains(&octet)));
         }
     }

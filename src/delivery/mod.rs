@@ -35,6 +35,7 @@ const RECORD_PATIENCE: Duration = Duration::from_secs(8);
 /// What a reload replaces.
 struct Live {
     routes: Routes,
+    hostname: Box<str>,
     route_stats: Arc<HashMap<String, Arc<RouteStats>>>,
 }
 
@@ -314,7 +315,7 @@ impl Delivery {
 impl Live {
     fn of(config: &Config, stats: &Stats) -> Self {
         let route_stats = config.routes.iter().map(|route| (route.name.clone(), stats.route(&route.name))).collect();
-        Self { routes: Routes::new(&config.routes), route_stats: Arc::new(route_stats) }
+        Self { routes: Routes::new(&config.routes), hostname: config.smtp.hostname.as_str().into(), route_stats: Arc::new(route_stats) }
     }
 
     /// With what has not changed.
@@ -330,7 +331,8 @@ impl Live {
             Arc::new(route_stats)
         };
         let same_globs = alike(|old, new| old.recipients == new.recipients);
-        Self { routes: if same_globs { self.routes.with(&config.routes) } else { Routes::new(&config.routes) }, route_stats }
+        let routes = if same_globs { self.routes.with(&config.routes) } else { Routes::new(&config.routes) };
+        Self { routes, hostname: config.smtp.hostname.as_str().into(), route_stats }
     }
 }
 

@@ -68,11 +68,12 @@ impl Delivery {
         destination: &mut Option<Destination>,
     ) -> Result<(), Reply> {
         let recipients = &self.stats.recipients;
-        let Some(route) = self.live.load().routes.find(mailbox).cloned() else {
-            recipients.refused_no_route.add(1);
-            return Err(reply::NO_ROUTE);
+        let settled = {
+            let live = self.live.load();
+            let route = live.routes.find(mailbox).cloned();
+            route.and_then(|route| Some((route.target_of(mailbox, &live.hostname)?, route)))
         };
-        let Some(target) = route.target_of(mailbox) else {
+        let Some((target, route)) = settled else {
             recipients.refused_no_route.add(1);
             return Err(reply::NO_ROUTE);
         };

@@ -80,3 +80,53 @@ headers = { X-Tenant = "{domain}", X-Key = "k3y {local}" }
     }
     assert!(!shown.contains("s3cret") && !shown.contains("k3y") && !shown.contains("pa{ss"));
 }
+
+#[test]
+fn a_postmaster_without_a_domain_is_this_hosts() {
+    let endpoint = Endpoint::ok();
+    let config = Config::without_routes().route("all", &["postmaster"], &endpoint.url("/in/{domain}/{local}?to={recipient}"));
+    let daemon = Daemon::start(config);
+    let mut client = Client::connect(daemon.smtp());
+    client.envelope("a@sender.test", &["PostMaster"]);
+    client.data(&messages::simple("x", "text")).starts("250 ");
+    assert_eq!(endpoint.only().target.to_lowercase(), "/in/mx.test/postmaster?to=postmaster");
+}
+
+#[test]
+fn check_warns_of_recipients_that_a_template_refuses() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("c.toml");
+    let check = |recipients: &str, url: &str| {
+        let text = format!(
+            "[smtp]\nhostname = \"mx.host.test\"\n[[route]]\nname = \"r\"\nrecipients = {recipients}\nurl = \"https://h.test{url}\"\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        let output = command().args(["check", "--config"]).arg(&file).output().unwrap();
+        (output.status.code(), String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap())
+    };
+    for (recipients, url, example, warning) in [
+        (r#"["a@b.test"]"#, "/in/{local}/{tag}/{domain}", None, Some("mail to \"a@b.test\" is always refused")),
+        (r#"["postmaster"]"#, "/in/{local}/{tag}", None, Some("mail to \"postmaster\" is always refused")),
+        (r#"["postmaster"]"#, "/in/{local}/{domain}?{tag}", Some("for postmaster: https://h.test/in/postmaster/mx.host.test?"), None),
+        (
+            r#"["a@b.test", "*@c.test", "d@c.test"]"#,
+            "/{tag}",
+            Some("for user+tag@c.test: https://h.test/tag"),
+            Some("\"a@b.test\" and 1 more"),
+        ),
+        (r#"["a+*@b.test"]"#, "/{tag}", Some("for a+tag@b.test: https://h.test/tag"), None),
+        (r#"['"a/b"@b.test']"#, "/{local}", None, Some("is always refused")),
+        (r#"["*.b.test"]"#, "/{domain}/{tag}", Some("for user+tag@some.b.test: https://h.test/some.b.test/tag"), None),
+    ] {
+        let (code, shown) = check(recipients, url);
+        assert_eq!(code, Some(0), "{shown}");
+        assert_eq!(shown.contains("#   for "), example.is_some(), "{shown}");
+        assert!(shown.contains(example.unwrap_or_default()), "{example:?} is not in\n{shown}");
+        assert_eq!(shown.contains("is always refused"), warning.is_some(), "{shown}");
+        assert!(shown.contains(warning.unwrap_or_default()), "{warning:?} is not in\n{shown}");
+    }
+    for url in ["/t/%{local}/x", "/%2{local}", "/x?a=%{tag}", "/x?%F{recipient}"] {
+        let (code, shown) = check(r#"["*"]"#, url);
+        assert!(code == Some(78) && shown.contains("c.toml:6: route.url: a percent sign before a placeholder"), "{shown}");
+    }
+}
