@@ -90,6 +90,11 @@ impl Index {
         let mut index = Self::default();
         let mut others = Vec::new();
         for (number, glob) in globs {
+            // Nearly every glob where there are many.
+            if let Some(domain) = glob.strip_prefix("*@").filter(|domain| !domain.is_empty() && is_plain_domain(domain)) {
+                index.domains.entry(domain.to_ascii_lowercase().into()).or_insert(number);
+                continue;
+            }
             let forms = forms(glob);
             match forms.as_slice() {
                 [all] if all == "*" => {
@@ -158,6 +163,13 @@ impl Stars {
         }
         first
     }
+}
+
+/// A name whose only other spellings are those in capitals.
+fn is_plain_domain(domain: &str) -> bool {
+    domain.bytes().all(|octet| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'.'))
+        && !domain.ends_with('.')
+        && !domain.contains("--")
 }
 
 /// What stands between the stars.

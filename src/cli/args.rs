@@ -146,6 +146,9 @@ pub(super) struct Stats {
     /// Refresh every second
     #[arg(long)]
     pub(super) watch: bool,
+    /// Only routes with this in their names (without it: of many those that fail and the busiest)
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["json", "merge", "fleet"])]
+    pub(super) route: Option<String>,
     /// Latency added up over several: files of /histograms/{stage}?format=hdr, or admin addresses of daemons (http://HOST:PORT, unix:/PATH)
     #[arg(long, value_name = "FILE|URL", num_args = 1.., conflicts_with_all = ["watch", "fleet"])]
     pub(super) merge: Vec<String>,

@@ -21,6 +21,8 @@ const REFRESH: Duration = Duration::from_secs(1);
 /// Rates kept for the plot: a minute.
 const HISTORY: usize = 60;
 const BAR: u64 = 30;
+/// Routes that are shown at once.
+const ROUTES_MAX: usize = 30;
 /// Columns of the percentile plot, from 10 µs to 100 s: six a decade, seven decades.
 const PLOT_FROM_US: f64 = 10.0;
 const PLOT_COLUMNS_PER_DECADE: f64 = 6.0;
@@ -38,7 +40,7 @@ pub(super) fn run(config: &Choice, options: &Stats) -> Result<(), Failure> {
     let terminal = std::io::stdout().is_terminal();
     let paint = Paint::of_stdout();
     if options.watch && terminal && !options.json {
-        return watch::run(&client, paint);
+        return watch::run(&client, options.route.as_deref(), paint);
     }
     let mut rates = Rates::default();
     loop {
@@ -48,7 +50,7 @@ pub(super) fn run(config: &Choice, options: &Stats) -> Result<(), Failure> {
         } else {
             let stats: Value = serde_json::from_str(&answer).map_err(|error| client.broken(error))?;
             rates.take(&stats, Instant::now());
-            print(&render(&stats, &wrong::ask(&client), &rates, paint))?;
+            print(&render(&stats, &wrong::ask(&client), options.route.as_deref(), &rates, paint))?;
         }
         if !options.watch {
             return Ok(());
@@ -107,11 +109,11 @@ fn entries<'v>(value: &'v Value, path: &[&str]) -> impl Iterator<Item = (&'v Str
     at(value, path).and_then(Value::as_object).into_iter().flatten()
 }
 
-fn render(stats: &Value, notices: &Value, rates: &Rates, paint: Paint) -> String {
+fn render(stats: &Value, notices: &Value, sought: Option<&str>, rates: &Rates, paint: Paint) -> String {
     let mut text = String::new();
     // Writing to a String cannot fail.
     _ = write_summary(&mut text, stats, notices, rates, paint);
-    routes(&mut text, stats, paint);
+    routes(&mut text, stats, sought, paint);
     latency(&mut text, stats, paint);
     text
 }
@@ -186,7 +188,24 @@ fn uptime_text(seconds: f64) -> String {
     }
 }
 
-fn routes(text: &mut String, stats: &Value, paint: Paint) {
+/// Of many routes those that fail and the busiest, else all, by name; and how many there are beside them.
+fn chosen<'v>(stats: &'v Value, sought: Option<&str>) -> (Vec<(&'v String, &'v Value)>, usize) {
+    let mut routes: Vec<_> = entries(stats, &["routes"]).collect();
+    let all = routes.len();
+    routes.retain(|(name, _)| sought.is_none_or(|sought| name.contains(sought)));
+    if routes.len() > ROUTES_MAX {
+        let fails = |route: &Value| at(route, &["breaker"]).and_then(Value::as_str).is_some_and(|breaker| breaker != "closed");
+        let messages = |route: &Value| ["delivered", "rejected", "deferred"].iter().map(|key| number(route, &[key])).sum::<u64>();
+        let open = |route: &Value| number(route, &["busy"]) + number(route, &["queued"]);
+        routes.sort_by_cached_key(|(_, route)| std::cmp::Reverse((fails(route), open(route), messages(route))));
+        routes.truncate(ROUTES_MAX);
+        routes.sort_unstable_by_key(|(name, _)| *name);
+    }
+    let others = all - routes.len();
+    (routes, others)
+}
+
+fn routes(text: &mut String, stats: &Value, sought: Option<&str>, paint: Paint) {
     let right = |name| Column::new(name, Align::Right);
     let mut table = Table::new(vec![
         Column::new("ROUTE", Align::Left).at_least(5),
@@ -199,7 +218,8 @@ fn routes(text: &mut String, stats: &Value, paint: Paint) {
         right("P99"),
         Column::new("BREAKER", Align::Left),
     ]);
-    for (name, route) in entries(stats, &["routes"]) {
+    let (routes, others) = chosen(stats, sought);
+    for (name, route) in routes {
         let mut row = vec![name.clone()];
         row.extend(["delivered", "rejected", "deferred", "busy", "queued"].map(|key| number(route, &[key]).to_string()));
         row.extend(["p50_us", "p99_us"].map(|key| time_us(number(route, &["forward", key]))));
@@ -211,6 +231,10 @@ fn routes(text: &mut String, stats: &Value, paint: Paint) {
     text.push_str(&paint.bold(table.header().trim_end()));
     text.push('\n');
     text.push_str(&table.take_rows());
+    if others > 0 {
+        // Writing to a String cannot fail.
+        _ = writeln!(text, "and {others} other routes: --route TEXT shows those with that in their names");
+    }
 }
 
 /// Percentiles per stage over the last minute, or since the start while that had nothing.
@@ -307,7 +331,7 @@ mod tests {
 
     #[test]
     fn the_text() {
-        let text = render(&sample(), &Value::Null, &Rates::default(), Paint(false));
+        let text = render(&sample(), &Value::Null, None, &Rates::default(), Paint(false));
         let full = "█".repeat(15) + &"░".repeat(15);
         for line in [
             "mailsluice 0.2.0  up 2h 1m  ✕ not taking mail",
@@ -330,8 +354,35 @@ mod tests {
     }
 
     #[test]
+    fn of_many_routes_those_that_fail_and_the_busiest() {
+        let mut stats = sample();
+        let routes = stats["routes"].as_object_mut().unwrap();
+        for n in 0..1000 {
+            let breaker = if n == 700 { "open" } else { "closed" };
+            let busy = u64::from(n == 300);
+            routes.insert(format!("r{n:03}"), json!({"delivered": n % 500, "busy": busy, "breaker": breaker}));
+        }
+        let shown = |sought| render(&stats, &Value::Null, sought, &Rates::default(), Paint(false));
+        let names = |text: &str| {
+            let routes = text.lines().skip_while(|line| !line.starts_with("ROUTE")).skip(1);
+            routes.map_while(|line| line.split_whitespace().next().map(ToOwned::to_owned)).collect::<Vec<_>>()
+        };
+        let text = shown(None);
+        let busiest = (486..500).chain(987..1000).map(|n| format!("r{n}"));
+        let mut expected: Vec<_> = busiest.chain(["r300", "r700", "tickets"].map(ToOwned::to_owned)).collect();
+        expected.sort();
+        expected.push("and".to_owned());
+        assert_eq!(names(&text), expected);
+        assert!(text.contains("and 971 other routes: --route TEXT"), "{text}");
+        let text = shown(Some("r12"));
+        assert_eq!(names(&text).len(), 11, "{text}");
+        assert!(text.contains("and 991 other routes") && text.contains("r129"), "{text}");
+        assert_eq!(names(&shown(Some("tick"))), ["tickets", "and"]);
+    }
+
+    #[test]
     fn colours_only_where_wanted() {
-        assert!(render(&sample(), &Value::Null, &Rates::default(), Paint(true)).contains("\u{1b}[31m5\u{1b}[0m undelivered"));
+        assert!(render(&sample(), &Value::Null, None, &Rates::default(), Paint(true)).contains("\u{1b}[31m5\u{1b}[0m undelivered"));
     }
 
     #[test]

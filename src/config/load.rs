@@ -222,7 +222,9 @@ impl Config {
                 format!("raise forward.workers to {sum} or lower them"),
             );
         }
-        for route in self.routes.clone() {
+        // Taken out meanwhile, and not copied: there may be very many.
+        let routes = std::mem::take(&mut self.routes);
+        for route in &routes {
             let name = &route.name;
             if route.max_message_size.is_some_and(|octets| octets > self.smtp.max_message_size) {
                 let what = format!("route {name} has a max_message_size above smtp.max_message_size, which ends first");
@@ -245,6 +247,7 @@ impl Config {
                 self.warn(format!("route {name} sends credentials over http, where others can read them"), "use https");
             }
         }
+        self.routes = routes;
     }
 
     fn warn(&mut self, what: impl Into<String>, mend: impl Into<String>) {

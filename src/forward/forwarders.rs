@@ -101,9 +101,9 @@ impl Forwarders {
         let gone: HashSet<&str> = gone.iter().map(|route| route.name.as_str()).filter(|name| !stay.contains(name)).collect();
         if !gone.is_empty() || !new.is_empty() {
             let mut lines = HashMap::clone(&old);
-            lines.retain(|name, _| !gone.contains(name.as_str()));
+            gone.iter().for_each(|name| drop(lines.remove(*name)));
             lines.extend(new.into_iter().map(|(name, line)| (name.to_owned(), line)));
-            self.stats.keep_routes(|name| !gone.contains(name));
+            self.stats.drop_routes(&gone);
             self.lines.store(Arc::new(lines));
         }
         self.scanners.reload(&config.routes, config.forward.breaker);

@@ -7,7 +7,7 @@
 //! Durations beyond an hour count as an hour. Nothing here logs.
 
 use hdrhistogram::{Counter as Count, Histogram};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -340,10 +340,10 @@ impl Latency {
     }
 
     /// Those that stay away make room for others. What "" has of routes beyond the bound stays.
-    pub(super) fn keep_routes(&self, stays: impl Fn(&str) -> bool) {
+    pub(super) fn drop_routes(&self, gone: &HashSet<&str>) {
         let mut collected = self.collected.lock().unwrap_or_else(PoisonError::into_inner);
         for routes in &mut collected.routes {
-            routes.retain(|name, _| name.is_empty() || stays(name));
+            gone.iter().filter(|name| !name.is_empty()).for_each(|name| drop(routes.remove(*name)));
         }
     }
 
@@ -487,7 +487,7 @@ mod tests {
         assert_eq!(count("b", Stage::Total, Window::Hour), Some(1));
         assert_eq!(count("none", Stage::Forward, Window::Total), Some(0));
         assert_eq!(count("b", Stage::Store, Window::Total), None);
-        latency.keep_routes(|name| name == "a");
+        latency.drop_routes(&HashSet::from(["b", ""]));
         assert_eq!((count("a", Stage::Forward, Window::Total), count("b", Stage::Forward, Window::Total)), (Some(1), Some(0)));
         assert_eq!(minute(&latency, Stage::Forward), 3);
     }

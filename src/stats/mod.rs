@@ -31,7 +31,7 @@ pub use ready::{Readiness, Ready};
 pub use refusals::{Refusal, Refusals, Row as RefusalRow};
 pub use snapshot::histogram_json;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
@@ -111,9 +111,11 @@ impl Stats {
     }
 
     /// Routes that a reload took away are no longer shown.
-    pub fn keep_routes(&self, stays: impl Fn(&str) -> bool) {
-        self.routes.lock().unwrap_or_else(PoisonError::into_inner).retain(|name, _| stays(name));
-        self.latency.keep_routes(stays);
+    pub fn drop_routes(&self, gone: &HashSet<&str>) {
+        let mut routes = self.routes.lock().unwrap_or_else(PoisonError::into_inner);
+        gone.iter().for_each(|name| drop(routes.remove(*name)));
+        drop(routes);
+        self.latency.drop_routes(gone);
     }
 
     /// A thread's own recorder of durations.

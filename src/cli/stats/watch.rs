@@ -23,7 +23,7 @@ impl Drop for Screen {
     }
 }
 
-pub(super) fn run(client: &Client, paint: Paint) -> Result<(), Failure> {
+pub(super) fn run(client: &Client, sought: Option<&str>, paint: Paint) -> Result<(), Failure> {
     let cannot = |error: std::io::Error| Failure::new(Exit::Io, format!("cannot watch: {error}; ask again without --watch"));
     // The first answer comes before the screen changes: what is wrong from the start is said as by any command.
     client.get("/stats")?;
@@ -42,18 +42,18 @@ pub(super) fn run(client: &Client, paint: Paint) -> Result<(), Failure> {
                 _ = interrupt.recv() => return Ok(()),
                 _ = terminate.recv() => return Ok(()),
                 _ = hangup.recv() => return Ok(()),
-                _ = seconds.tick() => show(client, &mut rates, paint)?,
+                _ = seconds.tick() => show(client, sought, &mut rates, paint)?,
             }
         }
     })
 }
 
-fn show(client: &Client, rates: &mut Rates, paint: Paint) -> Result<(), Failure> {
+fn show(client: &Client, sought: Option<&str>, rates: &mut Rates, paint: Paint) -> Result<(), Failure> {
     let text = match client.get("/stats") {
         Ok(answer) => {
             let stats: Value = serde_json::from_str(&answer).map_err(|error| client.broken(error))?;
             rates.take(&stats, Instant::now());
-            render(&stats, &wrong::ask(client), rates, paint)
+            render(&stats, &wrong::ask(client), sought, rates, paint)
         }
         Err(failure) if failure.exit == Exit::Unavailable => {
             format!("{}\n{}\n", paint.bad("waiting until the daemon is back"), failure.shown())
