@@ -40,10 +40,11 @@ const OF_CONNECTION: usize = 8;
 /// Of mail beside reloads, and without.
 const SPAN: Duration = Duration::from_secs(3);
 
-/// A glob, a URL and a domain a route. `version` changes what it says.
-fn write_file(dir: &Path, file: usize, routes: usize, to: SocketAddr, version: usize) {
+/// A glob, a URL and a domain a route. `version` changes what it says; `more` routes are at its end.
+fn write_file(dir: &Path, file: usize, routes: usize, to: SocketAddr, version: usize, more: usize) {
     let mut text = String::new();
-    for number in file * OF_FILE..(file * OF_FILE + OF_FILE).min(routes) {
+    let own = file * OF_FILE..(file * OF_FILE + OF_FILE).min(routes);
+    for number in own.chain(routes..routes + more) {
         writeln!(
             text,
             "[[route]]\nname = \"r{number}\"\nrecipients = [\"*@d{number}.example\"]\nurl = \"http://{to}/in/{number}?v={version}\"\nformat = \"rfc822\""
@@ -65,6 +66,8 @@ struct Row {
     metrics: usize,
     reload: Duration,
     reload_took: Duration,
+    added: Duration,
+    removed: Duration,
     matching: Duration,
     unknown: Duration,
     quiet: [Duration; 2],
@@ -156,7 +159,7 @@ fn measure(routes: usize, to: SocketAddr) -> Row {
     let dir = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let folder = dir.path().join("routes.d");
     std::fs::create_dir(&folder).unwrap();
-    (0..routes.div_ceil(OF_FILE)).for_each(|file| write_file(&folder, file, routes, to, 0));
+    (0..routes.div_ceil(OF_FILE)).for_each(|file| write_file(&folder, file, routes, to, 0, 0));
     // A file that was written a moment ago is read again: its time says little yet.
     thread::sleep(Duration::from_secs(3));
     let daemon = Daemon::start(dir, "include = [\"routes.d/*.toml\"]\n", "");
@@ -170,12 +173,20 @@ fn measure(routes: usize, to: SocketAddr) -> Row {
     row.memory = resident(&daemon);
     row.metrics = metrics(&daemon);
     let changed = |version: usize| {
-        write_file(&folder, routes.div_ceil(OF_FILE) / 2, routes, to, version);
+        write_file(&folder, routes.div_ceil(OF_FILE) / 2, routes, to, version, 0);
         reload(&daemon)
     };
     let times: Vec<_> = (1..=ROUNDS).map(changed).collect();
     row.reload = times.iter().map(|(cpu, _)| *cpu).min().unwrap();
     row.reload_took = times.iter().map(|(_, took)| *took).min().unwrap();
+    // One more route, and then one fewer; nothing else changes.
+    let with = |more: usize| {
+        write_file(&folder, routes.div_ceil(OF_FILE) / 2, routes, to, ROUNDS, more);
+        reload(&daemon).0
+    };
+    let times: Vec<_> = (0..ROUNDS).map(|_| (with(1), with(0))).collect();
+    row.added = times.iter().map(|(added, _)| *added).min().unwrap();
+    row.removed = times.iter().map(|(_, removed)| *removed).min().unwrap();
     let (mut quiet, mut beside) = (Vec::new(), Vec::new());
     for round in 0..3 {
         let mailbox = format!("u@d{last}.example");
@@ -247,12 +258,12 @@ fn main() {
     let to = endpoint();
     let rows: Vec<Row> = counts.iter().map(|&routes| measure(routes, to)).collect();
     println!(
-        "| routes | `check`, ms | start, ms | memory, MiB | `/metrics`, KiB | reload, ms (all in all) | recipient, µs | no match, µs | p50 and p99, µs | beside reloads |"
+        "| routes | `check`, ms | start, ms | memory, MiB | `/metrics`, KiB | reload, ms (all in all) | a route added, removed, ms | recipient, µs | no match, µs | p50 and p99, µs | beside reloads |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|");
     for row in &rows {
         println!(
-            "| {} | {:.0} | {:.0} | {:.1} | {:.0} | {:.1} ({:.1}) | {:.2} | {:.2} | {:.0}, {:.0} | {:.0}, {:.0} |",
+            "| {} | {:.0} | {:.0} | {:.1} | {:.0} | {:.1} ({:.1}) | {:.1}, {:.1} | {:.2} | {:.2} | {:.0}, {:.0} | {:.0}, {:.0} |",
             row.routes,
             millis(row.check),
             millis(row.start),
@@ -260,6 +271,8 @@ fn main() {
             row.metrics as f64 / 1024.0,
             millis(row.reload),
             millis(row.reload_took),
+            millis(row.added),
+            millis(row.removed),
             micros(row.matching),
             micros(row.unknown),
             micros(row.quiet[0]),
