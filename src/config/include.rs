@@ -61,6 +61,10 @@ pub(super) fn read_all(
     for path in paths(patterns, beside)? {
         let before = known.get(path.as_path()).copied();
         let unchanged = before.filter(|file| file.named.is_none() && file.stamp.is_some() && file.stamp == Stamp::of(&path));
+        // One look at the disk for each that has not changed.
+        if unchanged.is_none() && path.is_dir() {
+            continue;
+        }
         let read = match unchanged {
             Some(file) => Ok(Arc::clone(file)),
             None => RouteFile::read(&path, hostname, before).map(Arc::new),
@@ -97,7 +101,7 @@ fn paths(patterns: &FoundList, beside: &Path) -> Result<Vec<PathBuf>, ConfigErro
                 let file = error.path().to_owned();
                 ConfigError::NamedFile { place: pattern.place.clone(), file, source: error.into() }
             })?;
-            if !is_hidden(&path, &whole) && !path.is_dir() && seen.insert(path.clone()) {
+            if !is_hidden(&path, &whole) && seen.insert(path.clone()) {
                 paths.push(path);
             }
         }
@@ -226,6 +230,7 @@ mod tests {
         folder.routes("more.toml", &["e"]);
         folder.write("routes.d/30 no name.toml", &format!("[[route]]\nrecipients = [\"*\"]\n{URL}"));
         folder.write("routes.d/40.toml", "");
+        std::fs::create_dir(folder.0.path().join("routes.d/45.toml")).unwrap();
         // What is no text is matched by nothing, and ends nothing.
         let odd = std::ffi::OsStr::from_bytes(b"routes.d/50\xff.toml");
         std::fs::write(folder.0.path().join(odd), "[[route]]\n").unwrap();
