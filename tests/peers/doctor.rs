@@ -91,7 +91,7 @@ fn what_doctor_says_of_them() {
         (format!("https://localhost:{tls}/in"), vec![], "no TLS: ", "set ca_certificate"),
         (format!("https://127.0.0.1:{tls}/in"), vec![trusting], "no TLS: ", "certificate"),
         (format!("https://localhost:{mutual}/in"), vec![trusting], "wants a client certificate", "set client_certificate and client_key"),
-        (format!("https://localhost:{mutual}/in"), with(trusting, &unknown), "wants a client certificate", "to a pair that it accepts"),
+        (format!("https://localhost:{mutual}/in"), with(trusting, &unknown), "does not take ours", "to a pair that it accepts"),
         (format!("https://localhost:{h2}/in"), vec![trusting], "HTTP/2 only", "let it take HTTP/1.1"),
         (format!("http://localhost:{h2c}/in"), vec![], "HTTP/2 only", "let it take HTTP/1.1"),
     ] {

@@ -70,8 +70,8 @@ fn endpoint(config: &Config, way: &Way, route: &Route, key: &str, url: &url::Url
         Err(Trouble::NoTls) => Finding::problem(format!("{place}: no TLS: it answers in the clear"), format!("write http://{origin}")),
         Err(Trouble::OnlyTls) => Finding::problem(format!("{place}: it wants TLS"), format!("write https://{origin}")),
         Err(Trouble::ClientCertificate) if route.identity.is_some() => Finding::problem(
-            format!("{place}: it does not take our client certificate"),
-            format!("renew client_certificate and client_key of route {}, or have the endpoint trust who signed it", route.name),
+            format!("{place}: it wants a client certificate, and does not take ours"),
+            format!("renew client_certificate and client_key of route {}: to a pair that it accepts", route.name),
         ),
         Err(Trouble::ClientCertificate) => Finding::problem(
             format!("{place}: it wants a client certificate"),
